@@ -1,0 +1,73 @@
+# The entry points: `make help` lists them. Needs Python 3.11+, make, git and a package index.
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-demo lint format lock clean
+
+# The first Python that works and is new enough; another one with `make env PYTHON=/path/to/python3`.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3 python; do $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+# uv from PATH where it works, else one of our own in .uv.
+ifeq ($(shell uv --version >/dev/null 2>&1 && echo yes),yes)
+UV := uv
+else
+UV := $(CURDIR)/.uv/bin/uv
+UV_IS_MISSING := $(UV)
+endif
+
+SMK := $(wildcard Snakefile workflow/Snakefile rules/*.smk)
+
+# So that Snakemake's own subprocesses find this environment's Python, too.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+env: .venv/.installed  ## set up the environment in .venv, with the versions of requirements.lock
+
+demo: env  ## make the demo data and run the workflow on them: submission.zip, scores.json, report.html
+	cellmap-pipeline demo-data data/demo
+	snakemake --profile profiles/local
+
+test: lint  ## run the checks and the tests
+	pytest tests -m "not slow" -n 2 --dist loadfile
+
+test-demo: env  ## run the whole demo in a scratch folder and check its results (minutes)
+	pytest tests -m slow
+
+lint: env  ## check style and types
+	ruff check .
+	ruff format --check .
+	$(if $(SMK),snakefmt --check $(SMK))
+	mypy
+
+format: env  ## put Python and Snakemake files into the project's style
+	ruff check --fix .
+	ruff format .
+	$(if $(SMK),snakefmt $(SMK))
+
+lock: | $(UV_IS_MISSING)  ## bring requirements.lock and the pins in envs/ in step with pyproject.toml
+	$(UV) pip compile --quiet --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --no-annotate --no-header --output-file requirements.lock pyproject.toml
+	@for file in envs/*.yaml; do \
+	    awk -F == 'NR == FNR { pin[$$1] = $$2; next } \
+	        { name = $$1; sub(/^ *- */, "", name); print (NF == 2 && name in pin) ? $$1 FS pin[name] : $$0 }' \
+	        requirements.lock "$$file" > "$$file.new" && mv "$$file.new" "$$file" || exit 1; \
+	done
+
+clean:  ## remove the environment and caches; data and results stay
+	rm -rf .venv .uv .mypy_cache .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+	find src tests workflow benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamp comes last: an interrupted installation is taken up again. Packages that a user added stay.
+.venv/.installed: requirements.lock pyproject.toml | $(UV_IS_MISSING)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer not found; name one: make env PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x .venv/bin/python \
+	    || $(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	$(UV) pip install --python .venv --compile-bytecode --requirements requirements.lock
+	$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(CURDIR)/.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet uv

@@ -1,0 +1,32 @@
+"""The CellMap Segmentation Challenge as a DAG of files, from raw volumes to submission.zip."""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/check_inputs.smk"
+include: "rules/datasplit.smk"
+include: "rules/train.smk"
+include: "rules/validate.smk"
+include: "rules/predict.smk"
+include: "rules/select.smk"
+include: "rules/segment.smk"
+include: "rules/package.smk"
+include: "rules/score.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "submission.zip",
+        AT_HAND,
+
+
+onstart:
+    check_folders()

@@ -1,0 +1,37 @@
+rule check_inputs:
+    """Look at the data before anything expensive: what must be there, is, and can be read."""
+    input:
+        manifest=ancient(PLAN.manifest),
+    output:
+        OUTPUT / "check_inputs.json",
+    log:
+        OUTPUT / "logs/check_inputs.log",
+    benchmark:
+        OUTPUT / "benchmarks/check_inputs.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        cfg=version("check_inputs")
+        | {
+            "data_root": PLAN.config.data_root,
+            "trainings": {
+                name: planning.training_settings(
+                    PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"]
+                )
+                for name in USED
+            },
+            "predicted": {
+                name: [
+                    planning.row_settings(row)
+                    for rows in PLAN.predicted(name).values()
+                    for row in rows
+                ]
+                for name in USED
+            },
+        },
+    script:
+        "../workflow/scripts/check_inputs.py"

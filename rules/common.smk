@@ -1,0 +1,83 @@
+"""What the stages share: the plan of the run, and the parts of it that each rule depends on."""
+
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.current_basedir).parent
+# Jobs in a conda environment, or without `pip install`, import the library from here.
+sys.path.insert(0, str(ROOT / "src"))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT / "src")] + [p for p in [os.environ.get("PYTHONPATH")] if p]
+)
+
+from cellmap_pipeline import plan as planning
+from cellmap_pipeline.errors import InputError
+
+CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
+TRAINING_FOLDERS = list(
+    dict.fromkeys(
+        [Path("config/training")]
+        + [path.parent / "training" for path in CONFIGFILES]
+        + [ROOT / "config/training"]
+    )
+)
+
+try:
+    PLAN = planning.make_plan(
+        config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS
+    )
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+OUTPUT = PLAN.output
+DATASET = PLAN.dataset_of()
+SELECT = PLAN.config.submission.select
+# A training that gives nothing that is submitted is not trained.
+USED = [name for name in PLAN.trainings if PLAN.predicted(name)]
+
+
+wildcard_constraints:
+    training="|".join(PLAN.trainings),
+    dataset="[^/]+",
+    crop=r"\d+",
+    label="[^/]+",
+
+
+def version(stage):
+    """Tracked by every rule: raised when the stage's results change."""
+    return {"result_version": planning.RESULT_VERSION[stage]}
+
+
+def training_params(stage, keys):
+    """A params function: the part of the training's file that `stage` depends on."""
+
+    def params(wildcards):
+        training = PLAN.trainings[wildcards.training]
+        return version(stage) | planning.training_settings(training, keys)
+
+    return params
+
+
+def untracked(get):
+    """A params function whose value reruns nothing: Snakemake tracks none that takes threads."""
+
+    def params(wildcards, threads):
+        return get(wildcards)
+
+    return params
+
+
+def rows_of(crop):
+    """The manifest's rows of a test crop, in builtins."""
+    return [planning.row_settings(row) for row in PLAN.crop_labels if row.crop == int(crop)]
+
+
+def check_folders():
+    """Folders that a run needs, and a plan (`-n`) does not."""
+    for key in ("data_root", "ground_truth"):
+        path = getattr(PLAN.config, key)
+        if path is not None and not Path(path).is_dir():
+            raise WorkflowError(f"{key}: {path} does not exist: set it to the folder of the data")

@@ -1,0 +1,28 @@
+def own_datasplit(wildcards):
+    """The CSV that the training's file names, if it names one."""
+    return PLAN.trainings[wildcards.training].datasplit or []
+
+
+rule datasplit:
+    """Which crops train and which validate."""
+    input:
+        checked=ancient(OUTPUT / "check_inputs.json"),
+        own=own_datasplit,
+    output:
+        split=OUTPUT / "{training}/datasplit.csv",
+        summary=OUTPUT / "{training}/datasplit_summary.csv",
+    log:
+        OUTPUT / "logs/datasplit/{training}.log",
+    benchmark:
+        OUTPUT / "benchmarks/datasplit/{training}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        cfg=lambda wildcards: training_params("datasplit", planning.DATASPLIT_KEYS)(wildcards)
+        | {"data_root": PLAN.config.data_root},
+    script:
+        "../workflow/scripts/datasplit.py"

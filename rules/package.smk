@@ -1,0 +1,32 @@
+def segmentation_of(row):
+    return OUTPUT / "segmentations" / row.dataset / f"crop{row.crop}" / row.label
+
+
+rule package:
+    """Put submission.zip together and read it back against the manifest."""
+    input:
+        [segmentation_of(row) for row in PLAN.segmented()],
+    output:
+        zip="submission.zip",
+        check=OUTPUT / "submission_check.json",
+    log:
+        OUTPUT / "logs/package.log",
+    benchmark:
+        OUTPUT / "benchmarks/package.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        cfg=version("package")
+        | {
+            "rows": [
+                planning.row_settings(row) | {"made": bool(PLAN.sources(row))}
+                for row in PLAN.crop_labels
+            ]
+        },
+        segmentations=str(OUTPUT / "segmentations"),
+    script:
+        "../workflow/scripts/package.py"

@@ -1,0 +1,44 @@
+def predicted_rows(wildcards):
+    """The manifest's rows that this training predicts in this crop, in builtins."""
+    rows = PLAN.predicted(wildcards.training)[int(wildcards.crop)]
+    return [planning.row_settings(row) for row in rows]
+
+
+rule predict:
+    """Predict all labels of a test crop in one pass of the network over it."""
+    input:
+        checkpoint=checkpoint_of,
+        checked=ancient(OUTPUT / "check_inputs.json"),
+    output:
+        directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}"),
+    log:
+        OUTPUT / "logs/predict/{training}/{dataset}/crop{crop}.log",
+    benchmark:
+        OUTPUT / "benchmarks/predict/{training}/{dataset}/crop{crop}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=720,
+    params:
+        cfg=lambda wildcards: inference_params("predict")(wildcards)
+        | {"rows": predicted_rows(wildcards), "data_root": PLAN.config.data_root},
+        options=INFERENCE_OPTIONS,
+    script:
+        "../workflow/scripts/predict.py"
+
+
+def predictions_of(training, crop):
+    return OUTPUT / training / "predictions" / DATASET[crop] / f"crop{crop}"
+
+
+for _crop in DATASET:
+    # `snakemake crop234`: the crop's predictions by every training that serves it.
+
+    rule:
+        name:
+            f"crop{_crop}"
+        input:
+            [predictions_of(name, _crop) for name in USED if _crop in PLAN.predicted(name)],

@@ -1,0 +1,28 @@
+rule train:
+    """Train a network; a job that was stopped goes on from `training/` beside its output."""
+    input:
+        split=OUTPUT / "{training}/datasplit.csv",
+    output:
+        OUTPUT / "{training}/model.ckpt",
+    log:
+        OUTPUT / "logs/train/{training}.log",
+    benchmark:
+        OUTPUT / "benchmarks/train/{training}.tsv"
+    retries: 3
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 8
+    resources:
+        gpu=lambda wildcards: PLAN.trainings[wildcards.training].devices,
+        mem_mb=32000,
+        runtime=2880,
+    params:
+        cfg=training_params("train", planning.TRAIN_KEYS),
+        options=untracked(
+            lambda wildcards: planning.training_settings(
+                PLAN.trainings[wildcards.training], ("num_workers", "log_every_steps")
+            )
+        ),
+        state=subpath(output[0], parent=True),
+    script:
+        "../workflow/scripts/train.py"

@@ -1,0 +1,47 @@
+def inference_params(stage):
+    """A params function: what the result of a prediction depends on besides the checkpoint."""
+
+    def params(wildcards):
+        return version(stage) | planning.inference_settings(PLAN.trainings[wildcards.training])
+
+    return params
+
+
+INFERENCE_OPTIONS = untracked(
+    lambda wildcards: {"batch": PLAN.trainings[wildcards.training].inference.batch}
+)
+
+
+def checkpoint_of(wildcards):
+    """The checkpoint to predict with: the training's, or the file that its configuration names."""
+    choice = PLAN.trainings[wildcards.training].inference.checkpoint
+    if choice in ("best", "last"):
+        return OUTPUT / wildcards.training / "model.ckpt"
+    return choice
+
+
+rule validate:
+    """Predict the validation crops, tune the post-processing of each class on them, score it."""
+    input:
+        checkpoint=checkpoint_of,
+        split=OUTPUT / "{training}/datasplit.csv",
+    output:
+        scores=OUTPUT / "{training}/validation/scores.json",
+        settings=OUTPUT / "{training}/validation/postprocess.json",
+        predictions=directory(OUTPUT / "{training}/validation/predictions"),
+    log:
+        OUTPUT / "logs/validate/{training}.log",
+    benchmark:
+        OUTPUT / "benchmarks/validate/{training}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=32000,
+        runtime=480,
+    params:
+        cfg=inference_params("validate"),
+        options=INFERENCE_OPTIONS,
+    script:
+        "../workflow/scripts/validate.py"

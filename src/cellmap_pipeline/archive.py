@@ -1,0 +1,115 @@
+"""The arrays `crop{id}/{label}` of a submission or its truth: zarr 2 in a zip or in a folder."""
+
+from __future__ import annotations
+
+import lzma
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from cellmap_pipeline.errors import InputError
+
+# What zarr, its codecs and zipfile raise on chunks that are broken or cut off.
+DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+
+
+@dataclass
+class Archive:
+    """A zip or a folder of crops, each with a zarr 2 array per label.
+
+    Parameters
+    ----------
+    path : of the zip or the folder.
+    root : what stands before `crop{id}`; a single `.zarr` folder in a zip is looked into, as the
+        evaluator does.
+    labels : names of the arrays in each crop, sorted. Groups and zarr 3 arrays are not labels,
+        as for the evaluator.
+    """
+
+    path: Path
+    store: Any
+    root: str = ""
+    labels: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Archive:
+        """List the labels at `path`.
+
+        Raises
+        ------
+        InputError
+            There is neither a folder nor a zip, or the zip holds several `.zarr` folders.
+        """
+        path = Path(path)
+        if path.is_dir():
+            keys = [p.relative_to(path).as_posix() for p in path.glob("*/*/.zarray")]
+            keys += [f"{p.name}/" for p in path.iterdir() if p.is_dir()]
+            store = zarr.DirectoryStore(str(path))
+            root = ""
+        elif zipfile.is_zipfile(path):
+            store = zarr.ZipStore(str(path), mode="r")
+            keys = store.zf.namelist()
+            root = _zarr_folder(path, keys)
+        else:
+            raise InputError(f"{path} is neither a zip nor a folder of crop*/label arrays")
+        labels: dict[str, list[str]] = {}
+        for key in keys:
+            parts = key.removeprefix(root).split("/")
+            if key.startswith(root) and len(parts) > 1:
+                of_crop = labels.setdefault(parts[0], [])
+                if len(parts) == 3 and parts[2] == ".zarray":
+                    of_crop.append(parts[1])
+        return cls(path, store, root, {crop: sorted(labels[crop]) for crop in sorted(labels)})
+
+    def array(self, crop: str, label: str) -> zarr.Array:
+        """The array of a label.
+
+        Raises
+        ------
+        InputError
+            Its metadata cannot be read.
+        """
+        try:
+            return zarr.Array(self.store, path=f"{self.root}{crop}/{label}", read_only=True)
+        except (KeyError, TypeError, zarr.errors.MetadataError, *DECODE_ERRORS) as error:
+            raise InputError(
+                f"{self.path}: {crop}/{label} has broken zarr 2 metadata "
+                f"({type(error).__name__}: {error}): write it again"
+            ) from None
+
+    def read(self, crop: str, label: str) -> NDArray[Any]:
+        """All voxels of a label.
+
+        Raises
+        ------
+        InputError
+            Metadata or chunks are broken.
+        """
+        array = self.array(crop, label)
+        try:
+            return np.asarray(array[:])
+        except DECODE_ERRORS as error:
+            raise InputError(
+                f"{self.path}: {crop}/{label} cannot be decoded ({error}): write it again"
+            ) from None
+
+
+def _zarr_folder(path: Path, names: list[str]) -> str:
+    """The one folder `….zarr/` in which a zip holds everything, or nothing."""
+    roots = set()
+    for name in names:
+        head, found, _ = name.partition(".zarr/")
+        if found:
+            roots.add(head + found)
+    if len(roots) > 1:
+        raise InputError(
+            f"{path} holds several zarr folders ({', '.join(sorted(roots))}): zip the contents of "
+            "one of them"
+        )
+    return roots.pop() if roots else ""

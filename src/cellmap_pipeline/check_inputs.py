@@ -1,0 +1,70 @@
+"""A look at the data before anything expensive: all that is wrong, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cellmap_pipeline.datasplit import SplitSettings, make_crops, raw_path, split
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid, union
+from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.volumes import Volume
+
+
+def check_inputs(
+    data_root: Path,
+    trainings: Mapping[str, tuple[SplitSettings, Path | None]],
+    predicted: Mapping[str, Sequence[CropLabel]],
+) -> dict[str, Any]:
+    """What there is to train on and to predict.
+
+    Parameters
+    ----------
+    data_root : folder of `{dataset}/{dataset}.zarr`.
+    trainings : by name, what its datasplit depends on, and an own datasplit CSV.
+    predicted : by name, the rows of the manifest that it predicts.
+
+    Returns
+    -------
+    By training, its crops with their labels and its test crops, in plain builtins.
+
+    Raises
+    ------
+    InputError
+        Anything is missing or cannot be read; the message lists all of it, a line each.
+    """
+    problems: list[str] = []
+    found: dict[str, Any] = {}
+    for name, (settings, own) in trainings.items():
+        try:
+            crops = make_crops(data_root, settings, own)
+            if own is None:
+                split(crops, settings)
+        except InputError as error:
+            problems.append(f"training {name}: {error}")
+            continue
+        for crop in crops:
+            problems += _raw_problems(crop.zarr / crop.raw, crop.grid, settings, crop.name)
+        found[name] = {crop.name: sorted(crop.present) for crop in crops}
+    for name, rows in predicted.items():
+        settings = trainings[name][0]
+        for number in dict.fromkeys(row.crop for row in rows):
+            own_rows = [row for row in rows if row.crop == number]
+            extent = union([row.grid for row in own_rows])
+            path = raw_path(data_root, own_rows[0].dataset)
+            problems += _raw_problems(path, extent, settings, f"test crop {number}")
+    if problems:
+        raise InputError("\n".join(dict.fromkeys(problems)))
+    return found
+
+
+def _raw_problems(path: Path, extent: Grid, settings: SplitSettings, what: str) -> list[str]:
+    """Why the raw under a crop cannot be read at a training's voxel size, if it cannot."""
+    try:
+        raw = Volume.open(path)
+        raw.available(raw.aligned(extent, settings.voxel_size), core=extent)
+    except InputError as error:
+        return [f"{what}: {error}"]
+    return []

@@ -1,0 +1,286 @@
+"""The configuration of a run and of its trainings: what is allowed, with ranges and defaults.
+
+Read while Snakemake parses, so nothing here imports torch, zarr or pandas.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from cellmap_pipeline.architectures import check_model, check_patch_size, check_window
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.postprocess import check_settings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _triple(value: Any) -> Any:
+    """One number stands for all three axes."""
+    return [value] * 3 if isinstance(value, int | float | str) else value
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("is not a name (letters, digits, '_' and '-')")
+    return value
+
+
+def _unique(values: list) -> list:
+    double = sorted({str(v) for v in values if values.count(v) > 1})
+    if double:
+        raise ValueError(f"lists {', '.join(double)} twice")
+    return values
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
+Nm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(_triple)]
+Voxels = Annotated[int, Field(ge=1, le=4096)]
+PatchSize = Annotated[tuple[Voxels, Voxels, Voxels], BeforeValidator(_triple)]
+LossName = Literal["bce", "dice", "dice_bce", "focal", "tversky"]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Voxel sizes within this factor of each other are served alike: 1.74 × 2 × 2 counts as 2 nm.
+SERVES_FACTOR = 1.25
+
+
+class Section(BaseModel):
+    """A part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Augmentation(Section):
+    """Random changes of training patches."""
+
+    flip: bool = Field(True, description="mirror along each axis")
+    transpose: bool = Field(True, description="swap axes of equal voxel size")
+    rotate90: bool = Field(True, description="turn by multiples of 90°")
+    rotate: float = Field(0.0, ge=0, le=180, description="free rotation up to this many degrees")
+    contrast: float = Field(0.2, ge=0, lt=1, description="change of contrast and brightness, ±")
+    gamma: float = Field(0.2, ge=0, lt=1, description="change of gamma, ±")
+    noise: float = Field(0.02, ge=0, le=1, description="largest σ of added noise; raw is 0..1")
+    blur: float = Field(0.0, ge=0, le=5, description="largest σ of a Gaussian blur, voxels")
+
+
+class Inference(Section):
+    """How whole crops are predicted."""
+
+    checkpoint: str = Field("best", description="`best`, `last` or the path of a checkpoint")
+    window: PatchSize | None = Field(None, description="sliding window, voxels; null: patch_size")
+    overlap: float = Field(0.5, ge=0, le=0.75, description="of neighbouring windows")
+    blending: Literal["gaussian", "constant"] = Field("gaussian", description="of windows")
+    batch: int = Field(1, ge=1, description="windows at once; changes no result")
+    block: int = Field(256, ge=32, le=2048, description="block side, voxels; changes no result")
+
+
+class Scheduler(Section):
+    """Learning rate over the training."""
+
+    name: Literal["constant", "cosine"] = Field("constant", description="shape of the curve")
+    minimum: float = Field(0.0, ge=0, description="learning rate at the end of `cosine`")
+    warmup_steps: int = Field(0, ge=0, description="optimiser steps of linear rise at the start")
+
+
+class Training(Section):
+    """One file in config/training/: everything about one network."""
+
+    classes: Names = Field(description="labels to predict")
+    voxel_size: VoxelSize = Field(description="nm; one number or [z, y, x]")
+    serves: list[VoxelSize] | None = Field(
+        None, description="voxel sizes of test crops it is meant for; null: all"
+    )
+    model: Annotated[dict[str, Any], AfterValidator(check_model)] = Field(
+        description="`architecture` and its options"
+    )
+    patch_size: PatchSize = Field(description="voxels; one number or [z, y, x]")
+    datasets: Names | None = Field(None, description="train on these datasets only; null: all")
+    crops: list[int] | None = Field(None, description="train on these crops only; null: all")
+    datasplit: str | None = Field(None, description="path of an own datasplit CSV; null: made")
+    validation_fraction: float = Field(0.15, gt=0, lt=1, description="share of labelled voxels")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the split, weights and patches")
+    epochs: int = Field(100, ge=1, description="most epochs")
+    iterations_per_epoch: int = Field(2000, ge=1, description="training batches per epoch")
+    validation_iterations: int = Field(200, ge=1, description="validation batches per epoch")
+    batch_size: int = Field(2, ge=1, description="patches per batch")
+    accumulate_grad_batches: int = Field(4, ge=1, description="batches per optimiser step")
+    gradient_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    precision: Literal["16-mixed", "bf16-mixed", "32"] = Field(
+        "16-mixed",
+        description="on the CPU both mixed ones are bf16 where the processor has it, else 32",
+    )
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimiser")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="highest learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    scheduler: Scheduler = Field(Scheduler(), description="learning rate over the training")
+    loss: LossName | dict[LossName, Weight] = Field(
+        "dice_bce", description="a loss, or losses with weights"
+    )
+    augment: Augmentation = Field(Augmentation(), description="random changes of patches")
+    early_stopping_patience: int = Field(50, ge=1, description="epochs without improvement")
+    save_top_k: int = Field(3, ge=1, description="best checkpoints kept")
+    devices: int = Field(1, ge=1, description="GPUs of one node")
+    num_workers: int = Field(4, ge=0, description="loader processes; changes no result")
+    log_every_steps: int = Field(10, ge=1, description="logging only; changes no result")
+    inference: Inference = Field(Inference(), description="how crops are predicted")
+    postprocess: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="settings per class, instead of those tuned"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scheduler_by_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("scheduler"), str):
+            return values | {"scheduler": {"name": values["scheduler"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        check_patch_size(self.model, self.patch_size)
+        if self.inference.window:
+            check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
+        for label, settings in self.postprocess.items():
+            if label not in self.classes:
+                raise ValueError(f"`postprocess` names {label!r}, which is not in `classes`")
+            check_settings(label, settings)
+        return self
+
+    def serves_grid(self, grid: Grid) -> bool:
+        """Whether this training is meant for crops of this grid's voxel size."""
+        return self.serves is None or any(
+            all(
+                max(a / b, b / a) <= SERVES_FACTOR
+                for a, b in zip(served, grid.voxel_size, strict=True)
+            )
+            for served in self.serves
+        )
+
+
+class Submission(Section):
+    """What is submitted."""
+
+    crops: Literal["all"] | list[int] = Field("all", description="test crops")
+    classes: Literal["all"] | Names = Field("all", description="labels")
+    select: Literal["best", "average"] | dict[Name, Name] = Field(
+        "best",
+        description="per label the training with the best validation score, the average of all, "
+        "or a map label: training",
+    )
+
+
+class RunConfig(Section):
+    """config/config.yaml."""
+
+    data_root: str = Field(description="folder of {dataset}/{dataset}.zarr")
+    test_crops: str = Field(description="path or URL of the test-crop manifest")
+    ground_truth: str | None = Field(None, description="zarr of the test crops' truth, to score")
+    output: str = Field("results", description="folder of all results")
+    trainings: Names = Field(description="names of files in config/training/")
+    submission: Submission = Field(Submission(), description="what is submitted")
+    predictions: dict[Name, str] = Field(
+        default_factory=dict,
+        description="predictions made elsewhere: a name and a path with {dataset}, {crop}, {label}",
+    )
+
+
+def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
+    """Check the run's configuration; `source` is what errors call it.
+
+    Raises
+    ------
+    InputError
+        Unknown key, wrong type, value out of range.
+    """
+    run = _validate(RunConfig, dict(config), source)
+    for name, template in run.predictions.items():
+        if name in run.trainings:
+            raise InputError(f"{source}: predictions: {name!r} is the name of a training already")
+        lacking = [p for p in ("{dataset}", "{crop}", "{label}") if p not in template]
+        if lacking:
+            raise InputError(f"{source}: predictions: {name}: {template!r} lacks {lacking}")
+    return run
+
+
+def load_training(name: str, folders: Sequence[Path]) -> Training:
+    """Read `{name}.yaml` from the first of `folders` that has it.
+
+    Raises
+    ------
+    InputError
+        No folder has it, or it is not valid.
+    """
+    paths = [folder / f"{name}.yaml" for folder in folders]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        there = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+        raise InputError(
+            f"trainings: there is no file for {name!r} (looked for "
+            f"{', '.join(str(p) for p in paths)}); there are: {', '.join(there) or 'none'}"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold keys and values, such as `classes: [mito]`")
+    return _validate(Training, values, str(path))
+
+
+def _validate(model: type[Any], values: dict[Any, Any], source: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError("\n".join(_messages(error, model, source))) from None
+
+
+def _messages(error: ValidationError, model: type[BaseModel], source: str) -> list[str]:
+    messages: dict[str, str] = {}
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
+        problem = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            problem = "unknown key" + _suggestion(str(item["loc"][-1]), _keys(model, item["loc"]))
+        elif item["type"] == "missing":
+            problem = "is missing"
+        elif "input" in item and item["loc"]:
+            problem += f", not {item['input']!r}"
+        messages[key] = f"{messages[key]}; or {problem}" if key in messages else problem
+    return [f"{source}: {k}: {m}" if k else f"{source}: {m}" for k, m in messages.items()]
+
+
+def _is_branch(part: int | str) -> bool:
+    """Whether pydantic put this into the location to tell the branches of a union apart."""
+    return isinstance(part, str) and bool(re.search(r"[\[(]", part) or part in {"str", "dict"})
+
+
+def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return []
+        model = kind
+    return list(model.model_fields)
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (known: {', '.join(known)})" if known else ""

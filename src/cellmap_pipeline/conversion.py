@@ -1,0 +1,202 @@
+"""Labels or predictions of any kind and grid, as the challenge wants them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fastremap
+import numpy as np
+from numcodecs import Zstd
+from numpy.typing import NDArray
+
+from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.resampling import nearest_index, resample
+from cellmap_pipeline.volumes import CHUNK, LabelVolume, Level, annotation_attributes
+
+# One thread, unlike Blosc in numcodecs, whose bytes depend on the order in which threads finish.
+CODEC = Zstd(level=3)
+# Codecs that the evaluator's zarr reads everywhere.
+KNOWN_CODECS = {None, "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma"}
+UNSIGNED = ("|u1", "<u2", "<u4", "<u8")
+
+
+@dataclass
+class Converter:
+    """A stored label and the row of the manifest that it is to become.
+
+    What the voxels mean is told by the attribute `cellmap_pipeline: {"kind": …}` of the array:
+    `probability` (0 to the highest value of an unsigned type, or 0..1 in floats), or `labels`
+    (0/1 or ids, in the final type). Without it, instance classes hold ids; semantic classes hold
+    probabilities in floats, and in integers a mask, whose one value above 0 is inside.
+
+    Semantic labels become uint8 0/1: interpolated linearly, then above one half (128 of 255).
+    Instances go to the nearest voxel and the smallest unsigned type that holds the ids;
+    probabilities of an instance class become a mask, whose connected parts the evaluator counts
+    as objects. Beyond the stored extent there is background.
+    """
+
+    row: CropLabel
+    volume: LabelVolume
+    level: Level
+    kind: str | None
+
+    @classmethod
+    def open(cls, path: Path, row: CropLabel) -> Converter:
+        """Find the level of the label at `path` to take for `row`.
+
+        Raises
+        ------
+        InputError
+            There is no readable volume, it does not touch the crop, or its `kind` is unknown.
+        """
+        volume = LabelVolume.open(path)
+        level = volume.volume.level_for(row.grid.voxel_size)
+        if not level.grid.overlaps(row.grid):
+            raise InputError(
+                f"{path} does not overlap crop {row.crop}: it starts at "
+                f"{list(level.grid.translation)} nm, the crop at {list(row.grid.translation)} nm: "
+                "put its translation right"
+            )
+        kind = annotation_attributes(volume.volume).get("cellmap_pipeline", {}).get("kind")
+        if kind not in (None, "labels", "probability"):
+            raise InputError(
+                f"{path}: the attribute cellmap_pipeline.kind is {kind!r} but must be 'labels' or "
+                "'probability'"
+            )
+        return cls(row, volume, level, kind)
+
+    @property
+    def holds_ids(self) -> bool:
+        """Whether the voxels are ids of instances."""
+        return is_instance(self.row.label) and self.kind != "probability"
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Type of the stored voxels."""
+        return np.dtype(self.level.metadata["dtype"])
+
+    def is_ready(self) -> bool:
+        """Whether the stored chunks can go into the submission as they are.
+
+        Marked `labels` are believed; a mask without a mark is read through.
+        """
+        stored = self.level.metadata
+        codec = (stored["compressor"] or {}).get("id")
+        plain = stored["fill_value"] == 0 and not stored["filters"] and codec in KNOWN_CODECS
+        aligned = self.level.grid.offset(self.row.grid) == (0, 0, 0)
+        if not plain or not aligned or self.level.grid.shape != self.row.grid.shape:
+            return False
+        if self.kind == "probability" or self.volume.unknown is not None:
+            return False
+        if self.holds_ids:
+            return stored["dtype"] in UNSIGNED
+        return stored["dtype"] == "|u1" and (self.kind == "labels" or self._inside == 1)
+
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the converted voxels.
+
+        Raises
+        ------
+        InputError
+            Ids are negative, fractional or too large, or a mask holds several values.
+        """
+        if not self.holds_ids:
+            if self.kind != "probability" and self.stored_dtype.kind in "iu":
+                _ = self._inside
+            return np.dtype("u1")
+        highest = 0
+        for values in self._blocks():
+            whole = values.dtype.kind != "f" or np.array_equal(values, np.trunc(values))
+            if not (whole and values.min() >= 0 and np.isfinite(values.max())):
+                raise InputError(
+                    f"{self.level.path}: {self.row.label} is an instance class, but holds ids that "
+                    "are not whole numbers of 0 or more: write ids, or mark the array as "
+                    "probabilities with the attribute cellmap_pipeline: {'kind': 'probability'}"
+                )
+            highest = max(highest, int(values.max()))
+        if highest >= 2**64:
+            raise InputError(f"{self.level.path}: the id {highest} does not fit 64 bits: renumber")
+        return np.min_scalar_type(highest)
+
+    def chunks(self, dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
+        """Keys and compressed bytes of the converted array, by key; empty chunks are left out."""
+        counts = [-(-n // CHUNK) for n in self.row.grid.shape]
+        indices = itertools.product(*(range(n) for n in counts))
+        for key, index in sorted((".".join(map(str, index)), index) for index in indices):
+            start = [i * CHUNK for i in index]
+            shape = [min(CHUNK, n - a) for n, a in zip(self.row.grid.shape, start, strict=True)]
+            voxels = self._converted(self.row.grid.box(start, shape))
+            if voxels.any():
+                chunk = np.zeros((CHUNK,) * 3, dtype)
+                chunk[tuple(slice(n) for n in shape)] = voxels
+                yield key, bytes(CODEC.encode(chunk))
+
+    def _converted(self, grid: Grid) -> NDArray[Any]:
+        if self.holds_ids:
+            return self.volume.read(grid)[0]
+        source = self.level.grid
+        first, last = source.index_box(grid, margin=1)
+        low = [max(0, a) for a in first]
+        high = [min(n, b) for n, b in zip(source.shape, last, strict=True)]
+        if any(a >= b for a, b in zip(low, high, strict=True)):
+            return np.zeros(grid.shape, bool)
+        values = self._probability(self.level.read(low, high))
+        inside = resample(values, source.box(low, values.shape), grid) > 0.5
+        for axis, start in enumerate(source.position(grid)):
+            step = grid.voxel_size[axis] / source.voxel_size[axis]
+            index = nearest_index(start, step, grid.shape[axis])
+            outside = (index < 0) | (index >= source.shape[axis])
+            inside[(slice(None),) * axis + (outside,)] = False
+        return inside
+
+    def _probability(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Values as probabilities 0..1."""
+        if values.dtype.kind == "f":
+            if not (values.min() >= 0 and values.max() <= 1):
+                raise InputError(
+                    f"{self.level.path} holds floats from {values.min()} to {values.max()}, but "
+                    "probabilities lie in 0..1: apply the sigmoid, or write a mask"
+                )
+            return values.astype(np.float32)
+        if self.kind == "probability" and values.dtype.kind == "u":
+            return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+        return (self._known(values) > 0).astype(np.float32)
+
+    @cached_property
+    def _inside(self) -> int:
+        """The one value above 0 of a mask (1 where it is empty)."""
+        found: set[int] = set()
+        for values in self._blocks():
+            found.update(int(v) for v in fastremap.unique(values))
+        found.discard(0)
+        if len(found) > 1 or any(v < 0 for v in found):
+            raise InputError(
+                f"{self.level.path}: {self.row.label} is a semantic class, but holds the values "
+                f"{sorted(found)[:5]}: write 0 and 1, or mark the array as probabilities with the "
+                "attribute cellmap_pipeline: {'kind': 'probability'}"
+            )
+        return found.pop() if found else 1
+
+    def _blocks(self) -> Iterator[NDArray[Any]]:
+        """The stored voxels over the crop, chunk by chunk; unknown ones are background."""
+        grid, chunks = self.level.grid, self.level.metadata["chunks"]
+        first, last = grid.index_box(self.row.grid)
+        ranges = [
+            range(max(0, a) // c * c, min(n, b), c)
+            for a, b, n, c in zip(first, last, grid.shape, chunks, strict=True)
+        ]
+        for start in itertools.product(*ranges):
+            stop = [min(a + c, n) for a, c, n in zip(start, chunks, grid.shape, strict=True)]
+            yield self._known(self.level.read(start, stop))
+
+    def _known(self, values: NDArray[Any]) -> NDArray[Any]:
+        unknown = self.volume.unknown
+        return values if unknown is None else np.where(values == unknown, 0, values)

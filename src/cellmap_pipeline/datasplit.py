@@ -1,0 +1,366 @@
+"""Which crops train a network and which validate it.
+
+A datasplit is the challenge's CSV without header: usage, raw zarr, raw dataset, label zarr,
+label dataset with the classes in brackets.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.volumes import LabelVolume, Volume, annotation_attributes
+
+RAW = "em/fibsem-uint8"
+# Labels up to this much coarser than a training's voxels still teach it something.
+COARSEST_FACTOR = 1.25
+RESTARTS = 16
+# What a class on the wrong side costs, against a share that is off by 1.
+MISPLACED = 100.0
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """What a datasplit depends on: the keys of a training's file of the same names."""
+
+    classes: Sequence[str]
+    voxel_size: Vector
+    datasets: Sequence[str] | None = None
+    crops: Sequence[int] | None = None
+    validation_fraction: float = 0.15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LabelledCrop:
+    """A crop with ground truth: where its raw and its labels lie, and what they hold.
+
+    `present` is the labelled volume of each annotated class, nm³.
+    """
+
+    dataset: str
+    crop: int
+    zarr: Path
+    raw: str
+    labels: str
+    grid: Grid
+    present: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """How errors and logs call it."""
+        return f"{self.dataset}/crop{self.crop}"
+
+
+def make_datasplit(
+    data_root: Path, settings: SplitSettings, own: Path | None, output: Path, summary: Path
+) -> None:
+    """Write the datasplit of a training, and per class what each side holds.
+
+    Parameters
+    ----------
+    own : a CSV of the user's, in any of its forms, to take instead of splitting.
+
+    Raises
+    ------
+    InputError
+        See `find_crops`, `split` and `read_datasplit`.
+    """
+    crops = make_crops(data_root, settings, own)
+    if own is None:
+        usage = split(crops, settings)
+    else:
+        usage = [use for use, *_ in read_datasplit(own, settings.classes)]
+    write_datasplit(output, crops, usage, settings.classes)
+    write_summary(summary, crops, usage, settings.classes)
+
+
+def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> list[LabelledCrop]:
+    """The crops of a training: those that the data hold, or those of a CSV of the user's."""
+    if own is None:
+        return find_crops(data_root, settings)
+    rows = read_datasplit(own, settings.classes)
+    return [crop_at(labels, raw, annotated) for _, raw, labels, annotated in rows]
+
+
+def raw_path(data_root: str | Path, dataset: str) -> Path:
+    """Where the raw of `dataset` lies."""
+    zarr = Path(data_root) / dataset / f"{dataset}.zarr"
+    found = sorted(zarr.glob(f"recon-*/{RAW}"))
+    return found[0] if found else zarr / "recon-1" / RAW
+
+
+def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
+    """Crops below `data_root` that annotate a wanted class finely enough.
+
+    Raises
+    ------
+    InputError
+        There is none, or a class is annotated nowhere (the message lists what there is).
+    """
+    if not data_root.is_dir():
+        raise InputError(f"data_root: {data_root} does not exist")
+    crops, there = [], set()
+    for folder in sorted(data_root.glob("*/*.zarr/recon-*/labels/groundtruth/crop*")):
+        number = folder.name.removeprefix("crop")
+        dataset = folder.parents[4].name
+        if not number.isdecimal() or folder.parents[3].name != f"{dataset}.zarr":
+            continue
+        if settings.datasets is not None and dataset not in settings.datasets:
+            continue
+        if settings.crops is not None and int(number) not in settings.crops:
+            continue
+        there |= {path.name for path in folder.iterdir() if path.is_dir()}
+        labels = _fine_enough(folder, settings)
+        if labels:
+            crops.append(crop_at(folder, folder.parents[2] / RAW, labels))
+    lacking = [c for c in settings.classes if not any(crop.present.get(c) for crop in crops)]
+    if lacking:
+        raise InputError(
+            f"no crop below {data_root} holds a labelled voxel of {', '.join(lacking)} at "
+            f"{list(settings.voxel_size)} nm or finer; its crops annotate: "
+            f"{', '.join(sorted(there)) or 'nothing'}"
+        )
+    return crops
+
+
+def split(crops: Sequence[LabelledCrop], settings: SplitSettings) -> list[str]:
+    """`train` or `validate` for each crop.
+
+    Each class that occurs in two crops or more occurs on both sides, and the share of its
+    labelled volume that validates is as near `validation_fraction` as the crops allow. Crops that
+    overlap stay together. The same for the same crops and seed.
+
+    Raises
+    ------
+    InputError
+        There are fewer than two crops that do not overlap.
+    """
+    groups = _overlapping(crops)
+    n = max(groups) + 1
+    if n < 2:
+        raise InputError(
+            f"a split needs two labelled crops that do not overlap; there is {n} for "
+            f"{', '.join(settings.classes)}: see `datasets` and `crops` in the training's file"
+        )
+    volume = np.zeros((n, len(settings.classes)))
+    for crop, group in zip(crops, groups, strict=True):
+        volume[group] += [crop.present.get(label, 0.0) for label in settings.classes]
+    volume = volume[:, volume.any(axis=0)]
+    chosen = _search(volume, settings.validation_fraction, np.random.default_rng(settings.seed))
+    return ["validate" if chosen[group] else "train" for group in groups]
+
+
+def write_datasplit(
+    path: Path, crops: Sequence[LabelledCrop], usage: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Write the challenge's five columns."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for crop, use in zip(crops, usage, strict=True):
+            annotated = ",".join(label for label in classes if label in crop.present)
+            labels = f"{crop.labels}/[{annotated}]"
+            writer.writerow([use, crop.zarr, crop.raw, crop.zarr, labels])
+
+
+def write_summary(
+    path: Path, crops: Sequence[LabelledCrop], usage: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Write per class the crops that hold it and its volume (µm³), in train and validate."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(
+            ["class", "train_crops", "validate_crops", "train_um3", "validate_um3", "share"]
+        )
+        for label in classes:
+            held = {
+                side: [
+                    crop.present[label]
+                    for crop, use in zip(crops, usage, strict=True)
+                    if use == side and crop.present.get(label)
+                ]
+                for side in ("train", "validate")
+            }
+            volume = {side: sum(held[side]) * 1e-9 for side in held}
+            share = volume["validate"] / (volume["train"] + volume["validate"])
+            writer.writerow(
+                [label, len(held["train"]), len(held["validate"])]
+                + [f"{volume[side]:.6g}" for side in ("train", "validate")]
+                + [f"{share:.4f}"]
+            )
+
+
+def read_datasplit(path: Path, classes: Sequence[str]) -> list[tuple[str, Path, Path, list[str]]]:
+    """Rows of a datasplit in any of its forms: usage, raw, folder of the labels, classes.
+
+    Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
+    `raw,label,usage` with that header. Relative paths are relative to the working directory. Of
+    the classes in brackets those in `classes` are kept; a label without brackets stands for all.
+
+    Raises
+    ------
+    InputError
+        A row is malformed (with its line number), or a side is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"datasplit {path} cannot be read ({error})") from None
+    rows = []
+    lines = csv.reader(text.splitlines())
+    order: list[str] | None = None
+    for fields in lines:
+        fields = [field.strip() for field in fields]
+        where = f"{path} line {lines.line_num}"
+        if not any(fields) or fields[0].startswith("#"):
+            continue
+        if sorted(fields) == ["label", "raw", "usage"]:
+            order = fields
+            continue
+        rows.append(_parse_row(fields, order, where, classes))
+    for side in ("train", "validate"):
+        if not any(row[0] == side for row in rows):
+            raise InputError(f"{path} has no row for {side!r}: it needs both train and validate")
+    return rows
+
+
+def _parse_row(
+    fields: list[str], order: list[str] | None, where: str, classes: Sequence[str]
+) -> tuple[str, Path, Path, list[str]]:
+    if order and len(fields) == 3:
+        named = dict(zip(order, fields, strict=True))
+        usage, raw, label = named["usage"], named["raw"], named["label"]
+    elif len(fields) == 3:
+        usage, raw, label = fields
+    elif len(fields) == 5:
+        usage, raw, label = fields[0], f"{fields[1]}/{fields[2]}", f"{fields[3]}/{fields[4]}"
+    else:
+        raise InputError(
+            f"{where}: {len(fields)} columns, but a row is usage,raw,label or usage,raw zarr,"
+            'raw dataset,label zarr,"path/cropN/[class,class]"'
+        )
+    if usage not in ("train", "validate"):
+        raise InputError(f"{where}: usage {usage!r} must be train or validate")
+    match = re.fullmatch(r"(.*)/\[([^\[\]]*)\]", label)
+    folder = Path(match[1] if match else label)
+    annotated = match[2].split(",") if match else list(classes)
+    return usage, Path(raw), folder, [c for c in classes if c in annotated]
+
+
+def crop_at(folder: Path, raw: Path, classes: Sequence[str]) -> LabelledCrop:
+    """The crop whose labels lie in `folder` as `{class}`, with those of `classes` that it has.
+
+    Raises
+    ------
+    InputError
+        It has none of them.
+    """
+    labels = {label: LabelVolume.open(folder / label) for label in classes
+              if (folder / label).is_dir()}  # fmt: skip
+    if not labels:
+        raise InputError(f"{folder} holds none of {', '.join(classes)}")
+    present = {}
+    for label, volume in labels.items():
+        voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
+        present[label] = _present_voxels(volume) * voxel
+    zarr = next((path for path in folder.parents if path.suffix == ".zarr"), folder.parent)
+    return LabelledCrop(
+        dataset=zarr.stem,
+        crop=int(re.sub(r"\D", "", folder.name) or 0),
+        zarr=zarr,
+        raw=str(raw.relative_to(zarr)) if raw.is_relative_to(zarr) else str(raw.absolute()),
+        labels=str(folder.relative_to(zarr)),
+        grid=next(iter(labels.values())).volume.levels[0].grid,
+        present=present,
+    )
+
+
+def _fine_enough(folder: Path, settings: SplitSettings) -> list[str]:
+    """The wanted classes that a crop annotates at voxels that a training can learn from."""
+    labels = []
+    for label in settings.classes:
+        if (folder / label).is_dir():
+            finest = Volume.open(folder / label).levels[0].grid.voxel_size
+            if all(
+                own <= COARSEST_FACTOR * wanted
+                for own, wanted in zip(finest, settings.voxel_size, strict=True)
+            ):
+                labels.append(label)
+    return labels
+
+
+def _present_voxels(label: LabelVolume) -> float:
+    """Labelled voxels at the finest level, from `complement_counts` or else a coarse level."""
+    finest = label.volume.levels[0].grid
+    for attributes in (annotation_attributes(label.volume), label.volume.attributes):
+        counts = attributes.get("cellmap", {}).get("annotation", {}).get("complement_counts")
+        if counts:
+            return finest.size - sum(n for kind, n in counts.items() if kind != "present")
+    coarse = Volume.open(label.volume.path).levels[-1]
+    voxels = coarse.read((0, 0, 0), coarse.grid.shape)
+    return float(np.mean((voxels > 0) & (voxels != label.unknown))) * finest.size
+
+
+def _overlapping(crops: Sequence[LabelledCrop]) -> list[int]:
+    """A group number per crop: crops of a dataset that overlap, however indirectly, share it."""
+    groups = list(range(len(crops)))
+    for i, crop in enumerate(crops):
+        for j in range(i):
+            if crop.dataset == crops[j].dataset and crop.grid.overlaps(crops[j].grid):
+                old, new = groups[i], groups[j]
+                groups = [new if group == old else group for group in groups]
+    numbers = {group: k for k, group in enumerate(dict.fromkeys(groups))}
+    return [numbers[group] for group in groups]
+
+
+def _search(
+    volume: NDArray[np.float64], fraction: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Groups that validate: the best of several descents by single moves and swaps."""
+    best, lowest = np.zeros(len(volume), bool), np.inf
+    for _ in range(RESTARTS):
+        chosen = rng.random(len(volume)) < fraction
+        cost = _cost(chosen[None], volume, fraction)[0]
+        while True:
+            moves = _moves(chosen)
+            costs = _cost(moves, volume, fraction)
+            i = int(costs.argmin())
+            if costs[i] >= cost - 1e-12:
+                break
+            chosen, cost = moves[i], costs[i]
+        if cost < lowest - 1e-12:
+            best, lowest = chosen, cost
+    return best
+
+
+def _moves(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """All choices one flip or one swap away, (moves, groups)."""
+    flips = chosen ^ np.eye(len(chosen), dtype=bool)
+    out, into = np.flatnonzero(chosen), np.flatnonzero(~chosen)
+    swaps = np.repeat(chosen[None], len(out) * len(into), axis=0)
+    pair = np.arange(len(swaps))
+    swaps[pair, np.repeat(out, len(into))] = False
+    swaps[pair, np.tile(into, len(out))] = True
+    return np.concatenate([flips, swaps])
+
+
+def _cost(
+    choices: NDArray[np.bool_], volume: NDArray[np.float64], fraction: float
+) -> NDArray[np.float64]:
+    """How bad each choice is: shares that are off, classes that one side lacks."""
+    share = (choices @ volume) / volume.sum(axis=0)
+    validates = choices @ (volume > 0)
+    trains = ~choices @ (volume > 0)
+    common = (volume > 0).sum(axis=0) >= 2
+    misplaced = ((validates == 0) & common) | (trains == 0)
+    one_sided = choices.all(axis=1) | ~choices.any(axis=1)
+    off = np.abs(share - fraction).sum(axis=1) + MISPLACED * misplaced.sum(axis=1)
+    return off + MISPLACED * volume.shape[1] * one_sided

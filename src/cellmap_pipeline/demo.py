@@ -1,0 +1,376 @@
+"""Made-up FIB-SEM data in the layout of the CellMap Segmentation Challenge, to try a run on.
+
+Two datasets of different voxel sizes with labelled crops, test crops with their manifest, and the
+truth of these apart. Everything follows from a seed. Layout and metadata: OME-NGFF 0.4
+(https://ngff.openmicroscopy.org/0.4) in zarr 2, annotations as in cellmap-schemas
+(https://janelia-cellmap.github.io/cellmap-schemas).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numcodecs import Blosc, blosc
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.demo_image import LABELS, draw
+from cellmap_pipeline.demo_scene import Scene, build_scene
+from cellmap_pipeline.demo_shapes import Field, smooth_noise
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid, Shape, Vector
+from cellmap_pipeline.manifest import CropLabel, write_manifest
+from cellmap_pipeline.volumes import multiscale_metadata
+
+Size = Literal["full", "small"]
+
+# Raised when what is made changes.
+VERSION = 1
+MARKER = "demo.json"
+MANIFEST = "test_crop_manifest.csv"
+TRUTH = "ground_truth.zarr"
+
+UNKNOWN = 255
+COMPRESSOR = Blosc(cname="zstd", clevel=3, shuffle=Blosc.NOSHUFFLE)
+DRIFT_GRAIN = 1500.0  # nm
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """A crop to make.
+
+    Parameters
+    ----------
+    number : of the crop.
+    corner : first chunk of raw around the crop, in chunks.
+    shape : of the crop, in voxels of `s0`; even, so that `s1` covers the same extent.
+    labels : that are annotated in it.
+    nucleus : whether part of a nucleus is to lie in it.
+    unknown : label of which some voxels are not annotated.
+    test : whether it is a test crop, whose labels go to the separate truth.
+    level : the level on whose voxels a test crop is asked for.
+    """
+
+    number: int
+    corner: Shape
+    shape: Shape
+    labels: tuple[str, ...] = LABELS
+    nucleus: bool = True
+    unknown: str | None = None
+    test: bool = False
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """A dataset to make; raw is there in its crops plus at least `padding` voxels, in whole chunks.
+
+    `chunk` is the edge of the chunks of `s0`; those of `s1` have half of it, and so cover the same.
+    """
+
+    name: str
+    grid: Grid
+    chunk: int
+    padding: int
+    crops: tuple[CropPlan, ...]
+
+    def region(self, crop: CropPlan) -> tuple[Grid, Shape]:
+        """Grid of the raw that is made around `crop`, and its first voxel."""
+        z, y, x = (c * self.chunk for c in crop.corner)
+        shape = [-(-(n + 2 * self.padding) // self.chunk) * self.chunk for n in crop.shape]
+        return self.grid.box((z, y, x), shape), (z, y, x)
+
+    def crop_start(self, crop: CropPlan) -> Shape:
+        """First voxel of `crop` in its region: in the middle, on a whole voxel of `s1`."""
+        region, _ = self.region(crop)
+        z, y, x = ((r - n) // 4 * 2 for r, n in zip(region.shape, crop.shape, strict=True))
+        return z, y, x
+
+    def crop_grid(self, crop: CropPlan) -> Grid:
+        """The voxels of `s0` that `crop` consists of."""
+        return _rounded(self.region(crop)[0].box(self.crop_start(crop), crop.shape))
+
+
+FINE_VOXELS: Vector = (3.48, 4.0, 4.0)
+
+FULL = (
+    DatasetPlan(
+        "demo_cell-1",
+        Grid((8, 8, 8), (0, 0, 0), (200, 584, 584)),
+        chunk=64,
+        padding=24,
+        crops=(
+            CropPlan(1, (0, 0, 0), (112, 96, 104)),
+            CropPlan(2, (0, 0, 4), (64, 64, 64), ("mito", "ves", "pm", "mito_mem"), nucleus=False),
+            CropPlan(3, (0, 0, 7), (80, 72, 64), ("nuc", "pm", "ne")),
+            CropPlan(4, (0, 4, 0), (48, 64, 80), ("mito", "ves", "pm"), nucleus=False),
+            CropPlan(5, (0, 4, 3), (96, 80, 64), ("nuc", "mito", "ne", "mito_mem")),
+            CropPlan(6, (1, 4, 6), (72, 80, 80), unknown="pm"),
+            CropPlan(10, (0, 7, 0), (80, 80, 80), test=True),
+            CropPlan(12, (1, 7, 3), (80, 80, 80), ("nuc",), test=True, level=1),
+        ),
+    ),
+    DatasetPlan(
+        "demo_cell-2",
+        Grid(FINE_VOXELS, (835.2, 1200, 2400), (200, 456, 456)),
+        chunk=64,
+        padding=32,
+        crops=(
+            CropPlan(
+                7, (0, 0, 0), (128, 112, 112), ("mito", "ves", "pm", "mito_mem"), nucleus=False
+            ),
+            CropPlan(8, (0, 0, 4), (112, 128, 96), ("nuc", "mito", "ves", "ne"), unknown="mito"),
+            CropPlan(9, (0, 4, 0), (128, 96, 128), ("nuc", "mito", "pm", "ne", "mito_mem")),
+            CropPlan(11, (0, 4, 4), (128, 128, 112), test=True),
+        ),
+    ),
+)
+
+SMALL = (
+    DatasetPlan(
+        "demo_cell-1",
+        Grid((8, 8, 8), (0, 0, 0), (104, 232, 232)),
+        chunk=32,
+        padding=16,
+        crops=(
+            CropPlan(1, (0, 0, 0), (48, 48, 48)),
+            CropPlan(2, (0, 0, 4), (40, 48, 44), ("nuc", "mito", "pm"), unknown="pm"),
+            CropPlan(5, (0, 4, 0), (40, 36, 32), ("nuc", "mito", "pm"), test=True),
+        ),
+    ),
+    DatasetPlan(
+        "demo_cell-2",
+        Grid(FINE_VOXELS, (835.2, 1200, 2400), (136, 264, 264)),
+        chunk=32,
+        padding=16,
+        crops=(
+            CropPlan(3, (0, 0, 0), (80, 72, 72)),
+            CropPlan(4, (0, 0, 5), (56, 48, 64), ("mito", "ves", "pm"), nucleus=False),
+            CropPlan(6, (0, 5, 0), (40, 40, 40), ("mito", "pm"), nucleus=False, test=True),
+        ),
+    ),
+)
+
+PLANS: dict[Size, tuple[DatasetPlan, ...]] = {"full": FULL, "small": SMALL}
+
+
+def make_demo(root: Path, seed: int = 0, progress: bool = True, size: Size = "full") -> None:
+    """Make the demo data in the folder `root`, whole or not at all.
+
+    A demo of the same seed, size and version that is there already is left alone, another one is
+    replaced.
+
+    Parameters
+    ----------
+    root : folder to make, with `{dataset}/{dataset}.zarr`, `test_crop_manifest.csv` and
+        `ground_truth.zarr`.
+    seed : what the tissue and the noise follow from.
+    progress : whether to show a bar.
+    size : "full" has 9 training and 3 test crops (about 50 MB), "small" 4 and 2 tiny ones.
+
+    Raises
+    ------
+    InputError
+        `root` is there and holds something that is no demo.
+    """
+    made = {"seed": seed, "size": size, "version": VERSION}
+    there = _marker(root)
+    if there == made:
+        return
+    if root.exists() and there is None and (not root.is_dir() or any(root.iterdir())):
+        raise InputError(
+            f"{root} exists and is not demo data: choose another folder for the demo, or move it"
+        )
+    partial = root.with_name(root.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    plans = PLANS[size]
+    rows: list[CropLabel] = []
+    # Threads of blosc put the blocks of a chunk in the order in which they finish.
+    threads = blosc.set_nthreads(1)
+    count = sum(len(plan.crops) for plan in plans)
+    with tqdm(total=count, desc="demo data", unit="crop", disable=not progress) as bar:
+        for plan in plans:
+            rows += _make_dataset(partial, plan, seed, bar)
+    blosc.set_nthreads(threads)
+    write_manifest(sorted(rows, key=lambda row: row.crop), partial / MANIFEST)
+    (partial / MARKER).write_text(json.dumps(made))
+    if root.exists():
+        shutil.rmtree(root)
+    partial.rename(root)
+
+
+def _marker(root: Path) -> dict[str, Any] | None:
+    """What the demo in `root` says of itself; None if it is no demo."""
+    try:
+        marker = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        return None
+    return marker if isinstance(marker, dict) and {*marker} == {"seed", "size", "version"} else None
+
+
+def crop_scene(dataset: DatasetPlan, crop: CropPlan, seed: int) -> Scene:
+    """The tissue in the region of `crop`."""
+    region, own = dataset.region(crop)[0], dataset.crop_grid(crop)
+    return build_scene(
+        np.random.default_rng([seed, crop.number]),
+        (np.array(region.lower), np.array(region.upper)),
+        (np.array(own.lower), np.array(own.upper)),
+        crop.nucleus,
+    )
+
+
+def drift_fields(dataset: DatasetPlan, seed: int) -> tuple[Field, Field]:
+    """How contrast and brightness change over the dataset."""
+    name = [ord(c) for c in dataset.name]
+    contrast, brightness = (
+        smooth_noise(
+            np.random.default_rng([seed, *name, i]),
+            dataset.grid.lower,
+            dataset.grid.upper,
+            DRIFT_GRAIN,
+        )
+        for i in range(2)
+    )
+    return contrast, brightness
+
+
+def _make_dataset(root: Path, plan: DatasetPlan, seed: int, bar: tqdm) -> list[CropLabel]:
+    """Write one dataset and its share of the truth; return its rows of the manifest."""
+    recon = f"{plan.name}/{plan.name}.zarr/recon-1"
+    store = zarr.open_group(str(root / recon), mode="a")
+    zarr.open_group(str(root / plan.name / f"{plan.name}.zarr"), mode="a")
+    truth = zarr.open_group(str(root / TRUTH), mode="a")
+    em = _create_multiscale(store, "em/fibsem-uint8", plan.grid, "uint8", plan.chunk)
+    drift = drift_fields(plan, seed)
+    rows: list[CropLabel] = []
+    for crop in plan.crops:
+        region, first = plan.region(crop)
+        rng = np.random.default_rng([seed, crop.number, 1])
+        raw, labels = draw(crop_scene(plan, crop, seed), region, rng, drift)
+        for level, values in enumerate((raw, _mean_of_8(raw))):
+            em[level][_box([f >> level for f in first], values.shape)] = values
+        inside = _box(plan.crop_start(crop), crop.shape)
+        grid = plan.crop_grid(crop)
+        for name in crop.labels:
+            values = _renumbered(labels[name][inside])
+            if crop.test:
+                rows.append(_write_truth(truth, plan, crop, name, values, grid))
+            else:
+                path = f"labels/groundtruth/crop{crop.number}/{name}"
+                _write_label(store, path, values, grid, unknown=name == crop.unknown)
+        bar.update()
+    return rows
+
+
+def _write_label(store: zarr.Group, path: str, values: NDArray, grid: Grid, unknown: bool) -> None:
+    """Write a training label in two levels with the annotation of cellmap-schemas."""
+    name = path.rpartition("/")[2]
+    kind = "instance" if is_instance(name) else "semantic"
+    encoding = {"absent": 0}
+    if kind == "semantic":
+        encoding |= {"present": 1, "unknown": UNKNOWN}
+    if unknown:
+        encoding["unknown"] = UNKNOWN
+        values = values.astype(np.uint8)
+        n = values.shape
+        values[: n[0] // 2, :, -(n[2] // 4) :] = UNKNOWN
+    arrays = _create_multiscale(store, path, grid, values.dtype.str, chunk=64)
+    annotation = {
+        "class_name": name,
+        "annotation_type": {"type": f"{kind}_segmentation", "encoding": encoding},
+    }
+    store[path].attrs["cellmap"] = {"annotation": annotation}
+    for array, level in zip(arrays, (values, _mode_of_8(values)), strict=True):
+        array[:] = level
+        counts = {
+            key: int((level == encoding[key]).sum())
+            for key in ("absent", "unknown")
+            if key in encoding
+        }
+        array.attrs["cellmap"] = {"annotation": annotation | {"complement_counts": counts}}
+
+
+def _write_truth(
+    truth: zarr.Group, plan: DatasetPlan, crop: CropPlan, name: str, values: NDArray, grid: Grid
+) -> CropLabel:
+    """Write a test crop's label as the official truth has it; return its row of the manifest."""
+    if crop.level == 1:
+        values, grid = _mode_of_8(values), _doubled(grid)
+    array = truth.require_group(f"crop{crop.number}").create_dataset(
+        name, data=values, chunks=(64,) * 3, compressor=COMPRESSOR
+    )
+    array.attrs.update(
+        voxel_size=list(grid.voxel_size), translation=list(grid.translation), shape=list(grid.shape)
+    )
+    return CropLabel(crop.number, plan.name, name, grid)
+
+
+def _create_multiscale(
+    store: zarr.Group, path: str, grid: Grid, dtype: str, chunk: int
+) -> list[zarr.Array]:
+    """Make a multiscale group of two empty levels; return its arrays."""
+    group = store.require_group(path)
+    grids = [grid, _doubled(grid)]
+    metadata: dict[str, Any] = multiscale_metadata(group.basename, grids)
+    whole = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    group.attrs["multiscales"] = [metadata | {"coordinateTransformations": whole}]
+    return [
+        group.create_dataset(
+            f"s{level}",
+            shape=g.shape,
+            chunks=tuple(min(chunk >> level, n) for n in g.shape),
+            dtype=dtype,
+            fill_value=0,
+            compressor=COMPRESSOR,
+            dimension_separator="/",
+        )
+        for level, g in enumerate(grids)
+    ]
+
+
+def _doubled(grid: Grid) -> Grid:
+    """The next level: voxels of twice the size."""
+    return _rounded(grid.at([2 * v for v in grid.voxel_size]))
+
+
+def _rounded(grid: Grid) -> Grid:
+    """The grid without the dust of floating-point sums in its translation."""
+    z, y, x = (round(t, 6) for t in grid.translation)
+    return Grid(grid.voxel_size, (z, y, x), grid.shape)
+
+
+def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
+
+
+def _renumbered(values: NDArray) -> NDArray:
+    """Ids 1, 2, … in the order of the old ones; 0 stays."""
+    used = np.bincount(values.ravel()) > 0
+    used[0] = True
+    return (np.cumsum(used) - 1).astype(values.dtype)[values]
+
+
+def _blocks_of_8(values: NDArray) -> NDArray:
+    z, y, x = (n // 2 for n in values.shape)
+    return values.reshape(z, 2, y, 2, x, 2).transpose(1, 3, 5, 0, 2, 4).reshape(8, z, y, x)
+
+
+def _mean_of_8(values: NDArray) -> NDArray:
+    return np.rint(_blocks_of_8(values).mean(0, dtype=np.float32)).astype(values.dtype)
+
+
+def _mode_of_8(values: NDArray) -> NDArray:
+    """The most frequent value of each block of 2x2x2 voxels."""
+    blocks = _blocks_of_8(values)
+    votes = np.stack([(blocks == own).sum(0, dtype=np.uint8) for own in blocks])
+    return np.take_along_axis(blocks, votes.argmax(0)[None], 0)[0]

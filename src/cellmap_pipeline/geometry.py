@@ -1,0 +1,165 @@
+"""World coordinates: grids of voxels in nm, z, y, x.
+
+A grid is (voxel size, translation, shape). Its translation is the world position of the centre
+of voxel 0, so voxel `i` fills `translation + (i ± ½) · voxel_size` along each axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Vector = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+# Positions that differ by less than this part of a voxel are the same position: published
+# translations are rounded to 0.01 nm.
+TOLERANCE_VOXELS = 0.02
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid of voxels.
+
+    Parameters
+    ----------
+    voxel_size : size of a voxel, nm.
+    translation : world position of the centre of voxel 0, nm.
+    shape : number of voxels.
+    """
+
+    voxel_size: Vector
+    translation: Vector
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "voxel_size", tuple(float(v) for v in self.voxel_size))
+        object.__setattr__(self, "translation", tuple(float(v) for v in self.translation))
+        object.__setattr__(self, "shape", tuple(int(v) for v in self.shape))
+        if not len(self.voxel_size) == len(self.translation) == len(self.shape) == 3:
+            raise ValueError(f"a grid has three axes (z, y, x), not {self}")
+        if not all(math.isfinite(v) and v > 0 for v in self.voxel_size):
+            raise ValueError(f"voxel sizes are positive, not {list(self.voxel_size)}")
+        if not all(math.isfinite(v) for v in self.translation):
+            raise ValueError(f"translations are finite, not {list(self.translation)}")
+        if not all(v > 0 for v in self.shape):
+            raise ValueError(f"shapes are positive, not {list(self.shape)}")
+
+    @property
+    def lower(self) -> Vector:
+        """World position of the lower outer corner, nm."""
+        return _vector(t - v / 2 for t, v in zip(self.translation, self.voxel_size, strict=True))
+
+    @property
+    def upper(self) -> Vector:
+        """World position of the upper outer corner, nm."""
+        return _vector(
+            lo + n * v for lo, n, v in zip(self.lower, self.shape, self.voxel_size, strict=True)
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.shape)
+
+    def box(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
+        """Grid of the voxels `start` to `start + shape`; `start` may be negative."""
+        translation = (
+            t + s * v for t, s, v in zip(self.translation, start, self.voxel_size, strict=True)
+        )
+        return Grid(self.voxel_size, _vector(translation), shape_of(shape))
+
+    def at(self, voxel_size: Sequence[float]) -> Grid:
+        """The same extent in voxels of another size: as many as it takes to cover it."""
+        shape = [
+            max(1, math.ceil((hi - lo) / v - TOLERANCE_VOXELS))
+            for lo, hi, v in zip(self.lower, self.upper, voxel_size, strict=True)
+        ]
+        translation = _vector(lo + v / 2 for lo, v in zip(self.lower, voxel_size, strict=True))
+        return Grid(_vector(voxel_size), translation, shape_of(shape))
+
+    def padded(self, voxels: Sequence[int]) -> Grid:
+        """The grid grown by `voxels` on both sides of each axis."""
+        start = [-p for p in voxels]
+        shape = [n + 2 * p for n, p in zip(self.shape, voxels, strict=True)]
+        return self.box(start, shape)
+
+    def position(self, other: Grid) -> Vector:
+        """Where voxel 0 of `other` lies, in voxels of this grid (0 is the centre of voxel 0)."""
+        return _vector(
+            (o - t) / v
+            for o, t, v in zip(other.translation, self.translation, self.voxel_size, strict=True)
+        )
+
+    def index_box(self, other: Grid, margin: int = 0) -> tuple[Shape, Shape]:
+        """Start and stop (voxels of this grid) of the voxels that `other` overlaps.
+
+        The box is not clipped: it may reach outside this grid. `margin` voxels are added on
+        both sides.
+        """
+        start, stop = [], []
+        for lo, hi, own, v in zip(
+            other.lower, other.upper, self.lower, self.voxel_size, strict=True
+        ):
+            start.append(math.floor((lo - own) / v + TOLERANCE_VOXELS) - margin)
+            stop.append(math.ceil((hi - own) / v - TOLERANCE_VOXELS) + margin)
+        return shape_of(start), shape_of(stop)
+
+    def covers(self, other: Grid) -> bool:
+        """Whether all of `other`'s extent lies inside this grid's."""
+        start, stop = self.index_box(other)
+        return all(s >= 0 for s in start) and all(
+            e <= n for e, n in zip(stop, self.shape, strict=True)
+        )
+
+    def overlaps(self, other: Grid) -> bool:
+        """Whether the extents of the two grids share some volume."""
+        return all(
+            max(a, b) < min(c, d)
+            for a, b, c, d in zip(self.lower, other.lower, self.upper, other.upper, strict=True)
+        )
+
+    def offset(self, other: Grid) -> Shape | None:
+        """Whole voxels from this grid's voxel 0 to `other`'s, or None where they do not align.
+
+        Grids align when their voxel sizes are equal and their centres fall together, within
+        `TOLERANCE_VOXELS` at both ends of `other`.
+        """
+        offset = [round(p) for p in self.position(other)]
+        for p, whole, n, own, theirs in zip(
+            self.position(other), offset, other.shape, self.voxel_size, other.voxel_size,
+            strict=True,
+        ):  # fmt: skip
+            end = p + (n - 1) * theirs / own
+            if abs(p - whole) > TOLERANCE_VOXELS or abs(end - whole - (n - 1)) > TOLERANCE_VOXELS:
+                return None
+        return shape_of(offset)
+
+
+def union(grids: Sequence[Grid]) -> Grid:
+    """The extent of all `grids` together, in voxels of the first one's size."""
+    lower = [min(grid.lower[d] for grid in grids) for d in range(3)]
+    upper = [max(grid.upper[d] for grid in grids) for d in range(3)]
+    first = grids[0]
+    start = [
+        math.floor((lo - own) / v + TOLERANCE_VOXELS)
+        for lo, own, v in zip(lower, first.lower, first.voxel_size, strict=True)
+    ]
+    box = first.box(start, (1, 1, 1))
+    shape = [
+        max(1, math.ceil((hi - lo) / v - TOLERANCE_VOXELS))
+        for hi, lo, v in zip(upper, box.lower, box.voxel_size, strict=True)
+    ]
+    return first.box(start, shape)
+
+
+def _vector(values: Iterable[float]) -> Vector:
+    z, y, x = (float(v) for v in values)
+    return z, y, x
+
+
+def shape_of(values: Iterable[int]) -> Shape:
+    """Three whole numbers as a tuple."""
+    z, y, x = (int(v) for v in values)
+    return z, y, x

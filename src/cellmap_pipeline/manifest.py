@@ -1,0 +1,164 @@
+"""The challenge's test-crop manifest: which labels of which crops a submission holds.
+
+Format (cellmap-segmentation-challenge): a CSV with the header
+`crop_name,dataset,class_label,voxel_size,translation,shape`; the last three are `[z;y;x]`, in nm,
+nm and voxels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+
+COLUMNS = ["crop_name", "dataset", "class_label", "voxel_size", "translation", "shape"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class CropLabel:
+    """One row: the grid on which `label` of test crop `crop` of `dataset` is asked for."""
+
+    crop: int
+    dataset: str
+    label: str
+    grid: Grid
+
+
+def read_manifest(path: str | Path) -> list[CropLabel]:
+    """Rows of the manifest at `path`, in its order.
+
+    Raises
+    ------
+    InputError
+        The file is missing or not text; a row is malformed, repeats another or puts a crop into
+        two datasets (the message has the line number).
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"test-crop manifest {path} does not exist: set `test_crops` to its path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"test-crop manifest {path} is not UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise InputError(
+            f"test-crop manifest {path} cannot be read ({error.strerror}): set `test_crops` to a "
+            "file in the challenge's format"
+        ) from None
+    return parse_manifest(text, str(path))
+
+
+def local_manifest(source: str, folder: Path) -> Path:
+    """A local path of the manifest at `source`, a path or a URL.
+
+    What a URL gives is kept in `folder`, and used from there ever after.
+
+    Raises
+    ------
+    InputError
+        The URL cannot be read.
+    """
+    if not re.match(r"(https?|ftp|file)://", source):
+        return Path(source)
+    kept = folder / "test_crop_manifest.csv"
+    if not kept.is_file():
+        try:
+            with urllib.request.urlopen(source, timeout=60) as answer:
+                content = answer.read()
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"test_crops: {source} cannot be downloaded ({error}): check the address, or give "
+                "the path of a local copy"
+            ) from None
+        parse_manifest(content.decode("utf-8", "replace"), source)
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_suffix(".partial")
+        beside.write_bytes(content)
+        beside.rename(kept)
+    return kept
+
+
+def parse_manifest(text: str, name: str) -> list[CropLabel]:
+    """Rows of a manifest given as text; `name` is what errors call it."""
+    lines = csv.reader(io.StringIO(text))
+    header = next(lines, None)
+    if header != COLUMNS:
+        raise InputError(
+            f"{name} line 1: the header is {','.join(header or [])!r} but must be "
+            f"{','.join(COLUMNS)!r}"
+        )
+    rows: list[CropLabel] = []
+    line_of: dict[tuple[int, str], int] = {}
+    dataset_of: dict[int, str] = {}
+    for fields in lines:
+        if not fields:
+            continue
+        where = f"{name} line {lines.line_num}"
+        row = _parse_row(fields, where)
+        first = line_of.setdefault((row.crop, row.label), lines.line_num)
+        if first != lines.line_num:
+            raise InputError(
+                f"{where}: crop {row.crop}, label {row.label} stands in line {first} already: "
+                "remove one of the two"
+            )
+        if dataset_of.setdefault(row.crop, row.dataset) != row.dataset:
+            raise InputError(
+                f"{where}: crop {row.crop} is of dataset {row.dataset} here and of "
+                f"{dataset_of[row.crop]} above: crop ids must be unique"
+            )
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{name} has no rows: it must list at least one test crop")
+    return rows
+
+
+def write_manifest(rows: Iterable[CropLabel], path: str | Path) -> None:
+    """Write `rows` in the challenge's format."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            grid = (row.grid.voxel_size, row.grid.translation, row.grid.shape)
+            vectors = ["[" + ";".join(str(v) for v in vector) + "]" for vector in grid]
+            writer.writerow([row.crop, row.dataset, row.label, *vectors])
+
+
+def _parse_row(fields: list[str], where: str) -> CropLabel:
+    if len(fields) != len(COLUMNS):
+        raise InputError(
+            f"{where}: {len(fields)} fields, but a row has {len(COLUMNS)}: {', '.join(COLUMNS)}"
+        )
+    crop, dataset, label, voxel_size, translation, shape = (field.strip() for field in fields)
+    if not crop.isdecimal():
+        raise InputError(f"{where}: crop_name {crop!r} is not a whole number such as 557")
+    for column, value in (("dataset", dataset), ("class_label", label)):
+        if not NAME.fullmatch(value):
+            raise InputError(
+                f"{where}: {column} {value!r} is not a name (letters, digits, '_', '-', '.')"
+            )
+    try:
+        grid = Grid(
+            _parse_vector(voxel_size, float),
+            _parse_vector(translation, float),
+            _parse_vector(shape, int),
+        )
+    except ValueError as error:
+        raise InputError(
+            f"{where}: {error}; voxel_size, translation and shape are written as [z;y;x]"
+        ) from None
+    return CropLabel(int(crop), dataset, label, grid)
+
+
+def _parse_vector(text: str, kind: type) -> tuple:
+    if not (text.startswith("[") and text.endswith("]")):
+        raise ValueError(f"{text!r} is not of the form [z;y;x]")
+    return tuple(kind(part) for part in text[1:-1].split(";"))

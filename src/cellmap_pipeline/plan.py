@@ -1,0 +1,207 @@
+"""What a run makes: which training predicts which label of which test crop.
+
+Known from the configuration and the manifest alone, so that the whole DAG is known while
+Snakemake parses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellmap_pipeline.config import RunConfig, Training, load_training, parse_run
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel, local_manifest, read_manifest
+
+# Raised by one when the results of a stage change with the same settings: then, and only then,
+# a new version of this package makes the stage run again.
+RESULT_VERSION = {
+    "check_inputs": 1,
+    "datasplit": 1,
+    "train": 1,
+    "validate": 1,
+    "predict": 1,
+    "select": 1,
+    "segment": 1,
+    "package": 1,
+    "score": 1,
+}
+
+# The keys of a training's file that the result of each stage depends on.
+DATASPLIT_KEYS = (
+    "classes",
+    "voxel_size",
+    "datasets",
+    "crops",
+    "validation_fraction",
+    "seed",
+)
+TRAIN_KEYS = (
+    "classes",
+    "voxel_size",
+    "model",
+    "patch_size",
+    "seed",
+    "epochs",
+    "iterations_per_epoch",
+    "validation_iterations",
+    "batch_size",
+    "accumulate_grad_batches",
+    "gradient_clip",
+    "precision",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "scheduler",
+    "loss",
+    "augment",
+    "early_stopping_patience",
+    "save_top_k",
+    "devices",
+)
+INFERENCE_KEYS = ("checkpoint", "window", "overlap", "blending")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's configuration, its trainings and the labels of test crops that it submits."""
+
+    config: RunConfig
+    trainings: dict[str, Training]
+    crop_labels: list[CropLabel]
+    manifest: Path
+
+    @property
+    def output(self) -> Path:
+        """The folder of all results."""
+        return Path(self.config.output)
+
+    def sources(self, row: CropLabel) -> list[str]:
+        """Trainings, and predictions made elsewhere, that give the label of this row."""
+        select = self.config.submission.select
+        if isinstance(select, dict) and row.label in select:
+            return [select[row.label]]
+        trained = [
+            name
+            for name, training in self.trainings.items()
+            if row.label in training.classes and training.serves_grid(row.grid)
+        ]
+        return trained + list(self.config.predictions)
+
+    def segmented(self) -> list[CropLabel]:
+        """Rows that some source gives."""
+        return [row for row in self.crop_labels if self.sources(row)]
+
+    def without_source(self) -> list[CropLabel]:
+        """Rows that no source gives: they will be missing in the submission."""
+        return [row for row in self.crop_labels if not self.sources(row)]
+
+    def predicted(self, training: str) -> dict[int, list[CropLabel]]:
+        """By crop, the rows that `training` predicts."""
+        crops: dict[int, list[CropLabel]] = {}
+        for row in self.crop_labels:
+            if training in self.sources(row):
+                crops.setdefault(row.crop, []).append(row)
+        return crops
+
+    def dataset_of(self) -> dict[int, str]:
+        """The dataset of each test crop."""
+        return {row.crop: row.dataset for row in self.crop_labels}
+
+
+def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence[Path]) -> Plan:
+    """Read all that a run is made of.
+
+    Parameters
+    ----------
+    config : the run's configuration.
+    source : what errors call it.
+    training_folders : where to look for the trainings' files.
+
+    Raises
+    ------
+    InputError
+        Anything in the configuration, the trainings' files or the manifest is wrong.
+    """
+    run = parse_run(config, source)
+    trainings = {name: load_training(name, training_folders) for name in run.trainings}
+    manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
+    rows = _submitted(read_manifest(manifest), run, source)
+    plan = Plan(run, trainings, rows, manifest)
+    _check_selection(plan, source)
+    return plan
+
+
+def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]:
+    """The part of a training's settings named by `keys`, in plain builtins and fixed order."""
+    values = training.model_dump(mode="json")
+    return {key: values[key] for key in keys}
+
+
+def inference_settings(training: Training) -> dict[str, Any]:
+    """What the result of a prediction depends on besides the checkpoint, in plain builtins."""
+    values = training.inference.model_dump(mode="json")
+    return {key: values[key] for key in INFERENCE_KEYS}
+
+
+def crop_label(settings: Mapping[str, Any]) -> CropLabel:
+    """The manifest row that `row_settings` was made of."""
+    grid = Grid(settings["voxel_size"], settings["translation"], settings["shape"])
+    return CropLabel(settings["crop"], settings["dataset"], settings["label"], grid)
+
+
+def row_settings(row: CropLabel) -> dict[str, Any]:
+    """A manifest row in plain builtins."""
+    return {
+        "crop": row.crop,
+        "dataset": row.dataset,
+        "label": row.label,
+        "voxel_size": list(row.grid.voxel_size),
+        "translation": list(row.grid.translation),
+        "shape": list(row.grid.shape),
+    }
+
+
+def _submitted(rows: list[CropLabel], run: RunConfig, source: str) -> list[CropLabel]:
+    crops, classes = run.submission.crops, run.submission.classes
+    for key, wanted, there in (
+        ("crops", crops, {row.crop for row in rows}),
+        ("classes", classes, {row.label for row in rows}),
+    ):
+        unknown = [] if wanted == "all" else [str(v) for v in wanted if v not in there]
+        if unknown:
+            raise InputError(
+                f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}; there "
+                f"are: {', '.join(sorted(str(v) for v in there))}"
+            )
+    return [
+        row
+        for row in rows
+        if (crops == "all" or row.crop in crops) and (classes == "all" or row.label in classes)
+    ]
+
+
+def _check_selection(plan: Plan, source: str) -> None:
+    select = plan.config.submission.select
+    for label, name in select.items() if isinstance(select, dict) else ():
+        if name in plan.config.predictions:
+            continue
+        if name not in plan.trainings:
+            known = [*plan.trainings, *plan.config.predictions]
+            raise InputError(
+                f"{source}: submission.select.{label}: {name!r} is not among trainings or "
+                f"predictions ({', '.join(known)})"
+            )
+        if label not in plan.trainings[name].classes:
+            raise InputError(
+                f"{source}: submission.select.{label}: training {name!r} does not predict it (its "
+                f"classes: {', '.join(plan.trainings[name].classes)})"
+            )
+    if not plan.segmented():
+        raise InputError(
+            f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
+            "`trainings`, or see `classes` and `serves` in its file"
+        )

@@ -1,0 +1,212 @@
+"""Settings of the post-processing: names, ranges, defaults, and the grid that tuning searches.
+
+Read while the workflow is planned, so nothing here imports more than the standard library. What
+the settings do is in `segmentation.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.errors import InputError
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A setting that is a number from `low` to `high`."""
+
+    default: float
+    low: float
+    high: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A setting that is true or false."""
+
+    default: bool
+    meaning: str
+
+
+_COMMON: dict[str, Number | Switch] = {
+    "threshold": Number(0.5, 0, 1, "probability from which on a voxel counts as inside"),
+    "smooth_nm": Number(0, 0, 1000, "σ of a Gaussian that smooths the probabilities first, nm"),
+    "fill_holes": Switch(False, "fill what an object encloses"),
+}
+_SIZE = "what is smaller is removed, nm³"
+_SPECIFIC: dict[str, dict[str, Number | Switch]] = {
+    "threshold": {"min_size_nm3": Number(0, 0, 1e15, _SIZE)},
+    "connected_components": {"min_size_nm3": Number(5e3, 0, 1e15, _SIZE)},
+    "watershed_distance": {
+        "min_size_nm3": Number(5e3, 0, 1e15, _SIZE),
+        "neck": Number(
+            0.7, 0, 1, "objects part where they get narrower than this share of the thinner one"
+        ),
+    },
+    "watershed_boundary": {
+        "min_size_nm3": Number(5e3, 0, 1e15, _SIZE + " (see `merge_small`)"),
+        "seed_threshold": Number(
+            0.3, 0, 1, "seeds lie where the probability of a boundary is below this"
+        ),
+        "merge_threshold": Number(
+            0.35, 0, 1, "fragments merge whose shared faces have a lower mean boundary probability"
+        ),
+        "merge_small": Switch(
+            True, "what is too small joins the neighbour behind the weakest boundary, if it has one"
+        ),
+    },
+}
+SEMANTIC_METHODS = ("threshold",)
+INSTANCE_METHODS = ("connected_components", "watershed_distance", "watershed_boundary")
+
+# What the first, slow half of a segmentation depends on; the rest merges and sifts its fragments.
+FRAGMENT_SETTINGS = ("method", "threshold", "smooth_nm", "seed_threshold")
+
+
+def methods(label: str) -> tuple[str, ...]:
+    """Methods that make the final `label`."""
+    return INSTANCE_METHODS if is_instance(label) else SEMANTIC_METHODS
+
+
+def settings_of(method: str) -> dict[str, Number | Switch]:
+    """The settings of a method by name."""
+    return _COMMON | _SPECIFIC[method]
+
+
+def defaults(method: str) -> Settings:
+    """All settings of a method at their defaults, `method` first."""
+    return {"method": method} | {name: s.default for name, s in settings_of(method).items()}
+
+
+def check_settings(label: str, settings: Mapping[str, Any]) -> Settings:
+    """Check settings for `label`; without `method`, only what all its methods know is allowed.
+
+    Returns
+    -------
+    The settings given, as builtins. Numbers may come as text: YAML reads 1e6 as such.
+
+    Raises
+    ------
+    InputError
+        Unknown method or key, wrong type, value out of range.
+    """
+    known = methods(label)
+    if "method" in settings and settings["method"] not in known:
+        raise InputError(
+            f"postprocess.{label}: method: {settings['method']!r} is none of {', '.join(known)}"
+        )
+    chosen = [settings["method"]] if "method" in settings else known
+    checked: Settings = {}
+    for key, value in settings.items():
+        if key == "method":
+            checked[key] = value
+            continue
+        owners = [method for method in known if key in settings_of(method)]
+        if not owners:
+            names = dict.fromkeys(name for method in chosen for name in settings_of(method))
+            raise InputError(
+                f"postprocess.{label}: unknown key {key!r} (known: method, {', '.join(names)})"
+            )
+        if not set(chosen) <= set(owners):
+            raise InputError(
+                f"postprocess.{label}: {key} belongs to the method {', '.join(owners)}: "
+                f"set `method: {owners[0]}` with it or leave it out"
+            )
+        checked[key] = _checked(f"postprocess.{label}: {key}", settings_of(owners[0])[key], value)
+    return checked
+
+
+def complete(label: str, settings: Mapping[str, Any], has_boundary: bool) -> Settings:
+    """All settings for `label`: those given, and defaults for the rest.
+
+    Parameters
+    ----------
+    has_boundary : whether the boundaries of the objects are predicted. They decide the method
+        where none is given.
+
+    Raises
+    ------
+    InputError
+        As `check_settings`; or the method needs boundaries and there are none.
+    """
+    checked = check_settings(label, settings)
+    if "method" not in checked:
+        checked["method"] = "watershed_boundary" if has_boundary else "connected_components"
+        if not is_instance(label):
+            checked["method"] = "threshold"
+    if checked["method"] == "watershed_boundary" and not has_boundary:
+        raise InputError(
+            f"postprocess.{label}: method: watershed_boundary needs a prediction of "
+            f"{label}_boundary beside that of {label}; give one or choose watershed_distance"
+        )
+    return defaults(checked["method"]) | checked
+
+
+def candidates(
+    label: str, has_boundary: bool, voxel_size: Sequence[float]
+) -> dict[str, dict[str, list[Any]]]:
+    """What tuning tries: per method and setting the values, in ascending order.
+
+    Lengths and volumes are in steps of about one voxel, since finer ones change nothing. The
+    settings that cost least to vary come last.
+    """
+    volume = math.prod(voxel_size)
+    edge = volume ** (1 / 3)
+    common = {
+        "threshold": [round(0.05 * k, 2) for k in range(1, 20)],
+        "smooth_nm": [round(edge * k, 3) for k in (0, 0.5, 1, 1.5, 2)],
+    }
+    last = {
+        "min_size_nm3": [0.0, *(float(f"{volume * 2**k:.4g}") for k in range(2, 19))],
+        "fill_holes": [False, True],
+    }
+    specific: dict[str, dict[str, list[Any]]] = {
+        "threshold": {},
+        "connected_components": {},
+        "watershed_distance": {"neck": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]},
+        "watershed_boundary": {
+            "seed_threshold": [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7],
+            "merge_threshold": [0.0, *(round(0.05 * k, 2) for k in range(2, 15))],
+            "merge_small": [False, True],
+        },
+    }
+    tried = [m for m in methods(label) if has_boundary or m != "watershed_boundary"]
+    return {method: common | specific[method] | last for method in tried}
+
+
+def settings_reference() -> list[str]:
+    """The lines of a Markdown table of all methods and settings."""
+    lines = ["| method | setting | default | range | meaning |", "| --- | --- | --- | --- | --- |"]
+    for kind, known in (("semantic", SEMANTIC_METHODS), ("instances", INSTANCE_METHODS)):
+        for method in known:
+            for name, setting in settings_of(method).items():
+                if isinstance(setting, Switch):
+                    default, limits = str(setting.default).lower(), "true, false"
+                else:
+                    default, limits = f"{setting.default:g}", f"{setting.low:g} to {setting.high:g}"
+                row = f"`{method}` ({kind})", f"`{name}`", default, limits, setting.meaning
+                lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def _checked(where: str, setting: Number | Switch, value: Any) -> Any:
+    if isinstance(setting, Switch):
+        if not isinstance(value, bool):
+            raise InputError(f"{where} must be true or false, not {value!r}")
+        return value
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not setting.low <= number <= setting.high:
+        raise InputError(
+            f"{where} must be a number from {setting.low:g} to {setting.high:g}, not {value!r}"
+        )
+    return number

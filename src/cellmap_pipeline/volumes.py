@@ -1,0 +1,434 @@
+"""Volumes on disk: multiscale zarr 2 (OME-NGFF 0.4) and single arrays, read by world position.
+
+Metadata is read with plain JSON, voxels with tensorstore. Formats: OME-NGFF 0.4 multiscales
+(https://ngff.openmicroscopy.org/0.4), and arrays with `voxel_size` and `translation` attributes
+as in the challenge's submissions.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector
+from cellmap_pipeline.resampling import nearest_index, resample
+
+CHUNK = 64
+# Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
+CACHE_BYTES = 1 << 30
+CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+
+
+@dataclass
+class Level:
+    """One stored resolution of a volume: a zarr 2 array and the grid that it lies on."""
+
+    path: Path
+    grid: Grid
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The array's `.zarray`."""
+        return _read_json(self.path / ".zarray")
+
+    @cached_property
+    def array(self) -> ts.TensorStore:
+        """The open array."""
+        spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{self.path}/"}}
+        return ts.open(spec, read=True, context=CONTEXT, recheck_cached=False).result()
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
+        """Voxels of a box inside the array.
+
+        Raises
+        ------
+        InputError
+            A chunk is broken.
+        """
+        slices = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        try:
+            return self.array[slices].read(order="C").result()
+        except ValueError as error:
+            raise InputError(
+                f"{self.path}: cannot decode voxels {list(start)} to {list(stop)} ({error}): "
+                "fetch the array again"
+            ) from None
+
+    def missing_chunks(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+        """Which chunks of a box inside the array are not on disk, by chunk index from `start`'s."""
+        chunks = self.metadata["chunks"]
+        separator = self.metadata.get("dimension_separator", ".")
+        first = [a // c for a, c in zip(start, chunks, strict=True)]
+        last = [-(-b // c) for b, c in zip(stop, chunks, strict=True)]
+        missing = np.zeros([b - a for a, b in zip(first, last, strict=True)], bool)
+        for index in np.ndindex(*missing.shape):
+            key = separator.join(str(a + i) for a, i in zip(first, index, strict=True))
+            missing[index] = not self._has_chunk(key)
+        return missing
+
+    @cached_property
+    def _chunks_seen(self) -> dict[str, bool]:
+        return {}
+
+    def _has_chunk(self, key: str) -> bool:
+        if key not in self._chunks_seen:
+            self._chunks_seen[key] = (self.path / key).is_file()
+        return self._chunks_seen[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open arrays don't travel to worker processes: each opens its own.
+        return {"path": self.path, "grid": self.grid}
+
+
+@dataclass
+class Volume:
+    """A volume in one or several resolutions, finest first."""
+
+    path: Path
+    levels: list[Level]
+    attributes: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Volume:
+        """Read the metadata of the multiscale group or the array at `path`.
+
+        Raises
+        ------
+        InputError
+            There is nothing, or nothing that says voxel sizes.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise InputError(f"{path} does not exist")
+        attributes = _read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
+        if (path / ".zarray").is_file():
+            levels = [Level(path, _array_grid(path, attributes))]
+        else:
+            levels = _multiscale_levels(path, attributes)
+        levels.sort(key=lambda level: level.grid.voxel_size)
+        return cls(path, levels, attributes)
+
+    def level_for(self, voxel_size: Sequence[float]) -> Level:
+        """The coarsest level at least as fine as `voxel_size` in every axis, else the finest."""
+        fine = [level for level in self.levels if _as_fine(level.grid.voxel_size, voxel_size)]
+        return fine[-1] if fine else self.levels[0]
+
+    def aligned(self, extent: Grid, voxel_size: Vector) -> Grid:
+        """A grid of `voxel_size` over `extent`, on this volume's own voxels where it stores them.
+
+        Then reading needs no interpolation, even where labels lie half a voxel off the raw.
+        """
+        stored = self.level_for(voxel_size).grid
+        start, stop = stored.index_box(extent)
+        own = stored.box(start, [b - a for a, b in zip(start, stop, strict=True)])
+        return own if own.offset(own.at(voxel_size)) == (0, 0, 0) else extent.at(voxel_size)
+
+    def available(self, grid: Grid, core: Grid) -> Grid:
+        """The part of `grid` around `core` whose raw is on disk."""
+        level = self.level_for(grid.voxel_size)
+        low, high = available_box(level, *level.grid.index_box(grid), core)
+        there = level.grid.box(low, [b - a for a, b in zip(low, high, strict=True)])
+        start, stop = [], []
+        for d, (lo, v) in enumerate(zip(grid.lower, grid.voxel_size, strict=True)):
+            start.append(max(0, math.ceil((there.lower[d] - lo) / v - TOLERANCE_VOXELS)))
+            stop.append(
+                min(grid.shape[d], math.floor((there.upper[d] - lo) / v + TOLERANCE_VOXELS))
+            )
+        return grid.box(start, [b - a for a, b in zip(start, stop, strict=True)])
+
+    def read_raw(self, grid: Grid, core: Grid | None = None) -> NDArray[np.float32]:
+        """Intensities on `grid`, 0..1 over the range of the stored type.
+
+        Beyond the volume, and beyond the chunks that are on disk around `core`, the voxels are
+        mirrored.
+
+        Parameters
+        ----------
+        grid : where to read.
+        core : the part of it whose raw must be there (default: `grid` inside the volume).
+
+        Returns
+        -------
+        (z, y, x) float32.
+
+        Raises
+        ------
+        InputError
+            Chunks under `core` are missing, or `grid` lies outside the volume.
+        """
+        level = self.level_for(grid.voxel_size)
+        start, stop = level.grid.index_box(grid, margin=1)
+        low, high = available_box(level, start, stop, core or grid)
+        voxels = level.read(low, high)
+        pad = [(a - s, e - b) for s, a, b, e in zip(start, low, high, stop, strict=True)]
+        voxels = _mirror(voxels, pad)
+        shape = [b - a for a, b in zip(start, stop, strict=True)]
+        values = resample(voxels, level.grid.box(start, shape), grid)
+        return values / np.float32(_white(voxels.dtype, level.path))
+
+
+@dataclass
+class LabelVolume:
+    """A label: integer voxels, one value of which may stand for `unknown`."""
+
+    volume: Volume
+    unknown: int | None
+
+    @classmethod
+    def open(cls, path: str | Path) -> LabelVolume:
+        """Open the label at `path`; what its `annotation_type` calls `unknown` is not a label.
+
+        The encoding is that of cellmap-schemas: `cellmap.annotation.annotation_type.encoding` in
+        the attributes of the group or of its finest array.
+        """
+        volume = Volume.open(path)
+        unknown = None
+        for attributes in (volume.attributes, annotation_attributes(volume)):
+            annotation = attributes.get("cellmap", {}).get("annotation", {})
+            encoding = annotation.get("annotation_type", {}).get("encoding", {})
+            unknown = encoding.get("unknown", unknown)
+        return cls(volume, unknown)
+
+    def read(self, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Ids on `grid` and where they are known.
+
+        Returns
+        -------
+        ids : (z, y, x) of the stored type; 0 where not known.
+        known : (z, y, x) bool; False outside the label and where it says unknown.
+        """
+        level = self.volume.level_for(grid.voxel_size)
+        position = level.grid.position(grid)
+        index = [
+            nearest_index(position[d], grid.voxel_size[d] / level.grid.voxel_size[d], n)
+            for d, n in enumerate(grid.shape)
+        ]
+        inside = [(i >= 0) & (i < n) for i, n in zip(index, level.grid.shape, strict=True)]
+        ids = np.zeros(grid.shape, np.dtype(level.metadata["dtype"]).newbyteorder("="))
+        known = np.zeros(grid.shape, bool)
+        if not all(i.any() for i in inside):
+            return ids, known
+        within = np.ix_(*inside)
+        used = [i[mask] for i, mask in zip(index, inside, strict=True)]
+        low = [int(i.min()) for i in used]
+        box = level.read(low, [int(i.max()) + 1 for i in used])
+        values = box[np.ix_(*(i - a for i, a in zip(used, low, strict=True)))]
+        seen = np.ones(values.shape, bool) if self.unknown is None else values != self.unknown
+        known[within] = seen
+        ids[within] = np.where(seen, values, 0)
+        return ids, known
+
+
+def annotation_attributes(volume: Volume) -> dict[str, Any]:
+    """Attributes of the volume's finest array, where cellmap-schemas puts the annotation."""
+    path = volume.levels[0].path / ".zattrs"
+    return _read_json(path) if path.is_file() else {}
+
+
+def available_box(
+    level: Level, start: Sequence[int], stop: Sequence[int], core: Grid
+) -> tuple[Shape, Shape]:
+    """The largest part of a box (level's voxels) around `core` whose chunks are all on disk.
+
+    Found by taking away, as long as chunks are missing, the outermost layer of chunks with the
+    greatest share of missing ones.
+
+    Raises
+    ------
+    InputError
+        Chunks under `core` are missing, or the box lies outside the volume.
+    """
+    shape = level.grid.shape
+    low = [max(0, a) for a in start]
+    high = [min(n, b) for n, b in zip(shape, stop, strict=True)]
+    if any(a >= b for a, b in zip(low, high, strict=True)):
+        raise InputError(
+            f"{level.path}: voxels {list(start)} to {list(stop)} lie outside the volume of "
+            f"{list(shape)} voxels: check the crop's translation"
+        )
+    missing = level.missing_chunks(low, high)
+    chunks = level.metadata["chunks"]
+    while missing.any():
+        layer = _worst_layer(missing, low, high, chunks, *level.grid.index_box(core))
+        if layer is None:
+            raise InputError(
+                f"{level.path}: {int(missing.sum())} chunks of raw are missing around voxels "
+                f"{low} to {high}: fetch the raw of this crop at {list(level.grid.voxel_size)} nm"
+            )
+        axis, first = layer
+        keep = slice(1, None) if first else slice(None, -1)
+        missing = missing[tuple(keep if d == axis else slice(None) for d in range(3))]
+        if first:
+            low[axis] = (low[axis] // chunks[axis] + 1) * chunks[axis]
+        else:
+            high[axis] = (high[axis] - 1) // chunks[axis] * chunks[axis]
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
+def create(
+    path: Path,
+    grid: Grid,
+    dtype: str,
+    attributes: dict[str, Any] | None = None,
+    chunk: int = CHUNK,
+) -> ts.TensorStore:
+    """Make an empty OME-NGFF 0.4 volume with one level `s0` and return that array for writing.
+
+    Its `.zattrs` hold `voxel_size`, `translation` and `shape` as in the challenge's submissions
+    (so that packaging copies them as they are), and `attributes`.
+    """
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    _write_json(path / ".zgroup", {"zarr_format": 2})
+    _write_json(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, [grid])]})
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "file", "path": f"{path}/s0/"},
+        "metadata": {
+            "shape": grid.shape,
+            "chunks": [min(chunk, n) for n in grid.shape],
+            "dtype": np.dtype(dtype).str,
+            "compressor": {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1},
+            "dimension_separator": "/",
+            "fill_value": 0,
+        },
+    }
+    array = ts.open(spec, create=True).result()
+    own = {
+        "voxel_size": list(grid.voxel_size),
+        "translation": list(grid.translation),
+        "shape": list(grid.shape),
+    }
+    _write_json(path / "s0" / ".zattrs", own | (attributes or {}))
+    return array
+
+
+def multiscale_metadata(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
+    """An entry of OME-NGFF 0.4 `multiscales` for levels `s0`, `s1`, … on `grids`."""
+    datasets = [
+        {
+            "path": f"s{i}",
+            "coordinateTransformations": [
+                {"type": "scale", "scale": list(grid.voxel_size)},
+                {"type": "translation", "translation": list(grid.translation)},
+            ],
+        }
+        for i, grid in enumerate(grids)
+    ]
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
+    return {"version": "0.4", "name": name, "axes": axes, "datasets": datasets}
+
+
+def _worst_layer(
+    missing: NDArray[np.bool_],
+    low: Sequence[int],
+    high: Sequence[int],
+    chunks: Sequence[int],
+    core_start: Sequence[int],
+    core_stop: Sequence[int],
+) -> tuple[int, bool] | None:
+    """Axis and side (True: first) of the outermost layer, clear of the core, that misses most."""
+    best, worst = None, 0.0
+    for axis in range(3):
+        after_first = (low[axis] // chunks[axis] + 1) * chunks[axis]
+        before_last = (high[axis] - 1) // chunks[axis] * chunks[axis]
+        for first, clear in (
+            (True, after_first <= core_start[axis]),
+            (False, before_last >= core_stop[axis]),
+        ):
+            share = missing.take(0 if first else -1, axis).mean()
+            if clear and missing.shape[axis] > 1 and share > worst:
+                best, worst = (axis, first), share
+    return best
+
+
+def _mirror(voxels: NDArray, pad: list[tuple[int, int]]) -> NDArray:
+    if not any(before or after for before, after in pad):
+        return voxels
+    return np.pad(voxels, pad, mode="reflect" if min(voxels.shape) > 1 else "edge")
+
+
+def _white(dtype: np.dtype, path: Path) -> float:
+    """The value that stands for 1.0."""
+    if dtype.kind == "u":
+        return float(np.iinfo(dtype).max)
+    if dtype.kind == "f":
+        return 1.0
+    raise InputError(f"{path} is {dtype}, but raw is uint8, uint16 or float from 0 to 1")
+
+
+def _as_fine(stored: Sequence[float], wanted: Sequence[float]) -> bool:
+    return all(s <= w * (1 + TOLERANCE_VOXELS) for s, w in zip(stored, wanted, strict=True))
+
+
+def _multiscale_levels(path: Path, attributes: dict[str, Any]) -> list[Level]:
+    try:
+        multiscale = attributes["multiscales"][0]
+        axes = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscale["axes"]]
+        if axes != ["z", "y", "x"]:
+            raise InputError(f"{path}/.zattrs: axes are {axes}, but must be ['z', 'y', 'x']")
+        levels = []
+        for dataset in multiscale["datasets"]:
+            shape = _read_json(path / dataset["path"] / ".zarray")["shape"]
+            grid = _transformed_grid(dataset["coordinateTransformations"], shape)
+            levels.append(Level(path / dataset["path"], grid))
+    except InputError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}/.zattrs is not OME-NGFF 0.4 multiscale metadata "
+            f"({type(error).__name__}: {error}): a volume needs `multiscales` with axes z, y, x "
+            "and a scale per dataset, or is one array with `voxel_size` and `translation`"
+        ) from None
+    if not levels:
+        raise InputError(f"{path}/.zattrs: `multiscales` lists no datasets")
+    return levels
+
+
+def _transformed_grid(transformations: list[dict[str, Any]], shape: Sequence[int]) -> Grid:
+    scale: Sequence[float] | None = None
+    translation: Sequence[float] = (0.0, 0.0, 0.0)
+    for transformation in transformations:
+        if transformation["type"] == "scale":
+            scale = transformation["scale"]
+        elif transformation["type"] == "translation":
+            translation = transformation["translation"]
+    if scale is None:
+        raise KeyError("scale")
+    return Grid(tuple(scale), tuple(translation), tuple(shape))  # type: ignore[arg-type]
+
+
+def _array_grid(path: Path, attributes: dict[str, Any]) -> Grid:
+    shape = _read_json(path / ".zarray")["shape"]
+    try:
+        return Grid(attributes["voxel_size"], attributes["translation"], shape)
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}/.zattrs must hold `voxel_size` and `translation`, nm, z, y, x "
+            f"({type(error).__name__}: {error})"
+        ) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: the volume is incomplete") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON ({error})") from None
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1))

@@ -1,0 +1,25 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before NumPy or torch is imported: test arrays are small, and xdist's workers share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The folder with the Snakefile, the Makefile and ``src``."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared(repo_root: Path) -> Path:
+    """Real data and reference scores, in a folder beside the repository; not part of it."""
+    folder = repo_root.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}")
+    return folder

@@ -1,0 +1,112 @@
+"""How the evaluator places arrays on a crop's grid."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cellmap_pipeline import alignment
+from cellmap_pipeline.alignment import align
+from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.scoring import score_instance, score_semantic
+
+TARGET = Grid((8, 8, 8), (800, 160, 320), (6, 7, 8))
+
+
+def test_equals_the_official_evaluator_on_the_golden_cases(shared: Path) -> None:
+    volumes = np.load(shared / "golden" / "resampling_cases.npz")
+    cases = json.loads((shared / "golden" / "resampling_expected.json").read_text())
+    assert len(cases) == 12
+    for name, case in cases.items():
+        target = Grid(case["target_voxel_size"], case["target_translation"], case["target_shape"])
+        instance = is_instance(case["label"])
+        aligned = align(
+            volumes[f"{name}/source"], case["voxel_size"], case["translation"], target, instance
+        )
+        expected = volumes[f"{name}/aligned"]
+        assert aligned.dtype == expected.dtype, name
+        np.testing.assert_array_equal(aligned, expected, err_msg=name)
+        if instance:
+            score = score_instance(aligned, aligned, target.voxel_size)
+        else:
+            score = score_semantic(aligned, aligned)
+        assert score == case["score"], name
+
+
+def test_same_grid_is_left_alone() -> None:
+    array = np.random.default_rng(0).random(TARGET.shape)
+    placed = align(array, TARGET.voxel_size, TARGET.translation, TARGET, False)
+    np.testing.assert_array_equal(placed, array)
+
+
+@pytest.mark.parametrize(
+    ("shift", "voxels"), [(16, 2), (15.9, 1), (3, 0), (-8, -1), (-1, -1), (-9, -2)]
+)
+def test_translation_is_floored_to_whole_voxels(shift: float, voxels: int) -> None:
+    array = np.ones((1, 1, 8), np.uint8)
+    translation = (800, 160, 320 + shift)
+    placed = align(array, TARGET.voxel_size, translation, TARGET, True)
+    expected = np.zeros(TARGET.shape, np.uint8)
+    expected[0, 0, max(0, voxels) : 8 + min(0, voxels)] = 1
+    np.testing.assert_array_equal(placed, expected)
+
+
+def test_apart_from_the_crop_is_background() -> None:
+    array = np.ones(TARGET.shape, np.uint8)
+    for x in (-5000, 5000):
+        placed = align(array, TARGET.voxel_size, (800, 160, x), TARGET, True)
+        assert placed.shape == TARGET.shape
+        assert not placed.any()
+
+
+def test_ids_go_to_the_nearest_voxel_and_masks_above_one_half() -> None:
+    fine = np.zeros((12, 14, 16), np.uint16)
+    fine[:, :, 8:] = 700
+    ids = align(fine, (4, 4, 4), TARGET.translation, TARGET, True)
+    assert ids.dtype == np.uint16
+    np.testing.assert_array_equal(np.unique(ids[1:-1, 1:-1, :4]), [0])
+    np.testing.assert_array_equal(np.unique(ids[1:-1, 1:-1, 5:-1]), [700])
+    inside = align((fine > 0).astype(np.uint8), (4, 4, 4), TARGET.translation, TARGET, False)
+    assert inside.dtype == bool
+    assert not inside[:, :, :3].any()
+    assert inside[1:-1, 1:-1, 5:-1].all()
+
+
+def test_without_voxel_size_the_array_is_centred() -> None:
+    array = np.arange(1, 9, dtype=np.uint8).reshape(2, 2, 2)
+    placed = align(array, None, None, TARGET, True)
+    expected = np.zeros(TARGET.shape, np.uint8)
+    expected[2:4, 2:4, 3:5] = array
+    np.testing.assert_array_equal(placed, expected)
+    larger = np.arange(10 * 9 * 8).reshape(10, 9, 8)
+    np.testing.assert_array_equal(align(larger, None, None, TARGET, True), larger[2:8, 1:8])
+
+
+def test_large_arrays_are_resampled_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Grid((8, 8, 8), (0, 0, 0), (10, 10, 10))
+    fine = np.random.default_rng(1).integers(0, 99, (20, 20, 20)).astype(np.uint16)
+    whole = align(fine, (4, 4, 4), (0, 0, 0), target, True)
+    monkeypatch.setattr(alignment, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(alignment, "BLOCK", 8)
+    np.testing.assert_array_equal(align(fine, (4, 4, 4), (0, 0, 0), target, True), whole)
+    # A large array without a voxel size is taken to fill the crop.
+    np.testing.assert_array_equal(align(fine, None, (0, 0, 0), target, True), whole)
+    # A seam: each block of a semantic label is smoothed with background beyond its own edge.
+    solid = align(np.ones((20, 20, 20), np.uint8), (4, 4, 4), (0, 0, 0), target, False)
+    assert solid.dtype == bool
+    assert solid[1:3, 1:3, 1:3].all()
+
+
+def test_what_the_evaluator_stops_at() -> None:
+    with pytest.raises(ValueError, match="the evaluator stops above 4096"):
+        align(
+            np.zeros((10, 70, 70), np.uint8),
+            (1, 1, 1),
+            None,
+            Grid((8,) * 3, (0,) * 3, (2, 2, 2)),
+            True,
+        )
+    with pytest.raises(ValueError, match="three axes"):
+        align(np.zeros((1, 6, 7, 8), np.uint8), None, None, TARGET, True)

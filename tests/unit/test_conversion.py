@@ -1,0 +1,174 @@
+"""Labels and predictions of any kind brought into the submission's form."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+
+from cellmap_pipeline.checking import check
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.packaging import package
+from cellmap_pipeline.volumes import create
+
+GRID = Grid((8, 8, 8), (804, 160, 320), (70, 12, 10))
+
+
+def converted(
+    tmp_path: Path,
+    label: str,
+    voxels: NDArray[Any],
+    source: Grid = GRID,
+    attributes: dict[str, Any] | None = None,
+) -> NDArray[Any]:
+    """The voxels of the only label of a submission, which must have been converted."""
+    row = CropLabel(7, "a-1", label, GRID)
+    folder = tmp_path / str(len(list(tmp_path.iterdir())))
+    path = folder / "a-1" / "crop7" / label
+    array = zarr.open(str(path), mode="w", shape=voxels.shape, dtype=voxels.dtype, chunks=(64,) * 3)
+    array[:] = voxels
+    array.attrs.update(voxel_size=source.voxel_size, translation=source.translation)
+    array.attrs.update(attributes or {})
+    result = package(folder, [row], folder / "s.zip")
+    assert result["converted"] == [f"crop7/{label}"]
+    assert check(folder / "s.zip", [row]) == []
+    with zarr.ZipStore(str(folder / "s.zip"), mode="r") as store:
+        return zarr.open_group(store, mode="r")[f"crop7/{label}"][:]
+
+
+def mark(kind: str) -> dict[str, Any]:
+    return {"cellmap_pipeline": {"kind": kind}}
+
+
+def ramp(highest: float, dtype: str) -> NDArray[Any]:
+    return np.broadcast_to(np.linspace(0, highest, 70)[:, None, None], GRID.shape).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "highest", "packed"),
+    [("i8", 200, "u1"), ("i4", 300, "u2"), ("i8", 70_000, "u4"), ("i8", 2**40, "u8"),
+     ("f4", 300, "u2"), ("bool", 1, "u1")],
+)  # fmt: skip
+def test_ids_get_the_smallest_unsigned_type(
+    tmp_path: Path, dtype: str, highest: int, packed: str
+) -> None:
+    voxels = np.zeros(GRID.shape, dtype)
+    voxels[66:] = highest
+    result = converted(tmp_path, "mito", voxels)
+    assert result.dtype == packed
+    np.testing.assert_array_equal(result, voxels.astype("i8"))
+
+
+def test_masks_of_any_value_become_0_and_1(tmp_path: Path) -> None:
+    inside = ramp(1, "f8") > 0.3
+    for voxels in (inside, inside.astype("u1") * 255, inside.astype("i4"), inside.astype("f4")):
+        result = converted(tmp_path, "er", voxels)
+        assert result.dtype == np.uint8
+        np.testing.assert_array_equal(result, inside)
+
+
+def test_probabilities_are_cut_at_one_half(tmp_path: Path) -> None:
+    for voxels, expected in (
+        (ramp(255, "u1"), ramp(255, "u1") >= 128),
+        (ramp(65535, "u2"), ramp(65535, "u2") >= 32768),
+    ):
+        for label in ("er", "mito"):
+            result = converted(tmp_path, label, voxels, attributes=mark("probability"))
+            assert result.dtype == np.uint8
+            np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(converted(tmp_path, "er", ramp(1, "f4")), ramp(1, "f4") > 0.5)
+
+
+def test_ids_of_another_grid_go_to_the_nearest_voxel(tmp_path: Path) -> None:
+    # Half the voxel size; a coarse centre lies on the border of two fine voxels, the lower counts.
+    fine = GRID.at((4, 4, 4))
+    voxels = np.random.default_rng(0).integers(0, 500, fine.shape)
+    np.testing.assert_array_equal(converted(tmp_path, "mito", voxels, fine), voxels[::2, ::2, ::2])
+
+
+def test_masks_of_a_coarser_grid_are_interpolated(tmp_path: Path) -> None:
+    coarse = GRID.at((16, 16, 16))
+    voxels = np.zeros(coarse.shape, "u1")
+    voxels[10:] = 1
+    expected = np.zeros(GRID.shape)
+    expected[20:] = 1
+    np.testing.assert_array_equal(converted(tmp_path, "er", voxels, coarse), expected)
+
+
+@pytest.mark.parametrize("label", ["er", "mito"])
+def test_beyond_the_stored_extent_is_background(tmp_path: Path, label: str) -> None:
+    smaller = GRID.box((5, -2, 1), (30, 20, 4))
+    result = converted(tmp_path, label, np.ones(smaller.shape, "u1"), smaller)
+    expected = np.zeros(GRID.shape)
+    expected[5:35, :, 1:5] = 1
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_the_level_closest_to_the_crop_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "a-1" / "crop7" / "mito"
+    create(path, GRID.at((4, 4, 4)), "uint8")
+    create(tmp_path / "other", GRID, "uint8").write(ramp(9, "u1")).result()
+    (tmp_path / "other" / "s0").rename(path / "s1")
+    group = zarr.open_group(str(path))
+    levels = group.attrs["multiscales"]
+    scale = [{"type": "scale", "scale": [8, 8, 8]}]
+    translation = [{"type": "translation", "translation": list(GRID.translation)}]
+    levels[0]["datasets"].append({"path": "s1", "coordinateTransformations": scale + translation})
+    group.attrs["multiscales"] = levels
+    row = CropLabel(7, "a-1", "mito", GRID)
+    assert package(tmp_path / "in", [row], tmp_path / "s.zip")["copied"] == ["crop7/mito"]
+    with zarr.ZipStore(str(tmp_path / "s.zip"), mode="r") as store:
+        packed = zarr.open_group(store, mode="r")["crop7/mito"][:]
+    np.testing.assert_array_equal(packed, ramp(9, "u1"))
+
+
+def test_unknown_voxels_become_background(tmp_path: Path) -> None:
+    encoding = {"absent": 0, "present": 1, "unknown": 255}
+    attributes = {"cellmap": {"annotation": {"annotation_type": {"encoding": encoding}}}}
+    voxels = np.ones(GRID.shape, "u1")
+    voxels[5:] = 255
+    for label in ("er", "mito"):
+        result = converted(tmp_path, label, voxels, attributes=attributes)
+        np.testing.assert_array_equal(result, voxels == 1)
+
+
+@pytest.mark.parametrize(
+    ("label", "voxels", "kind", "message"),
+    [
+        ("mito", ramp(3, "f4"), None, "ids that are not whole numbers"),
+        ("mito", ramp(3, "i4") - 1, None, "ids that are not whole numbers"),
+        ("mito", np.full(GRID.shape, np.nan), None, "ids that are not whole numbers"),
+        ("mito", np.full(GRID.shape, np.inf), None, "ids that are not whole numbers"),
+        ("er", ramp(200, "u1"), None, "is a semantic class, but holds the values"),
+        ("er", ramp(200, "i2"), None, "is a semantic class, but holds the values"),
+        ("er", ramp(4, "f4") - 2, None, "apply the sigmoid"),
+        ("er", np.full(GRID.shape, np.nan), None, "apply the sigmoid"),
+        ("er", ramp(1, "u1"), "logits", "must be 'labels' or 'probability'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(
+    tmp_path: Path, label: str, voxels: NDArray[Any], kind: str | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        converted(tmp_path, label, voxels, attributes=mark(kind) if kind else None)
+    assert f"a-1/crop7/{label}" in str(error.value)
+    assert not list(tmp_path.rglob("*.zip"))
+
+
+def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
+    elsewhere = GRID.box((500, 0, 0), GRID.shape)
+    with pytest.raises(InputError, match="does not overlap crop 7"):
+        converted(tmp_path, "er", np.ones(GRID.shape, "u1"), elsewhere)
+
+
+def test_broken_chunks_are_named(tmp_path: Path) -> None:
+    row = CropLabel(7, "a-1", "er", GRID)
+    path = tmp_path / "in" / "a-1" / "crop7" / "er"
+    create(path, GRID, "uint8").write(np.ones(GRID.shape, "u1")).result()
+    (path / "s0" / "1" / "0" / "0").write_bytes(b"broken")
+    with pytest.raises(InputError, match="crop7/er/s0: cannot decode"):
+        package(tmp_path / "in", [row], tmp_path / "s.zip")

@@ -1,0 +1,179 @@
+import csv
+
+import numpy as np
+import pytest
+
+from cellmap_pipeline.datasplit import (
+    LabelledCrop,
+    SplitSettings,
+    find_crops,
+    make_datasplit,
+    read_datasplit,
+    split,
+)
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.volumes import create
+
+
+def labelled(tmp_path, number, present, start=0.0, dataset="a"):
+    grid = Grid((8, 8, 8), (start, 0, 0), (10, 10, 10))
+    return LabelledCrop(dataset, number, tmp_path / "a.zarr", "raw", f"crop{number}", grid, present)
+
+
+def write_crop(root, dataset, number, labels, voxel_size=8.0):
+    recon = root / dataset / f"{dataset}.zarr" / "recon-1"
+    for label, voxels in labels.items():
+        grid = Grid((voxel_size,) * 3, (number * 1000.0, 0, 0), voxels.shape)
+        path = recon / "labels/groundtruth" / f"crop{number}" / label
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create(path, grid, "uint8").write(voxels).result()
+
+
+def some(n):
+    voxels = np.zeros((10, 10, 10), np.uint8)
+    voxels.ravel()[:n] = 1
+    return voxels
+
+
+@pytest.fixture
+def data_root(tmp_path):
+    for number in range(1, 7):
+        write_crop(tmp_path, "a", number, {"mito": some(100), "nuc": some(10 * number)})
+    write_crop(tmp_path, "b", 7, {"mito": some(50)})
+    write_crop(tmp_path, "b", 8, {"mito": some(50)}, voxel_size=32)
+    return tmp_path
+
+
+def test_each_class_on_both_sides_near_the_wanted_share(tmp_path):
+    rng = np.random.default_rng(0)
+    crops = []
+    for number in range(40):
+        present = {c: float(rng.integers(1, 100)) for c in "abcdef" if rng.random() < 0.5}
+        crops.append(labelled(tmp_path, number, present or {"a": 1.0}, 1000.0 * number))
+    settings = SplitSettings(list("abcdef"), (8, 8, 8))
+    usage = split(crops, settings)
+    for label in "abcdef":
+        held = {
+            side: sum(
+                crop.present.get(label, 0)
+                for crop, use in zip(crops, usage, strict=True)
+                if use == side
+            )
+            for side in ("train", "validate")
+        }
+        assert held["train"] and held["validate"]
+        assert held["validate"] / sum(held.values()) == pytest.approx(0.15, abs=0.03)
+    assert split(crops, settings) == usage
+
+
+def test_a_class_of_one_crop_is_trained(tmp_path):
+    crops = [labelled(tmp_path, i, {"a": 10.0}, 1000.0 * i) for i in range(4)]
+    crops[2].present["rare"] = 5.0
+    usage = split(crops, SplitSettings(["a", "rare"], (8, 8, 8)))
+    assert usage[2] == "train"
+    assert set(usage) == {"train", "validate"}
+
+
+def test_overlapping_crops_stay_together(tmp_path):
+    crops = [
+        labelled(tmp_path, i, {"a": 10.0}, 40.0 * i if i < 3 else 1000.0 * i) for i in range(8)
+    ]
+    for seed in range(10):
+        usage = split(crops, SplitSettings(["a"], (8, 8, 8), seed=seed, validation_fraction=0.4))
+        assert len(set(usage[:3])) == 1
+
+
+def test_one_crop_cannot_be_split(tmp_path):
+    with pytest.raises(InputError, match="two labelled crops"):
+        split([labelled(tmp_path, 1, {"a": 1.0})], SplitSettings(["a"], (8, 8, 8)))
+
+
+def test_crops_are_found_with_what_they_hold(data_root):
+    crops = find_crops(data_root, SplitSettings(["nuc", "mito"], (8, 8, 8)))
+    assert [crop.name for crop in crops] == [f"a/crop{i}" for i in range(1, 7)] + ["b/crop7"]
+    assert crops[0].present == {"nuc": 10 * 8**3, "mito": 100 * 8**3}
+    assert crops[-1].present == {"mito": 50 * 8**3}
+
+
+def test_filters(data_root):
+    def names(**filters):
+        crops = find_crops(data_root, SplitSettings(["mito"], (8, 8, 8), **filters))
+        return [crop.crop for crop in crops]
+
+    assert names(datasets=["b"]) == [7]
+    assert names(crops=[2, 3]) == [2, 3]
+
+
+def test_a_class_without_data_says_what_there_is(data_root):
+    with pytest.raises(InputError, match="labelled voxel of golgi .* annotate: mito, nuc"):
+        find_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)))
+
+
+def test_written_in_the_challenges_form(data_root, tmp_path):
+    settings = SplitSettings(["nuc", "mito"], (8, 8, 8))
+    path, summary = tmp_path / "datasplit.csv", tmp_path / "summary.csv"
+    make_datasplit(data_root, settings, None, path, summary)
+    rows = list(csv.reader(path.open()))
+    assert {row[0] for row in rows} == {"train", "validate"}
+    zarr = str(data_root / "a/a.zarr")
+    assert rows[0][1:] == [
+        zarr, "recon-1/em/fibsem-uint8", zarr, "recon-1/labels/groundtruth/crop1/[nuc,mito]",
+    ]  # fmt: skip
+    table = {row["class"]: row for row in csv.DictReader(summary.open())}
+    assert int(table["mito"]["train_crops"]) + int(table["mito"]["validate_crops"]) == 7
+    again = tmp_path / "again.csv"
+    make_datasplit(data_root, settings, path, again, summary)
+    assert again.read_text() == path.read_text()
+
+
+def test_cellmap_data_opens_it(data_root, tmp_path):
+    from cellmap_data import CellMapDataSplit
+
+    path = tmp_path / "datasplit.csv"
+    settings = SplitSettings(["nuc", "mito"], (8, 8, 8))
+    make_datasplit(data_root, settings, None, path, tmp_path / "summary.csv")
+    rows = CellMapDataSplit._parse_csv(str(path))
+    ours = read_datasplit(path, settings.classes)
+    assert [row["raw"] for side in rows.values() for row in side] == [
+        str(raw) for side in rows for use, raw, *_ in ours if use == side
+    ]
+
+
+FORMS = {
+    "five": """\
+train,a.zarr,raw,a.zarr,"lab/crop1/[mito,er]"
+validate,a.zarr,raw,a.zarr,lab/crop2/[mito]
+""",
+    "three": """\
+train,a.zarr/raw,"a.zarr/lab/crop1/[mito,er]"
+validate,a.zarr/raw,a.zarr/lab/crop2/[mito]
+""",
+    "header": """\
+raw,label,usage
+a.zarr/raw,a.zarr/lab/crop1,train
+a.zarr/raw,a.zarr/lab/crop2/[mito],validate
+""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_say_the_same(form, tmp_path):
+    (tmp_path / "d.csv").write_text(FORMS[form])
+    (train, validate) = read_datasplit(tmp_path / "d.csv", ["mito"])
+    assert [str(part) for part in train[:3]] == ["train", "a.zarr/raw", "a.zarr/lab/crop1"]
+    assert train[3] == validate[3] == ["mito"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train,a,b\nvalidate,a\n", "line 2: 2 columns"),
+        ("test,a,b\n", "line 1: usage 'test'"),
+        ("train,a,b\n", "no row for 'validate'"),
+    ],
+)
+def test_bad_rows_have_their_line(text, message, tmp_path):
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_datasplit(tmp_path / "d.csv", ["mito"])

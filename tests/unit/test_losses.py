@@ -1,0 +1,213 @@
+import math
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.losses import DiceLoss, FocalLoss, TverskyLoss
+
+from cellmap_pipeline.config import LossName
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.losses import LOSSES, SMOOTH, build_loss
+
+SHAPE = (2, 3, 4, 5, 6)
+NAN = float("nan")
+
+
+@pytest.fixture
+def batch():
+    """Logits and whole targets."""
+    generator = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(SHAPE, generator=generator)
+    target = (torch.rand(SHAPE, generator=generator) < 0.3).float()
+    return logits.requires_grad_(), target
+
+
+def hide(target, share=0.4, seed=2):
+    """The target with some of its voxels unknown."""
+    hidden = torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) < share
+    return torch.where(hidden, NAN, target)
+
+
+def by_hand(name, logits, target, weights=None):
+    """The definition, voxel by voxel known and class by class."""
+    channels = range(target.shape[1])
+    weights = weights or [1.0] * len(channels)
+    total, shares = 0.0, 0.0
+    for c in channels:
+        known = ~target[:, c].isnan()
+        p, t = logits[:, c][known].double().sigmoid(), target[:, c][known].double()
+        if not len(p):
+            continue
+        right = torch.where(t == 1, p, 1 - p)
+        tp, fp, fn = (p * t).sum(), (p * (1 - t)).sum(), ((1 - p) * t).sum()
+        if name == "bce":
+            losses, share = -right.log().sum(), len(p)
+        elif name == "focal":
+            losses, share = (-((1 - right) ** 2) * right.log()).sum(), len(p)
+        elif name == "dice":
+            losses, share = 1 - (2 * tp + SMOOTH) / (2 * tp + fp + fn + SMOOTH), 1
+        else:
+            losses, share = 1 - (tp + SMOOTH) / (tp + 0.3 * fp + 0.7 * fn + SMOOTH), 1
+        total += weights[c] * losses
+        shares += weights[c] * share
+    return float(total / shares)
+
+
+def test_the_configuration_allows_just_these_losses():
+    assert set(get_args(LossName)) == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", ["bce", "dice", "focal", "tversky"])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
+def test_masked_losses_are_their_definition(batch, name, weights):
+    logits, target = batch
+    target = hide(target)
+    target[:, 1] = NAN
+    found = build_loss(name, weights)(logits, target).item()
+    assert found == pytest.approx(by_hand(name, logits.detach(), target, weights), rel=1e-5)
+
+
+def test_whole_targets_give_what_monai_gives(batch):
+    logits, target = batch
+    smooth = {"smooth_nr": SMOOTH, "smooth_dr": SMOOTH}
+    references = {
+        "dice": DiceLoss(sigmoid=True, batch=True, **smooth),
+        "tversky": TverskyLoss(sigmoid=True, batch=True, alpha=0.3, beta=0.7, **smooth),
+        "focal": FocalLoss(),
+        "bce": torch.nn.BCEWithLogitsLoss(),
+    }
+    for name, reference in references.items():
+        torch.testing.assert_close(build_loss(name)(logits, target), reference(logits, target))
+
+
+def test_weights_of_classes_are_those_of_monai(batch):
+    logits, target = batch
+    weights = [0.5, 1.0, 1.5]
+    reference = DiceLoss(
+        sigmoid=True, batch=True, smooth_nr=SMOOTH, smooth_dr=SMOOTH, weight=weights
+    )
+    torch.testing.assert_close(
+        build_loss("dice", weights)(logits, target), reference(logits, target)
+    )
+    # Only their ratios matter.
+    torch.testing.assert_close(
+        build_loss("bce", weights)(logits, target), build_loss("bce", [1, 2, 3])(logits, target)
+    )
+
+
+def test_sums_are_weighted(batch):
+    logits, target = batch
+    target = hide(target)
+    each = {name: build_loss(name)(logits, target) for name in LOSSES}
+    both = build_loss({"dice": 1, "bce": 0.5})(logits, target)
+    torch.testing.assert_close(both, each["dice"] + 0.5 * each["bce"])
+    torch.testing.assert_close(each["dice_bce"], each["dice"] + each["bce"])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(value=st.sampled_from([-50.0, 0.0, 7.0, math.inf, math.nan]), seed=st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_logits_of_unknown_voxels_change_nothing(name, value, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(1, 2, 3, 3, 3, generator=generator)
+    target = hide((torch.rand(1, 2, 3, 3, 3, generator=generator) < 0.5).float(), seed=seed)
+    unknown = target.isnan()
+    plain, changed = logits.clone(), logits.clone()
+    changed[unknown] = value
+    gradients = []
+    for tensor in (plain, changed):
+        loss = build_loss(name)(tensor.requires_grad_(), target)
+        loss.backward()
+        gradients.append(tensor.grad)
+    assert torch.equal(*gradients)
+    assert (gradients[0][unknown] == 0).all()
+    assert gradients[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_patch_with_nothing_known_costs_nothing(name):
+    logits = [torch.randn(1, 2, n, n, n, requires_grad=True) for n in (4, 2)]
+    target = torch.full((1, 2, 4, 4, 4), NAN)
+    loss = build_loss(name, [1, 3])(logits, target)
+    loss.backward()
+    assert loss.item() == 0
+    assert all((scale.grad == 0).all() for scale in logits)
+
+
+@pytest.mark.parametrize("name", ["dice", "tversky"])
+@pytest.mark.parametrize("logit", [-30.0, -10.0, -3.0, 0.0, 10.0])
+def test_absent_classes_do_not_explode(name, logit):
+    logits = torch.full((1, 1, 8, 8, 8), logit, requires_grad=True)
+    loss = build_loss(name)(logits, torch.zeros_like(logits))
+    loss.backward()
+    assert 0 <= loss.item() <= 1
+    assert logits.grad.abs().sum() <= 0.25 + 1e-6
+    if logit == -30:
+        assert loss.item() < 1e-6
+
+
+def test_deep_supervision_halves_its_weights_and_takes_the_nearest_target(batch):
+    logits, target = batch
+    target = hide(target[..., :4, :4])
+    logits = logits.detach()[..., :4, :4]
+    half = torch.randn(2, 3, 2, 2, 2, generator=torch.Generator().manual_seed(3))
+    quarter = half[..., :1, :1, :1]
+    loss = build_loss("dice_bce")
+    # Nearest to the middle of a coarse voxel is the fine voxel just past it.
+    expected = (
+        loss(logits, target)
+        + loss(half, target[..., 1::2, 1::2, 1::2]) / 2
+        + loss(quarter, target[..., 2::4, 2::4, 2::4]) / 4
+    ) / (1 + 1 / 2 + 1 / 4)
+    torch.testing.assert_close(loss([logits, half, quarter], target), expected)
+    torch.testing.assert_close(loss([logits], target), loss(logits, target))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_of_half_precision_logits_do_not_overflow(dtype):
+    # 200,000 voxels: their sum is beyond float16.
+    logits = torch.full((1, 1, 2, 320, 320), 4.0, dtype=dtype)
+    loss = build_loss("dice_bce")(logits, torch.ones(logits.shape))
+    p = 1 / (1 + math.exp(-4))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(-math.log(p) + (1 - 2 * p / (1 + p)), rel=1e-3)
+
+
+def test_gradients_are_those_of_the_values():
+    logits = torch.randn(1, 2, 2, 2, 2, dtype=torch.float32, requires_grad=True)
+    target = hide((torch.rand(logits.shape) < 0.5).float())
+    for name in LOSSES:
+        loss = build_loss(name, [1, 2])
+        (gradient,) = torch.autograd.grad(loss(logits, target), logits)
+        step = 1e-2 * torch.randn(logits.shape)
+        with torch.no_grad():
+            rise = loss(logits + step, target) - loss(logits - step, target)
+        assert rise.item() == pytest.approx(2 * (gradient * step).sum().item(), abs=2e-4)
+
+
+def test_class_weights_are_not_part_of_a_checkpoint():
+    loss = build_loss("bce", [1, 2])
+    assert not loss.state_dict()
+    assert loss.class_weights is not None
+
+
+@pytest.mark.parametrize(
+    ("loss", "class_weights", "message"),
+    [
+        ("dise", None, "there is no 'dise'; choose from bce, dice"),
+        ({"dice": 1, "mse": 1}, None, "there is no 'mse'"),
+        ({}, None, "empty mapping"),
+        ({"dice": 0}, None, "weights must be positive"),
+        ("bce", [1.0, -1.0], "class weights must be positive"),
+    ],
+)
+def test_wrong_losses_are_told_in_words(loss, class_weights, message):
+    with pytest.raises(InputError, match=message):
+        build_loss(loss, class_weights)
+
+
+def test_shapes_that_differ_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        build_loss("bce")(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 2, 2, 2, 2))

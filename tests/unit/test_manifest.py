@@ -1,0 +1,100 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import (
+    COLUMNS,
+    CropLabel,
+    local_manifest,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+)
+
+HEADER = ",".join(COLUMNS)
+GOOD = "4,jrc_a-1,mito,[1.74;2.0;2.0],[23837.13;7599.0;35999.0],[600;500;400]"
+
+numbers = st.floats(0.5, 1e5).map(lambda v: round(v, 2))
+rows = st.builds(
+    CropLabel,
+    st.integers(0, 10_000),
+    st.just("jrc_a-1"),
+    st.sampled_from(["mito", "er_mem_all", "nuc"]),
+    st.builds(
+        Grid,
+        st.tuples(numbers, numbers, numbers),
+        st.tuples(numbers, numbers, numbers),
+        st.tuples(*[st.integers(1, 2000)] * 3),
+    ),
+)
+
+
+def test_a_row_of_the_challenge():
+    (row,) = parse_manifest(f"{HEADER}\n{GOOD}\n", "m.csv")
+    grid = Grid((1.74, 2, 2), (23837.13, 7599, 35999), (600, 500, 400))
+    assert row == CropLabel(4, "jrc_a-1", "mito", grid)
+
+
+@given(st.lists(rows, min_size=1, unique_by=lambda row: (row.crop, row.label)))
+def test_written_and_read_again(tmp_path_factory, manifest):
+    path = tmp_path_factory.mktemp("manifest") / "m.csv"
+    write_manifest(manifest, path)
+    assert read_manifest(path) == manifest
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: the header"),
+        ("a,b,c\n", "line 1: the header"),
+        (f"{HEADER}\n", "has no rows"),
+        (f"{HEADER}\n{GOOD}\n{GOOD}\n", "line 3: crop 4, label mito stands in line 2"),
+        (f"{HEADER}\n{GOOD},1\n", "line 2: 7 fields"),
+        (f"{HEADER}\n{GOOD.replace('4,', 'x,', 1)}\n", "crop_name 'x'"),
+        (f"{HEADER}\n{GOOD.replace('mito', '../mito')}\n", "class_label '../mito'"),
+        (f"{HEADER}\n{GOOD.replace('jrc_a-1', 'a/b')}\n", "dataset 'a/b'"),
+        (f"{HEADER}\n{GOOD.replace('1.74', '-1.74')}\n", "voxel sizes are positive"),
+        (f"{HEADER}\n{GOOD.replace('600', '0')}\n", "shapes are positive"),
+        (f"{HEADER}\n{GOOD.replace('[600;500;400]', '[600;500]')}\n", "three axes"),
+        (f"{HEADER}\n{GOOD.replace('600', '6.5')}\n", "6.5"),
+        (f"{HEADER}\n{GOOD.replace('[600;500;400]', '600;500;400')}\n", "[z;y;x]"),
+        (
+            f"{HEADER}\n{GOOD}\n{GOOD.replace('jrc_a-1', 'jrc_b-1').replace('mito', 'er')}\n",
+            "crop 4 is of dataset jrc_b-1 here and of jrc_a-1",
+        ),
+    ],
+)
+def test_bad_manifests_say_where_and_what(text, message):
+    with pytest.raises(InputError) as error:
+        parse_manifest(text, "m.csv")
+    assert str(error.value).startswith("m.csv")
+    assert message in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_manifest(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_manifest(tmp_path)
+    (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
+    with pytest.raises(InputError, match="UTF-8"):
+        read_manifest(tmp_path / "latin.csv")
+
+
+def test_a_url_is_read_once_and_kept(tmp_path):
+    source = tmp_path / "served.csv"
+    source.write_text(f"{HEADER}\n{GOOD}\n")
+    kept = local_manifest(source.as_uri(), tmp_path / "inputs")
+    source.unlink()
+    assert local_manifest(source.as_uri(), tmp_path / "inputs") == kept
+    assert len(read_manifest(kept)) == 1
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        local_manifest(source.as_uri(), tmp_path / "elsewhere")
+
+
+def test_the_challenges_own_manifest(shared):
+    rows = read_manifest(shared / "data/challenge/test_crop_manifest.csv")
+    assert len(rows) == 413
+    assert len({row.crop for row in rows}) == 16

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.resampling import resample, resample_nearest
+
+rng = np.random.default_rng(0)
+
+
+def ramp(grid):
+    """World position along x at each voxel's centre."""
+    x = grid.translation[2] + grid.voxel_size[2] * np.arange(grid.shape[2])
+    return np.broadcast_to(x, grid.shape).astype(np.float32)
+
+
+def test_the_same_grid_changes_nothing():
+    grid = Grid((2, 3, 4), (5, 6, 7), (4, 5, 6))
+    values = rng.random(grid.shape, np.float32)
+    assert np.array_equal(resample(values, grid, grid), values)
+    assert np.array_equal(resample_nearest(values, grid, grid), values)
+
+
+def test_twice_as_coarse_is_the_mean_of_eight():
+    grid = Grid((1, 1, 1), (0, 0, 0), (8, 6, 4))
+    values = rng.random(grid.shape, np.float32)
+    mean = values.reshape(4, 2, 3, 2, 2, 2).mean(axis=(1, 3, 5))
+    assert np.allclose(resample(values, grid, grid.at((2, 2, 2))), mean)
+
+
+def test_a_shift_of_whole_voxels_is_a_slice():
+    grid = Grid((4, 4, 4), (0, 0, 0), (8, 8, 8))
+    values = rng.integers(0, 255, grid.shape).astype(np.uint8)
+    box = grid.box((1, 2, 3), (4, 4, 4))
+    assert np.array_equal(resample(values, grid, box), values[1:5, 2:6, 3:7])
+    assert np.array_equal(resample_nearest(values, grid, box), values[1:5, 2:6, 3:7])
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(*[st.sampled_from([1.74, 3.48, 4.0, 6.96, 8.0, 16.0])] * 3),
+    st.tuples(*[st.integers(-8, 8)] * 3),
+)
+def test_a_ramp_stays_a_ramp_inside(voxel_size, shift):
+    source = Grid((4, 4, 4), (100, 100, 100), (40, 40, 40))
+    target = Grid(voxel_size, tuple(160 + s / 2 for s in shift), (4, 4, 4))
+    # Overlap-weighted means of steps are off a line by less than a tenth of a source voxel.
+    assert np.allclose(resample(ramp(source), source, target), ramp(target), atol=0.4)
+
+
+@settings(deadline=None)
+@given(st.tuples(*[st.floats(0.3, 4)] * 3), st.tuples(*[st.floats(-9, 9)] * 3))
+def test_values_stay_within_their_range(voxel_size, translation):
+    source = Grid((1, 1, 1), (0, 0, 0), (5, 6, 7))
+    values = rng.random(source.shape, np.float32)
+    target = Grid(voxel_size, translation, (4, 5, 6))
+    result = resample(values, source, target)
+    assert result.min() >= values.min() - 1e-6
+    assert result.max() <= values.max() + 1e-6
+
+
+def test_nearest_takes_the_lower_of_two():
+    source = Grid((1, 1, 1), (0, 0, 0), (4, 4, 4))
+    ids = np.arange(64).reshape(4, 4, 4)
+    assert np.array_equal(
+        resample_nearest(ids, source, source.at((2, 2, 2))), ids[0::2, 0::2, 0::2]
+    )
+    half = source.at((0.5, 0.5, 0.5))
+    expected = ids.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    assert np.array_equal(resample_nearest(ids, source, half), expected)
+
+
+def test_a_wrong_grid_is_refused():
+    with pytest.raises(ValueError):
+        resample(np.zeros((2, 2, 2)), Grid((1, 1, 1), (0, 0, 0), (2, 2, 3)), None)

@@ -1,0 +1,102 @@
+"""Runs of Snakemake in folders of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cellmap_pipeline.demo import make_demo
+
+# Small enough that a whole run takes a minute or two.
+TINY = {
+    "classes": ["nuc", "mito", "pm"],
+    "voxel_size": 8,
+    "model": {"architecture": "monai_basic_unet3d", "features": [4, 4, 8, 8, 8, 4]},
+    "patch_size": 32,
+    "batch_size": 1,
+    "epochs": 1,
+    "iterations_per_epoch": 8,
+    "validation_iterations": 2,
+    "accumulate_grad_batches": 1,
+    "learning_rate": 1e-2,
+    "num_workers": 0,
+    "augment": {"rotate90": False},
+    "inference": {"overlap": 0.25},
+}
+
+
+@dataclass
+class Run:
+    """A working directory with a configuration, and Snakemake to run in it."""
+
+    folder: Path
+    root: Path
+
+    def configure(self, **changes: object) -> None:
+        """Write config/config.yaml with these keys changed."""
+        path = self.folder / "config/config.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+    def train(self, name: str, **changes: object) -> None:
+        """Write the file of training `name`: the tiny one with these keys changed."""
+        path = self.folder / f"config/training/{name}.yaml"
+        path.write_text(yaml.safe_dump(TINY | changes))
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here; its output is both streams together."""
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--snakefile", self.root / "Snakefile",
+             "--profile", self.root / "profiles/local", "--cores", "2", *arguments],
+            cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout
+        return done
+
+    def planned(self, *targets: str) -> dict[str, int]:
+        """How many jobs of each rule a run would do now."""
+        output = self.snakemake("--dry-run", *targets).stdout
+        table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", output, re.S)
+        lines = table[1].splitlines() if table else []
+        jobs = dict(line.split() for line in lines)
+        jobs.pop("total", None)
+        return {rule: int(count) for rule, count in jobs.items()}
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small demo data."""
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    make_demo(folder, size="small", progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_run(
+    small_data: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
+) -> Callable[[], Run]:
+    """Make a working directory configured for the tiny training on the small demo data."""
+
+    def make() -> Run:
+        folder = tmp_path_factory.mktemp("run")
+        (folder / "config/training").mkdir(parents=True)
+        run = Run(folder, repo_root)
+        config = {
+            "data_root": str(small_data),
+            "test_crops": str(small_data / "test_crop_manifest.csv"),
+            "ground_truth": str(small_data / "ground_truth.zarr"),
+            "trainings": ["tiny"],
+        }
+        (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
+        run.train("tiny")
+        return run
+
+    return make

@@ -1,0 +1,77 @@
+"""What Snakemake says to configurations, good and bad, without running a job."""
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def run(new_run):
+    return new_run()
+
+
+@pytest.mark.parametrize("name", ["mednext_cos7", "mednext_mito", "monai_unet_quick"])
+def test_the_reference_configurations_plan(run, name):
+    run.configure(trainings=[name])
+    assert run.planned("submission.zip")["train"] == 1
+
+
+def test_plans_without_the_data_being_there(run):
+    run.configure(data_root="nowhere", ground_truth="nowhere.zarr")
+    assert run.planned("all")["train"] == 1
+    done = run.snakemake("all", check=False)
+    assert done.returncode != 0
+    assert "data_root: nowhere does not exist" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def write(path, text):
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: run.configure(data_rot="x"), "data_rot: unknown key"),
+        (lambda run: run.configure(trainings=["none"]), "there is no file for 'none'"),
+        (lambda run: run.configure(test_crops="none.csv"), "none.csv does not exist"),
+        (lambda run: run.train("tiny", epochs=-1), "tiny.yaml: epochs"),
+        (lambda run: run.train("tiny", patch_size=33), "tiny.yaml: patch_size"),
+        (
+            lambda run: write(run.folder / "config/training/tiny.yaml", "a:\n\t- b"),
+            "tiny.yaml is not YAML",
+        ),
+    ],
+)
+def test_bad_configurations_end_with_one_message(run, spoil, message):
+    spoil(run)
+    done = run.snakemake("--dry-run", check=False)
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_what_only_the_data_show_ends_in_the_first_job(run, small_data):
+    run.train("tiny", classes=["mito", "golgi"])
+    run.configure(submission={"classes": ["mito"]})
+    done = run.snakemake("all", check=False)
+    assert done.returncode != 0
+    assert "holds a labelled voxel of golgi" in done.stdout
+    assert not (run.folder / "results/tiny").exists()
+
+
+def test_missing_raw_ends_in_the_first_job(run, small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+    for raw in (tmp_path / "data").glob("*/*.zarr/recon-1/em/fibsem-uint8/s*"):
+        for chunk in list(raw.glob("*"))[:2]:
+            if chunk.is_dir():
+                shutil.rmtree(chunk)
+    run.configure(data_root=str(tmp_path / "data"))
+    done = run.snakemake("all", check=False)
+    assert done.returncode != 0
+    assert "missing" in done.stdout
+    assert not (run.folder / "results/tiny").exists()
+
+
+def test_the_workflow_catalogues_snakefile(run):
+    run.snakemake("--snakefile", str(run.root / "workflow/Snakefile"), "--dry-run")

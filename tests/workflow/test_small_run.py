@@ -1,0 +1,117 @@
+"""The whole workflow on the small demo data, and what a changed configuration runs again."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from cellmap_pipeline.checking import check
+from cellmap_pipeline.cli import main
+from cellmap_pipeline.manifest import read_manifest
+from cellmap_pipeline.volumes import Volume
+
+RETRAINED = {"train", "validate", "predict", "select", "segment", "package", "score"}
+
+
+@pytest.fixture(scope="module")
+def run(new_run):
+    """A finished run."""
+    made = new_run()
+    made.snakemake("all")
+    return made
+
+
+@pytest.fixture
+def changed(run):
+    """The finished run, whose configuration is put back afterwards."""
+    kept = run.folder / "kept"
+    shutil.copytree(run.folder / "config", kept)
+    yield run
+    shutil.rmtree(run.folder / "config")
+    kept.rename(run.folder / "config")
+
+
+def stages(planned):
+    """Of planned jobs, the rules that are not figures and reports."""
+    return {
+        rule for rule in planned
+        if rule in RETRAINED | {"check_inputs", "datasplit"}
+    }  # fmt: skip
+
+
+def test_the_submission_is_what_the_manifest_asks_for(run, small_data):
+    rows = read_manifest(small_data / "test_crop_manifest.csv")
+    problems = check(run.folder / "submission.zip", rows)
+    lacking = {row.label for row in rows} - {"nuc", "mito", "pm"}
+    assert {problem.label for problem in problems} <= lacking
+    assert not [problem for problem in problems if problem.severity == "rejected"]
+
+
+def test_scores_and_report_are_there(run):
+    scores = json.loads((run.folder / "scores.json").read_text())
+    assert 0 <= scores["overall_score"] <= 1
+    assert set(scores["label_scores"]) >= {"nuc", "mito", "pm"}
+    assert "<html" in (run.folder / "report.html").read_text()[:1000]
+    assert "flowchart" in (run.folder / "dag.mmd").read_text()
+
+
+def test_predictions_lie_on_the_manifests_grids(run, small_data):
+    for row in read_manifest(small_data / "test_crop_manifest.csv"):
+        if row.label in ("nuc", "mito", "pm"):
+            folder = run.folder / f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
+            (level,) = Volume.open(folder / row.label).levels
+            assert level.grid == row.grid
+            assert level.metadata["dtype"] == "|u1"
+
+
+def test_a_second_run_finds_nothing_to_do(run):
+    assert run.planned("all") == {}
+    assert "Nothing to be done" in run.snakemake("all").stdout
+
+
+def test_the_folder_of_segmentations_is_packaged_by_one_command(run, small_data, tmp_path, capsys):
+    output = tmp_path / "own.zip"
+    manifest = str(small_data / "test_crop_manifest.csv")
+    folder = str(run.folder / "results/segmentations")
+    code = main(["package", folder, "--manifest", manifest, "--output", str(output)])
+    assert code == 2  # labels that the tiny training does not predict cost score
+    assert "missing" in capsys.readouterr().out
+    assert output.read_bytes() == (run.folder / "submission.zip").read_bytes()
+
+
+def test_a_training_parameter_retrains(changed):
+    changed.train("tiny", learning_rate=2e-2)
+    assert stages(changed.planned("all")) == RETRAINED
+
+
+def test_a_threshold_only_resegments(changed):
+    changed.train("tiny", postprocess={"pm": {"threshold": 0.7}})
+    planned = changed.planned("all")
+    assert stages(planned) == {"segment", "package", "score"}
+    assert planned["segment"] < changed.planned("--forcerun", "segment", "all")["segment"]
+
+
+def test_a_logging_option_reruns_nothing(changed):
+    changed.train("tiny", log_every_steps=3, num_workers=1)
+    assert changed.planned("all") == {}
+
+
+def test_inference_settings_only_repredict(changed):
+    changed.train("tiny", inference={"overlap": 0.5})
+    assert stages(changed.planned("all")) == RETRAINED - {"train"}
+
+
+def test_touched_data_and_scripts_rerun_nothing(changed, small_data):
+    os.utime(small_data / "test_crop_manifest.csv")
+    for path in small_data.rglob(".zattrs"):
+        os.utime(path)
+    assert changed.planned("all") == {}
+
+
+def test_one_crop_is_a_target(run, small_data):
+    row = read_manifest(small_data / "test_crop_manifest.csv")[0]
+    path = f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
+    assert run.planned("--forcerun", "predict", "--", path) == {"predict": 1}
+    planned = run.planned("--forcerun", "predict", "--", f"crop{row.crop}")
+    assert planned == {"predict": 1, f"crop{row.crop}": 1}

@@ -1,0 +1,22 @@
+"""Decide which crops train and which validate.
+
+In: the data folder (by params), or a CSV of the user's own.
+Out: datasplit.csv (the challenge's five columns), datasplit_summary.csv (per class).
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.datasplit import SplitSettings, make_datasplit
+    from cellmap_pipeline.plan import DATASPLIT_KEYS
+
+    cfg = snakemake.params.cfg
+    make_datasplit(
+        Path(cfg["data_root"]),
+        SplitSettings(**{key: cfg[key] for key in DATASPLIT_KEYS}),
+        Path(snakemake.input.own) if snakemake.input.own else None,
+        Path(snakemake.output.split),
+        Path(snakemake.output.summary),
+    )

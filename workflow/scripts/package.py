@@ -1,0 +1,26 @@
+"""Put submission.zip together and read it back against the manifest.
+
+In: the segmentations, and by params the manifest's rows and which of them are made.
+Out: submission.zip, and submission_check.json, what the check has to say.
+"""
+
+from cellmap_pipeline.jobs import job, write_json
+
+with job(snakemake.log[0]):
+    import logging
+    from dataclasses import asdict
+
+    from cellmap_pipeline.checking import check
+    from cellmap_pipeline.errors import InputError
+    from cellmap_pipeline.packaging import package
+    from cellmap_pipeline.plan import crop_label
+
+    rows = snakemake.params.cfg["rows"]
+    made = [crop_label(row) for row in rows if row["made"]]
+    package(snakemake.params.segmentations, made, snakemake.output.zip)
+    problems = check(snakemake.output.zip, [crop_label(row) for row in rows])
+    for problem in problems:
+        logging.warning("%s", problem)
+    if any(problem.severity == "rejected" for problem in problems):
+        raise InputError("the submission would be rejected: see the messages above")
+    write_json([asdict(problem) for problem in problems], snakemake.output.check)

@@ -1,0 +1,24 @@
+"""Draw slices through a test crop with its labels over the raw.
+
+In: the crop's labels, and by params its raw and its truth, where known. Out: a PNG.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.datasplit import raw_path
+    from cellmap_pipeline.figures_crop import plot_crop
+    from cellmap_pipeline.plan import crop_label
+    from cellmap_pipeline.volumes import Volume
+
+    cfg = snakemake.params.cfg
+    truth = cfg["ground_truth"]
+    plot_crop(
+        Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
+        [crop_label(row) for row in cfg["rows"]],
+        Path(snakemake.input[0]).parent,
+        Path(truth) / f"crop{snakemake.wildcards.crop}" if truth else None,
+        Path(snakemake.output[0]),
+    )

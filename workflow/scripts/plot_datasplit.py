@@ -1,0 +1,13 @@
+"""Draw how much each class trains and validates on.
+
+In: datasplit_summary.csv. Out: a PNG.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.figures_training import plot_datasplit
+
+    plot_datasplit(Path(snakemake.input[0]), Path(snakemake.output[0]))

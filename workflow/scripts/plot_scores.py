@@ -1,0 +1,13 @@
+"""Draw the official scores of the submission.
+
+In: scores.csv. Out: a PNG.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.figures_scores import plot_scores
+
+    plot_scores(Path(snakemake.input[0]), Path(snakemake.output[0]))

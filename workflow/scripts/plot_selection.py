@@ -1,0 +1,13 @@
+"""Draw which training was chosen for which label, and by which scores.
+
+In: selection.csv. Out: a PNG.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.figures_scores import plot_selection
+
+    plot_selection(Path(snakemake.input[0]), Path(snakemake.output[0]))

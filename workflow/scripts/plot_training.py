@@ -1,0 +1,13 @@
+"""Draw the curves of a training.
+
+In: metrics.csv, which the training keeps in `training/` beside its model.ckpt. Out: a PNG.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.figures_training import plot_training
+
+    plot_training(Path(snakemake.params.metrics), Path(snakemake.output[0]))

@@ -1,0 +1,13 @@
+"""Draw the scores of a training on its validation crops.
+
+In: the validation's scores.json. Out: a PNG.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.figures_scores import plot_validation
+
+    plot_validation(Path(snakemake.input[0]), Path(snakemake.output[0]))

@@ -1,0 +1,30 @@
+"""Predict all labels of a test crop in one pass.
+
+In: model.ckpt, and by params the manifest's rows of the crop.
+Out: a folder with a group per label: its probability on the label's own grid, uint8.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    import torch
+
+    from cellmap_pipeline.config import Inference
+    from cellmap_pipeline.datasplit import raw_path
+    from cellmap_pipeline.plan import INFERENCE_KEYS, crop_label
+    from cellmap_pipeline.prediction import load_for_inference, predict_crop
+    from cellmap_pipeline.volumes import Volume
+
+    torch.set_num_threads(snakemake.threads)
+    cfg = snakemake.params.cfg
+    settings = {key: cfg[key] for key in INFERENCE_KEYS}
+    inference = Inference.model_validate(settings | snakemake.params.options)
+    predict_crop(
+        load_for_inference(Path(snakemake.input.checkpoint), inference),
+        Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
+        [crop_label(row) for row in cfg["rows"]],
+        Path(snakemake.output[0]),
+        inference,
+    )

@@ -1,0 +1,24 @@
+"""Draw the rule graph of the run.
+
+In: the Snakefile and the configuration of the run. Out: dag.mmd as Snakemake writes it (mermaid),
+and dag.svg where graphviz is there.
+"""
+
+import subprocess
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.report import run_snakemake
+
+    def rule_graph(form):
+        return run_snakemake(
+            **snakemake.params.again, config=snakemake.config, arguments=["--rulegraph", form]
+        )
+
+    Path(snakemake.output.mmd).write_text(rule_graph("mermaid-js"))
+    svg = snakemake.output.get("svg")
+    if svg:
+        command = ["dot", "-Tsvg", "-o", svg]
+        subprocess.run(command, input=rule_graph("dot"), text=True, check=True)

@@ -1,0 +1,22 @@
+"""Score the submission as the official evaluator does.
+
+In: submission.zip, and by params the ground truth. Out: scores.json, scores.csv.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job, write_json
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.plan import crop_label
+    from cellmap_pipeline.scoring import score_submission, write_csv
+
+    cfg = snakemake.params.cfg
+    scores = score_submission(
+        Path(snakemake.input[0]),
+        Path(cfg["ground_truth"]),
+        [crop_label(row) for row in cfg["rows"]],
+        workers=snakemake.threads,
+    )
+    write_json(scores, snakemake.output.json)
+    write_csv(scores, snakemake.output.csv)

@@ -1,0 +1,20 @@
+"""Choose per label and voxel size the training whose prediction is submitted.
+
+In: validation scores of all trainings.
+Out: selection.csv.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.plan import crop_label
+    from cellmap_pipeline.selection import read_scores, select_map, selection_table, write_selection
+
+    cfg = snakemake.params.cfg
+    paths = dict(zip(cfg["trainings"], map(Path, snakemake.input.scores), strict=True))
+    rows = [(crop_label(row), row["sources"]) for row in cfg["rows"]]
+    table = selection_table(rows, cfg["select"], read_scores(paths))
+    write_selection(table, Path(snakemake.output[0]))
+    print(select_map(table))

@@ -1,0 +1,23 @@
+"""Train a network.
+
+In: datasplit.csv, and by params the training's settings.
+Out: model.ckpt, the best checkpoint. Beside it `training/` keeps what a stopped job goes on from.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.config import Training
+    from cellmap_pipeline.plan import TRAIN_KEYS
+    from cellmap_pipeline.training import train
+
+    settings = {key: snakemake.params.cfg[key] for key in TRAIN_KEYS}
+    train(
+        Training.model_validate(settings | snakemake.params.options),
+        datasplit=Path(snakemake.input.split),
+        state=Path(snakemake.params.state) / "training",
+        checkpoint=Path(snakemake.output[0]),
+        threads=snakemake.threads,
+    )
