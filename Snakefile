@@ -26,6 +26,10 @@ rule all:
     input:
         "submission.zip",
         AT_HAND,
+        # Of what is between, only what a target names is made again when it is gone.
+        [OUTPUT / name / "model.ckpt" for name in TRAINED],
+        [path for path in validation_scores(USED).values()],
+        [segmentation_of(row) for row in PLAN.segmented()],
 
 
 onstart:

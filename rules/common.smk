@@ -37,6 +37,8 @@ DATASET = PLAN.dataset_of()
 SELECT = PLAN.config.submission.select
 # A training that gives nothing that is submitted is not trained.
 USED = [name for name in PLAN.trainings if PLAN.predicted(name)]
+# By row of the submission, a hash of all settings that its label depends on.
+LINEAGE = {row: planning.label_lineage(PLAN, row) for row in PLAN.segmented()}
 
 
 wildcard_constraints:

@@ -23,7 +23,7 @@ rule package:
         cfg=version("package")
         | {
             "rows": [
-                planning.row_settings(row) | {"made": bool(PLAN.sources(row))}
+                planning.row_settings(row) | {"made": LINEAGE.get(row)}
                 for row in PLAN.crop_labels
             ]
         },

@@ -47,6 +47,7 @@ rule segment:
     params:
         cfg=lambda wildcards: version("segment")
         | {
+            "lineage": LINEAGE[ROW[int(wildcards.crop), wildcards.label]],
             "row": planning.row_settings(ROW[int(wildcards.crop), wildcards.label]),
             "select": SELECT.get(wildcards.label, "best") if isinstance(SELECT, dict) else SELECT,
             "trainings": segment_trainings(wildcards),

@@ -25,7 +25,7 @@ rule select:
             "select": PLAN.config.submission.select,
             "trainings": USED,
             "rows": [
-                planning.row_settings(row) | {"sources": PLAN.sources(row)}
+                planning.row_settings(row) | {"sources": PLAN.sources(row), "lineage": LINEAGE[row]}
                 for row in PLAN.segmented()
             ],
         },

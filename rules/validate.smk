@@ -2,7 +2,9 @@ def inference_params(stage):
     """A params function: what the result of a prediction depends on besides the checkpoint."""
 
     def params(wildcards):
-        return version(stage) | planning.inference_settings(PLAN.trainings[wildcards.training])
+        training = PLAN.trainings[wildcards.training]
+        lineage = {"lineage": planning.training_lineage(training)}
+        return version(stage) | lineage | planning.inference_settings(training)
 
     return params
 

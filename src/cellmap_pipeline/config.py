@@ -35,6 +35,11 @@ def _triple(value: Any) -> Any:
     return [value] * 3 if isinstance(value, int | float | str) else value
 
 
+def _null(value: Any) -> Any:
+    """`--config key=null` arrives as text."""
+    return None if value in ("null", "None", "") else value
+
+
 def _name(value: str) -> str:
     if not NAME.fullmatch(value):
         raise ValueError("is not a name (letters, digits, '_' and '-')")
@@ -189,7 +194,9 @@ class RunConfig(Section):
 
     data_root: str = Field(description="folder of {dataset}/{dataset}.zarr")
     test_crops: str = Field(description="path or URL of the test-crop manifest")
-    ground_truth: str | None = Field(None, description="zarr of the test crops' truth, to score")
+    ground_truth: Annotated[str | None, BeforeValidator(_null)] = Field(
+        None, description="zarr of the test crops' truth, to score"
+    )
     output: str = Field("results", description="folder of all results")
     trainings: Names = Field(description="names of files in config/training/")
     submission: Submission = Field(Submission(), description="what is submitted")

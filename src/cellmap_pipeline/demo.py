@@ -28,7 +28,7 @@ from cellmap_pipeline.demo_shapes import Field, smooth_noise
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
 from cellmap_pipeline.manifest import CropLabel, write_manifest
-from cellmap_pipeline.volumes import multiscale_metadata
+from cellmap_pipeline.ngff import multiscale_metadata
 
 Size = Literal["full", "small"]
 

@@ -54,7 +54,7 @@ def plot_validation(scores: Path, path: Path) -> None:
             for label in shown:
                 _threshold_curve(axes, label, classes[label].get("curve", []))
             axes.axvline(0.5, color="0.7", lw=1, zorder=0)
-            axes.set(xlabel="threshold", ylabel="score", xlim=(0, 1), ylim=(0, 1))
+            axes.set(xlabel="threshold", ylabel="score", xlim=(0, 1), ylim=(0, 1.05))
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         right.suptitle("large marker: best threshold", fontsize=10)
 

@@ -83,7 +83,7 @@ def plot_training(metrics: Path, path: Path) -> None:
                 boundary = label + BOUNDARY_SUFFIX
                 _curve(axes, table, DICE + boundary, label=boundary, color=look.colour, ls=":")
             _curve(axes, table, "val_dice", label="mean of all", color="black", lw=2.5)
-            axes.set(ylabel="Dice of validation patches", ylim=(0, 1))
+            axes.set(ylabel="Dice of validation patches", ylim=(0, 1.02))
         _curve(rate, table, "learning_rate", color="black")
         rate.set(ylabel="learning rate", xlabel="epochs", xlim=(0, table.index[-1] + 0.5))
         rate.set_ylim(bottom=0)
@@ -132,5 +132,5 @@ def _read_metrics(metrics: Path) -> pd.DataFrame:
 def _curve(axes: Axes, table: pd.DataFrame, column: str, **style: Any) -> None:
     if column in table:
         logged = table[column].dropna()
-        style = {"marker": ".", "ms": 5, "markevery": max(1, len(logged) // 20)} | style
-        axes.plot(logged.index, logged, **style)
+        style.setdefault("marker", ".")
+        axes.plot(logged.index, logged, ms=5, markevery=max(1, len(logged) // 20), **style)

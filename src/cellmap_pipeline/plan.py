@@ -15,6 +15,7 @@ from cellmap_pipeline.config import RunConfig, Training, load_training, parse_ru
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel, local_manifest, read_manifest
+from cellmap_pipeline.state import fingerprint_of
 
 # Raised by one when the results of a stage change with the same settings: then, and only then,
 # a new version of this package makes the stage run again.
@@ -62,6 +63,8 @@ TRAIN_KEYS = (
     "save_top_k",
     "devices",
 )
+# Folders of the output that are not a training's.
+RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs"}
 INFERENCE_KEYS = ("checkpoint", "window", "overlap", "blending")
 
 
@@ -127,6 +130,12 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
         Anything in the configuration, the trainings' files or the manifest is wrong.
     """
     run = parse_run(config, source)
+    taken = RESERVED.intersection(run.trainings)
+    if taken:
+        raise InputError(
+            f"{source}: trainings: {', '.join(sorted(taken))} is the name of a folder of the "
+            "results: give the training's file another name"
+        )
     trainings = {name: load_training(name, training_folders) for name in run.trainings}
     manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
     rows = _submitted(read_manifest(manifest), run, source)
@@ -145,6 +154,31 @@ def inference_settings(training: Training) -> dict[str, Any]:
     """What the result of a prediction depends on besides the checkpoint, in plain builtins."""
     values = training.inference.model_dump(mode="json")
     return {key: values[key] for key in INFERENCE_KEYS}
+
+
+def training_lineage(training: Training) -> str:
+    """A hash of all settings that the checkpoint of a training depends on.
+
+    The stages after it track it, too: when a changed training fails, its checkpoint is gone, and
+    without this Snakemake would take the old results of those stages for finished.
+    """
+    keys = dict.fromkeys([*DATASPLIT_KEYS, "datasplit", *TRAIN_KEYS])
+    return fingerprint_of(training_settings(training, list(keys)))
+
+
+def label_lineage(plan: Plan, row: CropLabel) -> str:
+    """A hash of all settings that the final label of a row depends on."""
+    sources: dict[str, Any] = {}
+    for name in plan.sources(row):
+        if name in plan.trainings:
+            training = plan.trainings[name]
+            own = training.postprocess.get(row.label, {})
+            sources[name] = [training_lineage(training), inference_settings(training), own]
+        else:
+            sources[name] = plan.config.predictions[name]
+    select = plan.config.submission.model_dump(mode="json")["select"]
+    choice = select.get(row.label, "best") if isinstance(select, dict) else select
+    return fingerprint_of({"sources": sources, "choice": choice, "row": row_settings(row)})
 
 
 def crop_label(settings: Mapping[str, Any]) -> CropLabel:

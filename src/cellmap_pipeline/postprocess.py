@@ -37,12 +37,12 @@ class Switch:
 
 _COMMON: dict[str, Number | Switch] = {
     "threshold": Number(0.5, 0, 1, "probability from which on a voxel counts as inside"),
-    "smooth_nm": Number(0, 0, 1000, "σ of a Gaussian that smooths the probabilities first, nm"),
+    "smooth_nm": Number(0.0, 0, 1000, "σ of a Gaussian that smooths the probabilities first, nm"),
     "fill_holes": Switch(False, "fill what an object encloses"),
 }
 _SIZE = "what is smaller is removed, nm³"
 _SPECIFIC: dict[str, dict[str, Number | Switch]] = {
-    "threshold": {"min_size_nm3": Number(0, 0, 1e15, _SIZE)},
+    "threshold": {"min_size_nm3": Number(0.0, 0, 1e15, _SIZE)},
     "connected_components": {"min_size_nm3": Number(5e3, 0, 1e15, _SIZE)},
     "watershed_distance": {
         "min_size_nm3": Number(5e3, 0, 1e15, _SIZE),
@@ -56,7 +56,7 @@ _SPECIFIC: dict[str, dict[str, Number | Switch]] = {
             0.3, 0, 1, "seeds lie where the probability of a boundary is below this"
         ),
         "merge_threshold": Number(
-            0.35, 0, 1, "fragments merge whose shared faces have a lower mean boundary probability"
+            0.4, 0, 1, "fragments merge whose shared faces have a lower mean boundary probability"
         ),
         "merge_small": Switch(
             True, "what is too small joins the neighbour behind the weakest boundary, if it has one"
@@ -161,7 +161,7 @@ def candidates(
     edge = volume ** (1 / 3)
     common = {
         "threshold": [round(0.05 * k, 2) for k in range(1, 20)],
-        "smooth_nm": [round(edge * k, 3) for k in (0, 0.5, 1, 1.5, 2)],
+        "smooth_nm": [round(edge * k, 3) for k in (0.0, 0.5, 1, 1.5, 2)],
     }
     last = {
         "min_size_nm3": [0.0, *(float(f"{volume * 2**k:.4g}") for k in range(2, 19))],

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cc3d
 import edt
@@ -76,6 +76,14 @@ def above(probability: NDArray[Any], threshold: float) -> NDArray[np.bool_]:
     return probability >= round(255 * threshold, 6)
 
 
+def smoothed(probability: NDArray[np.uint8], voxel_size: Lengths, sigma_nm: float) -> NDArray[Any]:
+    """The probabilities (0..255) as they are, or by a Gaussian of `sigma_nm` as float32."""
+    if sigma_nm == 0:
+        return probability
+    sigma = [sigma_nm / v for v in voxel_size]
+    return ndimage.gaussian_filter(probability, sigma, output=np.float32, truncate=3)
+
+
 def voxels(size_nm3: float, voxel_size: Lengths) -> int:
     """Voxels that it takes to reach a volume."""
     return math.ceil(round(size_nm3 / math.prod(voxel_size), 6))
@@ -109,11 +117,11 @@ def fragments(
     them, as in Beier et al. 2017, doi:10.1038/nmeth.4151). Depends on those of the (complete)
     `settings` that `postprocess.FRAGMENT_SETTINGS` names.
     """
-    probability = _smoothed(channels[label], voxel_size, settings["smooth_nm"])
+    probability = smoothed(channels[label], voxel_size, settings["smooth_nm"])
     inside = above(probability, settings["threshold"])
     method = settings["method"]
     if method == "connected_components":
-        labels = cc3d.connected_components(inside, connectivity=26)
+        labels = _components(inside, 26)
         return Fragments(labels, _sizes(labels))
     if method == "watershed_distance":
         distance = _distance(inside, voxel_size, threads)
@@ -122,14 +130,25 @@ def fragments(
         links = contacts(labels, distance, lowest=True)
         return Fragments(labels, _sizes(labels), links, _highest(distance, labels))
     boundary = channels[label + BOUNDARY_SUFFIX]
-    # Low probability of the object parts objects as well as high probability of a boundary.
-    height = _smoothed(boundary, voxel_size, settings["smooth_nm"]).astype(np.float32)
-    np.maximum(height, 255 - probability, out=height)
+    height = smoothed(boundary, voxel_size, settings["smooth_nm"]).astype(np.float32)
     height /= 255
+    np.maximum(height, _doubt(probability, settings["threshold"]), out=height)
     core = inside & (height < settings["seed_threshold"])
     seeds = _maxima(_distance(core, voxel_size, threads), core)
     labels = _flooded(height, seeds, inside)
     return Fragments(labels, _sizes(labels), contacts(labels, height))
+
+
+def _doubt(probability: NDArray[Any], threshold: float) -> NDArray[np.float32]:
+    """Where an object is unlikely, there may be a boundary: 1/2 at the threshold, 0 at twice that.
+
+    So a network that is seldom sure of an object still leaves room for seeds.
+    """
+    certain = min(1.0, 2 * threshold)
+    if certain == threshold:
+        return np.zeros(probability.shape, np.float32)
+    value = probability.astype(np.float32) / np.float32(255)
+    return np.float32(0.5) * (np.float32(certain) - value) / np.float32(certain - threshold)
 
 
 def join(pieces: Fragments, settings: Settings) -> NDArray[np.int64]:
@@ -180,9 +199,9 @@ def fill_holes(labels: NDArray[Any]) -> NDArray[Any]:
     -------
     A filled copy.
     """
-    background, count = cc3d.connected_components(labels == 0, connectivity=6, return_N=True)
-    lowest = np.full(count + 1, np.iinfo(np.int64).max)
-    highest = np.zeros(count + 1, np.int64)
+    background = _components(labels == 0, 6)
+    lowest = np.full(int(background.max(initial=0)) + 1, np.iinfo(np.int64).max)
+    highest = np.zeros(lowest.size, np.int64)
     for axis in range(labels.ndim):
         for step in (1, -1):
             near, far = _neighbours(labels.ndim, axis, step)
@@ -200,21 +219,14 @@ def fill_holes(labels: NDArray[Any]) -> NDArray[Any]:
 def _semantic(
     probability: NDArray[np.uint8], voxel_size: Lengths, settings: Settings
 ) -> NDArray[np.uint8]:
-    smoothed = _smoothed(probability, voxel_size, settings["smooth_nm"])
-    inside = above(smoothed, settings["threshold"]).astype(np.uint8)
+    probability = smoothed(probability, voxel_size, settings["smooth_nm"])
+    inside = above(probability, settings["threshold"]).astype(np.uint8)
     if settings["fill_holes"]:
         inside = fill_holes(inside)
     smallest = voxels(settings["min_size_nm3"], voxel_size)
     if smallest > 1:
         inside = cc3d.dust(inside, threshold=smallest, connectivity=26)
     return inside
-
-
-def _smoothed(probability: NDArray[np.uint8], voxel_size: Lengths, sigma_nm: float) -> NDArray[Any]:
-    if sigma_nm == 0:
-        return probability
-    sigma = [sigma_nm / v for v in voxel_size]
-    return ndimage.gaussian_filter(probability, sigma, output=np.float32, truncate=3)
 
 
 def _distance(inside: NDArray[np.bool_], voxel_size: Lengths, threads: int) -> NDArray[np.float32]:
@@ -230,7 +242,7 @@ def _distance(inside: NDArray[np.bool_], voxel_size: Lengths, threads: int) -> N
 def _maxima(distance: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[Any]:
     """Local maxima of `distance`, numbered."""
     tops = (ndimage.maximum_filter(distance, 3) == distance) & inside
-    return cc3d.connected_components(tops, connectivity=26)
+    return _components(tops, 26)
 
 
 def _flooded(
@@ -238,8 +250,13 @@ def _flooded(
 ) -> NDArray[Any]:
     """Basins of the seeds; parts of `inside` without a seed are basins of their own."""
     labels = watershed(height, seeds.astype(np.int32), mask=inside)
-    left = cc3d.connected_components(inside & (labels == 0), connectivity=6)
+    left = _components(inside & (labels == 0), 6)
     return np.where(left != 0, left.astype(np.int32) + labels.max(), labels)
+
+
+def _components(inside: NDArray[np.bool_], connectivity: Literal[6, 26]) -> NDArray[Any]:
+    # As uint8: for bool, cc3d (4.1.1) counts too few provisional labels in thin volumes and fails.
+    return cc3d.connected_components(inside.view(np.uint8), connectivity=connectivity)
 
 
 def _sizes(labels: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """Which settings of an instance method look best, judged without distances.
 
-The official score of a segmentation needs the distance of every pair of objects. Pieces of
-objects and their overlaps with the truth are enough to count what joins would do, so thousands
-of settings can be compared before a few are scored in full.
+The official score of a segmentation needs the distance of every pair of objects. Pieces of objects
+and their overlaps with the truth are enough to count what joining them would do, so thousands of
+settings can be compared before a few are scored in full.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ as in the challenge's submissions.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector
+from cellmap_pipeline.ngff import multiscale_metadata, read_json, stored_grids, write_json
 from cellmap_pipeline.resampling import nearest_index, resample
 
 CHUNK = 64
@@ -40,7 +40,7 @@ class Level:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """The array's `.zarray`."""
-        return _read_json(self.path / ".zarray")
+        return read_json(self.path / ".zarray")
 
     @cached_property
     def array(self) -> ts.TensorStore:
@@ -111,11 +111,8 @@ class Volume:
         path = Path(path)
         if not path.is_dir():
             raise InputError(f"{path} does not exist")
-        attributes = _read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
-        if (path / ".zarray").is_file():
-            levels = [Level(path, _array_grid(path, attributes))]
-        else:
-            levels = _multiscale_levels(path, attributes)
+        attributes = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
+        levels = [Level(*stored) for stored in stored_grids(path, attributes)]
         levels.sort(key=lambda level: level.grid.voxel_size)
         return cls(path, levels, attributes)
 
@@ -233,7 +230,7 @@ class LabelVolume:
 def annotation_attributes(volume: Volume) -> dict[str, Any]:
     """Attributes of the volume's finest array, where cellmap-schemas puts the annotation."""
     path = volume.levels[0].path / ".zattrs"
-    return _read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def available_box(
@@ -291,8 +288,8 @@ def create(
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
-    _write_json(path / ".zgroup", {"zarr_format": 2})
-    _write_json(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, [grid])]})
+    write_json(path / ".zgroup", {"zarr_format": 2})
+    write_json(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, [grid])]})
     spec = {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": f"{path}/s0/"},
@@ -311,24 +308,8 @@ def create(
         "translation": list(grid.translation),
         "shape": list(grid.shape),
     }
-    _write_json(path / "s0" / ".zattrs", own | (attributes or {}))
+    write_json(path / "s0" / ".zattrs", own | (attributes or {}))
     return array
-
-
-def multiscale_metadata(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
-    """An entry of OME-NGFF 0.4 `multiscales` for levels `s0`, `s1`, … on `grids`."""
-    datasets = [
-        {
-            "path": f"s{i}",
-            "coordinateTransformations": [
-                {"type": "scale", "scale": list(grid.voxel_size)},
-                {"type": "translation", "translation": list(grid.translation)},
-            ],
-        }
-        for i, grid in enumerate(grids)
-    ]
-    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
-    return {"version": "0.4", "name": name, "axes": axes, "datasets": datasets}
 
 
 def _worst_layer(
@@ -371,64 +352,3 @@ def _white(dtype: np.dtype, path: Path) -> float:
 
 def _as_fine(stored: Sequence[float], wanted: Sequence[float]) -> bool:
     return all(s <= w * (1 + TOLERANCE_VOXELS) for s, w in zip(stored, wanted, strict=True))
-
-
-def _multiscale_levels(path: Path, attributes: dict[str, Any]) -> list[Level]:
-    try:
-        multiscale = attributes["multiscales"][0]
-        axes = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscale["axes"]]
-        if axes != ["z", "y", "x"]:
-            raise InputError(f"{path}/.zattrs: axes are {axes}, but must be ['z', 'y', 'x']")
-        levels = []
-        for dataset in multiscale["datasets"]:
-            shape = _read_json(path / dataset["path"] / ".zarray")["shape"]
-            grid = _transformed_grid(dataset["coordinateTransformations"], shape)
-            levels.append(Level(path / dataset["path"], grid))
-    except InputError:
-        raise
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}/.zattrs is not OME-NGFF 0.4 multiscale metadata "
-            f"({type(error).__name__}: {error}): a volume needs `multiscales` with axes z, y, x "
-            "and a scale per dataset, or is one array with `voxel_size` and `translation`"
-        ) from None
-    if not levels:
-        raise InputError(f"{path}/.zattrs: `multiscales` lists no datasets")
-    return levels
-
-
-def _transformed_grid(transformations: list[dict[str, Any]], shape: Sequence[int]) -> Grid:
-    scale: Sequence[float] | None = None
-    translation: Sequence[float] = (0.0, 0.0, 0.0)
-    for transformation in transformations:
-        if transformation["type"] == "scale":
-            scale = transformation["scale"]
-        elif transformation["type"] == "translation":
-            translation = transformation["translation"]
-    if scale is None:
-        raise KeyError("scale")
-    return Grid(tuple(scale), tuple(translation), tuple(shape))  # type: ignore[arg-type]
-
-
-def _array_grid(path: Path, attributes: dict[str, Any]) -> Grid:
-    shape = _read_json(path / ".zarray")["shape"]
-    try:
-        return Grid(attributes["voxel_size"], attributes["translation"], shape)
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}/.zattrs must hold `voxel_size` and `translation`, nm, z, y, x "
-            f"({type(error).__name__}: {error})"
-        ) from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the volume is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON ({error})") from None
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from bands import best_band_iou
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
@@ -267,17 +268,6 @@ def test_each_crop_shows_what_it_annotates(
             assert (labels[name] > 0).mean() > 0.01, (crop.number, name)
     for name in ("mito", "ves"):
         assert sum(len(np.unique(labels[name])) - 1 for _, _, labels in drawn) > 50
-
-
-def best_band_iou(raw: list[NDArray], truth: list[NDArray]) -> float:
-    """The best IoU with `truth` that any band lo <= raw < hi reaches."""
-    inside = sum(np.bincount(r[t], minlength=256) for r, t in zip(raw, truth, strict=True))
-    every = sum(np.bincount(r.ravel(), minlength=256) for r in raw)
-    below_inside, below = (np.append(0, np.cumsum(h)) for h in (inside, every))
-    hits = below_inside[None] - below_inside[:, None]
-    chosen = below[None] - below[:, None]
-    union = np.maximum(chosen + np.sum(inside) - hits, 1)
-    return float(np.max(hits / union))
 
 
 def test_best_band_iou_of_known_cases() -> None:

@@ -115,3 +115,13 @@ def test_one_crop_is_a_target(run, small_data):
     assert run.planned("--forcerun", "predict", "--", path) == {"predict": 1}
     planned = run.planned("--forcerun", "predict", "--", f"crop{row.crop}")
     assert planned == {"predict": 1, f"crop{row.crop}": 1}
+
+
+def test_after_a_failed_training_nothing_stale_counts_as_done(changed):
+    changed.train("tiny", learning_rate=3e-2)
+    # What Snakemake leaves of a job that failed: its output is gone.
+    checkpoint = changed.folder / "results/tiny/model.ckpt"
+    kept = checkpoint.rename(changed.folder / "model.ckpt")
+    assert stages(changed.planned("submission.zip")) == RETRAINED - {"select", "score"}
+    assert stages(changed.planned("all")) == RETRAINED
+    kept.rename(checkpoint)

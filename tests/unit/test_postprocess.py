@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.postprocess import (
+    Switch,
+    candidates,
+    check_settings,
+    complete,
+    defaults,
+    methods,
+    settings_of,
+    settings_reference,
+)
+
+
+def test_no_heavy_import():
+    code = (
+        "import sys, cellmap_pipeline.postprocess;"
+        "print([m for m in ('numpy', 'scipy', 'cc3d', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("label", "settings", "message"),
+    [
+        ("mito", {"threshhold": 0.5}, "unknown key 'threshhold' (known: method, threshold"),
+        ("mito", {"threshold": 1.5}, "postprocess.mito: threshold must be a number from 0 to 1"),
+        ("mito", {"threshold": True}, "not True"),
+        ("mito", {"threshold": None}, "not None"),
+        ("mito", {"threshold": float("nan")}, "not nan"),
+        ("mito", {"min_size_nm3": -1}, "min_size_nm3"),
+        ("mito", {"fill_holes": 1}, "fill_holes must be true or false, not 1"),
+        ("mito", {"method": "threshold"}, "'threshold' is none of connected_components"),
+        ("mito", {"method": ["x"]}, "method"),
+        ("er", {"method": "connected_components"}, "none of threshold"),
+        ("er", {"neck": 0.5}, "unknown key 'neck'"),
+        ("mito", {"neck": 0.5}, "neck belongs to the method watershed_distance"),
+        ("mito", {"method": "connected_components", "neck": 0.5}, "watershed_distance"),
+    ],
+)
+def test_what_is_not_allowed_is_named(label, settings, message):
+    with pytest.raises(InputError) as error:
+        check_settings(label, settings)
+    assert message in str(error.value)
+
+
+def test_numbers_may_be_text():
+    assert check_settings("mito", {"min_size_nm3": "1e6"}) == {"min_size_nm3": 1e6}
+
+
+def test_complete_fills_in_defaults_and_the_method():
+    assert complete("er", {"threshold": 0.3}, False) == defaults("threshold") | {"threshold": 0.3}
+    assert complete("mito", {}, False)["method"] == "connected_components"
+    assert complete("mito", {}, True)["method"] == "watershed_boundary"
+    with pytest.raises(InputError, match="mito_boundary"):
+        complete("mito", {"method": "watershed_boundary"}, False)
+
+
+@pytest.mark.parametrize("label", ["er", "mito"])
+@pytest.mark.parametrize("has_boundary", [False, True])
+def test_candidates_are_allowed_and_ordered(label, has_boundary):
+    grids = candidates(label, has_boundary, (3.48, 4, 4))
+    assert set(grids) == set(methods(label)) - (set() if has_boundary else {"watershed_boundary"})
+    for method, grid in grids.items():
+        assert set(grid) == set(settings_of(method))
+        for name, values in grid.items():
+            assert values == sorted(values)
+            for value in values:
+                assert check_settings(label, {"method": method, name: value})[name] == value
+
+
+@pytest.mark.parametrize("method", methods("er") + methods("mito"))
+def test_defaults_are_in_range_and_documented(method):
+    label = "mito" if method in methods("mito") else "er"
+    assert check_settings(label, defaults(method)) == defaults(method)
+    table = "\n".join(settings_reference())
+    for name, setting in settings_of(method).items():
+        assert f"`{name}`" in table and setting.meaning in table
+        assert isinstance(setting, Switch) or setting.low <= setting.default <= setting.high

@@ -1,0 +1,67 @@
+"""The demo as `make demo` runs it, in a folder of its own, and what comes out."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+from bands import best_band_iou
+
+from cellmap_pipeline.cli import main
+from cellmap_pipeline.datasplit import raw_path
+from cellmap_pipeline.manifest import read_manifest
+from cellmap_pipeline.volumes import Volume
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(repo_root, tmp_path_factory):
+    """The folder of a finished demo."""
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copytree(repo_root / "config", folder / "config")
+    assert main(["demo-data", str(folder / "data/demo")]) == 0
+    command = [sys.executable, "-m", "snakemake", "--snakefile", repo_root / "Snakefile"]
+    command += ["--profile", repo_root / "profiles/local"]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    for _ in range(2):
+        done = subprocess.run(
+            command, cwd=folder, env=environment, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    # The second run finds nothing to do.
+    assert "Nothing to be done" in done.stderr
+    return folder
+
+
+def test_it_makes_a_submission_without_a_flaw(demo):
+    assert json.loads((demo / "results/submission_check.json").read_text()) == []
+    assert (demo / "report.html").stat().st_size > 100_000
+
+
+def test_it_learns_what_no_threshold_can(demo):
+    raws, truths, labels = {}, {}, {}
+    for row in read_manifest(demo / "data/demo/test_crop_manifest.csv"):
+        truth = zarr.open(str(demo / f"data/demo/ground_truth.zarr/crop{row.crop}/{row.label}"))[:]
+        made = zarr.open(
+            str(demo / f"results/segmentations/{row.dataset}/crop{row.crop}/{row.label}/s0")
+        )[:]
+        raw = Volume.open(raw_path(demo / "data/demo", row.dataset)).read_raw(row.grid)
+        raws.setdefault(row.label, []).append(np.round(raw * 255).astype(np.uint8))
+        truths.setdefault(row.label, []).append(truth > 0)
+        labels.setdefault(row.label, []).append(made > 0)
+    for label, truth in truths.items():
+        both = sum(np.sum(a & b) for a, b in zip(truth, labels[label], strict=True))
+        either = sum(np.sum(a | b) for a, b in zip(truth, labels[label], strict=True))
+        assert both / either > best_band_iou(raws[label], truth) + 0.1, label
+
+
+def test_scores(demo):
+    scores = json.loads((demo / "scores.json").read_text())
+    assert scores["overall_score"] > 0.6
+    assert scores["overall_instance_score"] > 0.6
+    assert scores["overall_semantic_score"] > 0.5
