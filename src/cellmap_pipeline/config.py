@@ -92,7 +92,6 @@ class Inference(Section):
     overlap: float = Field(0.5, ge=0, le=0.75, description="of neighbouring windows")
     blending: Literal["gaussian", "constant"] = Field("gaussian", description="of windows")
     batch: int = Field(1, ge=1, description="windows at once; changes no result")
-    block: int = Field(256, ge=32, le=2048, description="block side, voxels; changes no result")
 
 
 class Scheduler(Section):

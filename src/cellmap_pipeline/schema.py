@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cellmap_pipeline.architectures import architectures, model_options
+from cellmap_pipeline.architectures import architectures
 from cellmap_pipeline.config import RunConfig, Training
 from cellmap_pipeline.postprocess import settings_reference
 
@@ -49,8 +49,10 @@ def _reference() -> str:
         "`model: {architecture: NAME, …}` with these options and defaults.",
     ]
     lines += ["", "| architecture | options |", "| --- | --- |"]
-    for name in architectures():
-        options = ", ".join(f"`{k}: {json.dumps(v)}`" for k, v in model_options(name).items())
+    for name, made in architectures().items():
+        options = ", ".join(
+            f"`{key}: {json.dumps(default)}`" for key, (_, default) in made.options.items()
+        )
         lines.append(f"| `{name}` | {options} |")
     lines += ["", "## Post-processing", "", "`postprocess: {LABEL: {…}}`: what is set here goes"]
     lines += ["before what validation found best.", "", *settings_reference()]
