@@ -23,8 +23,7 @@ rule package:
         cfg=version("package")
         | {
             "rows": [
-                planning.row_settings(row) | {"made": LINEAGE.get(row)}
-                for row in PLAN.crop_labels
+                planning.row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels
             ]
         },
         segmentations=str(OUTPUT / "segmentations"),

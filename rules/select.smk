@@ -25,7 +25,8 @@ rule select:
             "select": PLAN.config.submission.select,
             "trainings": USED,
             "rows": [
-                planning.row_settings(row) | {"sources": PLAN.sources(row), "lineage": LINEAGE[row]}
+                planning.row_settings(row)
+                | {"sources": PLAN.sources(row), "lineage": LINEAGE[row]}
                 for row in PLAN.segmented()
             ],
         },

@@ -111,8 +111,7 @@ def merge_by_mean(links: Contacts, size: int, threshold: float) -> np.ndarray:
     The lowest means merge first, and means are pooled over the faces as regions grow (mean
     affinity agglomeration: Lee et al. 2017, arXiv:1706.00120). So that whole arrays are handled
     at a time, the order is kept in steps of `LEVEL` only; within a step, each region merges with
-    its best neighbour. Going on from what a multiple of `LEVEL` gave to a higher threshold gives
-    the same as starting with that.
+    its best neighbour.
 
     Parameters
     ----------

@@ -48,7 +48,9 @@ def segment_crop(
                      for path in sources])
         for name in names
     }  # fmt: skip
-    if "method" in own and own["method"] != tuned.get("method"):
+    method = own.get("method", tuned.get("method"))
+    if method != tuned.get("method") or (method == "watershed_boundary" and len(names) == 1):
+        # Found for another method, or for a channel that not all sources have.
         tuned = {}
     labels = segment(row.label, channels, row.grid.voxel_size, {**tuned, **own})
     beside = output.with_name(output.name + ".partial")

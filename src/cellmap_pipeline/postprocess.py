@@ -157,10 +157,12 @@ def candidates(
     Lengths and volumes are in steps of about one voxel, since finer ones change nothing. The
     settings that cost least to vary come last.
     """
+    # Of few objects an extreme threshold may leave skeletons that score well by chance.
+    twentieths = range(4, 17) if is_instance(label) else range(1, 20)
     volume = math.prod(voxel_size)
     edge = volume ** (1 / 3)
     common = {
-        "threshold": [round(0.05 * k, 2) for k in range(1, 20)],
+        "threshold": [round(0.05 * k, 2) for k in twentieths],
         "smooth_nm": [round(edge * k, 3) for k in (0.0, 0.5, 1, 1.5, 2)],
     }
     last = {

@@ -39,7 +39,7 @@ def validate(
     datasplit : its crops.
     inference : as for test crops.
     predictions : folder for the predictions, `{dataset}/crop{id}/{label}`.
-    workers : processes for tuning.
+    workers : threads for tuning.
 
     Returns
     -------

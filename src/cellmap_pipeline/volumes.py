@@ -46,7 +46,7 @@ class Level:
     def array(self) -> ts.TensorStore:
         """The open array."""
         spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{self.path}/"}}
-        return ts.open(spec, read=True, context=CONTEXT, recheck_cached=False).result()
+        return ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
         """Voxels of a box inside the array.

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from cellmap_pipeline.final_labels import read_on, segment_crop
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.volumes import Volume, create
+
+GRID = Grid((8, 8, 8), (100, 0, 0), (24, 24, 24))
+
+
+def stored(path, values, grid=GRID):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    create(path, grid, values.dtype.name).write(values).result()
+    return path
+
+
+def made(path):
+    (level,) = Volume.open(path).levels
+    assert level.grid == GRID
+    return level.read((0, 0, 0), GRID.shape)
+
+
+@pytest.fixture
+def probability():
+    values = np.zeros(GRID.shape, np.uint8)
+    values[4:20, 4:20, 4:20] = 160
+    values[8:16, 8:16, 8:16] = 240
+    return values
+
+
+def test_a_semantic_label_with_the_tuned_and_the_users_threshold(tmp_path, probability):
+    source = stored(tmp_path / "p/pm", probability)
+    row = CropLabel(1, "d", "pm", GRID)
+    for tuned, own, voxels in (
+        ({}, {}, 16**3),
+        ({"threshold": 0.8}, {}, 8**3),
+        ({"threshold": 0.8}, {"threshold": 0.5}, 16**3),
+    ):
+        segment_crop(row, [source], tuned, own, tmp_path / "s/pm")
+        labels = made(tmp_path / "s/pm")
+        assert labels.dtype == np.uint8
+        assert labels.sum() == voxels
+
+
+def test_the_mean_of_several_sources(tmp_path, probability):
+    sources = [
+        stored(tmp_path / "a/pm", probability),
+        stored(tmp_path / "b/pm", np.full(GRID.shape, 100, np.uint8)),
+    ]
+    segment_crop(CropLabel(1, "d", "pm", GRID), sources, {}, {}, tmp_path / "s/pm")
+    assert made(tmp_path / "s/pm").sum() == np.sum((probability.astype(int) + 100) / 2 >= 127.5)
+
+
+def test_touching_objects_are_parted_by_their_boundary(tmp_path):
+    foreground = np.full(GRID.shape, 255, np.uint8)
+    boundary = np.zeros(GRID.shape, np.uint8)
+    boundary[11:13] = 255
+    source = stored(tmp_path / "p/mito", foreground)
+    stored(tmp_path / "p/mito_boundary", boundary)
+    row = CropLabel(1, "d", "mito", GRID)
+    tuned = {"method": "watershed_boundary"}
+    segment_crop(row, [source], tuned, {}, tmp_path / "s/mito")
+    labels = made(tmp_path / "s/mito")
+    assert labels.max() == 2
+    assert labels[2, 12, 12] != labels[22, 12, 12]
+    # Without the boundary of one source, the settings that need it are dropped.
+    other = stored(tmp_path / "q/mito", foreground)
+    segment_crop(row, [source, other], tuned, {}, tmp_path / "s/mito")
+    assert made(tmp_path / "s/mito").max() == 1
+
+
+def test_predictions_made_elsewhere_lie_on_other_grids(tmp_path):
+    coarse = GRID.at((16, 16, 16))
+    values = np.zeros(coarse.shape, np.float32)
+    values[:6] = 1.0
+    source = stored(tmp_path / "nn/pm", values, coarse)
+    read = read_on(source, GRID)
+    assert read.dtype == np.uint8
+    assert (read[:11] == 255).all() and (read[13:] == 0).all()
+    # The crop inside a larger prediction.
+    inside = GRID.box((4, 4, 4), (8, 8, 8))
+    assert np.array_equal(read_on(source, inside), read[4:12, 4:12, 4:12])
