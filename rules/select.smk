@@ -24,9 +24,9 @@ rule select:
         | {
             "select": PLAN.config.submission.select,
             "trainings": USED,
+            "lineage": [planning.training_lineage(PLAN.trainings[name]) for name in USED],
             "rows": [
-                planning.row_settings(row)
-                | {"sources": PLAN.sources(row), "lineage": LINEAGE[row]}
+                planning.row_settings(row) | {"sources": PLAN.sources(row)}
                 for row in PLAN.segmented()
             ],
         },
