@@ -8,6 +8,7 @@ import torch
 from cellmap_pipeline.config import Scheduler, Training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.patches import PatchDataset
 from cellmap_pipeline.training import _schedule, load_checkpoint, train
 from cellmap_pipeline.volumes import create
 
@@ -83,6 +84,18 @@ def test_more_epochs_go_on_and_give_what_one_run_gives(datasplit, tmp_path):
     one, other = weights(whole / last), weights(parts / last)
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert [row["epoch"] for row in rows(parts / "training")] == ["0", "1", "2", "3"]
+
+
+def test_each_epoch_sees_other_patches(datasplit, tmp_path, monkeypatch):
+    drawn = []
+    read = PatchDataset.__getitem__
+    monkeypatch.setattr(
+        PatchDataset,
+        "__getitem__",
+        lambda self, number: (drawn.append(number), read(self, number))[1],
+    )
+    train(settings(epochs=2), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    assert sorted(set(drawn)) == list(range(8))
 
 
 def test_other_settings_start_afresh(datasplit, tmp_path):
