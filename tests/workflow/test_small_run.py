@@ -122,3 +122,19 @@ def test_after_a_failed_training_nothing_stale_counts_as_done(changed):
     assert stages(changed.planned("submission.zip")) == RETRAINED - {"select", "score"}
     assert stages(changed.planned("all")) == RETRAINED
     kept.rename(checkpoint)
+
+
+def test_predictions_made_elsewhere_become_labels(changed, small_data):
+    row = read_manifest(small_data / "test_crop_manifest.csv")[0]
+    folder = changed.folder / "elsewhere"
+    shutil.copytree(changed.folder / "results/tiny/predictions", folder)
+    changed.configure(
+        output="own",
+        predictions={"other": "elsewhere/{dataset}/crop{crop}/{label}"},
+        submission={"select": {row.label: "other"}, "classes": [row.label]},
+    )
+    target = f"own/segmentations/{row.dataset}/crop{row.crop}/{row.label}"
+    assert changed.planned(target) == {"segment": 1}
+    changed.snakemake(target)
+    (level,) = Volume.open(changed.folder / target).levels
+    assert level.grid == row.grid
