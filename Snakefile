@@ -18,6 +18,7 @@ include: "rules/select.smk"
 include: "rules/segment.smk"
 include: "rules/package.smk"
 include: "rules/score.smk"
+include: "rules/figures.smk"
 include: "rules/report.smk"
 
 

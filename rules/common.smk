@@ -4,8 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 ROOT = Path(workflow.current_basedir).parent
 # Jobs in a conda environment, or without `pip install`, import the library from here.
 sys.path.insert(0, str(ROOT / "src"))
@@ -30,7 +28,8 @@ try:
         config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS
     )
 except InputError as error:
-    raise WorkflowError(str(error)) from None
+    # Not a WorkflowError, to which Snakemake adds its own place in this file.
+    sys.exit(f"error: {error}")
 
 OUTPUT = PLAN.output
 DATASET = PLAN.dataset_of()
@@ -82,4 +81,4 @@ def check_folders():
     for key in ("data_root", "ground_truth"):
         path = getattr(PLAN.config, key)
         if path is not None and not Path(path).is_dir():
-            raise WorkflowError(f"{key}: {path} does not exist: set it to the folder of the data")
+            sys.exit(f"error: {key}: {path} does not exist: set it to the folder of the data")

@@ -29,6 +29,7 @@ RESULT_VERSION = {
     "segment": 1,
     "package": 1,
     "score": 1,
+    "figures": 1,
 }
 
 # The keys of a training's file that the result of each stage depends on.

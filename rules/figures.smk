@@ -1,0 +1,178 @@
+"""Figures of what each stage made, for the report."""
+
+FIGURES = OUTPUT / "figures"
+DRAWN = version("figures")
+
+
+rule plot_datasplit:
+    """Draw how many crops, and how much labelled volume, each class trains and validates on."""
+    input:
+        OUTPUT / "{training}/datasplit_summary.csv",
+    output:
+        report(
+            FIGURES / "datasplit/{training}.png",
+            caption="../workflow/report/datasplit.rst",
+            category="1 Training data",
+            labels={"training": "{training}"},
+        ),
+    log:
+        OUTPUT / "logs/plot_datasplit/{training}.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_datasplit/{training}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+    script:
+        "../workflow/scripts/plot_datasplit.py"
+
+
+rule plot_training:
+    """Draw the curves of a training: losses, Dice, learning rate."""
+    input:
+        OUTPUT / "{training}/model.ckpt",
+    output:
+        report(
+            FIGURES / "training/{training}.png",
+            caption="../workflow/report/training.rst",
+            category="2 Training",
+            labels={"training": "{training}"},
+        ),
+    log:
+        OUTPUT / "logs/plot_training/{training}.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_training/{training}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+        metrics=str(OUTPUT / "{training}/training/metrics.csv"),
+    script:
+        "../workflow/scripts/plot_training.py"
+
+
+rule plot_validation:
+    """Draw the scores of a training on its validation crops, over the threshold and at its best."""
+    input:
+        OUTPUT / "{training}/validation/scores.json",
+    output:
+        report(
+            FIGURES / "validation/{training}.png",
+            caption="../workflow/report/validation.rst",
+            category="3 Validation",
+            labels={"training": "{training}"},
+        ),
+    log:
+        OUTPUT / "logs/plot_validation/{training}.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_validation/{training}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+    script:
+        "../workflow/scripts/plot_validation.py"
+
+
+rule plot_selection:
+    """Draw which training was chosen for which label."""
+    input:
+        OUTPUT / "selection.csv",
+    output:
+        report(
+            FIGURES / "selection.png",
+            caption="../workflow/report/selection.rst",
+            category="4 Selection",
+            labels={"figure": "trainings and labels"},
+        ),
+    log:
+        OUTPUT / "logs/plot_selection.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_selection.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+    script:
+        "../workflow/scripts/plot_selection.py"
+
+
+rule plot_crop:
+    """Draw slices through a test crop with its labels over the raw."""
+    input:
+        lambda wildcards: [
+            segmentation_of(row) for row in PLAN.segmented() if row.crop == int(wildcards.crop)
+        ],
+    output:
+        report(
+            FIGURES / "crops/{dataset}/crop{crop}.png",
+            caption="../workflow/report/crop.rst",
+            category="5 Test crops",
+            labels={"dataset": "{dataset}", "crop": "{crop}"},
+        ),
+    log:
+        OUTPUT / "logs/plot_crop/{dataset}/crop{crop}.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_crop/{dataset}/crop{crop}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        cfg=lambda wildcards: DRAWN
+        | {
+            "data_root": PLAN.config.data_root,
+            "ground_truth": PLAN.config.ground_truth,
+            "rows": [
+                planning.row_settings(row)
+                for row in PLAN.segmented()
+                if row.crop == int(wildcards.crop)
+            ],
+        },
+    script:
+        "../workflow/scripts/plot_crop.py"
+
+
+rule plot_scores:
+    """Draw the official scores of the submission, per class and per crop."""
+    input:
+        OUTPUT / "scores.csv",
+    output:
+        report(
+            FIGURES / "scores.png",
+            caption="../workflow/report/scores.rst",
+            category="6 Scores",
+            labels={"figure": "classes and crops"},
+        ),
+    log:
+        OUTPUT / "logs/plot_scores.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_scores.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+    script:
+        "../workflow/scripts/plot_scores.py"
