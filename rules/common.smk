@@ -1,15 +1,11 @@
 """What the stages share: the plan of the run, and the parts of it that each rule depends on."""
 
-import os
 import sys
 from pathlib import Path
 
 ROOT = Path(workflow.current_basedir).parent
-# Jobs in a conda environment, or without `pip install`, import the library from here.
+# The library, without `pip install`: Snakemake passes this on to the scripts of all jobs.
 sys.path.insert(0, str(ROOT / "src"))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(ROOT / "src")] + [p for p in [os.environ.get("PYTHONPATH")] if p]
-)
 
 from cellmap_pipeline import plan as planning
 from cellmap_pipeline.errors import InputError
@@ -69,11 +65,6 @@ def untracked(get):
         return get(wildcards)
 
     return params
-
-
-def rows_of(crop):
-    """The manifest's rows of a test crop, in builtins."""
-    return [planning.row_settings(row) for row in PLAN.crop_labels if row.crop == int(crop)]
 
 
 def check_folders():

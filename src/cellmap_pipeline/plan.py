@@ -99,10 +99,6 @@ class Plan:
         """Rows that some source gives."""
         return [row for row in self.crop_labels if self.sources(row)]
 
-    def without_source(self) -> list[CropLabel]:
-        """Rows that no source gives: they will be missing in the submission."""
-        return [row for row in self.crop_labels if not self.sources(row)]
-
     def predicted(self, training: str) -> dict[int, list[CropLabel]]:
         """By crop, the rows that `training` predicts."""
         crops: dict[int, list[CropLabel]] = {}

@@ -34,31 +34,6 @@ def resample(array: NDArray, source: Grid, target: Grid) -> NDArray[np.float32]:
     return result.astype(np.float32, copy=False)
 
 
-def resample_nearest(array: NDArray, source: Grid, target: Grid) -> NDArray:
-    """Labels of `array` on the voxels of `target`: each takes the value at its centre.
-
-    Parameters
-    ----------
-    array : (z, y, x), any type, on `source`, which covers the centres of `target`'s voxels
-        (beyond it, the outermost voxel goes on).
-
-    Returns
-    -------
-    (z, y, x) on `target`, of the array's type.
-    """
-    if array.shape != source.shape:
-        raise ValueError(f"array of shape {array.shape} does not lie on {source}")
-    result = np.asarray(array)
-    start = source.position(target)
-    for axis in range(3):
-        step = target.voxel_size[axis] / source.voxel_size[axis]
-        index = nearest_index(start[axis], step, target.shape[axis])
-        index = index.clip(0, source.shape[axis] - 1)
-        if not np.array_equal(index, np.arange(source.shape[axis])):
-            result = result.take(index, axis)
-    return result
-
-
 def nearest_index(start: float, step: float, n: int) -> NDArray[np.int64]:
     """Index of the voxel that holds each of the positions `start + step · (0 … n-1)`.
 

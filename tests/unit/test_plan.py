@@ -43,7 +43,7 @@ def plan(tmp_path):
 def test_which_training_gives_which_label(plan):
     made = plan()
     assert [made.sources(row) for row in ROWS] == [["fine"], ["fine", "coarse"], [], ["coarse"]]
-    assert made.without_source() == [ROWS[2]]
+    assert made.segmented() == [ROWS[0], ROWS[1], ROWS[3]]
     assert made.predicted("fine") == {1: ROWS[:2]}
     assert made.predicted("coarse") == {1: [ROWS[1]], 2: [ROWS[3]]}
 

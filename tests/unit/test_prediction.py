@@ -2,16 +2,15 @@ import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
+from networks import tiny_task
 
 import cellmap_pipeline.prediction as prediction
-from cellmap_pipeline.config import Inference, Training
+from cellmap_pipeline.config import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.resampling import resample
-from cellmap_pipeline.training import SegmentationTask
 from cellmap_pipeline.volumes import Volume, create
 
 RAW_GRID = Grid((8, 8, 8), (40, 0, 80), (56, 60, 64))
@@ -21,15 +20,7 @@ RAW = np.random.default_rng(0).integers(0, 255, RAW_GRID.shape).astype(np.uint8)
 @pytest.fixture(scope="module")
 def task():
     torch.manual_seed(0)
-    settings = Training.model_validate(
-        {
-            "classes": ["mito", "pm"],
-            "voxel_size": 8,
-            "model": {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]},
-            "patch_size": 32,
-        }
-    )
-    made = SegmentationTask(training_settings(settings, TRAIN_KEYS)).eval()
+    made = tiny_task()
     with torch.no_grad():  # away from 0.5 everywhere
         for parameter in made.parameters():
             parameter.mul_(2)

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.resampling import resample, resample_nearest
+from cellmap_pipeline.resampling import nearest_index, resample
 
 rng = np.random.default_rng(0)
 
@@ -19,7 +19,6 @@ def test_the_same_grid_changes_nothing():
     grid = Grid((2, 3, 4), (5, 6, 7), (4, 5, 6))
     values = rng.random(grid.shape, np.float32)
     assert np.array_equal(resample(values, grid, grid), values)
-    assert np.array_equal(resample_nearest(values, grid, grid), values)
 
 
 def test_twice_as_coarse_is_the_mean_of_eight():
@@ -34,7 +33,6 @@ def test_a_shift_of_whole_voxels_is_a_slice():
     values = rng.integers(0, 255, grid.shape).astype(np.uint8)
     box = grid.box((1, 2, 3), (4, 4, 4))
     assert np.array_equal(resample(values, grid, box), values[1:5, 2:6, 3:7])
-    assert np.array_equal(resample_nearest(values, grid, box), values[1:5, 2:6, 3:7])
 
 
 @settings(deadline=None)
@@ -61,14 +59,10 @@ def test_values_stay_within_their_range(voxel_size, translation):
 
 
 def test_nearest_takes_the_lower_of_two():
-    source = Grid((1, 1, 1), (0, 0, 0), (4, 4, 4))
-    ids = np.arange(64).reshape(4, 4, 4)
-    assert np.array_equal(
-        resample_nearest(ids, source, source.at((2, 2, 2))), ids[0::2, 0::2, 0::2]
-    )
-    half = source.at((0.5, 0.5, 0.5))
-    expected = ids.repeat(2, 0).repeat(2, 1).repeat(2, 2)
-    assert np.array_equal(resample_nearest(ids, source, half), expected)
+    assert nearest_index(0, 1, 4).tolist() == [0, 1, 2, 3]
+    assert nearest_index(0.5, 2, 3).tolist() == [0, 2, 4]  # voxels twice as large
+    assert nearest_index(-0.25, 0.5, 4).tolist() == [0, 0, 1, 1]  # half as large
+    assert nearest_index(-2, 1, 3).tolist() == [-2, -1, 0]
 
 
 def test_a_wrong_grid_is_refused():

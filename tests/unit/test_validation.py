@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from networks import tiny_task
 
-from cellmap_pipeline.config import Inference, Training
+from cellmap_pipeline.config import Inference
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
-from cellmap_pipeline.training import SegmentationTask
 from cellmap_pipeline.validation import read_probabilities, validate
 from cellmap_pipeline.volumes import create
 
@@ -22,15 +21,7 @@ class Bright(torch.nn.Module):
 
 @pytest.fixture
 def task():
-    settings = Training.model_validate(
-        {
-            "classes": ["mito", "pm"],
-            "voxel_size": 8,
-            "model": {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]},
-            "patch_size": 32,
-        }
-    )
-    made = SegmentationTask(training_settings(settings, TRAIN_KEYS)).eval()
+    made = tiny_task()
     made.network = Bright()
     return made
 

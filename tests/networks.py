@@ -1,0 +1,18 @@
+"""A network small enough for tests."""
+
+from cellmap_pipeline.config import Training
+from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
+from cellmap_pipeline.training import SegmentationTask
+
+
+def tiny_task() -> SegmentationTask:
+    """An untrained network for mito (instances) and pm at 8 nm, in evaluation mode."""
+    settings = Training.model_validate(
+        {
+            "classes": ["mito", "pm"],
+            "voxel_size": 8,
+            "model": {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]},
+            "patch_size": 32,
+        }
+    )
+    return SegmentationTask(training_settings(settings, TRAIN_KEYS)).eval()
