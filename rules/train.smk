@@ -20,7 +20,7 @@ rule train:
         cfg=training_params("train", planning.TRAIN_KEYS),
         options=untracked(
             lambda wildcards: planning.training_settings(
-                PLAN.trainings[wildcards.training], ("num_workers", "log_every_steps")
+                PLAN.trainings[wildcards.training], ("num_workers", "memory_gb", "log_every_steps")
             )
         ),
         state=subpath(output[0], parent=True),

@@ -140,7 +140,18 @@ class Training(Section):
     early_stopping_patience: int = Field(50, ge=1, description="epochs without improvement")
     save_top_k: int = Field(3, ge=1, description="best checkpoints kept")
     devices: int = Field(1, ge=1, description="GPUs of one node")
-    num_workers: int = Field(4, ge=0, description="loader processes; changes no result")
+    loader: Literal["fast", "cellmap-data"] = Field(
+        "fast", description="this pipeline's loader, or the official one behind the same interface"
+    )
+    mutual_exclusion: str | None = Field(
+        None,
+        description="path of the challenge's class table (classes.csv): what a voxel of one class "
+        "cannot be besides is known, too; null: only what is annotated is",
+    )
+    num_workers: int = Field(4, ge=1, description="loader threads; changes no result")
+    memory_gb: float = Field(
+        4.0, ge=0.5, description="what the loader may keep in memory, GB; changes no result"
+    )
     log_every_steps: int = Field(10, ge=1, description="logging only; changes no result")
     inference: Inference = Field(Inference(), description="how crops are predicted")
     postprocess: dict[Name, dict[str, Any]] = Field(
@@ -188,6 +199,18 @@ class Submission(Section):
     )
 
 
+class Fetch(Section):
+    """What is brought from the challenge's bucket before anything else."""
+
+    crops: str = Field(
+        description="path or URL of the challenge's crop table (manifest.csv): where each crop's "
+        "labels and raw lie"
+    )
+    padding: float = Field(
+        500.0, ge=0, allow_inf_nan=False, description="raw around each crop, nm"
+    )
+
+
 class RunConfig(Section):
     """config/config.yaml."""
 
@@ -199,6 +222,7 @@ class RunConfig(Section):
     output: str = Field("results", description="folder of all results")
     trainings: Names = Field(description="names of files in config/training/")
     submission: Submission = Field(Submission(), description="what is submitted")
+    fetch: Fetch | None = Field(None, description="data to bring; null: they are in data_root")
     predictions: dict[Name, str] = Field(
         default_factory=dict,
         description="predictions made elsewhere: a name and a path with {dataset}, {crop}, {label}",

@@ -60,6 +60,8 @@ TRAIN_KEYS = (
     "scheduler",
     "loss",
     "augment",
+    "loader",
+    "mutual_exclusion",
     "early_stopping_patience",
     "save_top_k",
     "devices",

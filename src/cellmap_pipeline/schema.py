@@ -66,9 +66,11 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
 
 def _table(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> Iterator[str]:
     for key, value in schema["properties"].items():
-        name = value.get("$ref", "").removeprefix("#/$defs/")
+        refs = [branch.get("$ref", "") for branch in [value, *value.get("anyOf", [])]]
+        name = next(filter(None, refs), "").removeprefix("#/$defs/")
         if name in definitions and "properties" in definitions[name]:
-            yield f"| **`{prefix}{key}`** | | | {value.get('description', '')} |"
+            default = "null" if "default" in value and value["default"] is None else ""
+            yield f"| **`{prefix}{key}`** | {default} | | {value.get('description', '')} |"
             yield from _table(definitions[name], definitions, f"{prefix}{key}.")
             continue
         default = json.dumps(value["default"]) if "default" in value else "required"
