@@ -215,7 +215,10 @@ class RunConfig(Section):
     """config/config.yaml."""
 
     data_root: str = Field(description="folder of {dataset}/{dataset}.zarr")
-    test_crops: str = Field(description="path or URL of the test-crop manifest")
+    test_crops: str = Field(
+        description="path or URL of the test-crop manifest, or cellmap-segmentation-challenge: the "
+        "one in the official toolbox that is installed"
+    )
     ground_truth: Annotated[str | None, BeforeValidator(_null)] = Field(
         None, description="zarr of the test crops' truth, to score"
     )

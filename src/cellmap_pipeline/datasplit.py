@@ -7,24 +7,24 @@ label dataset with the classes in brackets.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import join
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cellmap_pipeline.balancing import balanced_choice
+from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.volumes import LabelVolume, Volume, annotation_attributes
+from cellmap_pipeline.volumes import LabelVolume, Volume
 
 RAW = "em/fibsem-uint8"
 # Labels up to this much coarser than a training's voxels still teach it something.
 COARSEST_FACTOR = 1.25
-RESTARTS = 16
-# What a class on the wrong side costs, against a share that is off by 1.
-MISPLACED = 100.0
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,20 @@ def make_datasplit(
 
 
 def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> list[LabelledCrop]:
-    """The crops of a training: those that the data hold, or those of a CSV of the user's."""
+    """The crops of a training: those that the data hold, or those of a CSV of the user's.
+
+    Raises
+    ------
+    InputError
+        See `find_crops` and `read_datasplit`.
+    """
     if own is None:
         return find_crops(data_root, settings)
     rows = read_datasplit(own, settings.classes)
-    return [crop_at(labels, raw, annotated) for _, raw, labels, annotated in rows]
+    crops = [crop_at(labels, raw, annotated) for _, raw, labels, annotated in rows]
+    there = {label for _, _, labels, _ in rows for label in _labels_in(labels)}
+    _check_classes(crops, settings.classes, there, f"no crop of {own} holds a labelled voxel of")
+    return crops
 
 
 def raw_path(data_root: str | Path, dataset: str) -> Path:
@@ -108,7 +117,8 @@ def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
     """
     if not data_root.is_dir():
         raise InputError(f"data_root: {data_root} does not exist")
-    crops, there = [], set()
+    crops: list[LabelledCrop] = []
+    there: set[str] = set()
     for folder in sorted(data_root.glob("*/*.zarr/recon-*/labels/groundtruth/crop*")):
         number = folder.name.removeprefix("crop")
         dataset = folder.parents[4].name
@@ -118,17 +128,16 @@ def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
             continue
         if settings.crops is not None and int(number) not in settings.crops:
             continue
-        there |= {path.name for path in folder.iterdir() if path.is_dir()}
+        there |= _labels_in(folder)
         labels = _fine_enough(folder, settings)
         if labels:
-            crops.append(crop_at(folder, folder.parents[2] / RAW, labels))
-    lacking = [c for c in settings.classes if not any(crop.present.get(c) for crop in crops)]
-    if lacking:
-        raise InputError(
-            f"no crop below {data_root} holds a labelled voxel of {', '.join(lacking)} at "
-            f"{list(settings.voxel_size)} nm or finer; its crops annotate: "
-            f"{', '.join(sorted(there)) or 'nothing'}"
-        )
+            beside = folder.parents[2] / RAW
+            raw = beside if beside.is_dir() else raw_path(data_root, dataset)
+            crops.append(crop_at(folder, raw, labels))
+    _check_classes(
+        crops, settings.classes, there, f"no crop below {data_root} holds, at "
+        f"{list(settings.voxel_size)} nm or finer, a labelled voxel of",
+    )  # fmt: skip
     return crops
 
 
@@ -155,7 +164,7 @@ def split(crops: Sequence[LabelledCrop], settings: SplitSettings) -> list[str]:
     for crop, group in zip(crops, groups, strict=True):
         volume[group] += [crop.present.get(label, 0.0) for label in settings.classes]
     volume = volume[:, volume.any(axis=0)]
-    chosen = _search(volume, settings.validation_fraction, np.random.default_rng(settings.seed))
+    chosen = balanced_choice(volume, settings.validation_fraction, settings.seed)
     return ["validate" if chosen[group] else "train" for group in groups]
 
 
@@ -202,30 +211,36 @@ def read_datasplit(path: Path, classes: Sequence[str]) -> list[tuple[str, Path, 
     """Rows of a datasplit in any of its forms: usage, raw, folder of the labels, classes.
 
     Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
-    `raw,label,usage` with that header. Relative paths are relative to the working directory. Of
-    the classes in brackets those in `classes` are kept; a label without brackets stands for all.
+    `raw,label,usage` with that header. Relative paths are relative to the working directory; of
+    five columns, an absolute one stands alone. Of the classes in brackets those in `classes` are
+    kept; a label without brackets stands for all.
 
     Raises
     ------
     InputError
-        A row is malformed (with its line number), or a side is empty.
+        It cannot be read, a row is malformed (with its line number), or a side is empty.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"datasplit {path} cannot be read ({error})") from None
+        raise InputError(
+            f"datasplit {path} cannot be read ({error}): `datasplit` in the training's file is "
+            "the path of a CSV"
+        ) from None
     rows = []
-    lines = csv.reader(text.splitlines())
+    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     order: list[str] | None = None
-    for fields in lines:
-        fields = [field.strip() for field in fields]
-        where = f"{path} line {lines.line_num}"
-        if not any(fields) or fields[0].startswith("#"):
-            continue
-        if sorted(fields) == ["label", "raw", "usage"]:
-            order = fields
-            continue
-        rows.append(_parse_row(fields, order, where, classes))
+    try:
+        for fields in lines:
+            fields = [field.strip() for field in fields]
+            if not any(fields) or fields[0].startswith("#"):
+                continue
+            if sorted(fields) == ["label", "raw", "usage"]:
+                order = fields
+                continue
+            rows.append(_parse_row(fields, order, f"{path} line {lines.line_num}", classes))
+    except csv.Error as error:
+        raise InputError(f"{path} line {lines.line_num}: not CSV ({error})") from None
     for side in ("train", "validate"):
         if not any(row[0] == side for row in rows):
             raise InputError(f"{path} has no row for {side!r}: it needs both train and validate")
@@ -241,7 +256,7 @@ def _parse_row(
     elif len(fields) == 3:
         usage, raw, label = fields
     elif len(fields) == 5:
-        usage, raw, label = fields[0], f"{fields[1]}/{fields[2]}", f"{fields[3]}/{fields[4]}"
+        usage, raw, label = fields[0], join(fields[1], fields[2]), join(fields[3], fields[4])
     else:
         raise InputError(
             f"{where}: {len(fields)} columns, but a row is usage,raw,label or usage,raw zarr,"
@@ -251,8 +266,14 @@ def _parse_row(
         raise InputError(f"{where}: usage {usage!r} must be train or validate")
     match = re.fullmatch(r"(.*)/\[([^\[\]]*)\]", label)
     folder = Path(match[1] if match else label)
-    annotated = match[2].split(",") if match else list(classes)
-    return usage, Path(raw), folder, [c for c in classes if c in annotated]
+    annotated = [c.strip() for c in match[2].split(",")] if match else list(classes)
+    wanted = [c for c in classes if c in annotated]
+    if not wanted:
+        raise InputError(
+            f"{where}: of the classes in brackets the training wants none ({', '.join(classes)}): "
+            "remove the row, or name one of them"
+        )
+    return usage, Path(raw), folder, wanted
 
 
 def crop_at(folder: Path, raw: Path, classes: Sequence[str]) -> LabelledCrop:
@@ -266,11 +287,12 @@ def crop_at(folder: Path, raw: Path, classes: Sequence[str]) -> LabelledCrop:
     labels = {label: LabelVolume.open(folder / label) for label in classes
               if (folder / label).is_dir()}  # fmt: skip
     if not labels:
-        raise InputError(f"{folder} holds none of {', '.join(classes)}")
+        lack = f"holds none of {', '.join(classes)}" if folder.is_dir() else "does not exist"
+        raise InputError(f"labels {folder}: the folder {lack}")
     present = {}
     for label, volume in labels.items():
         voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
-        present[label] = _present_voxels(volume) * voxel
+        present[label] = present_voxels(volume) * voxel
     zarr = next((path for path in folder.parents if path.suffix == ".zarr"), folder.parent)
     return LabelledCrop(
         dataset=zarr.stem,
@@ -297,16 +319,21 @@ def _fine_enough(folder: Path, settings: SplitSettings) -> list[str]:
     return labels
 
 
-def _present_voxels(label: LabelVolume) -> float:
-    """Labelled voxels at the finest level, from `complement_counts` or else a coarse level."""
-    finest = label.volume.levels[0].grid
-    for attributes in (annotation_attributes(label.volume), label.volume.attributes):
-        counts = attributes.get("cellmap", {}).get("annotation", {}).get("complement_counts")
-        if counts:
-            return finest.size - sum(n for kind, n in counts.items() if kind != "present")
-    coarse = Volume.open(label.volume.path).levels[-1]
-    voxels = coarse.read((0, 0, 0), coarse.grid.shape)
-    return float(np.mean((voxels > 0) & (voxels != label.unknown))) * finest.size
+def _labels_in(folder: Path) -> set[str]:
+    """The classes that a crop annotates, at whatever voxel size."""
+    return {path.name for path in folder.iterdir() if path.is_dir()}
+
+
+def _check_classes(
+    crops: Sequence[LabelledCrop], classes: Sequence[str], there: set[str], lacks: str
+) -> None:
+    """Refuse crops without a labelled voxel of a class; `lacks` begins the sentence."""
+    lacking = [c for c in classes if not any(crop.present.get(c) for crop in crops)]
+    if lacking:
+        raise InputError(
+            f"{lacks} {', '.join(lacking)}; its crops annotate: "
+            f"{', '.join(sorted(there)) or 'nothing'}"
+        )
 
 
 def _overlapping(crops: Sequence[LabelledCrop]) -> list[int]:
@@ -319,48 +346,3 @@ def _overlapping(crops: Sequence[LabelledCrop]) -> list[int]:
                 groups = [new if group == old else group for group in groups]
     numbers = {group: k for k, group in enumerate(dict.fromkeys(groups))}
     return [numbers[group] for group in groups]
-
-
-def _search(
-    volume: NDArray[np.float64], fraction: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Groups that validate: the best of several descents by single moves and swaps."""
-    best, lowest = np.zeros(len(volume), bool), np.inf
-    for _ in range(RESTARTS):
-        chosen = rng.random(len(volume)) < fraction
-        cost = _cost(chosen[None], volume, fraction)[0]
-        while True:
-            moves = _moves(chosen)
-            costs = _cost(moves, volume, fraction)
-            i = int(costs.argmin())
-            if costs[i] >= cost - 1e-12:
-                break
-            chosen, cost = moves[i], costs[i]
-        if cost < lowest - 1e-12:
-            best, lowest = chosen, cost
-    return best
-
-
-def _moves(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """All choices one flip or one swap away, (moves, groups)."""
-    flips = chosen ^ np.eye(len(chosen), dtype=bool)
-    out, into = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-    swaps = np.repeat(chosen[None], len(out) * len(into), axis=0)
-    pair = np.arange(len(swaps))
-    swaps[pair, np.repeat(out, len(into))] = False
-    swaps[pair, np.tile(into, len(out))] = True
-    return np.concatenate([flips, swaps])
-
-
-def _cost(
-    choices: NDArray[np.bool_], volume: NDArray[np.float64], fraction: float
-) -> NDArray[np.float64]:
-    """How bad each choice is: shares that are off, classes that one side lacks."""
-    share = (choices @ volume) / volume.sum(axis=0)
-    validates = choices @ (volume > 0)
-    trains = ~choices @ (volume > 0)
-    common = (volume > 0).sum(axis=0) >= 2
-    misplaced = ((validates == 0) & common) | (trains == 0)
-    one_sided = choices.all(axis=1) | ~choices.any(axis=1)
-    off = np.abs(share - fraction).sum(axis=1) + MISPLACED * misplaced.sum(axis=1)
-    return off + MISPLACED * volume.shape[1] * one_sided

@@ -8,10 +8,12 @@ nm and voxels.
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
+import math
 import re
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,11 @@ from cellmap_pipeline.geometry import Grid
 
 COLUMNS = ["crop_name", "dataset", "class_label", "voxel_size", "translation", "shape"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+# The source that means the manifest of the installed toolbox, and where it lies in there.
+TOOLBOX = "cellmap-segmentation-challenge"
+TOOLBOX_MANIFEST = "utils/test_crop_manifest.csv"
+# A crop of more voxels (a terabyte of probabilities) is a slip.
+MOST_VOXELS = 2**40
 
 
 @dataclass(frozen=True)
@@ -58,15 +65,17 @@ def read_manifest(path: str | Path) -> list[CropLabel]:
 
 
 def local_manifest(source: str, folder: Path) -> Path:
-    """A local path of the manifest at `source`, a path or a URL.
+    """A local path of the manifest at `source`: a path, a URL, or `TOOLBOX`.
 
     What a URL gives is kept in `folder`, and used from there ever after.
 
     Raises
     ------
     InputError
-        The URL cannot be read.
+        The URL cannot be read, or the toolbox is not installed.
     """
+    if source == TOOLBOX:
+        return _toolbox_manifest()
     if not re.match(r"(https?|ftp|file)://", source):
         return Path(source)
     kept = folder / "test_crop_manifest.csv"
@@ -89,23 +98,20 @@ def local_manifest(source: str, folder: Path) -> Path:
 
 def parse_manifest(text: str, name: str) -> list[CropLabel]:
     """Rows of a manifest given as text; `name` is what errors call it."""
-    lines = csv.reader(io.StringIO(text))
-    header = next(lines, None)
+    lines = _lines(text, name)
+    _, header = next(lines, (1, []))
     if header != COLUMNS:
         raise InputError(
-            f"{name} line 1: the header is {','.join(header or [])!r} but must be "
-            f"{','.join(COLUMNS)!r}"
+            f"{name} line 1: the header is {','.join(header)!r} but must be {','.join(COLUMNS)!r}"
         )
     rows: list[CropLabel] = []
     line_of: dict[tuple[int, str], int] = {}
     dataset_of: dict[int, str] = {}
-    for fields in lines:
-        if not fields:
-            continue
-        where = f"{name} line {lines.line_num}"
+    for number, fields in lines:
+        where = f"{name} line {number}"
         row = _parse_row(fields, where)
-        first = line_of.setdefault((row.crop, row.label), lines.line_num)
-        if first != lines.line_num:
+        first = line_of.setdefault((row.crop, row.label), number)
+        if first != number:
             raise InputError(
                 f"{where}: crop {row.crop}, label {row.label} stands in line {first} already: "
                 "remove one of the two"
@@ -132,12 +138,38 @@ def write_manifest(rows: Iterable[CropLabel], path: str | Path) -> None:
             writer.writerow([row.crop, row.dataset, row.label, *vectors])
 
 
+def _toolbox_manifest() -> Path:
+    """The manifest inside the official toolbox, found without importing it."""
+    spec = importlib.util.find_spec(TOOLBOX.replace("-", "_"))
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or ():
+        if (Path(folder) / TOOLBOX_MANIFEST).is_file():
+            return Path(folder) / TOOLBOX_MANIFEST
+    lack = f"is installed but has no {TOOLBOX_MANIFEST}" if folders else "is not installed here"
+    raise InputError(
+        f"test_crops: {TOOLBOX} means the manifest of the official toolbox, which {lack}: install "
+        "it, or give the path or URL of a test_crop_manifest.csv"
+    )
+
+
+def _lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and stripped fields of each line that is not blank."""
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    try:
+        for fields in lines:
+            fields = [field.strip() for field in fields]
+            if any(fields):
+                yield lines.line_num, fields
+    except csv.Error as error:
+        raise InputError(f"{name} line {lines.line_num}: not CSV ({error})") from None
+
+
 def _parse_row(fields: list[str], where: str) -> CropLabel:
     if len(fields) != len(COLUMNS):
         raise InputError(
             f"{where}: {len(fields)} fields, but a row has {len(COLUMNS)}: {', '.join(COLUMNS)}"
         )
-    crop, dataset, label, voxel_size, translation, shape = (field.strip() for field in fields)
+    crop, dataset, label, voxel_size, translation, shape = fields
     if not crop.isdecimal():
         raise InputError(f"{where}: crop_name {crop!r} is not a whole number such as 557")
     for column, value in (("dataset", dataset), ("class_label", label)):
@@ -155,10 +187,17 @@ def _parse_row(fields: list[str], where: str) -> CropLabel:
         raise InputError(
             f"{where}: {error}; voxel_size, translation and shape are written as [z;y;x]"
         ) from None
+    if math.prod(grid.shape) > MOST_VOXELS:
+        raise InputError(f"{where}: shape {shape} is more than any crop holds: check its numbers")
     return CropLabel(int(crop), dataset, label, grid)
 
 
 def _parse_vector(text: str, kind: type) -> tuple:
     if not (text.startswith("[") and text.endswith("]")):
         raise ValueError(f"{text!r} is not of the form [z;y;x]")
-    return tuple(kind(part) for part in text[1:-1].split(";"))
+    parts = text[1:-1].split(";")
+    try:
+        return tuple(kind(part) for part in parts)
+    except ValueError:
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{text!r} must hold {numbers}") from None

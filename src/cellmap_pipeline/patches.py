@@ -1,149 +1,132 @@
-"""Training patches: raw and targets of all classes at a training's voxel size."""
+"""Training patches: where they lie, how they are read, and what becomes of them on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import Sampler
 
-from cellmap_pipeline.augment import augment, rotation_margin
-from cellmap_pipeline.classes import output_channels
+from cellmap_pipeline.augment import Change, change_patch, draw_change, shape_to_read
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.datasplit import read_datasplit
-from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, Vector
-from cellmap_pipeline.targets import make_targets
-from cellmap_pipeline.volumes import LabelVolume, Volume
+from cellmap_pipeline.crops import CropData
+from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.targets import UNKNOWN
 
 # Share of patches that are centred on a voxel of a class, so that rare classes come up; the
 # others lie anywhere in a crop.
 ON_A_CLASS = 0.7
-# Positions kept per crop and class, found on voxels this many times coarser than the training's.
-POSITIONS = 2000
-COARSER = 2
+
+
+class Source(Protocol):
+    """A crop that patches are read from: the fast loader's, or the official one's."""
+
+    crop: CropData
+
+    def read(
+        self, start: Sequence[int], shape: Sequence[int]
+    ) -> tuple[NDArray, NDArray[np.uint16], NDArray[np.uint8]]:
+        """Raw, codes and their table of a box of the crop's grid, which may reach beyond it.
+
+        Returns
+        -------
+        raw : (z, y, x) uint8, or float32 0..1.
+        codes : (z, y, x) uint16; 0 where nothing is known.
+        table : (codes, channels) uint8, the targets of each code: 0, 1, or 255 for unknown.
+        """
 
 
 @dataclass
-class CropData:
-    """A labelled crop, opened when it is first read."""
+class Patch:
+    """A patch as it travels: small, to be finished on the device (`Finisher`).
 
-    raw_path: Path
-    label_folder: Path
-    annotated: Sequence[str]
-    voxel_size: Vector
-    _positions: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    Parameters
+    ----------
+    raw : (z, y, x) uint8, or float32 0..1.
+    codes : (z, y, x) int16, to be read as unsigned.
+    table : (codes, channels) uint8, what the codes stand for.
+    change : what is done to it.
+    """
 
-    @cached_property
-    def raw(self) -> Volume:
-        """The raw volume."""
-        return Volume.open(self.raw_path)
+    raw: Tensor
+    codes: Tensor
+    table: Tensor
+    change: Change
 
-    @cached_property
-    def labels(self) -> dict[str, LabelVolume]:
-        """The annotated classes."""
-        return {label: LabelVolume.open(self.label_folder / label) for label in self.annotated}
-
-    @cached_property
-    def grid(self) -> Grid:
-        """The crop in voxels of the training's size."""
-        extent = next(iter(self.labels.values())).volume.levels[0].grid
-        return self.raw.aligned(extent, self.voxel_size)
-
-    def positions(self, label: str) -> NDArray[np.float64]:
-        """World positions (n, 3), nm, of some voxels of `label`, the same each time."""
-        if label not in self._positions:
-            coarse = self.grid.at([v * COARSER for v in self.grid.voxel_size])
-            ids, _ = self.labels[label].read(coarse)
-            found = np.argwhere(ids > 0)
-            if len(found) > POSITIONS:
-                found = found[np.linspace(0, len(found) - 1, POSITIONS).astype(int)]
-            self._positions[label] = found * coarse.voxel_size + np.array(coarse.translation)
-        return self._positions[label]
-
-    def read(self, grid: Grid, channels: Sequence[str]) -> tuple[NDArray, NDArray]:
-        """Raw (z, y, x) float32 0..1 and targets (c, z, y, x) uint8, 255 where unknown."""
-        read = {label: volume.read(grid) for label, volume in self.labels.items()}
-        targets = make_targets(
-            {label: ids for label, (ids, _) in read.items()},
-            {label: known for label, (_, known) in read.items()},
-            channels,
-        )
-        return self.raw.read_raw(grid, core=_intersection(grid, self.grid)), targets
+    def pin(self) -> Patch:
+        """The same in memory that a GPU copies from by itself."""
+        return Patch(self.raw.pin_memory(), self.codes.pin_memory(), self.table, self.change)
 
 
-class PatchDataset(Dataset):
-    """Patches by number: the same number gives the same patch, in any process.
+class RandomPatches:
+    """Patches by number: the same number gives the same patch, in any thread.
 
     Numbers go on from epoch to epoch (`EpochSampler`), so that every epoch sees other patches.
     """
 
-    def __init__(self, crops: Sequence[CropData], training: Training) -> None:
-        self.crops = list(crops)
+    def __init__(self, sources: Sequence[Source], training: Training) -> None:
+        self.sources = list(sources)
         self.training = training
-        self.channels = output_channels(training.classes)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Raw (1, z, y, x) float32 and targets (c, z, y, x) uint8 of patch `number`."""
+    def read(self, number: int) -> Patch:
+        """Patch `number`."""
         training = self.training
         rng = np.random.default_rng([training.seed, number])
-        shape = rotation_margin(training.patch_size, training.augment.rotate, training.voxel_size)
-        crop, grid = self._place(rng, shape)
-        raw, target = crop.read(grid, self.channels)
-        raw, target = augment(
-            raw, target, training.augment, rng, training.patch_size, training.voxel_size
-        )
-        return torch.from_numpy(raw[None]), torch.from_numpy(target)
+        change = draw_change(training.augment, rng, training.patch_size, training.voxel_size)
+        shape = shape_to_read(change, training.patch_size, training.voxel_size)
+        source, start = self._place(rng, shape)
+        return _patch(source, start, shape, change)
 
     @cached_property
-    def _holders(self) -> list[tuple[str, list[int]]]:
+    def _holders(self) -> list[tuple[str, list[Source]]]:
         """Classes that some crop holds, with those crops."""
-        holders = []
-        for label in self.training.classes:
-            crops = [
-                i
-                for i, crop in enumerate(self.crops)
-                if label in crop.annotated and len(crop.positions(label))
-            ]
-            if crops:
-                holders.append((label, crops))
-        return holders
+        holders = [
+            (label, [source for source in self.sources if label in source.crop.present])
+            for label in self.training.classes
+        ]
+        return [(label, sources) for label, sources in holders if sources]
 
-    def _place(self, rng: np.random.Generator, shape: Shape) -> tuple[CropData, Grid]:
-        """A crop and the patch of `shape` to read from it."""
+    @cached_property
+    def _share_of_voxels(self) -> NDArray[np.float64]:
+        sizes = np.array([source.crop.grid.size for source in self.sources], float)
+        return sizes / sizes.sum()
+
+    def _place(self, rng: np.random.Generator, shape: Shape) -> tuple[Source, Shape]:
+        """A crop, and where in it the patch of `shape` that is read begins."""
+        source = self.sources[rng.choice(len(self.sources), p=self._share_of_voxels)]
+        centre = rng.random(3) * source.crop.grid.shape
         if self._holders and rng.random() < ON_A_CLASS:
-            label, crops = self._holders[rng.integers(len(self._holders))]
-            crop = self.crops[crops[rng.integers(len(crops))]]
-            position = crop.positions(label)[rng.integers(len(crop.positions(label)))]
-            centre = (position - crop.grid.translation) / crop.grid.voxel_size
-        else:
-            sizes = np.array([crop.grid.size for crop in self.crops], float)
-            crop = self.crops[rng.choice(len(self.crops), p=sizes / sizes.sum())]
-            centre = rng.random(3) * crop.grid.shape
+            label, sources = self._holders[rng.integers(len(self._holders))]
+            holder = sources[rng.integers(len(sources))]
+            voxels = holder.crop.positions(label)
+            # An object so small that the search missed it: anywhere in the crop will do.
+            source, centre = holder, rng.random(3) * holder.crop.grid.shape
+            if len(voxels):
+                centre = voxels[rng.integers(len(voxels))] + 0.5
         inner = np.array(self.training.patch_size)
         start = np.round(centre - inner / 2 + (rng.random(3) - 0.5) * inner / 2)
         # The patch lies in the crop, or the crop in the patch.
-        slack = np.array(crop.grid.shape) - inner
+        slack = np.array(source.crop.grid.shape) - inner
         start = start.clip(np.minimum(slack, 0), np.maximum(slack, 0))
-        start -= (np.array(shape) - inner) // 2
-        return crop, crop.grid.box(start.astype(int), shape)
+        z, y, x = (start - (np.array(shape) - inner) // 2).astype(int).tolist()
+        return source, (z, y, x)
 
 
-class TileDataset(Dataset):
-    """Validation patches: fixed tiles over the validation crops, never augmented."""
+class Tiles:
+    """Validation patches: fixed tiles over the validation crops, never changed."""
 
-    def __init__(self, crops: Sequence[CropData], training: Training) -> None:
-        self.channels = output_channels(training.classes)
+    def __init__(self, sources: Sequence[Source], training: Training) -> None:
+        self.shape = training.patch_size
         tiles = [
-            (crop, crop.grid.box(start, training.patch_size))
-            for crop in crops
-            for start in _tile_starts(crop.grid.shape, training.patch_size)
+            (source, start)
+            for source in sources
+            for start in _tile_starts(source.crop.grid.shape, self.shape)
         ]
         wanted = training.validation_iterations * training.batch_size
         if len(tiles) > wanted:
@@ -153,11 +136,10 @@ class TileDataset(Dataset):
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Raw (1, z, y, x) float32 and targets (c, z, y, x) uint8 of tile `number`."""
-        crop, grid = self.tiles[number]
-        raw, target = crop.read(grid, self.channels)
-        return torch.from_numpy(raw[None]), torch.from_numpy(target)
+    def read(self, number: int) -> Patch:
+        """Tile `number`."""
+        source, start = self.tiles[number]
+        return _patch(source, start, self.shape, Change())
 
 
 class EpochSampler(Sampler[int]):
@@ -184,47 +166,86 @@ class EpochSampler(Sampler[int]):
         return iter(range(first, first + self.patches * self.world_size, self.world_size))
 
 
-def open_crops(
-    datasplit: Path, classes: Sequence[str], voxel_size: Vector
-) -> dict[str, list[CropData]]:
-    """The crops of a datasplit, `train` and `validate`.
+class Finisher:
+    """Makes batches of patches, on the device that they are trained on.
 
-    Raises
-    ------
-    InputError
-        The datasplit is malformed, or a row has no class that is wanted.
+    On the CPU their memory is used again: a batch is good until the next one is made.
     """
-    crops: dict[str, list[CropData]] = {"train": [], "validate": []}
-    for usage, raw, labels, annotated in read_datasplit(datasplit, classes):
-        there = [label for label in annotated if (labels / label).is_dir()]
-        if not there:
-            raise InputError(f"{datasplit}: {labels} has none of {', '.join(annotated or classes)}")
-        crops[usage].append(CropData(raw, labels, there, voxel_size))
-    return crops
+
+    def __init__(self, device: torch.device, patch_size: Shape, voxel_size: Vector) -> None:
+        self.device = device
+        self.patch_size = patch_size
+        self.voxel_size = voxel_size
+        self._kept: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, patches: Sequence[Patch]) -> tuple[Tensor, Tensor]:
+        """Change the patches and decode their targets.
+
+        Returns
+        -------
+        raw : (n, 1, z, y, x) float32, 0..1.
+        targets : (n, c, z, y, x) uint8, 0, 1, or 255 where unknown.
+        """
+        raws, targets = self._batch(len(patches), patches[0].table.shape[1])
+        for patch, raw, target in zip(patches, raws, targets, strict=True):
+            raw[0], codes = change_patch(
+                patch.raw.to(self.device, non_blocking=True),
+                patch.codes.to(self.device, non_blocking=True),
+                patch.change, self.patch_size, self.voxel_size,
+            )  # fmt: skip
+            decode(codes, patch.table, target)
+        return raws, targets
+
+    def _batch(self, size: int, channels: int) -> tuple[Tensor, Tensor]:
+        made = self._kept.get((size, channels))
+        if made is None:
+            raws = torch.empty((size, 1, *self.patch_size), device=self.device)
+            shape = (size, channels, *self.patch_size)
+            made = raws, torch.empty(shape, dtype=torch.uint8, device=self.device)
+            if self.device.type == "cpu":
+                self._kept[size, channels] = made
+        return made
 
 
-def loaders(
-    crops: dict[str, list[CropData]], training: Training, rank: int = 0, world_size: int = 1
-) -> tuple[DataLoader, DataLoader]:
-    """Batches to train on and to validate with: raw (n, 1, z, y, x), targets (n, c, z, y, x)."""
-    # Started afresh: threads that read chunks don't survive a fork.
-    workers: dict[str, Any] = {
-        "num_workers": training.num_workers,
-        "multiprocessing_context": "spawn" if training.num_workers else None,
-        "persistent_workers": training.num_workers > 0,
-        "pin_memory": torch.cuda.is_available(),
-    }
-    patches = training.iterations_per_epoch * training.batch_size
-    train = DataLoader(
-        PatchDataset(crops["train"], training),
-        batch_size=training.batch_size,
-        sampler=EpochSampler(patches, rank, world_size),
-        **workers,
+def decode(codes: Tensor, table: Tensor, target: Tensor) -> None:
+    """Write the targets of all channels, (c, z, y, x) uint8, from codes (z, y, x) int32.
+
+    Eight channels at a time are looked up as the bits of a byte.
+    """
+    flat, rows = codes.reshape(-1), target.view(len(target), -1)
+    values = table.t()
+    varies = (values != values[:, :1]).any(dim=1).tolist()
+    for channel, constant in enumerate(values[:, 0].tolist()):
+        if not varies[channel]:
+            rows[channel].fill_(constant)
+    unsure = (values == UNKNOWN).any(dim=1).tolist()
+    for value, wanted in (
+        (1, varies),
+        (UNKNOWN, [a and b for a, b in zip(varies, unsure, strict=True)]),
+    ):
+        channels = [channel for channel, there in enumerate(wanted) if there]
+        for group in (channels[i : i + 8] for i in range(0, len(channels), 8)):
+            bits = torch.zeros(values.shape[1], dtype=torch.uint8)
+            for bit, channel in enumerate(group):
+                bits |= (values[channel] == value).to(torch.uint8) << bit
+            found = bits.to(codes.device).index_select(0, flat)
+            for bit, channel in enumerate(group):
+                if value == 1:
+                    torch.bitwise_right_shift(found, bit, out=rows[channel])
+                    rows[channel].bitwise_and_(1)
+                else:
+                    # All bits set are 255.
+                    rows[channel].bitwise_or_((found >> bit & 1).neg_())
+
+
+def _patch(source: Source, start: Shape, shape: Shape, change: Change) -> Patch:
+    raw, codes, table = source.read(start, shape)
+    return Patch(
+        torch.from_numpy(raw),
+        torch.from_numpy(codes.view(np.int16)),
+        torch.from_numpy(table),
+        change,
     )
-    validate = DataLoader(
-        TileDataset(crops["validate"], training), batch_size=training.batch_size, **workers
-    )
-    return train, validate
 
 
 def _tile_starts(shape: Shape, patch: Shape) -> list[Shape]:
@@ -236,11 +257,3 @@ def _tile_starts(shape: Shape, patch: Shape) -> list[Shape]:
         axes.append([round(i * last / max(1, count - 1)) if count > 1 else last // 2 for i in
                      range(count)])  # fmt: skip
     return [(z, y, x) for z in axes[0] for y in axes[1] for x in axes[2]]
-
-
-def _intersection(a: Grid, b: Grid) -> Grid:
-    """The part of `a` that `b` overlaps, on a's voxels."""
-    start, stop = a.index_box(b)
-    low = [max(0, s) for s in start]
-    high = [min(n, e) for n, e in zip(a.shape, stop, strict=True)]
-    return a.box(low, [e - s for s, e in zip(low, high, strict=True)])

@@ -21,8 +21,8 @@ from cellmap_pipeline.state import fingerprint_of
 # a new version of this package makes the stage run again.
 RESULT_VERSION = {
     "check_inputs": 1,
-    "datasplit": 1,
-    "train": 1,
+    "datasplit": 2,
+    "train": 2,
     "validate": 1,
     "predict": 1,
     "select": 1,

@@ -57,6 +57,34 @@ def make_targets(
     return targets
 
 
+def imply(
+    targets: NDArray[np.uint8],
+    channels: Sequence[str],
+    implied: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+) -> None:
+    """Fill in, in place, what follows for unknown voxels from other classes.
+
+    Parameters
+    ----------
+    targets : (c, z, y, x) uint8, 255 where unknown.
+    channels : their names.
+    implied : per class, the classes whose voxels are of it, too, and those whose voxels are not.
+        What is not of a class is not its boundary either.
+    """
+    if not implied:
+        return
+    given = {channel: target == 1 for channel, target in zip(channels, targets, strict=True)}
+    for target, channel in zip(targets, channels, strict=True):
+        label = channel.removesuffix(BOUNDARY_SUFFIX)
+        positive, negative = implied.get(label, ((), ()))
+        unknown = target == UNKNOWN
+        if not unknown.any():
+            continue
+        for value, sources in ((0, negative), (1, positive if channel == label else ())):
+            for source in sources:
+                target[unknown & given[source]] = value
+
+
 def _mark_boundary(
     target: NDArray[np.uint8],
     ids: NDArray[np.integer],

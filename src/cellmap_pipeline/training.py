@@ -25,16 +25,17 @@ from torch import Tensor, nn
 
 from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.config import LossName, Training
+from cellmap_pipeline.crops import open_crops
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.loading import loaders
 from cellmap_pipeline.losses import build_loss
 from cellmap_pipeline.models import build_model
-from cellmap_pipeline.patches import loaders, open_crops
+from cellmap_pipeline.patches import Finisher, Patch
 from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.state import claim, fingerprint_of
+from cellmap_pipeline.targets import UNKNOWN
 
 log = logging.getLogger(__name__)
-
-UNKNOWN = 255
 
 
 class SegmentationTask(pl.LightningModule):
@@ -60,6 +61,7 @@ class SegmentationTask(pl.LightningModule):
             patch_size=self.training_settings.patch_size,
         )
         self.loss = build_loss(dict(_weighted(self.training_settings.loss)))
+        self._finish: Finisher | None = None
         # Voxels per channel: predicted and true, predicted, true.
         self.register_buffer("counts", torch.zeros(3, len(self.channels)), persistent=False)
 
@@ -67,6 +69,15 @@ class SegmentationTask(pl.LightningModule):
         """Logits (n, c, z, y, x) of raw (n, 1, z, y, x) in 0..1."""
         # The layout in which convolutions are fastest, on the CPU and on GPUs.
         return self.network(normalise(raw).contiguous(memory_format=torch.channels_last_3d))
+
+    def transfer_batch_to_device(
+        self, batch: list[Patch], device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Raw (n, 1, z, y, x) and targets (n, c, z, y, x), changed at random on the device."""
+        settings = self.training_settings
+        if self._finish is None or self._finish.device != device:
+            self._finish = Finisher(device, settings.patch_size, settings.voxel_size)
+        return self._finish(batch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """Loss of one batch."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance, output_channels
 from cellmap_pipeline.config import Inference
+from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.manifest import CropLabel
-from cellmap_pipeline.patches import CropData, open_crops
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.training import SegmentationTask
 from cellmap_pipeline.tuning import Case, tune

@@ -30,6 +30,12 @@ CACHE_BYTES = 1 << 30
 CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
 
+def set_cache_bytes(limit: int) -> None:
+    """Keep up to `limit` bytes of decoded chunks at hand, of arrays that are opened from now on."""
+    global CONTEXT
+    CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
+
+
 @dataclass
 class Level:
     """One stored resolution of a volume: a zarr 2 array and the grid that it lies on."""
@@ -207,23 +213,26 @@ class LabelVolume:
         """
         level = self.volume.level_for(grid.voxel_size)
         position = level.grid.position(grid)
-        index = [
-            nearest_index(position[d], grid.voxel_size[d] / level.grid.voxel_size[d], n)
-            for d, n in enumerate(grid.shape)
-        ]
-        inside = [(i >= 0) & (i < n) for i, n in zip(index, level.grid.shape, strict=True)]
+        into, used = [], []
+        for d, n in enumerate(grid.shape):
+            step = grid.voxel_size[d] / level.grid.voxel_size[d]
+            index = nearest_index(position[d], step, n)
+            first, last = np.searchsorted(index, [0, level.grid.shape[d]])
+            into.append(slice(first, last))
+            used.append(index[first:last])
         ids = np.zeros(grid.shape, np.dtype(level.metadata["dtype"]).newbyteorder("="))
         known = np.zeros(grid.shape, bool)
-        if not all(i.any() for i in inside):
+        if not all(len(index) for index in used):
             return ids, known
-        within = np.ix_(*inside)
-        used = [i[mask] for i, mask in zip(index, inside, strict=True)]
-        low = [int(i.min()) for i in used]
-        box = level.read(low, [int(i.max()) + 1 for i in used])
-        values = box[np.ix_(*(i - a for i, a in zip(used, low, strict=True)))]
-        seen = np.ones(values.shape, bool) if self.unknown is None else values != self.unknown
-        known[within] = seen
-        ids[within] = np.where(seen, values, 0)
+        values = level.read([index[0] for index in used], [index[-1] + 1 for index in used])
+        for axis, index in enumerate(used):
+            if len(index) != values.shape[axis]:
+                values = values.take(index - index[0], axis)
+        within = tuple(into)
+        ids[within], known[within] = values, True
+        if self.unknown is not None:
+            known &= ids != self.unknown
+            ids *= known
         return ids, known
 
 

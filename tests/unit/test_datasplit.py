@@ -7,6 +7,7 @@ from cellmap_pipeline.datasplit import (
     LabelledCrop,
     SplitSettings,
     find_crops,
+    make_crops,
     make_datasplit,
     read_datasplit,
     split,
@@ -105,9 +106,19 @@ def test_filters(data_root):
     assert names(crops=[2, 3]) == [2, 3]
 
 
-def test_a_class_without_data_says_what_there_is(data_root):
-    with pytest.raises(InputError, match="labelled voxel of golgi .* annotate: mito, nuc"):
-        find_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)))
+def test_a_class_without_data_says_what_there_is(data_root, tmp_path):
+    write_crop(data_root, "b", 9, {"empty": some(0)})
+    for label in ("golgi", "empty"):
+        with pytest.raises(InputError, match=f"voxel of {label}; .* annotate: empty, mito, nuc$"):
+            find_crops(data_root, SplitSettings(["mito", label], (8, 8, 8)))
+    with pytest.raises(InputError, match="voxel of mito; .* annotate: nothing"):
+        find_crops(data_root, SplitSettings(["mito"], (8, 8, 8), datasets=["elsewhere"]))
+    # also where the user's own CSV says which crops
+    labels = data_root / "a/a.zarr/recon-1/labels/groundtruth"
+    own = tmp_path / "own.csv"
+    own.write_text(f"train,a,{labels}/crop1\nvalidate,a,{labels}/crop2\n")
+    with pytest.raises(InputError, match=r"own.csv holds .* of golgi; .* annotate: mito, nuc$"):
+        make_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)), own)
 
 
 def test_written_in_the_challenges_form(data_root, tmp_path):
@@ -125,6 +136,22 @@ def test_written_in_the_challenges_form(data_root, tmp_path):
     again = tmp_path / "again.csv"
     make_datasplit(data_root, settings, path, again, summary)
     assert again.read_text() == path.read_text()
+
+
+def test_raw_beside_the_zarr(data_root, tmp_path):
+    """Raw that lies elsewhere keeps its absolute path, in what is written and read again."""
+    recon = data_root / "a/a.zarr/recon-1"
+    raw = data_root / "elsewhere.zarr/raw"
+    own, path = tmp_path / "own.csv", tmp_path / "datasplit.csv"
+    own.write_text(
+        f"train,{raw},{recon}/labels/groundtruth/crop1\n"
+        f"validate,{raw},{recon}/labels/groundtruth/crop2\n"
+    )
+    settings = SplitSettings(["mito"], (8, 8, 8))
+    make_datasplit(data_root, settings, own, path, tmp_path / "summary.csv")
+    for row in read_datasplit(path, ["mito"]):
+        assert row[1] == raw
+        assert row[2].parent == recon / "labels/groundtruth"
 
 
 def test_cellmap_data_opens_it(data_root, tmp_path):
@@ -158,11 +185,26 @@ a.zarr/raw,a.zarr/lab/crop2/[mito],validate
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_all_forms_say_the_same(form, tmp_path):
-    (tmp_path / "d.csv").write_text(FORMS[form])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_all_forms_say_the_same(form, ending, start, tmp_path):
+    text = start + FORMS[form].replace("\n", ending)
+    (tmp_path / "d.csv").write_bytes(text.encode())
     (train, validate) = read_datasplit(tmp_path / "d.csv", ["mito"])
     assert [str(part) for part in train[:3]] == ["train", "a.zarr/raw", "a.zarr/lab/crop1"]
+    assert [str(part) for part in validate[:3]] == ["validate", "a.zarr/raw", "a.zarr/lab/crop2"]
     assert train[3] == validate[3] == ["mito"]
+
+
+def test_paths_with_commas_and_spaces(tmp_path):
+    (tmp_path / "d.csv").write_text(
+        '# ours\n\ntrain, "/d/a, b.zarr",raw,"/d/a, b.zarr","lab/crop1/[er, mito]"\n'
+        'validate,"/d/a, b.zarr",/n/c.n5/raw,"/d/a, b.zarr","lab/crop2/[mito]"\n'
+    )
+    train, validate = read_datasplit(tmp_path / "d.csv", ["mito", "er"])
+    assert [str(part) for part in train[1:3]] == ["/d/a, b.zarr/raw", "/d/a, b.zarr/lab/crop1"]
+    assert train[3] == ["mito", "er"]
+    assert str(validate[1]) == "/n/c.n5/raw"
 
 
 @pytest.mark.parametrize(
@@ -170,10 +212,98 @@ def test_all_forms_say_the_same(form, tmp_path):
     [
         ("train,a,b\nvalidate,a\n", "line 2: 2 columns"),
         ("test,a,b\n", "line 1: usage 'test'"),
+        ("\r\n# why\r\ntrain,a,b\r\nTrain,a,b\r\n", "line 4: usage 'Train'"),
+        ("train,a,r,a,l/[mito,er]\n", "line 1: 6 columns"),
+        ('train,a,"b/[er]"\n', r"line 1: .* wants none \(mito\)"),
+        (f"train,a,b\n{'x' * 200_000}\n", "line 2: not CSV"),
         ("train,a,b\n", "no row for 'validate'"),
+        ("validate,a,b\n", "no row for 'train'"),
+        ("", "no row for 'train'"),
     ],
 )
 def test_bad_rows_have_their_line(text, message, tmp_path):
-    (tmp_path / "d.csv").write_text(text)
-    with pytest.raises(InputError, match=message):
+    (tmp_path / "d.csv").write_bytes(text.encode())
+    with pytest.raises(InputError, match=message) as error:
         read_datasplit(tmp_path / "d.csv", ["mito"])
+    assert str(error.value).startswith(str(tmp_path / "d.csv"))
+
+
+def test_files_that_cannot_be_read(tmp_path, data_root):
+    (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
+    for name in ("none.csv", "latin.csv", "a"):
+        with pytest.raises(InputError, match=f"{name} cannot be read"):
+            read_datasplit(tmp_path / name, ["mito"])
+    own = tmp_path / "own.csv"
+    own.write_text("train,a,lab/crop1\nvalidate,a,lab/crop2\n")
+    with pytest.raises(InputError, match="labels lab/crop1: the folder does not exist"):
+        make_crops(data_root, SplitSettings(["mito"], (8, 8, 8)), own)
+
+
+@pytest.fixture
+def mock(repo_root, monkeypatch):
+    """The maker of data of the challenge's size."""
+    monkeypatch.syspath_prepend(repo_root / "benchmarks")
+    import challenge_mock
+
+    return challenge_mock
+
+
+def as_crops(mock, rows):
+    """The crops that `mock.make_challenge` would write, without writing them."""
+    crops = {}
+    for row, share in zip(rows, mock.present_shares(rows), strict=True):
+        crop = crops.setdefault(
+            row.crop, LabelledCrop(row.dataset, row.crop, "z", "raw", "lab", row.grid, {})
+        )
+        voxels = round(share * row.grid.size)
+        crop.present[row.label] = voxels * float(np.prod(row.grid.voxel_size))
+    return list(crops.values())
+
+
+def test_a_table_made_up_is_as_large_as_the_challenges(mock):
+    rows = mock.made_up_labels()
+    assert len(rows) == 11786
+    assert len({row.crop for row in rows}) == 289
+    assert len({row.dataset for row in rows}) == 22
+
+
+def test_the_split_of_the_whole_challenge(mock):
+    crops = [crop for crop in as_crops(mock, mock.made_up_labels()) if crop.grid.voxel_size[0] < 9]
+    settings = SplitSettings(mock.CLASSES, (8, 8, 8))
+    usage = split(crops, settings)
+    assert split(crops, settings) == usage
+    sides = {
+        side: [crop for crop, use in zip(crops, usage, strict=True) if use == side]
+        for side in ("train", "validate")
+    }
+    for label in mock.CLASSES:
+        held = {
+            side: [crop.present[label] for crop in sides[side] if crop.present.get(label)]
+            for side in sides
+        }
+        assert held["train"] and held["validate"]
+        share = sum(held["validate"]) / (sum(held["train"]) + sum(held["validate"]))
+        assert share == pytest.approx(0.15, abs=0.03)
+    pairs = [
+        (a, b) for a in sides["train"] for b in sides["validate"]
+        if a.dataset == b.dataset and a.grid.overlaps(b.grid)
+    ]  # fmt: skip
+    together = [
+        (a, b) for a in crops for b in crops
+        if a.crop < b.crop and a.dataset == b.dataset and a.grid.overlaps(b.grid)
+    ]  # fmt: skip
+    assert together and not pairs
+
+
+def test_crops_of_the_mock_are_found_as_they_were_made(mock, tmp_path):
+    rows = mock.made_up_labels(part=0.04)
+    mock.make_challenge(tmp_path / "data", rows)
+    classes = [label for label in mock.CLASSES if any(row.label == label for row in rows)]
+    made = {crop.crop: crop for crop in as_crops(mock, rows)}
+    held = [c for c in classes if any(crop.present.get(c) for crop in made.values())]
+    found = find_crops(tmp_path / "data", SplitSettings(held, (32, 32, 32)))
+    assert len(found) == len(made)
+    for crop in found:
+        there = {c: n for c, n in made[crop.crop].present.items() if c in held}
+        assert crop.present == pytest.approx(there)
+        assert crop.grid == made[crop.crop].grid

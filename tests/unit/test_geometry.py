@@ -79,3 +79,49 @@ def test_overlap_needs_shared_volume():
     a = Grid((1, 1, 1), (0, 0, 0), (4, 4, 4))
     assert a.overlaps(a.box((3, 3, 3), (4, 4, 4)))
     assert not a.overlaps(a.box((4, 0, 0), (4, 4, 4)))
+
+
+@given(grids, starts)
+def test_there_and_back_is_the_same_grid(grid, start):
+    back = [-s for s in start]
+    box = grid.box(start, grid.shape).box(back, grid.shape)
+    assert grid.offset(box) == (0, 0, 0)
+    inner = grid.padded((2, 0, 5)).box((2, 0, 5), grid.shape)
+    assert grid.offset(inner) == (0, 0, 0)
+
+
+@given(grids, st.sampled_from([2, 3, 4]))
+def test_coarser_and_finer_again_keeps_the_edges(grid, factor):
+    whole = grid.box((0, 0, 0), [n * factor for n in grid.shape])
+    coarse = whole.at([v * factor for v in grid.voxel_size])
+    assert coarse.shape == grid.shape
+    # the centre of a coarse voxel lies (factor - 1) / 2 fine ones from the first
+    assert grid.position(coarse) == pytest.approx(((factor - 1) / 2,) * 3, abs=1e-6)
+    assert whole.offset(coarse.at(grid.voxel_size)) == (0, 0, 0)
+    assert whole.index_box(coarse) == ((0, 0, 0), whole.shape)
+
+
+@given(grids, starts, st.floats(-0.4, 0.4), st.integers(0, 2))
+def test_a_box_off_by_part_of_a_voxel_needs_one_voxel_more(grid, start, part, axis):
+    box = grid.box(start, (3, 4, 5))
+    moved = list(box.translation)
+    moved[axis] += part * grid.voxel_size[axis]
+    low, high = grid.index_box(Grid(grid.voxel_size, tuple(moved), box.shape))
+    off = abs(part) > 0.03
+    if off or abs(part) < 0.01:
+        assert low[axis] == start[axis] - (part < 0 and off)
+        assert high[axis] == start[axis] + box.shape[axis] + (part > 0 and off)
+
+
+@given(grids, starts)
+def test_a_box_is_covered_until_it_crosses_the_border(grid, start):
+    box = grid.box(start, (3, 4, 5))
+    inside = all(
+        s >= 0 and s + n <= whole
+        for s, n, whole in zip(start, box.shape, grid.shape, strict=True)
+    )  # fmt: skip
+    assert grid.covers(box) == inside
+    touching = all(
+        s < whole and s + n > 0 for s, n, whole in zip(start, box.shape, grid.shape, strict=True)
+    )
+    assert grid.overlaps(box) == box.overlaps(grid) == touching

@@ -6,6 +6,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import (
     COLUMNS,
+    TOOLBOX,
     CropLabel,
     local_manifest,
     parse_manifest,
@@ -58,7 +59,16 @@ def test_written_and_read_again(tmp_path_factory, manifest):
         (f"{HEADER}\n{GOOD.replace('1.74', '-1.74')}\n", "voxel sizes are positive"),
         (f"{HEADER}\n{GOOD.replace('600', '0')}\n", "shapes are positive"),
         (f"{HEADER}\n{GOOD.replace('[600;500;400]', '[600;500]')}\n", "three axes"),
-        (f"{HEADER}\n{GOOD.replace('600', '6.5')}\n", "6.5"),
+        (f"{HEADER}\n{GOOD.replace('600', '6.5')}\n", "'[6.5;500;400]' must hold whole numbers"),
+        (f"{HEADER}\n{GOOD.replace('600', 'nan')}\n", "'[nan;500;400]' must hold whole numbers"),
+        (f"{HEADER}\n{GOOD.replace('600', '-600')}\n", "shapes are positive"),
+        (f"{HEADER}\n{GOOD.replace('600', '6000000000')}\n", "line 2: shape [6000000000;500;400]"),
+        (f"{HEADER}\n{GOOD.replace('1.74', 'nan')}\n", "voxel sizes are positive"),
+        (f"{HEADER}\n{GOOD.replace('1.74', '0')}\n", "voxel sizes are positive"),
+        (f"{HEADER}\n{GOOD.replace('1.74', '')}\n", "'[;2.0;2.0]' must hold numbers"),
+        (f"{HEADER}\n{GOOD.replace('7599.0', 'inf')}\n", "translations are finite"),
+        (f"{HEADER}\n{GOOD}\n\n  \n{GOOD}\n", "line 5: crop 4, label mito stands in line 2"),
+        (f"{HEADER}\n{GOOD}\n{'x' * 200_000}\n", "line 3: not CSV"),
         (f"{HEADER}\n{GOOD.replace('[600;500;400]', '600;500;400')}\n", "[z;y;x]"),
         (
             f"{HEADER}\n{GOOD}\n{GOOD.replace('jrc_a-1', 'jrc_b-1').replace('mito', 'er')}\n",
@@ -71,6 +81,43 @@ def test_bad_manifests_say_where_and_what(text, message):
         parse_manifest(text, "m.csv")
     assert str(error.value).startswith("m.csv")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("space", ["", " "])
+def test_spelling_does_not_matter(ending, start, space, tmp_path):
+    lines = [line.replace(",", space + "," + space) for line in (HEADER, GOOD)]
+    text = start + ending.join([*lines, space, ""])
+    path = tmp_path / "m.csv"
+    path.write_bytes(text.encode())
+    assert read_manifest(path) == parse_manifest(text, "m.csv")
+    assert read_manifest(path) == parse_manifest(f"{HEADER}\n{GOOD}\n", "m.csv")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A folder that stands for the toolbox's package; it would fail if it were imported."""
+    package = tmp_path / "site/cellmap_segmentation_challenge"
+    (package / "utils").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return package
+
+
+def test_the_installed_toolboxs_manifest(installed, tmp_path):
+    with pytest.raises(InputError, match="is installed but has no utils/test_crop_manifest.csv"):
+        local_manifest(TOOLBOX, tmp_path / "inputs")
+    (installed / "utils/test_crop_manifest.csv").write_text(f"{HEADER}\n{GOOD}\n")
+    path = local_manifest(TOOLBOX, tmp_path / "inputs")
+    assert path == installed / "utils/test_crop_manifest.csv"
+    assert len(read_manifest(path)) == 1
+
+
+def test_without_the_toolbox(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(InputError, match="which is not installed here: install it, or give"):
+        local_manifest(TOOLBOX, tmp_path / "inputs")
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -68,3 +68,46 @@ def test_nearest_takes_the_lower_of_two():
 def test_a_wrong_grid_is_refused():
     with pytest.raises(ValueError):
         resample(np.zeros((2, 2, 2)), Grid((1, 1, 1), (0, 0, 0), (2, 2, 3)), None)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2), st.integers(-12, 12), st.sampled_from([0.0, 0.5]))
+def test_shifts_along_an_axis(axis, whole, half):
+    """Off by whole voxels is a slice, by half a voxel the mean of two; the border goes on."""
+    source = Grid((4, 4, 4), (0, 0, 0), (8, 9, 10))
+    values = rng.random(source.shape, np.float32)
+    place = [0.0, 0.0, 0.0]
+    place[axis] = (whole + half) * 4
+    index = np.arange(source.shape[axis]) + whole
+    lower, upper = (
+        values.take(i.clip(0, source.shape[axis] - 1), axis) for i in (index, index + 1)
+    )
+    expected = (lower + upper) / 2 if half else lower
+    moved = Grid(source.voxel_size, tuple(place), source.shape)
+    assert np.allclose(resample(values, source, moved), expected, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.tuples(*[st.sampled_from([1, 2, 3])] * 3))
+def test_finer_and_coarser_again_gives_back_what_varies_slowly(factor):
+    source = Grid((6, 6, 6), (30, 30, 30), (10, 10, 10))
+    z, y, x = np.indices(source.shape)
+    values = (3 * z - 2 * y + x).astype(np.float32)
+    fine = source.at([v / f for v, f in zip(source.voxel_size, factor, strict=True)])
+    again = resample(resample(values, source, fine), fine, source)
+    inner = (slice(1, -1),) * 3  # at the border there is nothing to interpolate towards
+    assert np.allclose(again[inner], values[inner], atol=1e-4)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(-20, 20), st.sampled_from([1, 2, 4, 8]), st.integers(1, 12))
+def test_nearest_is_the_voxel_that_holds_the_centre(start, factor, n):
+    """Voxels a whole number of times larger, their edges on edges of the source's."""
+    first = start + (factor - 1) / 2
+    index = nearest_index(first, factor, n)
+    low = start + factor * np.arange(n)
+    # of an even number of voxels the centre lies on a border: the lower one
+    assert np.array_equal(index, low + (factor - 1) // 2)
+    # and n voxels smaller by that factor, beginning at the same edge, stay within one each
+    fine = nearest_index(start - 0.5 + 0.5 / factor, 1 / factor, n * factor)
+    assert np.array_equal(fine, start + np.arange(n * factor) // factor)

@@ -8,7 +8,7 @@ import torch
 from cellmap_pipeline.config import Scheduler, Training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.patches import PatchDataset
+from cellmap_pipeline.patches import RandomPatches
 from cellmap_pipeline.training import _schedule, load_checkpoint, train
 from cellmap_pipeline.volumes import create
 
@@ -27,7 +27,7 @@ def settings(**changes):
         "validation_iterations": 2,
         "accumulate_grad_batches": 2,
         "learning_rate": 1e-2,
-        "num_workers": 0,
+        "num_workers": 1,
         "log_every_steps": 1,
     }
     return Training.model_validate(values | changes)
@@ -88,10 +88,10 @@ def test_more_epochs_go_on_and_give_what_one_run_gives(datasplit, tmp_path):
 
 def test_each_epoch_sees_other_patches(datasplit, tmp_path, monkeypatch):
     drawn = []
-    read = PatchDataset.__getitem__
+    read = RandomPatches.read
     monkeypatch.setattr(
-        PatchDataset,
-        "__getitem__",
+        RandomPatches,
+        "read",
         lambda self, number: (drawn.append(number), read(self, number))[1],
     )
     train(settings(epochs=2), datasplit, tmp_path / "training", tmp_path / "model.ckpt")

@@ -27,7 +27,7 @@ TINY = {
     "validation_iterations": 2,
     "accumulate_grad_batches": 1,
     "learning_rate": 1e-2,
-    "num_workers": 0,
+    "num_workers": 1,
     "augment": {"rotate90": False},
     "inference": {"overlap": 0.25},
 }

@@ -90,7 +90,7 @@ def test_a_threshold_only_resegments(changed):
 
 
 def test_a_logging_option_reruns_nothing(changed):
-    changed.train("tiny", log_every_steps=3, num_workers=1)
+    changed.train("tiny", log_every_steps=3, num_workers=2)
     assert changed.planned("all") == {}
 
 

@@ -1,0 +1,195 @@
+"""Patches per second of the training loader and of cellmap-data's, on the same data.
+
+Two crops of 400³ voxels at 4 nm with 14 classes (chunks of 128³, zstd), patches of 128³ with flips
+and transposes, batches of 2; each loader with the number of workers that serves it best. Prints
+one line of JSON: `patches_per_second`, `official_patches_per_second`, `ratio`, and of this
+loader `first_patch_seconds`, `fill_seconds` (until the labels are in memory) and `peak_mb`.
+
+    python benchmarks/loader.py [--workers 1 2] [--official-workers 0 1 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+CLASSES = [
+    "ecs", "pm", "mito_mem", "mito_lum", "mito_ribo", "golgi_mem", "golgi_lum", "ves_mem",
+    "ves_lum", "endo_mem", "endo_lum", "er_mem", "er_lum", "cyto",
+]  # fmt: skip
+CROP = 400
+VOXEL = 4.0
+PATCH = 128
+BATCH = 2
+WARM_UP = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--official-workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batches", type=int, default=150, help="measured of this loader")
+    parser.add_argument("--official-batches", type=int, default=10)
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        which, folder, workers, batches = arguments.measure
+        print(json.dumps(MEASURES[which](Path(folder), int(workers), int(batches))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # Elsewhere: a process inherits the peak memory of the one that started it.
+        measure("data", folder, 0, 0)
+        runs = [measure("own", folder, workers, arguments.batches) for workers in arguments.workers]
+        official = [
+            measure("official", folder, workers, arguments.official_batches)
+            for workers in arguments.official_workers
+        ]
+    best = max(runs, key=lambda run: run["patches_per_second"])
+    theirs = max(official, key=lambda run: run["patches_per_second"])
+    result = best | {
+        "official_patches_per_second": theirs["patches_per_second"],
+        "official_workers": theirs["workers"],
+        "official_peak_mb": theirs["peak_mb"],
+        "ratio": round(best["patches_per_second"] / theirs["patches_per_second"], 1),
+    }
+    print(json.dumps(result))
+
+
+def measure(which: str, folder: str, workers: int, batches: int) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    command = [sys.executable, __file__, "--measure", which, folder, str(workers), str(batches)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make_data(folder: Path, *_: int) -> None:
+    """Raw and two crops, in the challenge's layout, with objects some 200 nm large."""
+    from cellmap_pipeline.geometry import Grid
+    from cellmap_pipeline.volumes import create
+
+    rng = np.random.default_rng(0)
+    volume = Grid((VOXEL,) * 3, (0, 0, 0), (CROP, CROP, 2 * CROP))
+    raw = rng.integers(60, 200, volume.shape, np.uint8)
+    create(folder / "raw", volume, "uint8", chunk=128).write(raw).result()
+    for crop in range(2):
+        grid = volume.box((0, 0, crop * CROP), (CROP,) * 3)
+        # Each pair of classes is an organelle: its lumen, and its membrane around it.
+        for i, name in enumerate(CLASSES):
+            if i % 2 == 0:
+                coarse = ndimage.gaussian_filter(rng.standard_normal((50,) * 3), 3)
+                field = ndimage.zoom(coarse / coarse.std(), 8, order=1)
+            inside = field > 1.3 if i % 2 else (field > 1.0) & (field <= 1.3)
+            path = folder / f"crop{crop}" / name
+            path.parent.mkdir(exist_ok=True)
+            # As in the challenge, where the metadata count what is not labelled.
+            counts = {"complement_counts": {"absent": int((~inside).sum())}}
+            attributes = {"cellmap": {"annotation": counts}}
+            label = create(path, grid, "uint8", attributes, chunk=128)
+            label.write(inside.astype(np.uint8)).result()
+
+
+def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
+    """This loader, to finished batches on the CPU."""
+    import torch
+
+    from cellmap_pipeline.config import Training
+    from cellmap_pipeline.crops import CropData
+    from cellmap_pipeline.loading import loaders
+    from cellmap_pipeline.patches import Finisher
+
+    training = Training.model_validate(
+        {
+            "classes": CLASSES,
+            "voxel_size": VOXEL,
+            "model": {"architecture": "monai_basic_unet3d"},
+            "patch_size": PATCH,
+            "batch_size": BATCH,
+            "num_workers": workers,
+            "iterations_per_epoch": 10**6,
+            "augment": {"rotate90": False, "contrast": 0, "gamma": 0, "noise": 0},
+        }
+    )
+    size = training.voxel_size
+    crops = [CropData(folder / "raw", folder / f"crop{i}", CLASSES, size) for i in range(2)]
+    begin = time.perf_counter()
+    train, _ = loaders({"train": crops, "validate": crops}, training)
+    made = map(Finisher(torch.device("cpu"), training.patch_size, size), train)
+    next(made)
+    first = time.perf_counter() - begin
+    # Corners and random places, until each block has been wanted.
+    deque(islice(made, 60), maxlen=0)
+    filled = time.perf_counter() - begin
+    return {
+        "patches_per_second": rate(made, batches),
+        "workers": workers,
+        "first_patch_seconds": round(first, 2),
+        "fill_seconds": round(filled, 2),
+        "peak_mb": peak_mb(),
+    }
+
+
+def official(folder: Path, workers: int, batches: int) -> dict[str, Any]:
+    """cellmap-data's loader, as its documentation sets it up."""
+    from cellmap_data import CellMapDataLoader, CellMapDataset, CellMapMultiDataset
+
+    arrays = {"shape": (PATCH,) * 3, "scale": (VOXEL,) * 3}
+    crops = [
+        CellMapDataset(
+            raw_path=str(folder / "raw"),
+            target_path=f"{folder}/crop{i}/[{','.join(CLASSES)}]",
+            classes=CLASSES,
+            input_arrays={"raw": arrays},
+            target_arrays={"labels": arrays},
+            spatial_transforms={"mirror": {"z": 0.5, "y": 0.5, "x": 0.5}, "transpose": True},
+        )
+        for i in range(2)
+    ]
+    dataset = CellMapMultiDataset(
+        classes=CLASSES,
+        input_arrays={"raw": arrays},
+        target_arrays={"labels": arrays},
+        datasets=crops,
+    )
+    loader = CellMapDataLoader(
+        dataset, CLASSES, BATCH, num_workers=workers, weighted_sampler=True,
+        iterations_per_epoch=BATCH * (batches + WARM_UP),
+    )  # fmt: skip
+    made = iter(loader)
+    deque(islice(made, WARM_UP), maxlen=0)
+    return {
+        "patches_per_second": rate(made, batches),
+        "workers": workers,
+        "peak_mb": peak_mb(),
+    }
+
+
+def rate(batches: Iterator[Any], count: int) -> float:
+    """Patches per second over `count` batches."""
+    begin = time.perf_counter()
+    made = sum(1 for _ in islice(batches, count))
+    return round(made * BATCH / (time.perf_counter() - begin), 2)
+
+
+def peak_mb() -> int:
+    """Most memory that this process has held, and its largest worker."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return round(sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
+
+
+MEASURES = {"data": make_data, "own": own, "official": official}
+
+if __name__ == "__main__":
+    main()

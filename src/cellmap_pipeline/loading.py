@@ -1,0 +1,149 @@
+"""Batches of patches, read by threads that share one bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler, SequentialSampler
+
+from cellmap_pipeline.classes import output_channels
+from cellmap_pipeline.config import Training
+from cellmap_pipeline.crops import CropData
+from cellmap_pipeline.label_codes import BlockCache, LabelCodes
+from cellmap_pipeline.official_loader import OfficialSource
+from cellmap_pipeline.patches import EpochSampler, Patch, RandomPatches, Source, Tiles
+from cellmap_pipeline.relations import implied, read_class_table
+from cellmap_pipeline.volumes import set_cache_bytes
+
+# How a loader's memory is shared out; the rest is for patches on their way.
+LABELS_SHARE = 0.35
+CHUNKS_SHARE = 0.45
+
+
+class FastSource:
+    """A crop whose labels are kept compressed in memory."""
+
+    def __init__(self, crop: CropData, codes: LabelCodes) -> None:
+        self.crop = crop
+        self.codes = codes
+
+    def read(
+        self, start: Sequence[int], shape: Sequence[int]
+    ) -> tuple[NDArray, NDArray[np.uint16], NDArray[np.uint8]]:
+        """See `patches.Source`."""
+        return self.crop.read_raw(start, shape), *self.codes.read(start, shape)
+
+
+class PatchLoader:
+    """Batches of patches in the order of a sampler's numbers, whatever number of threads reads.
+
+    Threads, not processes: they share what is in memory, and reading and unpacking run without
+    Python's lock.
+
+    Parameters
+    ----------
+    read : gives the patch of a number.
+    sampler : the numbers of an epoch.
+    batch_size : patches per batch.
+    threads : that read.
+    ahead : patches on their way.
+    """
+
+    # Lightning looks for it beside `sampler`.
+    batch_sampler = None
+
+    def __init__(
+        self,
+        read: Callable[[int], Patch],
+        sampler: Sampler[int],
+        batch_size: int,
+        threads: int,
+        ahead: int,
+    ) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.threads = threads
+        self.ahead = max(ahead, batch_size)
+        self.pinned = torch.cuda.is_available()
+        self._read = read
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[Patch]]:
+        numbers = iter(self.sampler)
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="patches")
+        try:
+            coming = deque(pool.submit(self._get, n) for n in islice(numbers, self.ahead))
+            while coming:
+                batch: list[Patch] = []
+                while coming and len(batch) < self.batch_size:
+                    batch.append(self._next(coming, numbers, pool))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _next(
+        self, coming: deque[Future[Patch]], numbers: Iterator[int], pool: ThreadPoolExecutor
+    ) -> Patch:
+        patch = coming.popleft().result()
+        coming.extend(pool.submit(self._get, n) for n in islice(numbers, 1))
+        return patch
+
+    def _get(self, number: int) -> Patch:
+        patch = self._read(number)
+        return patch.pin() if self.pinned else patch
+
+
+def loaders(
+    crops: dict[str, list[CropData]], training: Training, rank: int = 0, world_size: int = 1
+) -> tuple[PatchLoader, PatchLoader]:
+    """What to train on and to validate with, batches of patches for `patches.finish`.
+
+    Raises
+    ------
+    InputError
+        The class table cannot be read.
+    """
+    memory = int(training.memory_gb * 1e9 / world_size)
+    set_cache_bytes(int(CHUNKS_SHARE * memory))
+    cache = BlockCache(int(LABELS_SHARE * memory))
+    ahead = _ahead(training, int((1 - LABELS_SHARE - CHUNKS_SHARE) * memory))
+    random = RandomPatches(_sources(crops["train"], training, cache), training)
+    tiles = Tiles(_sources(crops["validate"], training, cache), training)
+    patches = training.iterations_per_epoch * training.batch_size
+    numbers = EpochSampler(patches, rank, world_size)
+    fixed = SequentialSampler(tiles)
+    size, threads = training.batch_size, training.num_workers
+    return (
+        PatchLoader(random.read, numbers, size, threads, ahead),
+        PatchLoader(tiles.read, fixed, size, threads, ahead),
+    )
+
+
+def _sources(crops: Sequence[CropData], training: Training, cache: BlockCache) -> list[Source]:
+    channels = output_channels(training.classes)
+    table = read_class_table(Path(training.mutual_exclusion)) if training.mutual_exclusion else {}
+    made: list[Source] = []
+    for crop in crops:
+        follows = implied(crop.annotated, training.classes, table) if table else {}
+        if training.loader == "cellmap-data":
+            made.append(OfficialSource(crop, channels, follows))
+        else:
+            made.append(FastSource(crop, LabelCodes(crop, channels, follows, cache)))
+    return made
+
+
+def _ahead(training: Training, memory: int) -> int:
+    """Patches on their way at once: enough to keep the threads busy, within `memory` bytes."""
+    voxels = np.prod(training.patch_size) * (2 if training.augment.rotate else 1)
+    # Raw and codes; raw passes through float32 where it is resampled.
+    fit = memory // int(voxels * 7)
+    return max(1, min(fit, 2 * training.batch_size + training.num_workers))

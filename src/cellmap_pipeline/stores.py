@@ -1,0 +1,135 @@
+"""Where volumes lie: folders of this machine, or `s3://bucket/key`, read alike."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tensorstore as ts
+
+from cellmap_pipeline.errors import InputError
+
+# Of requests that fail on the way; tensorstore waits ever longer between them.
+RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
+
+
+@dataclass(frozen=True)
+class S3Path:
+    """A key of an S3 bucket, used like a `pathlib.Path`.
+
+    Requests are signed when AWS_ACCESS_KEY_ID or AWS_PROFILE is in the environment, else
+    anonymous; AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL name another server, AWS_REGION or
+    AWS_DEFAULT_REGION its region.
+    """
+
+    bucket: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    def __truediv__(self, name: str) -> S3Path:
+        return S3Path(self.bucket, f"{self.key}/{name}".strip("/"))
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What tensorstore opens it by."""
+        signed = any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
+        spec: dict[str, Any] = {
+            "driver": "s3",
+            "bucket": self.bucket,
+            "path": f"{self.key}/" if self.key else "",
+            "aws_credentials": {"type": "default" if signed else "anonymous"},
+            "s3_request_retries": RETRIES,
+        }
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if endpoint:
+            spec |= {"endpoint": endpoint, "aws_region": region or "us-east-1"}
+        elif region:
+            spec["aws_region"] = region
+        return spec
+
+    @cached_property
+    def _store(self) -> ts.KvStore:
+        try:
+            return ts.KvStore.open(self.spec).result()
+        except ValueError as error:
+            raise InputError(f"{self} cannot be opened ({error}): check the address") from None
+
+    def read_bytes(self) -> bytes | None:
+        """What the key holds, or None where the bucket has no such key.
+
+        Raises
+        ------
+        InputError
+            The bucket does not answer, or denies it.
+        """
+        parent = S3Path(self.bucket, self.key.rpartition("/")[0])
+        try:
+            answer = parent._store.read(self.name).result()
+        except ValueError as error:
+            raise InputError(
+                f"{self} cannot be read ({error}): check the address, the network and, where the "
+                "bucket is not public, AWS_PROFILE"
+            ) from None
+        return answer.value if answer.state == "value" else None
+
+    def is_file(self) -> bool:
+        """Whether the bucket has the key."""
+        return self.read_bytes() is not None
+
+
+Location = Path | S3Path
+
+
+def location(path: str | Location) -> Location:
+    """The folder or S3 key that a path or URL names.
+
+    Raises
+    ------
+    InputError
+        The URL is of another kind.
+    """
+    if not isinstance(path, str):
+        return path
+    if path.startswith("s3://"):
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        return S3Path(bucket, key.strip("/"))
+    if "://" in path:
+        raise InputError(f"{path}: only paths of folders and s3:// URLs can be read")
+    return Path(path)
+
+
+def kvstore(path: Location) -> dict[str, Any]:
+    """What tensorstore opens a folder or key by."""
+    return path.spec if isinstance(path, S3Path) else {"driver": "file", "path": f"{path}/"}
+
+
+def read_text(path: Location) -> str | None:
+    """The text at a path or key, or None where there is none.
+
+    Raises
+    ------
+    InputError
+        It is not UTF-8, or cannot be read.
+    """
+    try:
+        if isinstance(path, S3Path):
+            content = path.read_bytes()
+            return None if content is None else content.decode("utf-8")
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None

@@ -1,0 +1,95 @@
+"""At stored voxel sizes, the same voxels as cellmap-data reads, the challenge's own loader."""
+
+import numpy as np
+import pytest
+
+from cellmap_pipeline.demo import make_demo
+from cellmap_pipeline.volumes import LabelVolume, Volume
+
+BOXES = 30
+# It takes a translation for the lower edge of voxel 0 and rounds down from there.
+BEYOND_THE_EDGE = 1e-3
+rng = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("agreement") / "demo"
+    make_demo(folder, size="small", progress=False)
+    return folder
+
+
+@pytest.fixture(params=["demo", "flyem"])
+def recon(request):
+    """A dataset's folder of raw and labels."""
+    if request.param == "demo":
+        root = request.getfixturevalue("demo")
+    else:
+        root = request.getfixturevalue("shared") / "data/flyem"
+    return sorted(root.glob("*/*.zarr/recon-1"))[0]
+
+
+def random_boxes(shape):
+    """Start and shape of boxes inside an array and across each of its borders."""
+    shape = np.array(shape)
+    for k in range(BOXES):
+        size = rng.integers(1, np.minimum(shape, 40) + 1)
+        start = rng.integers(0, shape - size + 1)
+        yield start, size
+        if k < 3:
+            # the first and the last voxels of an axis, and what lies beyond them
+            for edge in (-(size[k] // 2), shape[k] - (size[k] + 1) // 2):
+                across = start.copy()
+                across[k] = edge
+                yield across, size
+
+
+def read_by_theirs(path, grid, start, size):
+    """The voxels (float32) that cellmap-data reads there; NaN beyond the array."""
+    from cellmap_data.image import CellMapImage
+
+    image = CellMapImage(str(path), path.name, grid.voxel_size, size.tolist(), pad=True)
+    centre = {
+        axis: t + (a + n / 2 + BEYOND_THE_EDGE) * v
+        for axis, t, a, n, v in zip(
+            "zyx", grid.translation, start, size, grid.voxel_size, strict=True
+        )
+    }
+    return image[centre].numpy()
+
+
+def test_raw(recon):
+    volume = Volume.open(recon / "em/fibsem-uint8")
+    assert len(volume.levels) > 1
+    compared = 0
+    for level in volume.levels:
+        for start, size in random_boxes(level.grid.shape):
+            low, high = np.maximum(start, 0), np.minimum(start + size, level.grid.shape)
+            if level.missing_chunks(low, high).any():
+                continue  # the demo's raw is stored around its crops only
+            compared += 1
+            theirs = read_by_theirs(volume.path, level.grid, start, size)
+            there = ~np.isnan(theirs)
+            ours = volume.read_raw(level.grid.box(start, size)) * 255
+            assert there.any()
+            assert np.array_equal(np.rint(ours)[there], theirs[there])
+            assert np.allclose(ours[there], theirs[there], atol=1e-3)
+    assert compared >= 10
+
+
+def test_labels(recon):
+    folders = sorted((recon / "labels/groundtruth").glob("crop*/*/.zattrs"))
+    labelled = 0
+    for path in folders[:: max(1, len(folders) // 12)]:
+        label = LabelVolume.open(path.parent)
+        assert label.unknown is None or label.unknown > 0
+        for level in label.volume.levels:
+            for start, size in random_boxes(level.grid.shape):
+                theirs = read_by_theirs(path.parent, level.grid, start, size)
+                ids, known = label.read(level.grid.box(start, size))
+                inside = ~np.isnan(theirs)
+                assert np.array_equal(known, inside & (theirs != label.unknown))
+                assert np.array_equal(ids[known], theirs[known])
+                assert not ids[~known].any()
+                labelled += np.count_nonzero(ids)
+    assert labelled > 1000

@@ -1,0 +1,106 @@
+import subprocess
+import sys
+
+import pytest
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.relations import implied, read_class_table
+
+TABLE = 'membrane,1,""\nlumen,2,""\nribo,3,""\norganelle,4,"1,2"\ncell,5,"4,3,77"\nout,6,""\n'
+
+
+def table_of(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "classes.csv"
+    path.write_bytes(text.encode(encoding))
+    return read_class_table(path)
+
+
+@pytest.fixture
+def challenge(shared):
+    return read_class_table(shared / "data/challenge/classes.csv")
+
+
+def test_atoms_are_found_through_composites(tmp_path):
+    table = table_of(tmp_path, TABLE)
+    assert table["membrane"] == {1}
+    assert table["organelle"] == {1, 2}
+    assert table["cell"] == {1, 2, 3, 77}  # 77 has no row
+
+
+def test_what_a_voxel_says_about_others(tmp_path):
+    table = table_of(tmp_path, TABLE)
+    annotated = ["out", "organelle", "membrane", "ribo", "strange"]
+    assert implied(annotated, ["cell", "organelle", "membrane", "other"], table) == {
+        "cell": (["organelle", "membrane", "ribo"], ["out"]),
+        "organelle": (["membrane"], ["out", "ribo"]),
+        # an organelle's voxel may be membrane or not
+        "membrane": ([], ["out", "ribo"]),
+        "other": ([], []),
+    }
+
+
+def test_order_and_spelling_of_the_file_do_not_matter(tmp_path):
+    lines = TABLE.splitlines()
+    spelled = "\r\n\r\n".join(line.replace("1,2", " 1, 2 ") for line in lines[::-1])
+    assert table_of(tmp_path, spelled, "utf-8-sig") == table_of(tmp_path, TABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no rows"),
+        ("a,1\n", "line 1: 2 columns"),
+        ('a,1,""\nb,x,""\n', "line 2: 'x' is not an id"),
+        ('a,1,"2,-3"\n', "line 1: '-3' is not an id"),
+        ('a,1,""\n,2,""\n', "line 2: '' is not the name"),
+        ('a,1,""\n\na,2,""\n', "line 3: class 'a' or id 2"),
+        ('a,1,""\nb,1,""\n', "line 2: class 'b' or id 1"),
+        ('a,1,""\nb,2,"3"\nc,3,"1,2"\n', "line 2: class 2 includes itself"),
+    ],
+)
+def test_bad_tables_say_where_and_what(text, message, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
+        table_of(tmp_path, text)
+    assert str(error.value).startswith(str(tmp_path / "classes.csv"))
+
+
+def test_tables_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="none.csv cannot be read"):
+        read_class_table(tmp_path / "none.csv")
+    (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
+    with pytest.raises(InputError, match="latin.csv cannot be read"):
+        read_class_table(tmp_path / "latin.csv")
+
+
+@pytest.mark.parametrize(
+    ("voxel", "label", "positive"),
+    [
+        ("mito_mem", "mito", True),
+        ("mito_mem", "cell", True),
+        ("mito_mem", "er", False),
+        ("mito", "mito_mem", None),
+        ("ecs", "cell", False),
+        ("nuc", "cell", True),
+        ("nuc", "er", None),  # both hold the nuclear envelope
+        ("er", "nuc", None),
+        ("ne", "er", True),
+        ("ne", "nuc", True),
+        ("chrom", "nuc", True),
+        ("np_in", "ne_mem_all", True),
+        ("mt_in", "mt", True),
+        ("actin", "cell", True),
+        ("mito", "mito", None),
+    ],
+)
+def test_facts_of_the_challenges_table(voxel, label, positive, challenge):
+    assert len(challenge) == 74
+    yes, no = implied([voxel], [label], challenge)[label]
+    assert (yes, no) == {
+        True: ([voxel], []), False: ([], [voxel]), None: ([], []),
+    }[positive]  # fmt: skip
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys, cellmap_pipeline.relations; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
