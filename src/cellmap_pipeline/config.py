@@ -206,9 +206,7 @@ class Fetch(Section):
         description="path or URL of the challenge's crop table (manifest.csv): where each crop's "
         "labels and raw lie"
     )
-    padding: float = Field(
-        500.0, ge=0, allow_inf_nan=False, description="raw around each crop, nm"
-    )
+    padding: float = Field(500.0, ge=0, allow_inf_nan=False, description="raw around each crop, nm")
 
 
 class RunConfig(Section):

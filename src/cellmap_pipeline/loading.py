@@ -23,8 +23,8 @@ from cellmap_pipeline.relations import implied, read_class_table
 from cellmap_pipeline.volumes import set_cache_bytes
 
 # How a loader's memory is shared out; the rest is for patches on their way.
-LABELS_SHARE = 0.35
-CHUNKS_SHARE = 0.45
+LABELS_SHARE = 0.3
+CHUNKS_SHARE = 0.3
 
 
 class FastSource:
@@ -115,7 +115,7 @@ def loaders(
     memory = int(training.memory_gb * 1e9 / world_size)
     set_cache_bytes(int(CHUNKS_SHARE * memory))
     cache = BlockCache(int(LABELS_SHARE * memory))
-    ahead = _ahead(training, int((1 - LABELS_SHARE - CHUNKS_SHARE) * memory))
+    ahead = _ahead(training, int(0.2 * memory))
     random = RandomPatches(_sources(crops["train"], training, cache), training)
     tiles = Tiles(_sources(crops["validate"], training, cache), training)
     patches = training.iterations_per_epoch * training.batch_size

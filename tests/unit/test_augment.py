@@ -223,9 +223,7 @@ ALL = Augmentation(rotate=180, contrast=0.5, gamma=0.5, noise=0.2, blur=2)
 @settings(max_examples=20, deadline=None)
 def test_the_same_state_gives_the_same_patch_and_values_stay_in_range(seed):
     patch = (8, 8, 8)
-    first, second = (
-        draw_change(ALL, np.random.default_rng(seed), patch, CUBE) for _ in range(2)
-    )
+    first, second = (draw_change(ALL, np.random.default_rng(seed), patch, CUBE) for _ in range(2))
     raw, codes = blobs(shape_to_read(first, patch, CUBE), 1)
     raw[0], raw[-1] = 0, 1
     changed, changed_codes = change_patch(raw, codes, first, patch, CUBE)
