@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.datasplit import SplitSettings, make_crops, raw_path, split
+from cellmap_pipeline.datasplit import LabelledCrop, SplitSettings, make_crops, raw_path, split
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, union
 from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.stores import Location
 from cellmap_pipeline.volumes import Volume
 
 
@@ -46,7 +47,8 @@ def check_inputs(
             problems.append(f"training {name}: {error}")
             continue
         for crop in crops:
-            problems += _raw_problems(crop.zarr / crop.raw, crop.grid, settings, crop.name)
+            problems += _raw_problems(crop.raw_location, crop.grid, settings, crop.name)
+            problems += _label_problems(crop, settings)
         found[name] = {crop.name: sorted(crop.present) for crop in crops}
     for name, rows in predicted.items():
         settings = trainings[name][0]
@@ -60,7 +62,7 @@ def check_inputs(
     return found
 
 
-def _raw_problems(path: Path, extent: Grid, settings: SplitSettings, what: str) -> list[str]:
+def _raw_problems(path: Location, extent: Grid, settings: SplitSettings, what: str) -> list[str]:
     """Why the raw under a crop cannot be read at a training's voxel size, if it cannot."""
     try:
         raw = Volume.open(path)
@@ -68,3 +70,14 @@ def _raw_problems(path: Path, extent: Grid, settings: SplitSettings, what: str) 
     except InputError as error:
         return [f"{what}: {error}"]
     return []
+
+
+def _label_problems(crop: LabelledCrop, settings: SplitSettings) -> list[str]:
+    """Which of the crop's labels lack the level that a training reads."""
+    problems = []
+    for label in crop.present:
+        try:
+            Volume.open(crop.zarr / crop.labels / label).level_for(settings.voxel_size)
+        except InputError as error:
+            problems.append(f"{crop.name}: {error}")
+    return problems

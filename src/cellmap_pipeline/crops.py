@@ -14,6 +14,7 @@ from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.datasplit import read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
+from cellmap_pipeline.stores import Location
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
 # Positions kept per crop and class, and how many voxels are looked at to find them.
@@ -34,7 +35,7 @@ class CropData:
     voxel_size : of the training, nm.
     """
 
-    raw_path: Path
+    raw_path: Location
     label_folder: Path
     annotated: Sequence[str]
     voxel_size: Vector

@@ -20,6 +20,7 @@ from cellmap_pipeline.balancing import balanced_choice
 from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.stores import Location, S3Path, location
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
 RAW = "em/fibsem-uint8"
@@ -58,6 +59,11 @@ class LabelledCrop:
     def name(self) -> str:
         """How errors and logs call it."""
         return f"{self.dataset}/crop{self.crop}"
+
+    @property
+    def raw_location(self) -> Location:
+        """Where the raw lies."""
+        return location(self.raw) if "://" in self.raw else self.zarr / self.raw
 
 
 def make_datasplit(
@@ -207,7 +213,9 @@ def write_summary(
             )
 
 
-def read_datasplit(path: Path, classes: Sequence[str]) -> list[tuple[str, Path, Path, list[str]]]:
+def read_datasplit(
+    path: Path, classes: Sequence[str]
+) -> list[tuple[str, Location, Path, list[str]]]:
     """Rows of a datasplit in any of its forms: usage, raw, folder of the labels, classes.
 
     Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
@@ -249,14 +257,15 @@ def read_datasplit(path: Path, classes: Sequence[str]) -> list[tuple[str, Path, 
 
 def _parse_row(
     fields: list[str], order: list[str] | None, where: str, classes: Sequence[str]
-) -> tuple[str, Path, Path, list[str]]:
+) -> tuple[str, Location, Path, list[str]]:
     if order and len(fields) == 3:
         named = dict(zip(order, fields, strict=True))
         usage, raw, label = named["usage"], named["raw"], named["label"]
     elif len(fields) == 3:
         usage, raw, label = fields
     elif len(fields) == 5:
-        usage, raw, label = fields[0], join(fields[1], fields[2]), join(fields[3], fields[4])
+        usage, label = fields[0], join(fields[3], fields[4])
+        raw = fields[2] if "://" in fields[2] else join(fields[1], fields[2])
     else:
         raise InputError(
             f"{where}: {len(fields)} columns, but a row is usage,raw,label or usage,raw zarr,"
@@ -273,10 +282,12 @@ def _parse_row(
             f"{where}: of the classes in brackets the training wants none ({', '.join(classes)}): "
             "remove the row, or name one of them"
         )
-    return usage, Path(raw), folder, wanted
+    if "://" in label:
+        raise InputError(f"{where}: labels are read from local folders: fetch {label}")
+    return usage, location(raw), folder, wanted
 
 
-def crop_at(folder: Path, raw: Path, classes: Sequence[str]) -> LabelledCrop:
+def crop_at(folder: Path, raw: Location, classes: Sequence[str]) -> LabelledCrop:
     """The crop whose labels lie in `folder` as `{class}`, with those of `classes` that it has.
 
     Raises
@@ -298,11 +309,18 @@ def crop_at(folder: Path, raw: Path, classes: Sequence[str]) -> LabelledCrop:
         dataset=zarr.stem,
         crop=int(re.sub(r"\D", "", folder.name) or 0),
         zarr=zarr,
-        raw=str(raw.relative_to(zarr)) if raw.is_relative_to(zarr) else str(raw.absolute()),
+        raw=_raw_in(zarr, raw),
         labels=str(folder.relative_to(zarr)),
         grid=next(iter(labels.values())).volume.levels[0].grid,
         present=present,
     )
+
+
+def _raw_in(zarr: Path, raw: Location) -> str:
+    """What the raw is called in a datasplit beside `zarr`: its path in it, or where else it is."""
+    if isinstance(raw, S3Path):
+        return str(raw)
+    return str(raw.relative_to(zarr) if raw.is_relative_to(zarr) else raw.absolute())
 
 
 def _fine_enough(folder: Path, settings: SplitSettings) -> list[str]:
@@ -310,7 +328,7 @@ def _fine_enough(folder: Path, settings: SplitSettings) -> list[str]:
     labels = []
     for label in settings.classes:
         if (folder / label).is_dir():
-            finest = Volume.open(folder / label).levels[0].grid.voxel_size
+            finest = Volume.open(folder / label).finest
             if all(
                 own <= COARSEST_FACTOR * wanted
                 for own, wanted in zip(finest, settings.voxel_size, strict=True)

@@ -9,22 +9,33 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.stores import Location, read_text
 
 
-def stored_grids(path: Path, attributes: dict[str, Any]) -> list[tuple[Path, Grid]]:
-    """Path and grid of each array of the multiscale group, or single array, at `path`.
+class Stored(NamedTuple):
+    """A resolution that a volume's metadata declare; `grid` is None where its array is not here."""
+
+    path: Location
+    voxel_size: Vector
+    grid: Grid | None
+
+
+def stored_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
+    """The arrays of the multiscale group, or the single array, at `path`.
 
     Raises
     ------
     InputError
-        The metadata do not say voxel sizes, or an array is missing.
+        The metadata do not say voxel sizes.
     """
-    if (path / ".zarray").is_file():
-        return [(path, _array_grid(path, attributes))]
+    array = read_text(path / ".zarray")
+    if array is not None:
+        grid = _array_grid(path, attributes)
+        return [Stored(path, grid.voxel_size, grid)]
     return _multiscale_grids(path, attributes)
 
 
@@ -44,7 +55,7 @@ def multiscale_metadata(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
     return {"version": "0.4", "name": name, "axes": axes, "datasets": datasets}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Location) -> dict[str, Any]:
     """What the JSON file at `path` holds.
 
     Raises
@@ -52,11 +63,24 @@ def read_json(path: Path) -> dict[str, Any]:
     InputError
         It is missing or not JSON.
     """
+    value = read_json_if_there(path)
+    if value is None:
+        raise InputError(f"{path} does not exist: the volume is incomplete")
+    return value
+
+
+def read_json_if_there(path: Location) -> dict[str, Any] | None:
+    """What the JSON file at `path` holds, or None where there is none.
+
+    Raises
+    ------
+    InputError
+        It is not JSON.
+    """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: the volume is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error})") from None
 
 
@@ -65,7 +89,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1))
 
 
-def _multiscale_grids(path: Path, attributes: dict[str, Any]) -> list[tuple[Path, Grid]]:
+def _multiscale_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
     try:
         multiscale = attributes["multiscales"][0]
         axes = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscale["axes"]]
@@ -73,9 +97,12 @@ def _multiscale_grids(path: Path, attributes: dict[str, Any]) -> list[tuple[Path
             raise InputError(f"{path}/.zattrs: axes are {axes}, but must be ['z', 'y', 'x']")
         levels = []
         for dataset in multiscale["datasets"]:
-            shape = read_json(path / dataset["path"] / ".zarray")["shape"]
+            array = read_json_if_there(path / dataset["path"] / ".zarray")
+            # A local copy need not hold all levels.
+            shape = (1, 1, 1) if array is None else array["shape"]
             grid = _transformed_grid(dataset["coordinateTransformations"], shape)
-            levels.append((path / dataset["path"], grid))
+            here = None if array is None else grid
+            levels.append(Stored(path / dataset["path"], grid.voxel_size, here))
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -102,7 +129,7 @@ def _transformed_grid(transformations: list[dict[str, Any]], shape: Sequence[int
     return Grid(tuple(scale), tuple(translation), tuple(shape))  # type: ignore[arg-type]
 
 
-def _array_grid(path: Path, attributes: dict[str, Any]) -> Grid:
+def _array_grid(path: Location, attributes: dict[str, Any]) -> Grid:
     shape = read_json(path / ".zarray")["shape"]
     try:
         return Grid(attributes["voxel_size"], attributes["translation"], shape)

@@ -91,7 +91,7 @@ def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
     grid = row.grid
     if copied:
         keep = {key: stored[key] for key in ("chunks", "compressor", "dtype", "order")}
-        chunks = _stored_chunks(converter.level.path, stored)
+        chunks = _stored_chunks(Path(str(converter.level.path)), stored)
     else:
         dtype = converter.dtype()
         keep = {

@@ -84,8 +84,11 @@ class S3Path:
         return answer.value if answer.state == "value" else None
 
     def is_file(self) -> bool:
-        """Whether the bucket has the key."""
-        return self.read_bytes() is not None
+        """Whether the bucket has the key; asks for its name alone."""
+        parent = S3Path(self.bucket, self.key.rpartition("/")[0])
+        name = self.name
+        only = ts.KvStore.KeyRange(name, name + "\0")
+        return bool(parent._store.list(only).result())
 
 
 Location = Path | S3Path

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,18 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from cellmap_pipeline.availability import available_box
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector
-from cellmap_pipeline.ngff import multiscale_metadata, read_json, stored_grids, write_json
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Vector
+from cellmap_pipeline.ngff import (
+    multiscale_metadata,
+    read_json,
+    read_json_if_there,
+    stored_grids,
+    write_json,
+)
 from cellmap_pipeline.resampling import nearest_index, resample
+from cellmap_pipeline.stores import Location, kvstore, location, read_text
 
 CHUNK = 64
 # Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
@@ -40,7 +48,7 @@ def set_cache_bytes(limit: int) -> None:
 class Level:
     """One stored resolution of a volume: a zarr 2 array and the grid that it lies on."""
 
-    path: Path
+    path: Location
     grid: Grid
 
     @cached_property
@@ -51,7 +59,7 @@ class Level:
     @cached_property
     def array(self) -> ts.TensorStore:
         """The open array."""
-        spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{self.path}/"}}
+        spec = {"driver": "zarr", "kvstore": kvstore(self.path)}
         return ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
@@ -99,33 +107,69 @@ class Level:
 
 @dataclass
 class Volume:
-    """A volume in one or several resolutions, finest first."""
+    """A volume in one or several resolutions, finest first.
 
-    path: Path
+    `levels` are those that are here; `absent` the paths and voxel sizes of those that the
+    metadata declare besides, which a local copy need not hold.
+    """
+
+    path: Location
     levels: list[Level]
     attributes: dict[str, Any]
+    absent: list[tuple[Location, Vector]] = field(default_factory=list)
 
     @classmethod
-    def open(cls, path: str | Path) -> Volume:
-        """Read the metadata of the multiscale group or the array at `path`.
+    def open(cls, path: str | Location) -> Volume:
+        """Read the metadata of the multiscale group or the array at a path or `s3://` URL.
 
         Raises
         ------
         InputError
-            There is nothing, or nothing that says voxel sizes.
+            There is nothing, or nothing that says voxel sizes, or no level.
         """
-        path = Path(path)
-        if not path.is_dir():
-            raise InputError(f"{path} does not exist")
-        attributes = read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
-        levels = [Level(*stored) for stored in stored_grids(path, attributes)]
+        place = location(path)
+        attributes = read_json_if_there(place / ".zattrs")
+        if attributes is None and read_text(place / ".zarray") is None:
+            there = isinstance(place, Path) and place.is_dir()
+            raise InputError(
+                f"{place} is not a volume: it has neither .zattrs nor .zarray"
+                if there else f"{place} does not exist"
+            )  # fmt: skip
+        stored = stored_grids(place, attributes or {})
+        levels = [Level(level.path, level.grid) for level in stored if level.grid]
+        absent = [(level.path, level.voxel_size) for level in stored if not level.grid]
+        if not levels:
+            raise InputError(
+                f"{place}: none of its levels is here ({_names(absent)}): fetch the one that is "
+                "needed (docs/fetching.md)"
+            )
         levels.sort(key=lambda level: level.grid.voxel_size)
-        return cls(path, levels, attributes)
+        return cls(place, levels, attributes or {}, absent)
+
+    @property
+    def finest(self) -> Vector:
+        """The finest voxel size that the metadata declare, here or not."""
+        return min([self.levels[0].grid.voxel_size, *(size for _, size in self.absent)])
 
     def level_for(self, voxel_size: Sequence[float]) -> Level:
-        """The coarsest level at least as fine as `voxel_size` in every axis, else the finest."""
+        """The coarsest level at least as fine as `voxel_size` in every axis, else the finest.
+
+        Raises
+        ------
+        InputError
+            No level that is here is that fine, and one that is not here is finer.
+        """
         fine = [level for level in self.levels if _as_fine(level.grid.voxel_size, voxel_size)]
-        return fine[-1] if fine else self.levels[0]
+        if fine:
+            return fine[-1]
+        finest = self.levels[0]
+        lacking = [level for level in self.absent if level[1] < finest.grid.voxel_size]
+        if lacking:
+            raise InputError(
+                f"{self.path}: to be read at {list(voxel_size)} nm it needs a level that is not "
+                f"here ({_names(lacking)}): fetch it (docs/fetching.md)"
+            )
+        return finest
 
     def aligned(self, extent: Grid, voxel_size: Vector) -> Grid:
         """A grid of `voxel_size` over `extent`, on this volume's own voxels where it stores them.
@@ -189,7 +233,7 @@ class LabelVolume:
     unknown: int | None
 
     @classmethod
-    def open(cls, path: str | Path) -> LabelVolume:
+    def open(cls, path: str | Location) -> LabelVolume:
         """Open the label at `path`; what its `annotation_type` calls `unknown` is not a label.
 
         The encoding is that of cellmap-schemas: `cellmap.annotation.annotation_type.encoding` in
@@ -238,48 +282,7 @@ class LabelVolume:
 
 def annotation_attributes(volume: Volume) -> dict[str, Any]:
     """Attributes of the volume's finest array, where cellmap-schemas puts the annotation."""
-    path = volume.levels[0].path / ".zattrs"
-    return read_json(path) if path.is_file() else {}
-
-
-def available_box(
-    level: Level, start: Sequence[int], stop: Sequence[int], core: Grid
-) -> tuple[Shape, Shape]:
-    """The largest part of a box (level's voxels) around `core` whose chunks are all on disk.
-
-    Found by taking away, as long as chunks are missing, the outermost layer of chunks with the
-    greatest share of missing ones.
-
-    Raises
-    ------
-    InputError
-        Chunks under `core` are missing, or the box lies outside the volume.
-    """
-    shape = level.grid.shape
-    low = [max(0, a) for a in start]
-    high = [min(n, b) for n, b in zip(shape, stop, strict=True)]
-    if any(a >= b for a, b in zip(low, high, strict=True)):
-        raise InputError(
-            f"{level.path}: voxels {list(start)} to {list(stop)} lie outside the volume of "
-            f"{list(shape)} voxels: check the crop's translation"
-        )
-    missing = level.missing_chunks(low, high)
-    chunks = level.metadata["chunks"]
-    while missing.any():
-        layer = _worst_layer(missing, low, high, chunks, *level.grid.index_box(core))
-        if layer is None:
-            raise InputError(
-                f"{level.path}: {int(missing.sum())} chunks of raw are missing around voxels "
-                f"{low} to {high}: fetch the raw of this crop at {list(level.grid.voxel_size)} nm"
-            )
-        axis, first = layer
-        keep = slice(1, None) if first else slice(None, -1)
-        missing = missing[tuple(keep if d == axis else slice(None) for d in range(3))]
-        if first:
-            low[axis] = (low[axis] // chunks[axis] + 1) * chunks[axis]
-        else:
-            high[axis] = (high[axis] - 1) // chunks[axis] * chunks[axis]
-    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+    return read_json_if_there(volume.levels[0].path / ".zattrs") or {}
 
 
 def create(
@@ -321,42 +324,23 @@ def create(
     return array
 
 
-def _worst_layer(
-    missing: NDArray[np.bool_],
-    low: Sequence[int],
-    high: Sequence[int],
-    chunks: Sequence[int],
-    core_start: Sequence[int],
-    core_stop: Sequence[int],
-) -> tuple[int, bool] | None:
-    """Axis and side (True: first) of the outermost layer, clear of the core, that misses most."""
-    best, worst = None, 0.0
-    for axis in range(3):
-        after_first = (low[axis] // chunks[axis] + 1) * chunks[axis]
-        before_last = (high[axis] - 1) // chunks[axis] * chunks[axis]
-        for first, clear in (
-            (True, after_first <= core_start[axis]),
-            (False, before_last >= core_stop[axis]),
-        ):
-            share = missing.take(0 if first else -1, axis).mean()
-            if clear and missing.shape[axis] > 1 and share > worst:
-                best, worst = (axis, first), share
-    return best
-
-
 def _mirror(voxels: NDArray, pad: list[tuple[int, int]]) -> NDArray:
     if not any(before or after for before, after in pad):
         return voxels
     return np.pad(voxels, pad, mode="reflect" if min(voxels.shape) > 1 else "edge")
 
 
-def _white(dtype: np.dtype, path: Path) -> float:
+def _white(dtype: np.dtype, path: Location) -> float:
     """The value that stands for 1.0."""
     if dtype.kind == "u":
         return float(np.iinfo(dtype).max)
     if dtype.kind == "f":
         return 1.0
     raise InputError(f"{path} is {dtype}, but raw is uint8, uint16 or float from 0 to 1")
+
+
+def _names(levels: Sequence[tuple[Location, Vector]]) -> str:
+    return ", ".join(f"{path.name}: {list(size)} nm" for path, size in levels)
 
 
 def _as_fine(stored: Sequence[float], wanted: Sequence[float]) -> bool:

@@ -57,7 +57,7 @@ def test_all_that_is_wrong_is_said_at_once(data):
         ),
         (
             lambda data: next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito/.zattrs")).unlink(),
-            "is not OME-NGFF",
+            "is not a volume",
         ),
     ],
 )
@@ -76,3 +76,17 @@ def test_a_crop_outside_its_volume(data):
     far = CropLabel(9, "demo_cell-1", "mito", Grid((8, 8, 8), (1e6, 0, 0), (32, 32, 32)))
     with pytest.raises(InputError, match="test crop 9: .*outside the volume"):
         look(data, rows=[far])
+
+
+def test_levels_that_are_not_here_are_named_with_what_brings_them(data):
+    levels = [
+        next(data.glob("demo_cell-1/*/*/em/fibsem-uint8")) / "s0",
+        next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito")) / "s0",
+    ]
+    for level in levels:
+        (level / ".zarray").unlink()
+    with pytest.raises(InputError) as error:
+        look(data)
+    for level in levels:
+        assert str(level.parent) in str(error.value)
+    assert "s0: [8.0, 8.0, 8.0] nm" in str(error.value) and "fetch" in str(error.value)

@@ -7,6 +7,7 @@ import pytest
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.ngff import multiscale_metadata, write_json
 from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 FINE = Grid((4, 4, 4), (100, 0, 0), (40, 48, 56))
@@ -163,10 +164,41 @@ def test_bad_metadata_is_named(raw, attributes, message):
 def test_a_missing_volume_is_named(tmp_path):
     with pytest.raises(InputError, match="none does not exist"):
         Volume.open(tmp_path / "none")
-    with pytest.raises(InputError, match="s0/.zarray does not exist"):
+    with pytest.raises(InputError, match="none of its levels is here .s0.*fetch"):
         create(tmp_path / "v", FINE, "uint8")
         (tmp_path / "v/s0/.zarray").unlink()
         Volume.open(tmp_path / "v")
+
+
+def pyramid(path, *voxel_sizes):
+    """A volume that declares levels of these voxel sizes, all of them here."""
+    grids = [Grid((size,) * 3, (size / 2,) * 3, (8, 8, 8)) for size in voxel_sizes]
+    create(path, grids[0], "uint8")
+    for i in range(1, len(grids)):
+        shutil.copytree(path / "s0", path / f"s{i}")
+    write_json(path / ".zattrs", {"multiscales": [multiscale_metadata("raw", grids)]})
+
+
+@pytest.mark.parametrize(
+    ("here", "wanted", "read"),
+    [
+        ([4, 8, 16], 8, 8), ([4, 8, 16], 9, 8), ([4, 8, 16], 2, 4), ([4, 16], 8, 4),
+        # A finer level does as well; a coarser one does not.
+        ([4], 16, 4), ([8, 16], 4, None), ([16], 8, None), ([8, 16], 2, None),
+    ],
+)  # fmt: skip
+def test_levels_that_are_here_and_that_are_not(tmp_path, here, wanted, read):
+    pyramid(tmp_path / "raw", 4, 8, 16)
+    for i, size in enumerate((4, 8, 16)):
+        if size not in here:
+            (tmp_path / f"raw/s{i}/.zarray").unlink()
+    volume = Volume.open(tmp_path / "raw")
+    assert volume.finest == (4, 4, 4)
+    if read:
+        assert volume.level_for((wanted,) * 3).grid.voxel_size == (read,) * 3
+    else:
+        with pytest.raises(InputError, match=r"raw: .*s0: \[4.0, 4.0, 4.0\] nm.*fetch"):
+            volume.level_for((wanted,) * 3)
 
 
 def test_flyem(shared):

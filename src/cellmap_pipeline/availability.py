@@ -1,0 +1,79 @@
+"""Where the raw of a volume is here: local copies hold it around crops only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid, Shape
+
+if TYPE_CHECKING:
+    from cellmap_pipeline.volumes import Level
+
+
+def available_box(
+    level: Level, start: Sequence[int], stop: Sequence[int], core: Grid
+) -> tuple[Shape, Shape]:
+    """The largest part of a box (level's voxels) around `core` whose chunks are all on disk.
+
+    Found by taking away, as long as chunks are missing, the outermost layer of chunks with the
+    greatest share of missing ones.
+
+    Raises
+    ------
+    InputError
+        Chunks under `core` are missing, or the box lies outside the volume.
+    """
+    shape = level.grid.shape
+    low = [max(0, a) for a in start]
+    high = [min(n, b) for n, b in zip(shape, stop, strict=True)]
+    if any(a >= b for a, b in zip(low, high, strict=True)):
+        raise InputError(
+            f"{level.path}: voxels {list(start)} to {list(stop)} lie outside the volume of "
+            f"{list(shape)} voxels: check the crop's translation"
+        )
+    missing = level.missing_chunks(low, high)
+    chunks = level.metadata["chunks"]
+    while missing.any():
+        layer = _worst_layer(missing, low, high, chunks, *level.grid.index_box(core))
+        if layer is None:
+            raise InputError(
+                f"{level.path}: {int(missing.sum())} chunks of raw are missing around voxels "
+                f"{low} to {high}: fetch the raw of this crop at {list(level.grid.voxel_size)} nm "
+                "(docs/fetching.md)"
+            )
+        axis, first = layer
+        keep = slice(1, None) if first else slice(None, -1)
+        missing = missing[tuple(keep if d == axis else slice(None) for d in range(3))]
+        if first:
+            low[axis] = (low[axis] // chunks[axis] + 1) * chunks[axis]
+        else:
+            high[axis] = (high[axis] - 1) // chunks[axis] * chunks[axis]
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+
+def _worst_layer(
+    missing: NDArray[np.bool_],
+    low: Sequence[int],
+    high: Sequence[int],
+    chunks: Sequence[int],
+    core_start: Sequence[int],
+    core_stop: Sequence[int],
+) -> tuple[int, bool] | None:
+    """Axis and side (True: first) of the outermost layer, clear of the core, that misses most."""
+    best, worst = None, 0.0
+    for axis in range(3):
+        after_first = (low[axis] // chunks[axis] + 1) * chunks[axis]
+        before_last = (high[axis] - 1) // chunks[axis] * chunks[axis]
+        for first, clear in (
+            (True, after_first <= core_start[axis]),
+            (False, before_last >= core_stop[axis]),
+        ):
+            share = missing.take(0 if first else -1, axis).mean()
+            if clear and missing.shape[axis] > 1 and share > worst:
+                best, worst = (axis, first), share
+    return best
