@@ -109,8 +109,12 @@ def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> li
 def raw_path(data_root: str | Path, dataset: str) -> Path:
     """Where the raw of `dataset` lies."""
     zarr = Path(data_root) / dataset / f"{dataset}.zarr"
-    found = sorted(zarr.glob(f"recon-*/{RAW}"))
-    return found[0] if found else zarr / "recon-1" / RAW
+    # Where there is no zarr the official tools read n5.
+    for store in (zarr, zarr.with_suffix(".n5")):
+        found = sorted(store.glob(f"recon-*/{RAW}"))
+        if found:
+            return found[0]
+    return zarr / "recon-1" / RAW
 
 
 def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:

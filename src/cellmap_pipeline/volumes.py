@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.availability import available_box
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Vector
+from cellmap_pipeline.n5 import array_metadata, stored_n5_grids
 from cellmap_pipeline.ngff import (
     multiscale_metadata,
     read_json,
@@ -50,17 +51,21 @@ class Level:
 
     path: Location
     grid: Grid
+    is_n5: bool = False
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The array's `.zarray`."""
+        """The array's `.zarray`, or what it would be for n5."""
+        if self.is_n5:
+            return array_metadata(read_json(self.path / "attributes.json"))
         return read_json(self.path / ".zarray")
 
     @cached_property
     def array(self) -> ts.TensorStore:
         """The open array."""
-        spec = {"driver": "zarr", "kvstore": kvstore(self.path)}
-        return ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
+        spec = {"driver": "n5" if self.is_n5 else "zarr", "kvstore": kvstore(self.path)}
+        array = ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
+        return array.T if self.is_n5 else array
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
         """Voxels of a box inside the array.
@@ -82,12 +87,13 @@ class Level:
     def missing_chunks(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
         """Which chunks of a box inside the array are not on disk, by chunk index from `start`'s."""
         chunks = self.metadata["chunks"]
-        separator = self.metadata.get("dimension_separator", ".")
+        separator = "/" if self.is_n5 else self.metadata.get("dimension_separator", ".")
         first = [a // c for a, c in zip(start, chunks, strict=True)]
         last = [-(-b // c) for b, c in zip(stop, chunks, strict=True)]
         missing = np.zeros([b - a for a, b in zip(first, last, strict=True)], bool)
         for index in np.ndindex(*missing.shape):
-            key = separator.join(str(a + i) for a, i in zip(first, index, strict=True))
+            places = [str(a + i) for a, i in zip(first, index, strict=True)]
+            key = separator.join(places[::-1] if self.is_n5 else places)
             missing[index] = not self._has_chunk(key)
         return missing
 
@@ -102,7 +108,7 @@ class Level:
 
     def __getstate__(self) -> dict[str, Any]:
         # Open arrays don't travel to worker processes: each opens its own.
-        return {"path": self.path, "grid": self.grid}
+        return {"path": self.path, "grid": self.grid, "is_n5": self.is_n5}
 
 
 @dataclass
@@ -129,14 +135,19 @@ class Volume:
         """
         place = location(path)
         attributes = read_json_if_there(place / ".zattrs")
+        n5 = None
         if attributes is None and read_text(place / ".zarray") is None:
-            there = isinstance(place, Path) and place.is_dir()
-            raise InputError(
-                f"{place} is not a volume: it has neither .zattrs nor .zarray"
-                if there else f"{place} does not exist"
-            )  # fmt: skip
-        stored = stored_grids(place, attributes or {})
-        levels = [Level(level.path, level.grid) for level in stored if level.grid]
+            n5 = read_json_if_there(place / "attributes.json")
+            if n5 is None:
+                there = isinstance(place, Path) and place.is_dir()
+                raise InputError(
+                    f"{place} is not a volume: it has neither .zattrs nor .zarray"
+                    if there
+                    else f"{place} does not exist"
+                )
+        attributes = n5 or attributes or {}
+        stored = stored_grids(place, attributes) if n5 is None else stored_n5_grids(place, n5)
+        levels = [Level(level.path, level.grid, n5 is not None) for level in stored if level.grid]
         absent = [(level.path, level.voxel_size) for level in stored if not level.grid]
         if not levels:
             raise InputError(
@@ -144,7 +155,7 @@ class Volume:
                 "needed (docs/fetching.md)"
             )
         levels.sort(key=lambda level: level.grid.voxel_size)
-        return cls(place, levels, attributes or {}, absent)
+        return cls(place, levels, attributes, absent)
 
     @property
     def finest(self) -> Vector:
