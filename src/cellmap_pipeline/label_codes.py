@@ -195,7 +195,8 @@ def read_targets(
     channels: Sequence[str],
     implied: Mapping[str, tuple[Sequence[str], Sequence[str]]],
 ) -> NDArray[np.uint8]:
-    """Targets (c, z, y, x) uint8 on a grid, 255 where unknown, from the stored labels."""
+    """Targets (c, z, y, x) uint8 on a grid, from the stored labels; 255 where they or the raw are
+    unknown."""
     read = {label: volume.read(grid) for label, volume in crop.labels.items()}
     targets = make_targets(
         {label: ids for label, (ids, _) in read.items()},
@@ -203,6 +204,11 @@ def read_targets(
         channels,
     )
     imply(targets, channels, implied)
+    # Where there is no raw there is nothing to learn.
+    nothing = np.ones(grid.shape, bool)
+    nothing[crop.raw.inside(grid)] = False
+    if nothing.any():
+        targets[:, nothing] = UNKNOWN
     return targets
 
 

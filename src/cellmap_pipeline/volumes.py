@@ -192,6 +192,16 @@ class Volume:
         own = stored.box(start, [b - a for a, b in zip(start, stop, strict=True)])
         return own if own.offset(own.at(voxel_size)) == (0, 0, 0) else extent.at(voxel_size)
 
+    def inside(self, grid: Grid) -> tuple[slice, ...]:
+        """Which voxels of `grid` have their centres in the volume."""
+        stored = self.level_for(grid.voxel_size).grid
+        slices = []
+        for d, (position, n) in enumerate(zip(stored.position(grid), grid.shape, strict=True)):
+            places = position + grid.voxel_size[d] / stored.voxel_size[d] * np.arange(n)
+            ends = [-0.5 - TOLERANCE_VOXELS, stored.shape[d] - 0.5 + TOLERANCE_VOXELS]
+            slices.append(slice(*np.searchsorted(places, ends).tolist()))
+        return tuple(slices)
+
     def available(self, grid: Grid, core: Grid) -> Grid:
         """The part of `grid` around `core` whose raw is on disk."""
         level = self.level_for(grid.voxel_size)

@@ -79,3 +79,12 @@ def test_the_least_recently_used_blocks_are_dropped():
     cache.put((3,), Block(b"x" * 1000, np.zeros(1, np.uint16)))
     assert [bool(cache.get((key,))) for key in range(4)] == [True, False, True, True]
     assert cache.bytes <= cache.limit
+
+
+def test_beyond_the_raw_nothing_is_known(crop, tmp_path):
+    create(tmp_path / "raw", GRID.box((5, 0, 0), (90, 70, 64)), "uint8")
+    cut = CropData(tmp_path / "raw", crop.label_folder, crop.annotated, crop.voxel_size)
+    assert cut.grid == crop.grid
+    codes, table = LabelCodes(cut, CHANNELS, {}, BlockCache(10**8)).read((0, 0, 0), GRID.shape)
+    known = (table[codes] != 255).any(axis=-1)
+    assert not known[:5].any() and not known[95:].any() and known[5:95].all()

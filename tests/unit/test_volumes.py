@@ -208,3 +208,12 @@ def test_flyem(shared):
     ids, known = cell.read(cell.volume.levels[0].grid)
     assert known.all() and ids.max() > 1
     assert raw.levels[0].grid.covers(cell.volume.levels[0].grid)
+
+
+def test_which_voxels_lie_inside(tmp_path):
+    create(tmp_path / "raw", Grid((8, 8, 8), (0, 0, 0), (4, 5, 6)), "uint8")
+    volume = Volume.open(tmp_path / "raw")
+    assert volume.inside(Grid((8, 8, 8), (-16, 8, 0), (10, 2, 9))) == np.s_[2:6, 0:2, 0:6]
+    # Voxels of 4 nm from -4 to 28, 36 and 44 nm.
+    assert volume.inside(Grid((4, 4, 4), (-6, -2, 2), (20, 20, 20))) == np.s_[1:9, 0:10, 0:11]
+    assert volume.inside(Grid((8, 8, 8), (80, 0, 0), (2, 2, 2))) == np.s_[0:0, 0:2, 0:2]
