@@ -302,8 +302,15 @@ class LabelVolume:
 
 
 def annotation_attributes(volume: Volume) -> dict[str, Any]:
-    """Attributes of the volume's finest array, where cellmap-schemas puts the annotation."""
-    return read_json_if_there(volume.levels[0].path / ".zattrs") or {}
+    """Attributes of the volume's finest array, where cellmap-schemas puts the annotation.
+
+    A local copy may hold them without the array's voxels.
+    """
+    _, finest = min(
+        [(level.grid.voxel_size, level.path) for level in volume.levels]
+        + [(size, path) for path, size in volume.absent]
+    )
+    return read_json_if_there(finest / ".zattrs") or {}
 
 
 def create(

@@ -217,3 +217,12 @@ def test_which_voxels_lie_inside(tmp_path):
     # Voxels of 4 nm from -4 to 28, 36 and 44 nm.
     assert volume.inside(Grid((4, 4, 4), (-6, -2, 2), (20, 20, 20))) == np.s_[1:9, 0:10, 0:11]
     assert volume.inside(Grid((8, 8, 8), (80, 0, 0), (2, 2, 2))) == np.s_[0:0, 0:2, 0:2]
+
+
+def test_what_the_finest_level_says_of_a_label_holds_without_its_voxels(tmp_path):
+    pyramid(tmp_path / "mito", 4, 8)
+    encoding = {"annotation_type": {"encoding": {"unknown": 7}}}
+    write_json(tmp_path / "mito/s0/.zattrs", {"cellmap": {"annotation": encoding}})
+    (tmp_path / "mito/s1/.zattrs").unlink()
+    (tmp_path / "mito/s0/.zarray").unlink()
+    assert LabelVolume.open(tmp_path / "mito").unknown == 7
