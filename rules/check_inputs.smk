@@ -2,6 +2,7 @@ rule check_inputs:
     """Look at the data before anything expensive: what must be there, is, and can be read."""
     input:
         manifest=ancient(PLAN.manifest),
+        fetched=ancient(FETCHED),
     output:
         OUTPUT / "check_inputs.json",
     log:

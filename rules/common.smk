@@ -31,7 +31,7 @@ OUTPUT = PLAN.output
 DATASET = PLAN.dataset_of()
 SELECT = PLAN.config.submission.select
 # A training that gives nothing that is submitted is not trained.
-USED = [name for name in PLAN.trainings if PLAN.predicted(name)]
+USED = PLAN.used()
 # By row of the submission, a hash of all settings that its label depends on.
 LINEAGE = {row: planning.label_lineage(PLAN, row) for row in PLAN.segmented()}
 
@@ -69,7 +69,8 @@ def untracked(get):
 
 def check_folders():
     """Folders that a run needs, and a plan (`-n`) does not."""
-    for key in ("data_root", "ground_truth"):
+    keys = ("ground_truth",) if PLAN.config.fetch else ("data_root", "ground_truth")
+    for key in keys:
         path = getattr(PLAN.config, key)
         if path is not None and not Path(path).is_dir():
             sys.exit(f"error: {key}: {path} does not exist: set it to the folder of the data")

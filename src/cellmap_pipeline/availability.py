@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
-
-if TYPE_CHECKING:
-    from cellmap_pipeline.volumes import Level
+from cellmap_pipeline.levels import Level
 
 
 def available_box(
     level: Level, start: Sequence[int], stop: Sequence[int], core: Grid
 ) -> tuple[Shape, Shape]:
-    """The largest part of a box (level's voxels) around `core` whose chunks are all on disk.
+    """The largest part of a box (level's voxels) around `core` whose chunks are all here.
 
     Found by taking away, as long as chunks are missing, the outermost layer of chunks with the
-    greatest share of missing ones.
+    greatest share of missing ones. Under `core` those may be missing that the source lacks, too:
+    nothing brings them, and they read as the array's fill value.
 
     Raises
     ------
@@ -41,8 +39,11 @@ def available_box(
     while missing.any():
         layer = _worst_layer(missing, low, high, chunks, *level.grid.index_box(core))
         if layer is None:
+            lacking = int((missing & ~level.empty_chunks(low, high)).sum())
+            if not lacking:
+                break
             raise InputError(
-                f"{level.path}: {int(missing.sum())} chunks of raw are missing around voxels "
+                f"{level.path}: {lacking} chunks of raw are missing around voxels "
                 f"{low} to {high}: fetch the raw of this crop at {list(level.grid.voxel_size)} nm "
                 "(docs/fetching.md)"
             )

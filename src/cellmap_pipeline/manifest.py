@@ -13,7 +13,7 @@ import io
 import math
 import re
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,20 +76,35 @@ def local_manifest(source: str, folder: Path) -> Path:
     """
     if source == TOOLBOX:
         return _toolbox_manifest()
+    return local_copy(source, folder / "test_crop_manifest.csv", "test_crops", parse_manifest)
+
+
+def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], object]) -> Path:
+    """The path `source`, or where it is a URL the file `kept`, downloaded the first time.
+
+    Parameters
+    ----------
+    key : of the configuration that names the source.
+    parse : refuses, given the text and what errors call it, what is not to be kept.
+
+    Raises
+    ------
+    InputError
+        The URL cannot be read, or `parse` refuses its text.
+    """
     if not re.match(r"(https?|ftp|file)://", source):
         return Path(source)
-    kept = folder / "test_crop_manifest.csv"
     if not kept.is_file():
         try:
             with urllib.request.urlopen(source, timeout=60) as answer:
                 content = answer.read()
         except (OSError, ValueError) as error:
             raise InputError(
-                f"test_crops: {source} cannot be downloaded ({error}): check the address, or give "
+                f"{key}: {source} cannot be downloaded ({error}): check the address, or give "
                 "the path of a local copy"
             ) from None
-        parse_manifest(content.decode("utf-8", "replace"), source)
-        folder.mkdir(parents=True, exist_ok=True)
+        parse(content.decode("utf-8", "replace"), source)
+        kept.parent.mkdir(parents=True, exist_ok=True)
         beside = kept.with_suffix(".partial")
         beside.write_bytes(content)
         beside.rename(kept)

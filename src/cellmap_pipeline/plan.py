@@ -7,19 +7,21 @@ Snakemake parses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.config import RunConfig, Training, load_training, parse_run
+from cellmap_pipeline.crop_table import crops_to_fetch, parse_crop_table, read_crop_table
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel, local_manifest, read_manifest
+from cellmap_pipeline.manifest import CropLabel, local_copy, local_manifest, read_manifest
 from cellmap_pipeline.state import fingerprint_of
 
 # Raised by one when the results of a stage change with the same settings: then, and only then,
 # a new version of this package makes the stage run again.
 RESULT_VERSION = {
+    "fetch": 1,
     "check_inputs": 1,
     "datasplit": 2,
     "train": 2,
@@ -67,7 +69,7 @@ TRAIN_KEYS = (
     "devices",
 )
 # Folders of the output that are not a training's.
-RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs"}
+RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched"}
 INFERENCE_KEYS = ("checkpoint", "window", "overlap", "blending")
 
 
@@ -79,6 +81,8 @@ class Plan:
     trainings: dict[str, Training]
     crop_labels: list[CropLabel]
     manifest: Path
+    # By crop, what is to be brought of it (`crop_table.crops_to_fetch`).
+    fetched: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -113,6 +117,10 @@ class Plan:
         """The dataset of each test crop."""
         return {row.crop: row.dataset for row in self.crop_labels}
 
+    def used(self) -> list[str]:
+        """Trainings that predict something that is submitted."""
+        return [name for name in self.trainings if self.predicted(name)]
+
 
 def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence[Path]) -> Plan:
     """Read all that a run is made of.
@@ -140,7 +148,7 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
     rows = _submitted(read_manifest(manifest), run, source)
     plan = Plan(run, trainings, rows, manifest)
     _check_selection(plan, source)
-    return plan
+    return replace(plan, fetched=_crops_to_fetch(plan)) if run.fetch else plan
 
 
 def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]:
@@ -215,6 +223,19 @@ def _submitted(rows: list[CropLabel], run: RunConfig, source: str) -> list[CropL
         for row in rows
         if (crops == "all" or row.crop in crops) and (classes == "all" or row.label in classes)
     ]
+
+
+def _crops_to_fetch(plan: Plan) -> dict[int, dict[str, Any]]:
+    assert plan.config.fetch
+    path = local_copy(
+        plan.config.fetch.crops, plan.output / "inputs/crops.csv", "fetch.crops", parse_crop_table
+    )
+    used = plan.used()
+    return crops_to_fetch(
+        read_crop_table(path),
+        [plan.trainings[name] for name in used],
+        [plan.predicted(name) for name in used],
+    )
 
 
 def _check_selection(plan: Plan, source: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,8 @@ from cellmap_pipeline.errors import InputError
 
 # Of requests that fail on the way; tensorstore waits ever longer between them.
 RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
+# Beside an array that was fetched: the names, as JSON, of the chunks that its source does not have.
+ABSENT = ".absent.json"
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,23 @@ class S3Path:
             ) from None
         return answer.value if answer.state == "value" else None
 
-    def is_file(self) -> bool:
-        """Whether the bucket has the key; asks for its name alone."""
-        parent = S3Path(self.bucket, self.key.rpartition("/")[0])
-        name = self.name
-        only = ts.KvStore.KeyRange(name, name + "\0")
-        return bool(parent._store.list(only).result())
+    def present(self, names: Sequence[str]) -> list[bool]:
+        """Which keys below this one the bucket has; it is asked for all of them at once.
+
+        Raises
+        ------
+        InputError
+            The bucket does not answer, or does not let its keys be listed.
+        """
+        # Up to and without the next name that there can be: the name alone.
+        asked = [self._store.list(ts.KvStore.KeyRange(name, name + "\0")) for name in names]
+        try:
+            return [bool(answer.result()) for answer in asked]
+        except ValueError as error:
+            raise InputError(
+                f"{self} cannot be listed ({error}): check the address, the network and, where "
+                "the bucket is not public, AWS_PROFILE"
+            ) from None
 
 
 Location = Path | S3Path
@@ -115,6 +129,13 @@ def location(path: str | Location) -> Location:
 def kvstore(path: Location) -> dict[str, Any]:
     """What tensorstore opens a folder or key by."""
     return path.spec if isinstance(path, S3Path) else {"driver": "file", "path": f"{path}/"}
+
+
+def present(folder: Location, names: Sequence[str]) -> list[bool]:
+    """Which files of a folder, or keys below a key, there are."""
+    if isinstance(folder, S3Path):
+        return folder.present(names)
+    return [(folder / name).is_file() for name in names]
 
 
 def read_text(path: Location) -> str | None:

@@ -11,7 +11,6 @@ import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,93 +21,18 @@ from numpy.typing import NDArray
 from cellmap_pipeline.availability import available_box
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Vector
-from cellmap_pipeline.n5 import array_metadata, stored_n5_grids
+from cellmap_pipeline.levels import Level
+from cellmap_pipeline.n5 import stored_n5_grids
 from cellmap_pipeline.ngff import (
     multiscale_metadata,
-    read_json,
     read_json_if_there,
     stored_grids,
     write_json,
 )
-from cellmap_pipeline.resampling import nearest_index, resample
-from cellmap_pipeline.stores import Location, kvstore, location, read_text
+from cellmap_pipeline.resampling import resample
+from cellmap_pipeline.stores import Location, location, read_text
 
 CHUNK = 64
-# Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
-CACHE_BYTES = 1 << 30
-CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
-
-
-def set_cache_bytes(limit: int) -> None:
-    """Keep up to `limit` bytes of decoded chunks at hand, of arrays that are opened from now on."""
-    global CONTEXT
-    CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
-
-
-@dataclass
-class Level:
-    """One stored resolution of a volume: a zarr 2 array and the grid that it lies on."""
-
-    path: Location
-    grid: Grid
-    is_n5: bool = False
-
-    @cached_property
-    def metadata(self) -> dict[str, Any]:
-        """The array's `.zarray`, or what it would be for n5."""
-        if self.is_n5:
-            return array_metadata(read_json(self.path / "attributes.json"))
-        return read_json(self.path / ".zarray")
-
-    @cached_property
-    def array(self) -> ts.TensorStore:
-        """The open array."""
-        spec = {"driver": "n5" if self.is_n5 else "zarr", "kvstore": kvstore(self.path)}
-        array = ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
-        return array.T if self.is_n5 else array
-
-    def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
-        """Voxels of a box inside the array.
-
-        Raises
-        ------
-        InputError
-            A chunk is broken.
-        """
-        slices = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        try:
-            return self.array[slices].read(order="C").result()
-        except ValueError as error:
-            raise InputError(
-                f"{self.path}: cannot decode voxels {list(start)} to {list(stop)} ({error}): "
-                "fetch the array again"
-            ) from None
-
-    def missing_chunks(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
-        """Which chunks of a box inside the array are not on disk, by chunk index from `start`'s."""
-        chunks = self.metadata["chunks"]
-        separator = "/" if self.is_n5 else self.metadata.get("dimension_separator", ".")
-        first = [a // c for a, c in zip(start, chunks, strict=True)]
-        last = [-(-b // c) for b, c in zip(stop, chunks, strict=True)]
-        missing = np.zeros([b - a for a, b in zip(first, last, strict=True)], bool)
-        for index in np.ndindex(*missing.shape):
-            places = [str(a + i) for a, i in zip(first, index, strict=True)]
-            key = separator.join(places[::-1] if self.is_n5 else places)
-            missing[index] = not self._has_chunk(key)
-        return missing
-
-    @cached_property
-    def _chunks_seen(self) -> dict[str, bool]:
-        return {}
-
-    def _has_chunk(self, key: str) -> bool:
-        if key not in self._chunks_seen:
-            self._chunks_seen[key] = (self.path / key).is_file()
-        return self._chunks_seen[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Open arrays don't travel to worker processes: each opens its own.
-        return {"path": self.path, "grid": self.grid, "is_n5": self.is_n5}
 
 
 @dataclass
@@ -158,9 +82,15 @@ class Volume:
         return cls(place, levels, attributes, absent)
 
     @property
+    def declared(self) -> list[tuple[Location, Vector]]:
+        """Paths and voxel sizes of all levels that the metadata declare, finest first."""
+        here = [(level.path, level.grid.voxel_size) for level in self.levels]
+        return sorted(here + self.absent, key=lambda level: level[1])
+
+    @property
     def finest(self) -> Vector:
         """The finest voxel size that the metadata declare, here or not."""
-        return min([self.levels[0].grid.voxel_size, *(size for _, size in self.absent)])
+        return self.declared[0][1]
 
     def level_for(self, voxel_size: Sequence[float]) -> Level:
         """The coarsest level at least as fine as `voxel_size` in every axis, else the finest.
@@ -168,19 +98,20 @@ class Volume:
         Raises
         ------
         InputError
-            No level that is here is that fine, and one that is not here is finer.
+            That level is not here, and no finer one is.
         """
         fine = [level for level in self.levels if _as_fine(level.grid.voxel_size, voxel_size)]
         if fine:
             return fine[-1]
-        finest = self.levels[0]
-        lacking = [level for level in self.absent if level[1] < finest.grid.voxel_size]
-        if lacking:
+        declared = self.declared
+        wanted = [level for level in declared if _as_fine(level[1], voxel_size)]
+        needed = wanted[-1] if wanted else declared[0]
+        if needed in self.absent:
             raise InputError(
                 f"{self.path}: to be read at {list(voxel_size)} nm it needs a level that is not "
-                f"here ({_names(lacking)}): fetch it (docs/fetching.md)"
+                f"here ({_names([needed])}): fetch it (docs/fetching.md)"
             )
-        return finest
+        return self.levels[0]
 
     def aligned(self, extent: Grid, voxel_size: Vector) -> Grid:
         """A grid of `voxel_size` over `extent`, on this volume's own voxels where it stores them.
@@ -192,15 +123,21 @@ class Volume:
         own = stored.box(start, [b - a for a, b in zip(start, stop, strict=True)])
         return own if own.offset(own.at(voxel_size)) == (0, 0, 0) else extent.at(voxel_size)
 
-    def inside(self, grid: Grid) -> tuple[slice, ...]:
-        """Which voxels of `grid` have their centres in the volume."""
-        stored = self.level_for(grid.voxel_size).grid
-        slices = []
-        for d, (position, n) in enumerate(zip(stored.position(grid), grid.shape, strict=True)):
-            places = position + grid.voxel_size[d] / stored.voxel_size[d] * np.arange(n)
-            ends = [-0.5 - TOLERANCE_VOXELS, stored.shape[d] - 0.5 + TOLERANCE_VOXELS]
-            slices.append(slice(*np.searchsorted(places, ends).tolist()))
-        return tuple(slices)
+    def inside(self, grid: Grid) -> NDArray[np.bool_]:
+        """Which voxels of `grid` have their centres in the volume, on chunks that are here."""
+        level = self.level_for(grid.voxel_size)
+        used, into = level.nearest(grid)
+        inside = np.zeros(grid.shape, bool)
+        if all(len(index) for index in used):
+            missing = level.missing_chunks(
+                [index[0] for index in used], [index[-1] + 1 for index in used]
+            )
+            chunks = [
+                index // chunk - index[0] // chunk
+                for index, chunk in zip(used, level.metadata["chunks"], strict=True)
+            ]
+            inside[into] = ~missing[np.ix_(*chunks)]
+        return inside
 
     def available(self, grid: Grid, core: Grid) -> Grid:
         """The part of `grid` around `core` whose raw is on disk."""
@@ -277,14 +214,7 @@ class LabelVolume:
         known : (z, y, x) bool; False outside the label and where it says unknown.
         """
         level = self.volume.level_for(grid.voxel_size)
-        position = level.grid.position(grid)
-        into, used = [], []
-        for d, n in enumerate(grid.shape):
-            step = grid.voxel_size[d] / level.grid.voxel_size[d]
-            index = nearest_index(position[d], step, n)
-            first, last = np.searchsorted(index, [0, level.grid.shape[d]])
-            into.append(slice(first, last))
-            used.append(index[first:last])
+        used, within = level.nearest(grid)
         ids = np.zeros(grid.shape, np.dtype(level.metadata["dtype"]).newbyteorder("="))
         known = np.zeros(grid.shape, bool)
         if not all(len(index) for index in used):
@@ -293,7 +223,6 @@ class LabelVolume:
         for axis, index in enumerate(used):
             if len(index) != values.shape[axis]:
                 values = values.take(index - index[0], axis)
-        within = tuple(into)
         ids[within], known[within] = values, True
         if self.unknown is not None:
             known &= ids != self.unknown
@@ -306,10 +235,7 @@ def annotation_attributes(volume: Volume) -> dict[str, Any]:
 
     A local copy may hold them without the array's voxels.
     """
-    _, finest = min(
-        [(level.grid.voxel_size, level.path) for level in volume.levels]
-        + [(size, path) for path, size in volume.absent]
-    )
+    finest, _ = volume.declared[0]
     return read_json_if_there(finest / ".zattrs") or {}
 
 

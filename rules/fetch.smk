@@ -1,0 +1,32 @@
+FETCHED = [OUTPUT / f"fetched/crop{crop}.json" for crop in PLAN.fetched]
+
+
+rule fetch_crop:
+    """Bring a crop's labels and the raw around it, where `fetch` says from where."""
+    output:
+        OUTPUT / "fetched/crop{crop}.json",
+    log:
+        OUTPUT / "logs/fetch/crop{crop}.log",
+    benchmark:
+        OUTPUT / "benchmarks/fetch/crop{crop}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=720,
+    params:
+        cfg=lambda wildcards: version("fetch")
+        | {
+            "request": PLAN.fetched[int(wildcards.crop)],
+            "data_root": PLAN.config.data_root,
+            "padding": PLAN.config.fetch.padding,
+        },
+    script:
+        "../workflow/scripts/fetch.py"
+
+
+rule fetch:
+    """Bring all that the run needs, and stop."""
+    input:
+        FETCHED,

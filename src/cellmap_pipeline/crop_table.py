@@ -1,0 +1,184 @@
+"""The challenge's crop table: where the labels and the raw of each crop lie.
+
+Format (`manifest.csv` of cellmap-segmentation-challenge): a CSV with the header
+`crop_number,collection,alignment,crop_url,em_url`. Read while Snakemake parses.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellmap_pipeline.config import Training
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import union
+from cellmap_pipeline.manifest import CropLabel
+
+COLUMNS = ["crop_number", "collection", "alignment", "crop_url", "em_url"]
+
+
+@dataclass(frozen=True)
+class CropRow:
+    """One row: where crop `crop` of `dataset` lies, as paths or URLs."""
+
+    crop: int
+    dataset: str
+    labels: str
+    raw: str
+
+
+def read_crop_table(path: Path) -> dict[int, CropRow]:
+    """Rows of the crop table at `path`, by crop.
+
+    Raises
+    ------
+    InputError
+        The file is missing or not text; a row is malformed or repeats a crop (the message has
+        the line number).
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"fetch.crops: {path} cannot be read ({error}): set it to the path or https URL of "
+            "the challenge's crop table (manifest.csv)"
+        ) from None
+    return parse_crop_table(text, str(path))
+
+
+def parse_crop_table(text: str, name: str) -> dict[int, CropRow]:
+    """Rows of a crop table given as text, by crop; `name` is what errors call it."""
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    rows: dict[int, CropRow] = {}
+    header: list[str] | None = None
+    try:
+        for line in lines:
+            fields = [field.strip() for field in line]
+            if not any(fields):
+                continue
+            where = f"{name} line {lines.line_num}"
+            if header is None:
+                header = fields
+                if header != COLUMNS:
+                    raise InputError(
+                        f"{where}: the header is {','.join(header)!r} but must be "
+                        f"{','.join(COLUMNS)!r}"
+                    )
+                continue
+            row = _parse_row(fields, where)
+            if row.crop in rows:
+                raise InputError(f"{where}: crop {row.crop} stands in the table already")
+            rows[row.crop] = row
+    except csv.Error as error:
+        raise InputError(f"{name} line {lines.line_num}: not CSV ({error})") from None
+    if not rows:
+        raise InputError(f"{name} has no rows: it must list at least one crop")
+    return rows
+
+
+def split_url(url: str, dataset: str) -> tuple[str, str]:
+    """The container `{dataset}.zarr` or `{dataset}.n5` that a URL leads into, and the key there.
+
+    Raises
+    ------
+    ValueError
+        It leads into neither.
+    """
+    for suffix in (".zarr", ".n5"):
+        head, found, key = url.rstrip("/").partition(f"/{dataset}{suffix}/")
+        if found and head and key:
+            return f"{head}/{dataset}{suffix}", key
+    raise ValueError(f"{url!r} does not lead into {dataset}.zarr or {dataset}.n5")
+
+
+def crops_to_fetch(
+    table: Mapping[int, CropRow],
+    trainings: Sequence[Training],
+    predicted: Sequence[Mapping[int, Sequence[CropLabel]]],
+) -> dict[int, dict[str, Any]]:
+    """What to bring of each crop, in plain builtins.
+
+    Parameters
+    ----------
+    trainings : those that are used. One with a datasplit of its own has its crops at hand.
+    predicted : of each of them, by test crop, the rows of the manifest that it predicts.
+
+    Returns
+    -------
+    By crop, where it lies (`dataset`, `labels`, `raw`), and who uses it at which voxel size (nm):
+    `train` with the classes, `predict` with the extent.
+
+    Raises
+    ------
+    InputError
+        The table has no row of a test crop's dataset.
+    """
+    requests: dict[int, dict[str, Any]] = {}
+    for row in table.values():
+        users = [
+            {"voxel_size": list(training.voxel_size), "classes": list(training.classes)}
+            for training in trainings
+            if training.datasplit is None
+            and (training.datasets is None or row.dataset in training.datasets)
+            and (training.crops is None or row.crop in training.crops)
+        ]
+        if users:
+            requests[row.crop] = _request(row.dataset, row.labels, row.raw) | {"train": users}
+    raw_of = {row.dataset: row.raw for row in table.values()}
+    for training, crops in zip(trainings, predicted, strict=True):
+        for crop, rows in crops.items():
+            dataset = rows[0].dataset
+            if dataset not in raw_of:
+                raise InputError(
+                    f"test crop {crop}: the table of fetch.crops has no row of {dataset}, which "
+                    "would say where its raw lies: add one, or leave the crop out of "
+                    "`submission.crops`"
+                )
+            extent = union([row.grid for row in rows])
+            request = requests.setdefault(crop, _request(dataset, None, raw_of[dataset]))
+            if request["dataset"] != dataset:
+                raise InputError(
+                    f"crop {crop} is of dataset {dataset} in the manifest of test crops and of "
+                    f"{request['dataset']} in the table of fetch.crops: crop ids must be unique"
+                )
+            request["predict"].append(
+                {
+                    "voxel_size": list(training.voxel_size),
+                    "extent": {
+                        "voxel_size": list(extent.voxel_size),
+                        "translation": list(extent.translation),
+                        "shape": list(extent.shape),
+                    },
+                }
+            )
+    return requests
+
+
+def _request(dataset: str, labels: str | None, raw: str) -> dict[str, Any]:
+    return {"dataset": dataset, "labels": labels, "raw": raw, "train": [], "predict": []}
+
+
+def _parse_row(fields: list[str], where: str) -> CropRow:
+    if len(fields) != len(COLUMNS):
+        raise InputError(
+            f"{where}: {len(fields)} fields, but a row has {len(COLUMNS)}: {', '.join(COLUMNS)}"
+        )
+    crop, dataset, _, labels, raw = fields
+    if not crop.isdecimal():
+        raise InputError(f"{where}: crop_number {crop!r} is not a whole number such as 234")
+    for column, url in (("crop_url", labels), ("em_url", raw)):
+        try:
+            split_url(url, dataset)
+        except ValueError as error:
+            raise InputError(f"{where}: {column} {error}") from None
+    if split_url(labels, dataset)[0].endswith(".n5"):
+        raise InputError(
+            f"{where}: crop_url {labels!r}: labels lie in zarr; of n5 only raw is read"
+        )
+    if labels.rstrip("/").rpartition("/")[2] != f"crop{crop}":
+        raise InputError(f"{where}: crop_url {labels!r} does not end with crop{crop}")
+    return CropRow(int(crop), dataset, labels, raw)

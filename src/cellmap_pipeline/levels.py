@@ -1,0 +1,120 @@
+"""Stored arrays, zarr 2 or n5: what of them is here, and their voxels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.n5 import array_metadata
+from cellmap_pipeline.ngff import read_json
+from cellmap_pipeline.resampling import nearest_index
+from cellmap_pipeline.stores import ABSENT, Location, S3Path, kvstore, present, read_text
+
+# Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
+CACHE_BYTES = 1 << 30
+CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+
+
+def set_cache_bytes(limit: int) -> None:
+    """Keep up to `limit` bytes of decoded chunks at hand, of arrays that are opened from now on."""
+    global CONTEXT
+    CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
+
+
+@dataclass
+class Level:
+    """One stored resolution of a volume: a zarr 2 array and the grid that it lies on."""
+
+    path: Location
+    grid: Grid
+    is_n5: bool = False
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The array's `.zarray`, or what it would be for n5."""
+        if self.is_n5:
+            return array_metadata(read_json(self.path / "attributes.json"))
+        return read_json(self.path / ".zarray")
+
+    @cached_property
+    def array(self) -> ts.TensorStore:
+        """The open array."""
+        spec = {"driver": "n5" if self.is_n5 else "zarr", "kvstore": kvstore(self.path)}
+        array = ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
+        return array.T if self.is_n5 else array
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
+        """Voxels of a box inside the array.
+
+        Raises
+        ------
+        InputError
+            A chunk is broken.
+        """
+        slices = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        try:
+            return self.array[slices].read(order="C").result()
+        except ValueError as error:
+            raise InputError(
+                f"{self.path}: cannot decode voxels {list(start)} to {list(stop)} ({error}): "
+                "fetch the array again"
+            ) from None
+
+    def nearest(self, grid: Grid) -> tuple[list[NDArray[np.intp]], tuple[slice, ...]]:
+        """Per axis, the nearest voxels to those of `grid` inside the array, and which those are."""
+        used, into = [], []
+        for d, (position, n) in enumerate(zip(self.grid.position(grid), grid.shape, strict=True)):
+            index = nearest_index(position, grid.voxel_size[d] / self.grid.voxel_size[d], n)
+            first, last = np.searchsorted(index, [0, self.grid.shape[d]])
+            into.append(slice(first, last))
+            used.append(index[first:last])
+        return used, tuple(into)
+
+    def missing_chunks(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+        """Which chunks of a box inside the array are not here, by chunk index from `start`'s."""
+        keys, shape = self._chunk_keys(start, stop)
+        new = [key for key in keys if key not in self._chunks_seen]
+        self._chunks_seen.update(zip(new, present(self.path, new), strict=True))
+        return ~np.array([self._chunks_seen[key] for key in keys], bool).reshape(shape)
+
+    def empty_chunks(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
+        """Which of the missing chunks the source lacks, too: they hold the fill value alone.
+
+        A bucket is the source itself; for what was fetched from one, a list is kept here.
+        """
+        missing = self.missing_chunks(start, stop)
+        if isinstance(self.path, S3Path):
+            return missing
+        keys, shape = self._chunk_keys(start, stop)
+        return missing & np.array([key in self._recorded for key in keys], bool).reshape(shape)
+
+    def _chunk_keys(self, start: Sequence[int], stop: Sequence[int]) -> tuple[list[str], list[int]]:
+        """The names of the chunks under a box, in C order, and their number along each axis."""
+        chunks = self.metadata["chunks"]
+        separator = "/" if self.is_n5 else self.metadata.get("dimension_separator", ".")
+        axes = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, chunks, strict=True)]
+        names = [[str(i) for i in index] for index in product(*axes)]
+        keys = [separator.join(name[::-1] if self.is_n5 else name) for name in names]
+        return keys, [len(axis) for axis in axes]
+
+    @cached_property
+    def _chunks_seen(self) -> dict[str, bool]:
+        return {}
+
+    @cached_property
+    def _recorded(self) -> frozenset[str]:
+        return frozenset(json.loads(read_text(self.path / ABSENT) or "[]"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open arrays don't travel to worker processes: each opens its own.
+        return {"path": self.path, "grid": self.grid, "is_n5": self.is_n5}

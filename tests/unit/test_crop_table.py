@@ -1,0 +1,123 @@
+from pathlib import Path
+
+import pytest
+
+from cellmap_pipeline.config import Training
+from cellmap_pipeline.crop_table import (
+    COLUMNS,
+    crops_to_fetch,
+    parse_crop_table,
+    read_crop_table,
+    split_url,
+)
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel
+
+HEAD = ",".join(COLUMNS)
+RAW = "s3://b/d1/d1.zarr/recon-1/em/fibsem-uint8"
+
+
+def line(crop, dataset="d1"):
+    root = f"s3://b/{dataset}/{dataset}.zarr/recon-1"
+    labels = f"{root}/labels/groundtruth/crop{crop}"
+    return f"{crop},{dataset},recon-1,{labels},{root}/em/fibsem-uint8"
+
+
+def training(**settings):
+    given = {"classes": ["nuc", "mito"], "voxel_size": 8, "patch_size": 32}
+    model = {"architecture": "monai_basic_unet3d", "features": [4, 4, 8, 8, 8, 4]}
+    return Training.model_validate(given | {"model": model} | settings)
+
+
+def test_rows_by_crop_whatever_the_line_ends_and_blanks():
+    table = parse_crop_table(f"\ufeff{HEAD}\r\n\r\n {line(3)} \r\n{line(12, 'd2')}\r\n", "t.csv")
+    assert list(table) == [3, 12]
+    assert table[3].dataset == "d1"
+    assert table[3].labels == "s3://b/d1/d1.zarr/recon-1/labels/groundtruth/crop3"
+    assert table[3].raw == RAW
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n", "line 1: the header"),
+        (f"{HEAD}\n", "has no rows"),
+        (f"{HEAD}\n{line(1)}\n1,d1\n", "line 3: 2 fields"),
+        (f"{HEAD}\n{line('x')}\n", "line 2: crop_number 'x'"),
+        (f"{HEAD}\n{line(1)}\n\n{line(1)}\n", "line 4: crop 1 stands in the table already"),
+        (f"{HEAD}\n1,d2,{line(1).split(',', 2)[2]}\n", "line 2: crop_url .* d2.zarr"),
+        (f"{HEAD}\n{line(1).replace('.zarr', '.n5')}\n", "line 2: crop_url .* lie in zarr"),
+        (f"{HEAD}\n2{line(1)[1:]}\n", "line 2: crop_url .* does not end with crop2"),
+    ],
+)
+def test_malformed_rows_are_named_by_their_line(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_crop_table(text, "t.csv")
+
+
+def test_a_missing_table_says_what_to_set(tmp_path):
+    with pytest.raises(InputError, match=r"fetch\.crops: .*none\.csv cannot be read"):
+        read_crop_table(tmp_path / "none.csv")
+
+
+def test_reads_the_challenges_own(shared):
+    table = read_crop_table(shared / "data/challenge/manifest.csv")
+    assert len(table) == 289
+    assert table[234].dataset == "jrc_cos7-1a"
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("s3://b/x/d/d.zarr/a/b/", ("s3://b/x/d/d.zarr", "a/b")),
+        ("/mnt/d/d.n5/em", ("/mnt/d/d.n5", "em")),
+    ],
+)
+def test_splits_urls_at_the_container(url, parts):
+    assert split_url(url, "d") == parts
+
+
+def test_crops_of_the_trainings_filters():
+    table = parse_crop_table("\n".join([HEAD, line(1), line(2), line(3, "d2")]), "t")
+    fine = training(crops=[1, 3], voxel_size=4)
+    coarse = training(datasets=["d1"], classes=["nuc"])
+    own = training(datasplit="own.csv")
+    requests = crops_to_fetch(table, [fine, coarse, own], [{}, {}, {}])
+    users = {
+        crop: [(use["voxel_size"][0], use["classes"]) for use in request["train"]]
+        for crop, request in requests.items()
+    }
+    both, nuc = (4.0, ["nuc", "mito"]), (8.0, ["nuc"])
+    assert users == {1: [both, nuc], 2: [nuc], 3: [both]}
+    assert requests[1]["raw"] == RAW
+
+
+def test_test_crops_by_their_extent_in_the_manifest():
+    table = parse_crop_table(f"{HEAD}\n{line(1)}\n", "t")
+    rows = [
+        CropLabel(50, "d1", "nuc", Grid((4, 4, 4), (100, 0, 0), (10, 10, 10))),
+        CropLabel(50, "d1", "mito", Grid((4, 4, 4), (120, 0, 0), (10, 10, 10))),
+    ]
+    requests = crops_to_fetch(table, [training(datasets=["d2"])], [{50: rows}])
+    assert list(requests) == [50]
+    assert requests[50]["labels"] is None
+    assert requests[50]["raw"] == RAW
+    assert requests[50]["predict"][0]["extent"] == {
+        "voxel_size": [4, 4, 4],
+        "translation": [100, 0, 0],
+        "shape": [15, 10, 10],
+    }
+
+
+def test_a_test_crop_of_an_unknown_dataset_is_named():
+    table = parse_crop_table(f"{HEAD}\n{line(1)}\n", "t")
+    row = CropLabel(50, "d9", "nuc", Grid((4, 4, 4), (0, 0, 0), (10, 10, 10)))
+    with pytest.raises(InputError, match="test crop 50: .* no row of d9"):
+        crops_to_fetch(table, [training()], [{50: [row]}])
+
+
+def test_paths_work_as_urls_do():
+    text = f"{HEAD}\n{line(1)}\n".replace("s3://b", "/mnt/data")
+    row = parse_crop_table(text, "t")[1]
+    assert Path(row.raw).parts[:2] == ("/", "mnt")

@@ -1,0 +1,73 @@
+"""A run whose data come from a bucket, as far as the datasplit."""
+
+import csv
+import json
+
+import pytest
+from bucket import NAME, reach, serve
+
+from cellmap_pipeline.crop_table import COLUMNS
+
+
+@pytest.fixture
+def bucket(small_data, monkeypatch):
+    """The small demo data in a bucket."""
+    with serve() as (made, url):
+        made.fill(small_data)
+        reach(url, monkeypatch)
+        yield made
+
+
+def write_table(path, data):
+    """The crop table of the demo data in the bucket; the training crops' numbers."""
+    numbers = []
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for folder in sorted(data.glob("*/*.zarr/recon-1/labels/groundtruth/crop*")):
+            number, dataset = int(folder.name.removeprefix("crop")), folder.parents[4].name
+            root = f"s3://{NAME}/{dataset}/{dataset}.zarr/recon-1"
+            labels, raw = f"{root}/labels/groundtruth/{folder.name}", f"{root}/em/fibsem-uint8"
+            writer.writerow([number, dataset, "recon-1", labels, raw])
+            numbers.append(number)
+    return numbers
+
+
+def rows_of(path):
+    """Of a datasplit, what does not depend on where the data lie."""
+    with path.open(newline="") as file:
+        return [(use, raw, labels) for use, _, raw, _, labels in csv.reader(file)]
+
+
+def test_data_from_a_bucket_split_as_those_at_hand(new_run, small_data, bucket):
+    at_hand, run = new_run(), new_run()
+    target = "results/tiny/datasplit.csv"
+    at_hand.snakemake(target)
+    numbers = write_table(run.folder / "crops.csv", small_data)
+    run.configure(data_root="data", fetch={"crops": "crops.csv", "padding": 64})
+
+    asked = run.planned(target)
+    assert asked["fetch_crop"] > len(numbers), "test crops are fetched, too"
+    assert not bucket.got, "a plan asks for nothing"
+    run.snakemake(target)
+    assert rows_of(run.folder / target) == rows_of(at_hand.folder / target)
+    done = [json.loads(path.read_text()) for path in (run.folder / "results/fetched").iterdir()]
+    assert len(done) == asked["fetch_crop"]
+    assert sum(crop["files"] > 0 for crop in done) > len(numbers)
+
+    assert run.planned(target) == {}
+    bucket.got.clear()
+    run.snakemake("--forcerun", "fetch_crop", "--", "fetch")
+    assert not bucket.got, "what is here is not asked for again"
+
+
+def test_a_malformed_table_ends_with_one_message(new_run, small_data):
+    run = new_run()
+    write_table(run.folder / "crops.csv", small_data)
+    with (run.folder / "crops.csv").open("a") as file:
+        file.write("12,jrc,recon-1\n")
+    run.configure(data_root="data", fetch={"crops": "crops.csv"})
+    done = run.snakemake("--dry-run", check=False)
+    assert done.returncode != 0
+    assert "3 fields, but a row has 5" in done.stdout
+    assert "Traceback" not in done.stdout

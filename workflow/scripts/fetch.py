@@ -1,0 +1,18 @@
+"""Bring what the run needs of a crop.
+
+In: where the crop lies and who uses it, the data folder and the padding (all by params).
+Out: fetched/crop{N}.json, what was brought; and the crop itself, in the data folder.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job, write_json
+
+with job(snakemake.log[0]):
+    from cellmap_pipeline.fetching import fetch_crop
+
+    cfg = snakemake.params.cfg
+    done = fetch_crop(
+        int(snakemake.wildcards.crop), cfg["request"], Path(cfg["data_root"]), cfg["padding"]
+    )
+    write_json(done, snakemake.output[0])
