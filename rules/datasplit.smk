@@ -23,6 +23,8 @@ rule datasplit:
         runtime=30,
     params:
         cfg=lambda wildcards: training_params("datasplit", planning.DATASPLIT_KEYS)(wildcards)
-        | {"data_root": PLAN.config.data_root},
+        | {"data_root": PLAN.config.data_root}
+        # More crops in the data folder are another split.
+        | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {}),
     script:
         "../workflow/scripts/datasplit.py"

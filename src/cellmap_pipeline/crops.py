@@ -14,7 +14,7 @@ from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.datasplit import read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
-from cellmap_pipeline.stores import Location
+from cellmap_pipeline.stores import Location, volumes_in
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
 # Positions kept per crop and class, and how many voxels are looked at to find them.
@@ -36,7 +36,7 @@ class CropData:
     """
 
     raw_path: Location
-    label_folder: Path
+    label_folder: Location
     annotated: Sequence[str]
     voxel_size: Vector
     _positions: dict[str, NDArray[np.int32]] = field(default_factory=dict)
@@ -133,7 +133,7 @@ def open_crops(
     """
     crops: dict[str, list[CropData]] = {"train": [], "validate": []}
     for usage, raw, labels, annotated in read_datasplit(datasplit, classes):
-        there = [label for label in annotated if (labels / label).is_dir()]
+        there = volumes_in(labels, annotated)
         if not there:
             raise InputError(f"{datasplit}: {labels} has none of {', '.join(annotated or classes)}")
         crops[usage].append(CropData(raw, labels, there, voxel_size))

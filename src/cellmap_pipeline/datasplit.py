@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import join
+from os.path import isabs, join
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,8 @@ from cellmap_pipeline.balancing import balanced_choice
 from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.stores import Location, S3Path, location
-from cellmap_pipeline.volumes import LabelVolume, Volume
+from cellmap_pipeline.stores import Location, location, volumes_in
+from cellmap_pipeline.volumes import LabelVolume
 
 RAW = "em/fibsem-uint8"
 # Labels up to this much coarser than a training's voxels still teach it something.
@@ -49,7 +49,7 @@ class LabelledCrop:
 
     dataset: str
     crop: int
-    zarr: Path
+    zarr: Location
     raw: str
     labels: str
     grid: Grid
@@ -63,7 +63,8 @@ class LabelledCrop:
     @property
     def raw_location(self) -> Location:
         """Where the raw lies."""
-        return location(self.raw) if "://" in self.raw else self.zarr / self.raw
+        elsewhere = "://" in self.raw or isabs(self.raw)
+        return location(self.raw) if elsewhere else self.zarr / self.raw
 
 
 def make_datasplit(
@@ -100,8 +101,17 @@ def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> li
     if own is None:
         return find_crops(data_root, settings)
     rows = read_datasplit(own, settings.classes)
-    crops = [crop_at(labels, raw, annotated) for _, raw, labels, annotated in rows]
-    there = {label for _, _, labels, _ in rows for label in _labels_in(labels)}
+    crops = []
+    there: set[str] = set()
+    for _, raw, folder, annotated in rows:
+        labels = open_labels(folder, annotated)
+        if not labels:
+            raise InputError(
+                f"labels {folder}: the folder does not exist or holds none of "
+                f"{', '.join(annotated)}"
+            )
+        crops.append(crop_at(folder, raw, labels))
+        there |= {*labels, *_labels_in(folder)}
     _check_classes(crops, settings.classes, there, f"no crop of {own} holds a labelled voxel of")
     return crops
 
@@ -139,7 +149,8 @@ def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
         if settings.crops is not None and int(number) not in settings.crops:
             continue
         there |= _labels_in(folder)
-        labels = _fine_enough(folder, settings)
+        opened = open_labels(folder, settings.classes)
+        labels = {label: opened[label] for label in opened if _fine_enough(opened[label], settings)}
         if labels:
             beside = folder.parents[2] / RAW
             raw = beside if beside.is_dir() else raw_path(data_root, dataset)
@@ -219,12 +230,12 @@ def write_summary(
 
 def read_datasplit(
     path: Path, classes: Sequence[str]
-) -> list[tuple[str, Location, Path, list[str]]]:
+) -> list[tuple[str, Location, Location, list[str]]]:
     """Rows of a datasplit in any of its forms: usage, raw, folder of the labels, classes.
 
     Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
     `raw,label,usage` with that header. Relative paths are relative to the working directory; of
-    five columns, an absolute one stands alone. Of the classes in brackets those in `classes` are
+    five columns, an absolute one or an `s3://` URL stands alone. Of the classes in brackets those in `classes` are
     kept; a label without brackets stands for all.
 
     Raises
@@ -261,7 +272,7 @@ def read_datasplit(
 
 def _parse_row(
     fields: list[str], order: list[str] | None, where: str, classes: Sequence[str]
-) -> tuple[str, Location, Path, list[str]]:
+) -> tuple[str, Location, Location, list[str]]:
     if order and len(fields) == 3:
         named = dict(zip(order, fields, strict=True))
         usage, raw, label = named["usage"], named["raw"], named["label"]
@@ -278,7 +289,7 @@ def _parse_row(
     if usage not in ("train", "validate"):
         raise InputError(f"{where}: usage {usage!r} must be train or validate")
     match = re.fullmatch(r"(.*)/\[([^\[\]]*)\]", label)
-    folder = Path(match[1] if match else label)
+    folder = location(match[1] if match else label)
     annotated = [c.strip() for c in match[2].split(",")] if match else list(classes)
     wanted = [c for c in classes if c in annotated]
     if not wanted:
@@ -286,63 +297,52 @@ def _parse_row(
             f"{where}: of the classes in brackets the training wants none ({', '.join(classes)}): "
             "remove the row, or name one of them"
         )
-    if "://" in label:
-        raise InputError(f"{where}: labels are read from local folders: fetch {label}")
     return usage, location(raw), folder, wanted
 
 
-def crop_at(folder: Path, raw: Location, classes: Sequence[str]) -> LabelledCrop:
-    """The crop whose labels lie in `folder` as `{class}`, with those of `classes` that it has.
+def open_labels(folder: Location, classes: Sequence[str]) -> dict[str, LabelVolume]:
+    """Those of `classes` whose labels lie in `folder`, as `{class}`."""
+    return {label: LabelVolume.open(folder / label) for label in volumes_in(folder, classes)}
 
-    Raises
-    ------
-    InputError
-        It has none of them.
-    """
-    labels = {label: LabelVolume.open(folder / label) for label in classes
-              if (folder / label).is_dir()}  # fmt: skip
-    if not labels:
-        lack = f"holds none of {', '.join(classes)}" if folder.is_dir() else "does not exist"
-        raise InputError(f"labels {folder}: the folder {lack}")
+
+def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabelledCrop:
+    """The crop whose `labels` lie in `folder`."""
     present = {}
     for label, volume in labels.items():
         voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
         present[label] = present_voxels(volume) * voxel
-    zarr = next((path for path in folder.parents if path.suffix == ".zarr"), folder.parent)
+    inside = re.fullmatch(r"(.*\.zarr)/(.+)", str(folder))
+    zarr, name = (inside[1], inside[2]) if inside else str(folder).rsplit("/", 1)
     return LabelledCrop(
-        dataset=zarr.stem,
+        dataset=Path(zarr).stem,
         crop=int(re.sub(r"\D", "", folder.name) or 0),
-        zarr=zarr,
+        zarr=location(zarr),
         raw=_raw_in(zarr, raw),
-        labels=str(folder.relative_to(zarr)),
+        labels=name,
         grid=next(iter(labels.values())).volume.levels[0].grid,
         present=present,
     )
 
 
-def _raw_in(zarr: Path, raw: Location) -> str:
+def _raw_in(zarr: str, raw: Location) -> str:
     """What the raw is called in a datasplit beside `zarr`: its path in it, or where else it is."""
-    if isinstance(raw, S3Path):
-        return str(raw)
-    return str(raw.relative_to(zarr) if raw.is_relative_to(zarr) else raw.absolute())
+    if str(raw).startswith(f"{zarr}/"):
+        return str(raw).removeprefix(f"{zarr}/")
+    return str(raw.absolute() if isinstance(raw, Path) else raw)
 
 
-def _fine_enough(folder: Path, settings: SplitSettings) -> list[str]:
-    """The wanted classes that a crop annotates at voxels that a training can learn from."""
-    labels = []
-    for label in settings.classes:
-        if (folder / label).is_dir():
-            finest = Volume.open(folder / label).finest
-            if all(
-                own <= COARSEST_FACTOR * wanted
-                for own, wanted in zip(finest, settings.voxel_size, strict=True)
-            ):
-                labels.append(label)
-    return labels
+def _fine_enough(label: LabelVolume, settings: SplitSettings) -> bool:
+    """Whether a training can learn from a label's voxels."""
+    return all(
+        own <= COARSEST_FACTOR * wanted
+        for own, wanted in zip(label.volume.finest, settings.voxel_size, strict=True)
+    )
 
 
-def _labels_in(folder: Path) -> set[str]:
-    """The classes that a crop annotates, at whatever voxel size."""
+def _labels_in(folder: Location) -> set[str]:
+    """The classes that a crop in a folder of this machine annotates, at whatever voxel size."""
+    if not isinstance(folder, Path):
+        return set()
     return {path.name for path in folder.iterdir() if path.is_dir()}
 
 

@@ -115,10 +115,12 @@ class Grid:
 
     def overlaps(self, other: Grid) -> bool:
         """Whether the extents of the two grids share some volume."""
-        return all(
-            max(a, b) < min(c, d)
+        shared = [
+            min(c, d) - max(a, b)
             for a, b, c, d in zip(self.lower, other.lower, self.upper, other.upper, strict=True)
-        )
+        ]
+        finer = map(min, self.voxel_size, other.voxel_size)
+        return all(s > TOLERANCE_VOXELS * v for s, v in zip(shared, finer, strict=True))
 
     def offset(self, other: Grid) -> Shape | None:
         """Whole voxels from this grid's voxel 0 to `other`'s, or None where they do not align.

@@ -48,9 +48,18 @@ class Level:
 
     @cached_property
     def array(self) -> ts.TensorStore:
-        """The open array."""
+        """The open array.
+
+        Raises
+        ------
+        InputError
+            It cannot be opened.
+        """
         spec = {"driver": "n5" if self.is_n5 else "zarr", "kvstore": kvstore(self.path)}
-        array = ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
+        try:
+            array = ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
+        except ValueError as error:
+            raise InputError(f"{self.path} cannot be opened ({error}): fetch it again") from None
         return array.T if self.is_n5 else array
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
@@ -59,14 +68,14 @@ class Level:
         Raises
         ------
         InputError
-            A chunk is broken.
+            A chunk is broken, or the bucket does not answer.
         """
         slices = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         try:
             return self.array[slices].read(order="C").result()
         except ValueError as error:
             raise InputError(
-                f"{self.path}: cannot decode voxels {list(start)} to {list(stop)} ({error}): "
+                f"{self.path}: cannot read voxels {list(start)} to {list(stop)} ({error}): "
                 "fetch the array again"
             ) from None
 

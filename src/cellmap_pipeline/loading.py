@@ -17,10 +17,10 @@ from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.label_codes import BlockCache, LabelCodes
+from cellmap_pipeline.levels import set_cache_bytes
 from cellmap_pipeline.official_loader import OfficialSource
 from cellmap_pipeline.patches import EpochSampler, Patch, RandomPatches, Source, Tiles
 from cellmap_pipeline.relations import implied, read_class_table
-from cellmap_pipeline.volumes import set_cache_bytes
 
 # How a loader's memory is shared out; the rest is for patches on their way.
 LABELS_SHARE = 0.3

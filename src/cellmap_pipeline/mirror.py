@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,10 +140,11 @@ class Mirror:
         """Write down, in the folders that are here, what the source does not have."""
         for folder, names in self._absent.items():
             path = self.local / folder / ABSENT
-            # Others that bring parts of the same array may have written meanwhile.
-            there = _recorded(path)
-            if names - there and path.parent.is_dir():
-                text = json.dumps(sorted(names | there), indent=0) + "\n"
+            if not path.parent.is_dir() or names <= _recorded(path):
+                continue
+            # Others that bring parts of the same array write to it, too.
+            with _locked(path.parent):
+                text = json.dumps(sorted(names | _recorded(path)), indent=0) + "\n"
                 _write_whole(path, text.encode())
 
     def _bring_one(self, folder: str, name: str) -> int | None:
@@ -199,6 +203,17 @@ def _is_whole(answer: ts.KvStore.ReadResult) -> bool:
 
 def _recorded(path: Path) -> set[str]:
     return set(json.loads(path.read_text())) if path.is_file() else set()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of what is changed in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _write_whole(path: Path, content: bytes) -> None:

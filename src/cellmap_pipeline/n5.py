@@ -1,20 +1,24 @@
 """Raw in n5: its metadata as those of zarr volumes.
 
 Formats: https://github.com/saalfeldlab/n5, whose arrays are x, y, z; the `transform` of COSEM's
-arrays (axes, scale, translate); and n5-viewer's `pixelResolution` and `downsamplingFactors`.
+arrays (axes, scale, translate, units); and n5-viewer's `pixelResolution`, `downsamplingFactors`
+and `scales` (https://github.com/saalfeldlab/n5-viewer).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.ngff import Stored, read_json_if_there
 from cellmap_pipeline.stores import Location
+
+NANOMETERS = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3}
 
 
 def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:
@@ -22,29 +26,41 @@ def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:
 
     Parameters
     ----------
-    group : its `attributes.json`. The levels are those of its `multiscales`, else `s0`, `s1`, …
+    group : its `attributes.json`. The levels are those of its `multiscales`, else as many as its
+        `scales`, else `s0`, `s1`, … as far as they go.
 
     Raises
     ------
     InputError
         The metadata do not say voxel sizes.
     """
-    if "dimensions" in group:
-        grid = _grid(path, group, {}, {})
-        return [Stored(path, grid.voxel_size, grid)]
-    multiscale = group["multiscales"][0] if group.get("multiscales") else {}
-    entries = {entry["path"]: entry for entry in multiscale.get("datasets", [])}
-    levels = []
-    for name in entries or _scales(path):
-        array = read_json_if_there(path / name / "attributes.json")
-        # A local copy need not hold all levels; of those it has not, the entries tell the size.
-        if array is not None:
-            grid = _grid(path / name, array, entries.get(name, {}), group)
-            levels.append(Stored(path / name, grid.voxel_size, grid))
-        elif "transform" in entries[name]:
-            size, _ = _transformed(entries[name]["transform"])
-            levels.append(Stored(path / name, size, None))
-    return levels
+    arrays = {path: group}
+    transforms: dict[Location, Any] = {}
+    try:
+        if "dimensions" not in group:
+            transforms = {path / name: told for name, told in _transforms(group).items()}
+            levels = list(transforms) or _scales(path, len(group.get("scales", [])))
+            # A local copy need not hold all levels; of those it has not, the group tells the size.
+            arrays = {
+                level: read_json_if_there(level / "attributes.json") or {} for level in levels
+            }
+        stored = []
+        for number, (level, array) in enumerate(arrays.items()):
+            transform = array.get("transform") or transforms.get(level)
+            size, centre = _transformed(transform) if transform else _scaled(array, group, number)
+            grid = Grid(size, centre, tuple(array["dimensions"][::-1])) if array else None
+            stored.append(Stored(level, size, grid))
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}/attributes.json does not say where the voxels lie, nor do those of its levels "
+            f"({type(error).__name__}: {error}): an n5 array needs `transform` (axes, scale, "
+            "translate) or `pixelResolution`, and `downsamplingFactors` where it is not the finest"
+        ) from None
+    if not stored:
+        raise InputError(f"{path} holds no level: an n5 volume is an array, or has them as s0, …")
+    return stored
 
 
 def array_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -56,44 +72,62 @@ def array_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scales(path: Location) -> list[str]:
-    names: list[str] = []
-    while read_json_if_there(path / f"s{len(names)}" / "attributes.json") is not None:
-        names.append(f"s{len(names)}")
-    return names
+def _transforms(group: dict[str, Any]) -> dict[str, Any]:
+    """By path, the `transform` of each level of `multiscales`, if any, or what NGFF says alike."""
+    transforms = {}
+    for multiscale in group.get("multiscales", [])[:1]:
+        for level in multiscale["datasets"]:
+            transforms[level["path"]] = level.get("transform")
+            if "coordinateTransformations" in level:
+                steps = {step["type"]: step for step in level["coordinateTransformations"]}
+                scale = steps["scale"]["scale"]
+                transforms[level["path"]] = {
+                    # Their names tell the order.
+                    "axes": [axis["name"] for axis in multiscale["axes"]],
+                    "units": [axis.get("unit", "nm") for axis in multiscale["axes"]],
+                    "scale": scale,
+                    "translate": steps.get("translation", {}).get("translation", [0] * len(scale)),
+                }
+    return transforms
 
 
-def _grid(
-    path: Location, array: dict[str, Any], entry: dict[str, Any], group: dict[str, Any]
-) -> Grid:
-    """The grid of an array, from its own attributes before those of its group."""
-    try:
-        shape = tuple(array["dimensions"][::-1])
-        transform = array.get("transform") or entry.get("transform")
-        if transform:
-            return Grid(*_transformed(transform), shape)
-        resolution = array.get("pixelResolution") or group["pixelResolution"]
-        finest = resolution["dimensions"] if isinstance(resolution, dict) else resolution
-        factors = array.get("downsamplingFactors", [1, 1, 1])
-        size = [a * b for a, b in zip(finest, factors, strict=True)]
-        # A voxel made of several has its centre in their middle.
-        centre = [a * (b - 1) / 2 for a, b in zip(finest, factors, strict=True)]
-        return Grid(_vector(size[::-1]), _vector(centre[::-1]), shape)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}/attributes.json does not say where the voxels lie ({type(error).__name__}: "
-            f"{error}): an n5 array needs `transform` (axes, scale, translate) or "
-            "`pixelResolution`, nm"
-        ) from None
+def _scales(path: Location, number: int) -> list[Location]:
+    while read_json_if_there(path / f"s{number}" / "attributes.json") is not None:
+        number += 1
+    return [path / f"s{i}" for i in range(number)]
+
+
+def _scaled(array: dict[str, Any], group: dict[str, Any], number: int) -> tuple[Vector, Vector]:
+    """Voxel size and translation of the array of level `number`, by `pixelResolution`."""
+    own, shared = array.get("pixelResolution"), group.get("pixelResolution")
+    factors = array.get("downsamplingFactors")
+    if own and not factors:
+        size = _resolution(own)
+        finest = size if number == 0 else _resolution(shared)
+    else:
+        finest = _resolution(own or shared)
+        size = finest * np.array(factors or group.get("scales", [[1, 1, 1]])[number])
+    # A voxel made of several has its centre in their middle.
+    return _vector(size[::-1]), _vector((size - finest)[::-1] / 2)
+
+
+def _resolution(stated: Any) -> NDArray[np.float64]:
+    """A `pixelResolution`, nm, x, y, z."""
+    if isinstance(stated, dict):
+        return np.array(stated["dimensions"]) * NANOMETERS[stated.get("unit", "nm")]
+    return np.array(stated, float).reshape(3)
 
 
 def _transformed(transform: dict[str, Any]) -> tuple[Vector, Vector]:
     """Voxel size and translation, z, y, x, of a `transform`."""
     order = [transform["axes"].index(axis) for axis in "zyx"]
-    scale, translate = transform["scale"], transform["translate"]
-    return _vector([scale[i] for i in order]), _vector([translate[i] for i in order])
+    units = transform.get("units") or ["nm"] * 3
+    scale, translate = (
+        [transform[key][i] * NANOMETERS[units[i]] for i in order] for key in ("scale", "translate")
+    )
+    return _vector(scale), _vector(translate)
 
 
-def _vector(values: Sequence[float]) -> Vector:
+def _vector(values: Iterable[float]) -> Vector:
     z, y, x = (float(value) for value in values)
     return z, y, x

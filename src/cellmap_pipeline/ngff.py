@@ -32,8 +32,7 @@ def stored_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
     InputError
         The metadata do not say voxel sizes.
     """
-    array = read_text(path / ".zarray")
-    if array is not None:
+    if "multiscales" not in attributes and read_text(path / ".zarray") is not None:
         grid = _array_grid(path, attributes)
         return [Stored(path, grid.voxel_size, grid)]
     return _multiscale_grids(path, attributes)

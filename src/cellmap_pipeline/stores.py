@@ -43,6 +43,11 @@ class S3Path:
         return self.key.rpartition("/")[2]
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The bucket and the parts of the key."""
+        return (self.bucket, *self.key.split("/"))
+
+    @property
     def spec(self) -> dict[str, Any]:
         """What tensorstore opens it by."""
         signed = any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
@@ -136,6 +141,14 @@ def present(folder: Location, names: Sequence[str]) -> list[bool]:
     if isinstance(folder, S3Path):
         return folder.present(names)
     return [(folder / name).is_file() for name in names]
+
+
+def volumes_in(folder: Location, names: Sequence[str]) -> list[str]:
+    """Those of `names` that are folders in a folder, or below a key what zarr has metadata of."""
+    if isinstance(folder, S3Path):
+        there = folder.present([f"{name}/.zattrs" for name in names])
+        return [name for name, is_there in zip(names, there, strict=True) if is_there]
+    return [name for name in names if (folder / name).is_dir()]
 
 
 def read_text(path: Location) -> str | None:

@@ -124,38 +124,48 @@ class Volume:
         return own if own.offset(own.at(voxel_size)) == (0, 0, 0) else extent.at(voxel_size)
 
     def inside(self, grid: Grid) -> NDArray[np.bool_]:
-        """Which voxels of `grid` have their centres in the volume, on chunks that are here."""
+        """Which voxels of `grid` have their centres in the volume, where its source has chunks."""
         level = self.level_for(grid.voxel_size)
-        used, into = level.nearest(grid)
+        used, within = level.nearest(grid)
         inside = np.zeros(grid.shape, bool)
         if all(len(index) for index in used):
-            missing = level.missing_chunks(
-                [index[0] for index in used], [index[-1] + 1 for index in used]
-            )
-            chunks = [
-                index // chunk - index[0] // chunk
-                for index, chunk in zip(used, level.metadata["chunks"], strict=True)
-            ]
-            inside[into] = ~missing[np.ix_(*chunks)]
+            first, last = [index[0] for index in used], [index[-1] for index in used]
+            empty = level.empty_chunks(first, [i + 1 for i in last])
+            chunks = level.metadata["chunks"]
+            place = [i // n - i[0] // n for i, n in zip(used, chunks, strict=True)]
+            inside[within] = ~empty[np.ix_(*place)]
         return inside
 
     def available(self, grid: Grid, core: Grid) -> Grid:
-        """The part of `grid` around `core` whose raw is on disk."""
+        """The part of `grid` around `core` whose raw is here.
+
+        Raises
+        ------
+        InputError
+            Chunks under `core` are missing, or nowhere hold any raw, or `grid` lies outside.
+        """
         level = self.level_for(grid.voxel_size)
         low, high = available_box(level, *level.grid.index_box(grid), core)
+        start, stop = level.grid.index_box(core)
+        within = [max(a, b) for a, b in zip(low, start, strict=True)]
+        if level.missing_chunks(within, [min(a, b) for a, b in zip(high, stop, strict=True)]).all():
+            raise InputError(
+                f"{level.path}: the source has no raw at voxels {list(start)} to {list(stop)}: "
+                "check the crop's translation, or leave the crop out"
+            )
         there = level.grid.box(low, [b - a for a, b in zip(low, high, strict=True)])
-        start, stop = [], []
+        first, last = [], []
         for d, (lo, v) in enumerate(zip(grid.lower, grid.voxel_size, strict=True)):
-            start.append(max(0, math.ceil((there.lower[d] - lo) / v - TOLERANCE_VOXELS)))
-            stop.append(
+            first.append(max(0, math.ceil((there.lower[d] - lo) / v - TOLERANCE_VOXELS)))
+            last.append(
                 min(grid.shape[d], math.floor((there.upper[d] - lo) / v + TOLERANCE_VOXELS))
             )
-        return grid.box(start, [b - a for a, b in zip(start, stop, strict=True)])
+        return grid.box(first, [b - a for a, b in zip(first, last, strict=True)])
 
     def read_raw(self, grid: Grid, core: Grid | None = None) -> NDArray[np.float32]:
         """Intensities on `grid`, 0..1 over the range of the stored type.
 
-        Beyond the volume, and beyond the chunks that are on disk around `core`, the voxels are
+        Beyond the volume, and beyond the chunks that are here around `core`, the voxels are
         mirrored.
 
         Parameters

@@ -12,7 +12,7 @@ from cellmap_pipeline.crop_table import (
 )
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.manifest import CropLabel, local_copy
 
 HEAD = ",".join(COLUMNS)
 RAW = "s3://b/d1/d1.zarr/recon-1/em/fibsem-uint8"
@@ -59,6 +59,21 @@ def test_malformed_rows_are_named_by_their_line(text, message):
 def test_a_missing_table_says_what_to_set(tmp_path):
     with pytest.raises(InputError, match=r"fetch\.crops: .*none\.csv cannot be read"):
         read_crop_table(tmp_path / "none.csv")
+
+
+def test_a_url_is_kept_and_a_malformed_one_is_not(tmp_path):
+    source, kept = tmp_path / "source.csv", tmp_path / "inputs/crops.csv"
+    source.write_text(f"{HEAD}\n1,d1\n")
+    with pytest.raises(InputError, match="source.csv line 2: 2 fields"):
+        local_copy(source.as_uri(), kept, "fetch.crops", parse_crop_table)
+    assert not kept.exists()
+    source.write_text(f"{HEAD}\n{line(1)}\n")
+    assert local_copy(source.as_uri(), kept, "fetch.crops", parse_crop_table) == kept
+    source.unlink()
+    assert local_copy(source.as_uri(), kept, "fetch.crops", parse_crop_table) == kept
+    assert list(read_crop_table(kept)) == [1]
+    with pytest.raises(InputError, match=r"fetch\.crops: .* cannot be downloaded"):
+        local_copy(source.as_uri(), tmp_path / "other.csv", "fetch.crops", parse_crop_table)
 
 
 def test_reads_the_challenges_own(shared):

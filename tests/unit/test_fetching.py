@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -313,6 +314,16 @@ def test_a_test_crop_outside_the_volume_is_named(bucket, tmp_path):
     use = {"voxel_size": [4] * 3, "extent": extent}
     with pytest.raises(InputError, match="crop 7 lies outside"):
         fetch_crop(7, request(classes=(), predict=[use]), tmp_path, 0)
+
+
+def test_neighbours_fetched_at_once_share_raw(bucket, source, tmp_path):
+    extent = {"voxel_size": [8] * 3, "translation": [102, 2, 42], "shape": [30] * 3}
+    use = {"voxel_size": [8] * 3, "extent": extent}
+    requests = [request(), request(classes=(), predict=[use])]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda asked: fetch_crop(7, asked, tmp_path, 64), requests))
+    assert_copied(source, tmp_path)
+    assert Volume.open(tmp_path / EM).read_raw(Grid(**extent), core=Grid(**extent)).min() > 0
 
 
 def test_folders_are_sources_too(source, tmp_path):

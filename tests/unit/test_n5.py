@@ -70,6 +70,71 @@ def test_levels_that_are_not_here(tmp_path):
         Volume.open(tmp_path).level_for((4, 4, 4))
 
 
+def test_scales_of_the_group_count_the_levels(tmp_path):
+    group = {
+        "pixelResolution": {"dimensions": [4.0, 4.0, 5.0], "unit": "nm"},
+        "scales": [[1, 1, 1], [2, 2, 1], [4, 4, 2]],
+    }
+    write(tmp_path / "s1", {})
+    (tmp_path / "attributes.json").write_text(json.dumps(group))
+    volume = Volume.open(tmp_path)
+    assert [level.grid for level in volume.levels] == [Grid((5, 8, 8), (0, 2, 2), SHAPE)]
+    assert [size for _, size in volume.declared] == [(5, 4, 4), (5, 8, 8), (10, 16, 16)]
+
+
+def test_a_level_may_state_its_own_resolution(tmp_path):
+    for i in range(2):
+        resolution = {"dimensions": [0.004 * 2**i] * 3, "unit": "um"}
+        write(tmp_path / f"s{i}", {"pixelResolution": resolution})
+    (tmp_path / "attributes.json").write_text('{"pixelResolution": [4, 4, 4]}')
+    fine, coarse = Volume.open(tmp_path).levels
+    assert fine.grid == Grid((4, 4, 4), (0, 0, 0), SHAPE)
+    assert coarse.grid == Grid((8, 8, 8), (2, 2, 2), SHAPE)
+    # Alone, nothing tells where its first voxel lies.
+    (tmp_path / "attributes.json").write_text("{}")
+    with pytest.raises(InputError, match="attributes.json does not say"):
+        Volume.open(tmp_path)
+
+
+def test_multiscales_as_in_ngff(tmp_path):
+    write(tmp_path / "s0", {})
+    axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "xyz"]
+    steps = [
+        {"type": "scale", "scale": [0.004, 0.005, 0.006]},
+        {"type": "translation", "translation": [0.1, 0.2, 0.3]},
+    ]
+    datasets = [{"path": "s0", "coordinateTransformations": steps}]
+    group = {"multiscales": [{"axes": axes, "datasets": datasets}]}
+    (tmp_path / "attributes.json").write_text(json.dumps(group))
+    (level,) = Volume.open(tmp_path).levels
+    assert np.allclose(level.grid.voxel_size, (6, 5, 4))
+    assert np.allclose(level.grid.translation, (300, 200, 100))
+    assert level.grid.shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ({"multiscales": [{"datasets": [{}]}]}, "KeyError: 'path'"),
+        ({"multiscales": [{"datasets": [{"path": "s7"}]}]}, "does not say"),
+        ({"pixelResolution": {"dimensions": [4, 4, 4], "unit": "inch"}}, "KeyError: 'inch'"),
+        ({}, "does not say"),
+    ],
+)
+def test_malformed_groups_are_named(tmp_path, group, message):
+    write(tmp_path / "raw/s0", {})
+    (tmp_path / "raw/attributes.json").write_text(json.dumps(group))
+    with pytest.raises(InputError, match=message) as error:
+        Volume.open(tmp_path / "raw")
+    assert str(error.value).startswith(f"{tmp_path}/raw/attributes.json")
+
+
+def test_a_group_without_levels(tmp_path):
+    (tmp_path / "attributes.json").write_text("{}")
+    with pytest.raises(InputError, match="holds no level"):
+        Volume.open(tmp_path)
+
+
 def test_missing_chunks(tmp_path):
     write(tmp_path / "raw", {"transform": transform(8, 8, 8)})
     # x 1, y 0, z 0

@@ -1,13 +1,17 @@
 import json
 import pickle
+import re
 import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.ngff import multiscale_metadata, write_json
+from cellmap_pipeline.stores import ABSENT
 from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 FINE = Grid((4, 4, 4), (100, 0, 0), (40, 48, 56))
@@ -88,7 +92,7 @@ def test_raw_that_should_be_there_is_an_error(raw):
 
 def test_a_broken_chunk_is_an_error_with_its_name(raw):
     (raw / "s0/0/0/0").write_bytes(b"not blosc")
-    with pytest.raises(InputError, match="s0: cannot decode"):
+    with pytest.raises(InputError, match="s0: cannot read"):
         Volume.open(raw).read_raw(FINE.box((0, 0, 0), (4, 4, 4)))
 
 
@@ -184,7 +188,7 @@ def pyramid(path, *voxel_sizes):
     [
         ([4, 8, 16], 8, 8), ([4, 8, 16], 9, 8), ([4, 8, 16], 2, 4), ([4, 16], 8, 4),
         # A finer level does as well; a coarser one does not.
-        ([4], 16, 4), ([8, 16], 4, None), ([16], 8, None), ([8, 16], 2, None),
+        ([4], 16, 4), ([8, 16], 4, "s0: [4.0"), ([16], 8, "s1: [8.0"), ([8, 16], 2, "s0: [4.0"),
     ],
 )  # fmt: skip
 def test_levels_that_are_here_and_that_are_not(tmp_path, here, wanted, read):
@@ -194,10 +198,10 @@ def test_levels_that_are_here_and_that_are_not(tmp_path, here, wanted, read):
             (tmp_path / f"raw/s{i}/.zarray").unlink()
     volume = Volume.open(tmp_path / "raw")
     assert volume.finest == (4, 4, 4)
-    if read:
+    if isinstance(read, int):
         assert volume.level_for((wanted,) * 3).grid.voxel_size == (read,) * 3
     else:
-        with pytest.raises(InputError, match=r"raw: .*s0: \[4.0, 4.0, 4.0\] nm.*fetch"):
+        with pytest.raises(InputError, match=rf"raw: .*\({re.escape(read)}.* nm\): fetch it"):
             volume.level_for((wanted,) * 3)
 
 
@@ -210,13 +214,112 @@ def test_flyem(shared):
     assert raw.levels[0].grid.covers(cell.volume.levels[0].grid)
 
 
-def test_which_voxels_lie_inside(tmp_path):
+@pytest.mark.parametrize(
+    ("grid", "inside"),
+    [
+        (Grid((8, 8, 8), (-16, 8, 0), (10, 2, 9)), np.s_[2:6, 0:2, 0:6]),
+        # Voxels of 4 nm from -4 to 28, 36 and 44 nm.
+        (Grid((4, 4, 4), (-6, -2, 2), (20, 20, 20)), np.s_[1:9, 0:10, 0:11]),
+        (Grid((8, 8, 8), (80, 0, 0), (2, 2, 2)), np.s_[0:0]),
+    ],
+)
+def test_which_voxels_lie_inside(tmp_path, grid, inside):
     create(tmp_path / "raw", Grid((8, 8, 8), (0, 0, 0), (4, 5, 6)), "uint8")
+    expected = np.zeros(grid.shape, bool)
+    expected[inside] = True
+    assert np.array_equal(Volume.open(tmp_path / "raw").inside(grid), expected)
+
+
+def lacks(raw, *names):
+    """Let chunks of `s0` be missing here, since they are missing in the source."""
+    for name in names:
+        (raw / "s0" / name).unlink()
+    (raw / "s0" / ABSENT).write_text(json.dumps([*names, ".zattrs"]))
+
+
+def test_chunks_that_the_source_lacks_hold_nothing(raw):
+    """They are no error, as those that are only missing here, but nothing to learn from."""
+    lacks(raw, "1/0/1")  # z 16..31, y 0..15, x 16..31
+    volume = Volume.open(raw)
+    box = FINE.box((10, 2, 20), (10, 20, 20))
+    expected = VOXELS.copy()
+    expected[16:32, :16, 16:32] = 0
+    assert np.allclose(volume.read_raw(box) * 255, expected[10:20, 2:22, 20:40])
+    assert np.array_equal(volume.inside(box), expected[10:20, 2:22, 20:40] > 0)
+    # In the context of a crop there is nothing to see: the voxels beside it are mirrored.
+    core = FINE.box((10, 2, 20), (6, 20, 20))
+    values = volume.read_raw(box, core) * 255
+    assert np.allclose(values[6:], VOXELS[14:10:-1, 2:22, 20:40])
+    (raw / "s0/0/0/1").unlink()
+    with pytest.raises(InputError, match="1 chunks of raw are missing.*fetch"):
+        Volume.open(raw).read_raw(box)
+
+
+def test_a_crop_where_the_source_has_no_raw_at_all(raw):
+    lacks(raw, "1/1/1")
+    volume = Volume.open(raw)
+    core = FINE.box((16, 16, 16), (8, 8, 8))
+    with pytest.raises(InputError, match="no raw at voxels .16, 16, 16. to .24, 24, 24."):
+        volume.available(core.padded((4, 4, 4)), core)
+    assert volume.available(FINE.box((12, 16, 16), (8, 8, 8)), core.box((-4, 0, 0), (8, 8, 8)))
+
+
+@given(
+    start=st.tuples(*[st.integers(-30, 60)] * 3),
+    shape=st.tuples(*[st.integers(1, 40)] * 3),
+    size=st.sampled_from([2.0, 4.0, 7.0, 8.0]),
+    empty=st.sets(st.tuples(*[st.integers(0, 2)] * 3), max_size=4),
+)
+@settings(max_examples=40)
+def test_what_is_inside_by_hand(tmp_path_factory, start, shape, size, empty):
+    path = tmp_path_factory.mktemp("inside") / "raw"
+    create(path, FINE, "uint8", chunk=16)
+    (path / "s0" / ABSENT).write_text(json.dumps(["/".join(map(str, key)) for key in empty]))
+    grid = Grid((size,) * 3, tuple(101.3 + 4 * s for s in start), shape)
+    inside = Volume.open(path).inside(grid)
+    for index in np.random.default_rng(0).integers(0, shape, (20, 3)):
+        at = [
+            round((t + i * size - origin) / 4)
+            for t, i, origin in zip(grid.translation, index, FINE.translation, strict=True)
+        ]
+        within = all(0 <= i < n for i, n in zip(at, FINE.shape, strict=True))
+        assert inside[tuple(index)] == (within and tuple(i // 16 for i in at) not in empty)
+
+
+def test_labels_of_4_nm_over_raw_of_8_nm(tmp_path):
+    """Labels whose voxels have their centres half a voxel off those of the raw, as published."""
+    raw = Grid((8, 8, 8), (4, 4, 4), (12, 12, 12))
+    values = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None] * 10, raw.shape)
+    create(tmp_path / "raw", raw, "uint8", chunk=4).write(values).result()
+    fine = Grid((4, 4, 4), (34, 2, 2), (8, 24, 24))
+    ids = np.zeros(fine.shape, np.uint8)
+    ids[3:] = 1  # from 44 nm on: the upper half of raw voxel 5 (40..48), and 6 and 7 (to 64)
+    mito = label(tmp_path / "mito", ids, fine)
     volume = Volume.open(tmp_path / "raw")
-    assert volume.inside(Grid((8, 8, 8), (-16, 8, 0), (10, 2, 9))) == np.s_[2:6, 0:2, 0:6]
-    # Voxels of 4 nm from -4 to 28, 36 and 44 nm.
-    assert volume.inside(Grid((4, 4, 4), (-6, -2, 2), (20, 20, 20))) == np.s_[1:9, 0:10, 0:11]
-    assert volume.inside(Grid((8, 8, 8), (80, 0, 0), (2, 2, 2))) == np.s_[0:0, 0:2, 0:2]
+    grid = volume.aligned(fine, (8, 8, 8))
+    assert grid == Grid((8, 8, 8), (36, 4, 4), (4, 12, 12))
+    image = volume.read_raw(grid.box((0, 2, 2), (4, 1, 1)))[:, 0, 0]
+    assert np.allclose(image * 255, [40, 50, 60, 70])
+    read, known = mito.read(grid)
+    assert known.all() and read[:, 0, 0].tolist() == [0, 0, 1, 1]
+    # At the label's own voxels raw is interpolated: a quarter and three quarters of the way.
+    image = volume.read_raw(fine.box((1, 5, 5), (4, 1, 1)))[:, 0, 0]
+    assert np.allclose(image * 255, [42.5, 47.5, 52.5, 57.5])
+
+
+def test_voxels_of_6_96_nm_count_as_8(tmp_path):
+    """Raw of 6.96 x 8 x 8 nm is fine enough for 8 nm; of 4 nm, for both."""
+    grid = Grid((6.96, 8, 8), (0, 0, 0), (24, 8, 8))
+    values = np.broadcast_to(np.arange(24, dtype=np.uint8)[:, None, None] * 10, grid.shape)
+    create(tmp_path / "raw", grid, "uint8").write(values).result()
+    volume = Volume.open(tmp_path / "raw")
+    box = Grid((8, 8, 8), (69.6, 0, 0), (5, 8, 8))
+    assert volume.level_for(box.voxel_size).grid == grid
+    # Voxel k of 8 nm is centred 10 + 1.1494 k voxels in; the mean over it is the value there.
+    assert np.allclose(
+        volume.read_raw(box)[:, 4, 4] * 255, 100 + 10 * 8 / 6.96 * np.arange(5), atol=0.5
+    )
+    assert volume.aligned(grid.box((1, 0, 0), (8, 8, 8)), (8, 8, 8)).voxel_size == (8, 8, 8)
 
 
 def test_what_the_finest_level_says_of_a_label_holds_without_its_voxels(tmp_path):

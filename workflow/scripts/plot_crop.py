@@ -8,6 +8,8 @@ from pathlib import Path
 from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0]):
+    from dataclasses import replace
+
     from cellmap_pipeline.datasplit import raw_path
     from cellmap_pipeline.figures_crop import plot_crop
     from cellmap_pipeline.plan import crop_label
@@ -15,8 +17,10 @@ with job(snakemake.log[0]):
 
     cfg = snakemake.params.cfg
     truth = cfg["ground_truth"]
+    raw = Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset))
     plot_crop(
-        Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
+        # A picture takes the finest level that is here.
+        replace(raw, absent=[]),
         [crop_label(row) for row in cfg["rows"]],
         Path(snakemake.input[0]).parent,
         Path(truth) / f"crop{snakemake.wildcards.crop}" if truth else None,
