@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,20 @@ def check_inputs(
     """
     problems: list[str] = []
     found: dict[str, Any] = {}
+    # Trainings share volumes.
+    open_volume = cache(Volume.open)
     for name, (settings, own) in trainings.items():
         try:
             crops = make_crops(data_root, settings, own)
             if own is None:
                 split(crops, settings)
         except InputError as error:
-            problems.append(f"training {name}: {error}")
+            problems += [f"training {name}: {line}" for line in str(error).splitlines()]
             continue
         for crop in crops:
-            problems += _raw_problems(crop.raw_location, crop.grid, settings, crop.name)
-            problems += _label_problems(crop, settings)
+            raw = crop.raw_location
+            problems += _raw_problems(open_volume, raw, crop.grid, settings, crop.name)
+            problems += _label_problems(open_volume, crop, settings)
         found[name] = {crop.name: sorted(crop.present) for crop in crops}
     for name, rows in predicted.items():
         settings = trainings[name][0]
@@ -56,28 +60,36 @@ def check_inputs(
             own_rows = [row for row in rows if row.crop == number]
             extent = union([row.grid for row in own_rows])
             path = raw_path(data_root, own_rows[0].dataset)
-            problems += _raw_problems(path, extent, settings, f"test crop {number}")
+            problems += _raw_problems(open_volume, path, extent, settings, f"test crop {number}")
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return found
 
 
-def _raw_problems(path: Location, extent: Grid, settings: SplitSettings, what: str) -> list[str]:
+def _raw_problems(
+    open_volume: Callable[[Location], Volume],
+    path: Location,
+    extent: Grid,
+    settings: SplitSettings,
+    what: str,
+) -> list[str]:
     """Why the raw under a crop cannot be read at a training's voxel size, if it cannot."""
     try:
-        raw = Volume.open(path)
+        raw = open_volume(path)
         raw.available(raw.aligned(extent, settings.voxel_size), core=extent)
     except InputError as error:
         return [f"{what}: {error}"]
     return []
 
 
-def _label_problems(crop: LabelledCrop, settings: SplitSettings) -> list[str]:
+def _label_problems(
+    open_volume: Callable[[Location], Volume], crop: LabelledCrop, settings: SplitSettings
+) -> list[str]:
     """Which of the crop's labels lack the level that a training reads."""
     problems = []
     for label in crop.present:
         try:
-            Volume.open(crop.zarr / crop.labels / label).level_for(settings.voxel_size)
+            open_volume(crop.zarr / crop.labels / label).level_for(settings.voxel_size)
         except InputError as error:
             problems.append(f"{crop.name}: {error}")
     return problems

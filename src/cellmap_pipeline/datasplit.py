@@ -101,17 +101,20 @@ def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> li
     if own is None:
         return find_crops(data_root, settings)
     rows = read_datasplit(own, settings.classes)
-    crops = []
+    crops: list[LabelledCrop] = []
     there: set[str] = set()
+    problems: list[str] = []
     for _, raw, folder, annotated in rows:
-        labels = open_labels(folder, annotated)
-        if not labels:
-            raise InputError(
-                f"labels {folder}: the folder does not exist or holds none of "
-                f"{', '.join(annotated)}"
-            )
-        crops.append(crop_at(folder, raw, labels))
+        if not volumes_in(folder, annotated):
+            lack = f"does not exist or holds none of {', '.join(annotated)}"
+            problems.append(f"labels {folder}: the folder {lack}")
+            continue
+        labels = _open_labels(folder, annotated, problems)
+        if labels:
+            crops.append(crop_at(folder, raw, labels))
         there |= {*labels, *_labels_in(folder)}
+    if problems:
+        raise InputError("\n".join(problems))
     _check_classes(crops, settings.classes, there, f"no crop of {own} holds a labelled voxel of")
     return crops
 
@@ -139,6 +142,7 @@ def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
         raise InputError(f"data_root: {data_root} does not exist")
     crops: list[LabelledCrop] = []
     there: set[str] = set()
+    problems: list[str] = []
     for folder in sorted(data_root.glob("*/*.zarr/recon-*/labels/groundtruth/crop*")):
         number = folder.name.removeprefix("crop")
         dataset = folder.parents[4].name
@@ -149,12 +153,14 @@ def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
         if settings.crops is not None and int(number) not in settings.crops:
             continue
         there |= _labels_in(folder)
-        opened = open_labels(folder, settings.classes)
+        opened = _open_labels(folder, settings.classes, problems)
         labels = {label: opened[label] for label in opened if _fine_enough(opened[label], settings)}
         if labels:
             beside = folder.parents[2] / RAW
             raw = beside if beside.is_dir() else raw_path(data_root, dataset)
             crops.append(crop_at(folder, raw, labels))
+    if problems:
+        raise InputError("\n".join(problems))
     _check_classes(
         crops, settings.classes, there, f"no crop below {data_root} holds, at "
         f"{list(settings.voxel_size)} nm or finer, a labelled voxel of",
@@ -235,8 +241,8 @@ def read_datasplit(
 
     Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
     `raw,label,usage` with that header. Relative paths are relative to the working directory; of
-    five columns, an absolute one or an `s3://` URL stands alone. Of the classes in brackets those in `classes` are
-    kept; a label without brackets stands for all.
+    five columns, an absolute one or an `s3://` URL stands alone. Of the classes in brackets those
+    in `classes` are kept; a label without brackets stands for all.
 
     Raises
     ------
@@ -300,31 +306,38 @@ def _parse_row(
     return usage, location(raw), folder, wanted
 
 
-def open_labels(folder: Location, classes: Sequence[str]) -> dict[str, LabelVolume]:
-    """Those of `classes` whose labels lie in `folder`, as `{class}`."""
-    return {label: LabelVolume.open(folder / label) for label in volumes_in(folder, classes)}
-
-
 def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabelledCrop:
     """The crop whose `labels` lie in `folder`."""
     present = {}
     for label, volume in labels.items():
         voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
         present[label] = present_voxels(volume) * voxel
-    inside = re.fullmatch(r"(.*\.zarr)/(.+)", str(folder))
-    zarr, name = (inside[1], inside[2]) if inside else str(folder).rsplit("/", 1)
+    zarr = next((path for path in folder.parents if path.name.endswith(".zarr")), folder.parent)
     return LabelledCrop(
-        dataset=Path(zarr).stem,
+        dataset=Path(zarr.name).stem,
         crop=int(re.sub(r"\D", "", folder.name) or 0),
-        zarr=location(zarr),
+        zarr=zarr,
         raw=_raw_in(zarr, raw),
-        labels=name,
+        labels=str(folder).removeprefix(f"{zarr}/"),
         grid=next(iter(labels.values())).volume.levels[0].grid,
         present=present,
     )
 
 
-def _raw_in(zarr: str, raw: Location) -> str:
+def _open_labels(
+    folder: Location, classes: Sequence[str], problems: list[str]
+) -> dict[str, LabelVolume]:
+    """Those of `classes` whose labels lie in `folder`, as `{class}`; `problems` gets what fails."""
+    opened = {}
+    for label in volumes_in(folder, classes):
+        try:
+            opened[label] = LabelVolume.open(folder / label)
+        except InputError as error:
+            problems.append(str(error))
+    return opened
+
+
+def _raw_in(zarr: Location, raw: Location) -> str:
     """What the raw is called in a datasplit beside `zarr`: its path in it, or where else it is."""
     if str(raw).startswith(f"{zarr}/"):
         return str(raw).removeprefix(f"{zarr}/")

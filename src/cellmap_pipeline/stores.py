@@ -43,6 +43,16 @@ class S3Path:
         return self.key.rpartition("/")[2]
 
     @property
+    def parent(self) -> S3Path:
+        """The key without its last part."""
+        return S3Path(self.bucket, self.key.rpartition("/")[0])
+
+    @property
+    def parents(self) -> list[S3Path]:
+        """The keys that this one lies below, nearest first."""
+        return [self.parent, *self.parent.parents] if self.key else []
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """The bucket and the parts of the key."""
         return (self.bucket, *self.key.split("/"))
@@ -81,9 +91,8 @@ class S3Path:
         InputError
             The bucket does not answer, or denies it.
         """
-        parent = S3Path(self.bucket, self.key.rpartition("/")[0])
         try:
-            answer = parent._store.read(self.name).result()
+            answer = self.parent._store.read(self.name).result()
         except ValueError as error:
             raise InputError(
                 f"{self} cannot be read ({error}): check the address, the network and, where the "

@@ -170,5 +170,5 @@ def test_broken_chunks_are_named(tmp_path: Path) -> None:
     path = tmp_path / "in" / "a-1" / "crop7" / "er"
     create(path, GRID, "uint8").write(np.ones(GRID.shape, "u1")).result()
     (path / "s0" / "1" / "0" / "0").write_bytes(b"broken")
-    with pytest.raises(InputError, match="crop7/er/s0: cannot decode"):
+    with pytest.raises(InputError, match="crop7/er/s0: cannot read voxels"):
         package(tmp_path / "in", [row], tmp_path / "s.zip")

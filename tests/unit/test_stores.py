@@ -1,12 +1,14 @@
 import boto3
 import numpy as np
 import pytest
+import tensorstore as ts
 from moto.server import ThreadedMotoServer
 
-from cellmap_pipeline.crops import CropData
+from cellmap_pipeline.crops import CropData, open_crops
+from cellmap_pipeline.datasplit import SplitSettings, make_crops, make_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.stores import S3Path, location, read_text
+from cellmap_pipeline.stores import S3Path, location, present, read_text
 from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 33, 20))
@@ -65,6 +67,66 @@ def test_a_bucket_reads_like_a_folder(bucket, tmp_path, monkeypatch, signed):
     assert np.array_equal(crop.read_raw((1, 2, 3), (20, 20, 10)), RAW[1:21, 2:22, 3:13])
 
 
+def test_a_datasplit_may_name_a_bucket(bucket, tmp_path):
+    """Labels and raw of a bucket, or only raw; in five columns, in three, and as written again."""
+    recon = tmp_path / "b.zarr/recon-1"
+    create(recon / "em/raw", GRID, "uint8", chunk=16).write(RAW).result()
+    for crop, box in ((1, GRID.box((0, 0, 0), (16, 16, 16))), (2, GRID.box((20, 0, 0), (9, 9, 9)))):
+        ids = np.full(box.shape, crop, np.uint8)
+        create(recon / f"labels/crop{crop}/mito", box, "uint8").write(ids).result()
+    bucket(tmp_path / "b.zarr", "c/b.zarr")
+    url = "s3://cells/c/b.zarr"
+    own = tmp_path / "own.csv"
+    own.write_text(
+        f"train,{url},recon-1/em/raw,{url},recon-1/labels/crop1/[mito]\n"
+        f"validate,{url}/recon-1/em/raw,{recon}/labels/crop2\n"
+    )
+    settings = SplitSettings(["er", "mito"], (8, 8, 8))
+    with pytest.raises(InputError, match="no crop of .* voxel of er; its crops annotate: mito"):
+        make_crops(tmp_path, settings, own)
+    settings = SplitSettings(["mito"], (8, 8, 8))
+    far, near = make_crops(tmp_path, settings, own)
+    assert (far.name, far.zarr, far.raw) == ("b/crop1", location(url), "recon-1/em/raw")
+    assert near.raw_location == far.raw_location == location(f"{url}/recon-1/em/raw")
+    assert far.present["mito"] == 16**3 * 8**3 and near.present["mito"] == 9**3 * 8**3
+    make_datasplit(tmp_path, settings, own, tmp_path / "split.csv", tmp_path / "summary.csv")
+    for path in (own, tmp_path / "split.csv"):
+        crops = open_crops(path, ["mito", "pm"], (8, 8, 8))
+        for side, start, n, crop in (("train", 0, 16, 1), ("validate", 20, 9, 2)):
+            (data,) = crops[side]
+            assert data.present == ["mito"]
+            ids, known = data.labels["mito"].read(data.grid)
+            assert known.all() and (ids == crop).all()
+            read = data.read_raw((0, 0, 0), (n, n, n))
+            assert np.array_equal(read, RAW[start : start + n, :n, :n])
+
+
+def test_labels_that_a_bucket_lacks(bucket, tmp_path):
+    (tmp_path / "own.csv").write_text(
+        "train,s3://cells/raw,s3://cells/none/crop1\nvalidate,a,s3://cells/none/crop2\n"
+    )
+    with pytest.raises(InputError, match="s3://cells/none/crop1: the folder does not exist"):
+        make_crops(tmp_path, SplitSettings(["mito"], (8, 8, 8)), tmp_path / "own.csv")
+    with pytest.raises(InputError, match="s3://cells/none/crop1 has none of mito"):
+        open_crops(tmp_path / "own.csv", ["mito"], (8, 8, 8))
+
+
+def test_n5_in_a_bucket(bucket, tmp_path):
+    spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{tmp_path}/raw/s0/"}}
+    metadata = {"dimensions": GRID.shape[::-1], "blockSize": [16] * 3, "dataType": "uint8",
+                "compression": {"type": "gzip"}}  # fmt: skip
+    ts.open(spec | {"metadata": metadata}, create=True).result().T.write(RAW).result()
+    (tmp_path / "raw/attributes.json").write_text('{"pixelResolution": [8, 8, 8]}')
+    (tmp_path / "raw/s0/0/1/2").unlink()
+    bucket(tmp_path / "raw", "d/raw")
+    volume = Volume.open("s3://cells/d/raw")
+    assert volume.levels[0].grid == GRID
+    missing = volume.levels[0].missing_chunks((0, 0, 0), GRID.shape)
+    assert np.argwhere(missing).tolist() == [[2, 1, 0]]
+    values = volume.read_raw(GRID.box((3, 0, 0), (29, 33, 20))) * 255
+    assert np.allclose(values, RAW[3:32])
+
+
 def test_chunks_that_a_bucket_lacks_are_missing(bucket, tmp_path):
     create(tmp_path / "raw", GRID, "uint8", chunk=16).write(RAW).result()
     (tmp_path / "raw/s0/1/0/0").unlink()
@@ -96,3 +158,18 @@ def test_parts_of_an_address():
     path = location("s3://cells/a/raw/")
     assert path == S3Path("cells", "a/raw")
     assert str(path / "s0") == "s3://cells/a/raw/s0" and path.name == "raw"
+    assert path.parts == ("cells", "a", "raw")
+    assert path.parents == [S3Path("cells", "a"), S3Path("cells")] and path.parent.name == "a"
+
+
+def test_only_the_names_asked_for_are_there(bucket, tmp_path):
+    """Not those that begin alike."""
+    for name in ("1", "10", "1.a/b"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_text("")
+    bucket(tmp_path / "x", "e")
+    names = ["1", "10", "100", "1.", "1.a", "1.a/b"]
+    there = [True, True, False, False, False, True]
+    assert present(location("s3://cells/e"), names) == present(tmp_path / "x", names) == there
+    with pytest.raises(InputError, match="s3://nobucket/a cannot be listed"):
+        present(location("s3://nobucket/a"), ["b"])
