@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.stores import Location, read_text
+from cellmap_pipeline.stores import Location, read_text, read_texts
 
 
 class Stored(NamedTuple):
@@ -76,11 +76,19 @@ def read_json_if_there(path: Location) -> dict[str, Any] | None:
     InputError
         It is not JSON.
     """
-    text = read_text(path)
-    try:
-        return None if text is None else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error})") from None
+    (value,) = read_jsons(path.parent, [path.name])
+    return value
+
+
+def read_jsons(folder: Location, names: Sequence[str]) -> list[dict[str, Any] | None]:
+    """What JSON files of a folder hold, None where there is none; raises as for one."""
+    values = []
+    for name, text in zip(names, read_texts(folder, names), strict=True):
+        try:
+            values.append(None if text is None else json.loads(text))
+        except json.JSONDecodeError as error:
+            raise InputError(f"{folder / name} is not JSON ({error})") from None
+    return values
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -95,8 +103,9 @@ def _multiscale_grids(path: Location, attributes: dict[str, Any]) -> list[Stored
         if axes != ["z", "y", "x"]:
             raise InputError(f"{path}/.zattrs: axes are {axes}, but must be ['z', 'y', 'x']")
         levels = []
-        for dataset in multiscale["datasets"]:
-            array = read_json_if_there(path / dataset["path"] / ".zarray")
+        datasets = multiscale["datasets"]
+        arrays = read_jsons(path, [f"{dataset['path']}/.zarray" for dataset in datasets])
+        for dataset, array in zip(datasets, arrays, strict=True):
             # A local copy need not hold all levels.
             shape = (1, 1, 1) if array is None else array["shape"]
             grid = _transformed_grid(dataset["coordinateTransformations"], shape)

@@ -83,22 +83,26 @@ class S3Path:
         except ValueError as error:
             raise InputError(f"{self} cannot be opened ({error}): check the address") from None
 
-    def read_bytes(self) -> bytes | None:
-        """What the key holds, or None where the bucket has no such key.
+    def read(self, names: Sequence[str]) -> list[bytes | None]:
+        """What keys below this one hold, None where the bucket has no such key.
 
         Raises
         ------
         InputError
             The bucket does not answer, or denies it.
         """
-        try:
-            answer = self.parent._store.read(self.name).result()
-        except ValueError as error:
-            raise InputError(
-                f"{self} cannot be read ({error}): check the address, the network and, where the "
-                "bucket is not public, AWS_PROFILE"
-            ) from None
-        return answer.value if answer.state == "value" else None
+        asked = [self._store.read(name) for name in names]
+        contents = []
+        for name, future in zip(names, asked, strict=True):
+            try:
+                answer = future.result()
+            except ValueError as error:
+                raise InputError(
+                    f"{self / name} cannot be read ({error}): check the address, the network and, "
+                    "where the bucket is not public, AWS_PROFILE"
+                ) from None
+            contents.append(answer.value if answer.state == "value" else None)
+        return contents
 
     def present(self, names: Sequence[str]) -> list[bool]:
         """Which keys below this one the bucket has; it is asked for all of them at once.
@@ -161,21 +165,36 @@ def volumes_in(folder: Location, names: Sequence[str]) -> list[str]:
 
 
 def read_text(path: Location) -> str | None:
-    """The text at a path or key, or None where there is none.
+    """The text at a path or key, or None where there is none; raises as `read_texts`."""
+    (text,) = read_texts(path.parent, [path.name])
+    return text
+
+
+def read_texts(folder: Location, names: Sequence[str]) -> list[str | None]:
+    """The texts in files of a folder, or at keys below a key: those are asked for all at once.
 
     Raises
     ------
     InputError
-        It is not UTF-8, or cannot be read.
+        One is not UTF-8, or cannot be read.
     """
+    if isinstance(folder, S3Path):
+        contents = folder.read(names)
+    else:
+        contents = [_read_file(folder / name) for name in names]
+    texts = []
+    for name, content in zip(names, contents, strict=True):
+        try:
+            texts.append(None if content is None else content.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise InputError(f"{folder / name} is not UTF-8 text") from None
+    return texts
+
+
+def _read_file(path: Path) -> bytes | None:
     try:
-        if isinstance(path, S3Path):
-            content = path.read_bytes()
-            return None if content is None else content.decode("utf-8")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ from cellmap_pipeline.demo import make_demo
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel, read_manifest
+from cellmap_pipeline.stores import ABSENT
 
 SETTINGS = SplitSettings(["mito", "pm"], (8.0, 8.0, 8.0))
 
@@ -90,3 +92,63 @@ def test_levels_that_are_not_here_are_named_with_what_brings_them(data):
     for level in levels:
         assert str(level.parent) in str(error.value)
     assert "s0: [8.0, 8.0, 8.0] nm" in str(error.value) and "fetch" in str(error.value)
+
+
+def test_labels_that_cannot_be_read_are_named_at_once(data):
+    broken = sorted(data.glob("demo_cell-*/*/*/labels/*/crop*/mito"))[:2]
+    (broken[0] / ".zattrs").write_text("{")
+    for array in broken[1].glob("s*/.zarray"):
+        array.unlink()
+    with pytest.raises(InputError) as error:
+        look(data)
+    first, second = sorted(str(error.value).splitlines())
+    assert first.startswith(f"training a: {broken[0]}/.zattrs is not JSON")
+    assert second.startswith(f"training a: {broken[1]}: none of its levels is here")
+    assert "docs/fetching.md" in second
+
+
+def test_rows_of_an_own_split_that_cannot_be_read_are_named_at_once(data, tmp_path):
+    raw = next(data.glob("demo_cell-1/*/*/em/fibsem-uint8"))
+    own = tmp_path / "own.csv"
+    own.write_text(f"train,{raw},{data}/none/crop1\nvalidate,{raw},{data}/none/crop2\n")
+    with pytest.raises(InputError) as error:
+        check_inputs(data, {"a": (SETTINGS, own)}, {})
+    for i, line in enumerate(str(error.value).splitlines(), 1):
+        assert line.startswith(f"training a: labels {data}/none/crop{i}: the folder does not exist")
+    assert i == 2
+
+
+def test_labels_need_no_chunks(data):
+    """Background is not stored."""
+    chunks = list(data.glob("demo_cell-*/*/*/labels/*/crop*/pm/s*/*/*/*"))
+    assert chunks
+    for chunk in chunks:
+        chunk.unlink()
+    assert look(data)["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
+
+
+def test_a_finer_level_does_in_the_place_of_one_that_is_not_here(data):
+    for volume in (
+        next(data.glob("demo_cell-1/*/*/em/fibsem-uint8")),
+        next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito")),
+    ):
+        (volume / "s1/.zarray").unlink()
+    settings = SplitSettings(["mito", "pm"], (16.0, 16.0, 16.0))
+    assert "demo_cell-1/crop1" in look(data, settings)["a"]
+
+
+def test_raw_that_the_source_lacks(data):
+    """Some of it is no error; none at all under a crop is."""
+    for recon in data.glob("demo_cell-1/*/recon-1"):
+        array = recon / "em/fibsem-uint8/s0"
+        separator = json.loads((array / ".zarray").read_text()).get("dimension_separator", ".")
+        here = [p for p in array.rglob("*") if p.is_file() and not p.name.startswith(".")]
+        names = [str(path.relative_to(array)) for path in here]
+        assert len(names) > 1 and separator in names[0]
+        here[0].unlink()
+        (array / ABSENT).write_text(json.dumps(names))
+        assert "demo_cell-1/crop1" in look(data)["a"]
+        for path in here[1:]:
+            path.unlink()
+    with pytest.raises(InputError, match="demo_cell-1/crop1: .*the source has no raw at voxels"):
+        look(data)
