@@ -95,28 +95,38 @@ def shape_to_read(change: Change, patch_size: Shape, voxel_size: Vector) -> Shap
 
 
 def change_patch(
-    raw: Tensor, codes: Tensor, change: Change, patch_size: Shape, voxel_size: Vector
-) -> tuple[Tensor, Tensor]:
+    raw: Tensor,
+    codes: Tensor,
+    change: Change,
+    patch_size: Shape,
+    voxel_size: Vector,
+    out: Tensor,
+) -> Tensor:
     """Do `change` to a patch.
 
     Parameters
     ----------
     raw : (z, y, x), uint8 or float 0..1, of the shape that `shape_to_read` says.
-    codes : (z, y, x) int16 of the same place, to be read as unsigned, or int32.
+    codes : (z, y, x) of the same place.
     change : what to do.
     patch_size : voxels of the result.
     voxel_size : nm.
+    out : (z, y, x) float32, where the changed raw is written, 0..1. Where a rotation comes from
+        outside: the nearest raw.
 
     Returns
     -------
-    raw : (z, y, x) float32, 0..1. Where a rotation comes from outside: the nearest raw.
-    codes : (z, y, x) int32. Where a rotation comes from outside: 0.
+    codes : (z, y, x). Where a rotation comes from outside: 0.
     """
     if change.rotation is not None:
-        raw, codes = rotate(_image(raw), _whole(codes), change.rotation, patch_size, voxel_size)
-    raw = _image(orient(raw, change.axes, change.flips))
-    codes = _whole(orient(codes, change.axes, change.flips))
-    return change_intensity(raw, change), codes
+        raw, codes = rotate(_image(raw), codes, change.rotation, patch_size, voxel_size)
+    raw = orient(raw, change.axes, change.flips)
+    if raw.dtype == torch.uint8:
+        torch.div(raw, 255, out=out)
+    else:
+        out.copy_(raw)
+    change_intensity(out, change)
+    return orient(codes, change.axes, change.flips)
 
 
 def random_rotation(degrees: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -169,22 +179,21 @@ def orient(array: Tensor, axes: Sequence[int], flips: Sequence[bool]) -> Tensor:
     return torch.from_numpy(_tiled_copy(view) if axes[2] == 0 else view.copy())
 
 
-def change_intensity(raw: Tensor, change: Change) -> Tensor:
-    """Contrast and brightness, gamma, blur and noise, clipped to 0..1."""
+def change_intensity(raw: Tensor, change: Change) -> None:
+    """Contrast and brightness, gamma, blur and noise, clipped to 0..1, in place."""
     if change.contrast != 1 or change.brightness:
         mean = raw.mean()
-        raw = ((raw - mean) * change.contrast + mean + change.brightness).clamp(0, 1)
+        raw.sub_(mean).mul_(change.contrast).add_(mean + change.brightness).clamp_(0, 1)
     if change.gamma != 1:
-        raw = raw**change.gamma
+        raw.pow_(change.gamma)
     if change.blur:
         kernel = gaussian_1d(torch.tensor(change.blur), truncated=3, approx="sampled")
         kernels = [(kernel / kernel.sum()).to(raw)] * 3
-        raw = separable_filtering(raw[None, None], kernels, mode="replicate")[0, 0]
+        raw.copy_(separable_filtering(raw[None, None], kernels, mode="replicate")[0, 0])
     if change.noise:
         generator = torch.Generator(raw.device).manual_seed(change.seed)
         noise = torch.randn(raw.shape, generator=generator, device=raw.device)
-        raw = (raw + change.noise * noise).clamp(0, 1)
-    return raw
+        raw.add_(noise, alpha=change.noise).clamp_(0, 1)
 
 
 def _tiled_copy(view: NDArray) -> NDArray:
@@ -200,11 +209,6 @@ def _tiled_copy(view: NDArray) -> NDArray:
 def _image(raw: Tensor) -> Tensor:
     """Raw as float32, 0..1."""
     return raw.float().div_(255) if raw.dtype == torch.uint8 else raw
-
-
-def _whole(codes: Tensor) -> Tensor:
-    """Codes as int32."""
-    return codes.int().bitwise_and_(0xFFFF) if codes.dtype == torch.int16 else codes
 
 
 def _places(

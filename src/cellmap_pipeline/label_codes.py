@@ -1,7 +1,7 @@
 """Targets of all channels of a crop in one number per voxel, kept compressed in memory.
 
 Voxels with the same targets in all channels share a code, and a table says what each code stands
-for. So a voxel takes two bytes however many classes there are, and far less compressed; what
+for. So a voxel takes a byte or two however many classes there are, and far less compressed; what
 moves voxels (cutting, turning, travelling to a GPU) moves one array. `decode` makes the targets.
 """
 
@@ -104,34 +104,35 @@ class LabelCodes:
 
     def read(
         self, start: Sequence[int], shape: Sequence[int]
-    ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.uint8]]:
         """Codes of a box of the crop's grid, and what they stand for.
 
         Returns
         -------
-        codes : (z, y, x) uint16; 0 outside the crop.
+        codes : (z, y, x) uint8, or uint16 where some are above 255; 0 outside the crop.
         table : (codes, channels) uint8 with 0, 1 or 255 for unknown. Rows of codes that cannot
             occur in the box repeat one that can, so that a column tells what its channel holds.
         """
         stop = [a + n for a, n in zip(start, shape, strict=True)]
         low = [max(0, a) for a in start]
         high = [min(n, b) for n, b in zip(self.crop.grid.shape, stop, strict=True)]
-        codes = np.empty(tuple(shape), np.uint16)
-        present = []
+        indices = product(*(range(a // BLOCK, -(-b // BLOCK)) for a, b in zip(low, high, strict=True)))
+        blocks = {index: self._block(index) for index in indices}
+        present = [block.present for block in blocks.values()]
+        wide = any(_dtype(block.present) is np.uint16 for block in blocks.values())
+        codes = np.empty(tuple(shape), np.uint16 if wide else np.uint8)
         if low != list(start) or high != stop:
             codes.fill(OUTSIDE)
             present.append(np.array([OUTSIDE], np.uint16))
-        for index in product(
-            *(range(a // BLOCK, -(-b // BLOCK)) for a, b in zip(low, high, strict=True))
-        ):
-            block, held = self._block(index)
-            present.append(held)
+        for index, block in blocks.items():
+            held = np.empty(self._block_shape(index), _dtype(block.present))
+            blosc.decompress(block.packed, held)
             into, out_of = [], []
-            for i, n, a, b, s in zip(index, block.shape, low, high, start, strict=True):
+            for i, n, a, b, s in zip(index, held.shape, low, high, start, strict=True):
                 first, last = max(i * BLOCK, a), min(i * BLOCK + n, b)
                 into.append(slice(first - s, last - s))
                 out_of.append(slice(first - i * BLOCK, last - i * BLOCK))
-            codes[tuple(into)] = block[tuple(out_of)]
+            codes[tuple(into)] = held[tuple(out_of)]
         with self._lock:
             table = np.stack(self._rows)
         occurs = np.zeros(len(table), bool)
@@ -139,25 +140,24 @@ class LabelCodes:
         table[~occurs] = table[occurs.argmax()]
         return codes, table
 
-    def _block(self, index: Sequence[int]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """The codes of a block, and which occur in it."""
+    def _block_shape(self, index: Sequence[int]) -> Shape:
+        sides = zip(index, self.crop.grid.shape, strict=True)
+        return shape_of(min(BLOCK, n - i * BLOCK) for i, n in sides)
+
+    def _block(self, index: Sequence[int]) -> Block:
+        """A block, made when it is first wanted."""
         key = (id(self), *index)
-        start = [i * BLOCK for i in index]
-        shape = shape_of(
-            min(BLOCK, n - s) for s, n in zip(start, self.crop.grid.shape, strict=True)
-        )
         block = self.cache.get(key)
         if block is None:
             # One thread makes a block while others that want it wait.
             with self._making[hash(key) % len(self._making)]:
                 block = self.cache.get(key)
                 if block is None:
-                    made, present = self._make(start, shape)
-                    block = Block(blosc.compress(made, b"lz4", 5, blosc.SHUFFLE), present)
+                    codes, present = self._make([i * BLOCK for i in index], self._block_shape(index))
+                    packed = blosc.compress(codes.astype(_dtype(present)), b"lz4", 5, blosc.SHUFFLE)
+                    block = Block(packed, present)
                     self.cache.put(key, block)
-        codes = np.empty(shape, np.uint16)
-        blosc.decompress(block.packed, codes)
-        return codes, block.present
+        return block
 
     def _make(
         self, start: Sequence[int], shape: Shape
@@ -187,6 +187,11 @@ class LabelCodes:
                     )
                 codes[i] = code
         return codes
+
+
+def _dtype(present: NDArray[np.uint16]) -> type[np.uint8 | np.uint16]:
+    """Of codes of which these are all: a byte where they fit."""
+    return np.uint8 if present.max() <= np.iinfo(np.uint8).max else np.uint16
 
 
 def read_targets(

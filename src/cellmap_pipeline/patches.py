@@ -17,11 +17,12 @@ from cellmap_pipeline.augment import Change, change_patch, draw_change, shape_to
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.geometry import Shape, Vector
-from cellmap_pipeline.targets import UNKNOWN
 
 # Share of patches that are centred on a voxel of a class, so that rare classes come up; the
 # others lie anywhere in a crop.
 ON_A_CLASS = 0.7
+# A processor looks eight codes up as fast by comparing each voxel with each of them.
+COMPARED = 8
 
 
 class Source(Protocol):
@@ -31,13 +32,13 @@ class Source(Protocol):
 
     def read(
         self, start: Sequence[int], shape: Sequence[int]
-    ) -> tuple[NDArray, NDArray[np.uint16], NDArray[np.uint8]]:
+    ) -> tuple[NDArray, NDArray[np.unsignedinteger], NDArray[np.uint8]]:
         """Raw, codes and their table of a box of the crop's grid, which may reach beyond it.
 
         Returns
         -------
         raw : (z, y, x) uint8, or float32 0..1.
-        codes : (z, y, x) uint16; 0 where nothing is known.
+        codes : (z, y, x) uint8 or uint16; 0 where nothing is known.
         table : (codes, channels) uint8, the targets of each code: 0, 1, or 255 for unknown.
         """
 
@@ -49,7 +50,7 @@ class Patch:
     Parameters
     ----------
     raw : (z, y, x) uint8, or float32 0..1.
-    codes : (z, y, x) int16, to be read as unsigned.
+    codes : (z, y, x) uint8, or int16 to be read as unsigned.
     table : (codes, channels) uint8, what the codes stand for.
     change : what is done to it.
     """
@@ -188,10 +189,10 @@ class Finisher:
         """
         raws, targets = self._batch(len(patches), patches[0].table.shape[1])
         for patch, raw, target in zip(patches, raws, targets, strict=True):
-            raw[0], codes = change_patch(
+            codes = change_patch(
                 patch.raw.to(self.device, non_blocking=True),
                 patch.codes.to(self.device, non_blocking=True),
-                patch.change, self.patch_size, self.voxel_size,
+                patch.change, self.patch_size, self.voxel_size, out=raw[0],
             )  # fmt: skip
             decode(codes, patch.table, target)
         return raws, targets
@@ -208,41 +209,56 @@ class Finisher:
 
 
 def decode(codes: Tensor, table: Tensor, target: Tensor) -> None:
-    """Write the targets of all channels, (c, z, y, x) uint8, from codes (z, y, x) int32.
+    """Write the targets of all channels, (c, z, y, x) uint8.
 
-    Eight channels at a time are looked up as the bits of a byte.
+    Parameters
+    ----------
+    codes : (z, y, x) uint8, or int16 to be read as unsigned.
+    table : (codes, channels) uint8.
+    target : where to.
     """
-    flat, rows = codes.reshape(-1), target.view(len(target), -1)
-    values = table.t()
-    varies = (values != values[:, :1]).any(dim=1).tolist()
-    for channel, constant in enumerate(values[:, 0].tolist()):
-        if not varies[channel]:
-            rows[channel].fill_(constant)
-    unsure = (values == UNKNOWN).any(dim=1).tolist()
-    for value, wanted in (
-        (1, varies),
-        (UNKNOWN, [a and b for a, b in zip(varies, unsure, strict=True)]),
-    ):
-        channels = [channel for channel, there in enumerate(wanted) if there]
-        for group in (channels[i : i + 8] for i in range(0, len(channels), 8)):
-            bits = torch.zeros(values.shape[1], dtype=torch.uint8)
-            for bit, channel in enumerate(group):
-                bits |= (values[channel] == value).to(torch.uint8) << bit
-            found = bits.to(codes.device).index_select(0, flat)
-            for bit, channel in enumerate(group):
-                if value == 1:
-                    torch.bitwise_right_shift(found, bit, out=rows[channel])
-                    rows[channel].bitwise_and_(1)
-                else:
-                    # All bits set are 255.
-                    rows[channel].bitwise_or_((found >> bit & 1).neg_())
+    if codes.device.type == "cpu":
+        whole = codes.numpy().view(np.uint16 if codes.dtype == torch.int16 else np.uint8)
+        for values, row in zip(table.numpy().T, target.numpy(), strict=True):
+            _look_up(whole, values, row)
+        return
+    flat = codes.reshape(-1).int()
+    if codes.dtype == torch.int16:
+        flat.bitwise_and_(0xFFFF)
+    columns = table.t().contiguous().to(codes.device)
+    torch.index_select(columns, 1, flat, out=target.view(len(target), -1))
+
+
+def _look_up(codes: NDArray, values: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+    """Write `values` of codes, by comparing where that is faster than looking each voxel up."""
+    usual = int(np.bincount(values).argmax())
+    # Python's numbers, since NumPy's own would widen the codes to compare them.
+    others = np.flatnonzero(values != usual).tolist()
+    if not others:
+        target.fill(usual)
+    elif len(others) > COMPARED:
+        np.take(values, codes, out=target, mode="clip")
+    else:
+        _differ(codes, others[0], int(values[others[0]]) ^ usual, target)
+        for code in others[1:]:
+            target ^= _differ(codes, code, int(values[code]) ^ usual, np.empty_like(target))
+        if usual:
+            target ^= usual
+
+
+def _differ(codes: NDArray, code: int, by: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Write `by` where there is that code, 0 elsewhere."""
+    np.equal(codes, code, out=out.view(bool))
+    if by != 1:
+        out *= by
+    return out
 
 
 def _patch(source: Source, start: Shape, shape: Shape, change: Change) -> Patch:
     raw, codes, table = source.read(start, shape)
     return Patch(
         torch.from_numpy(raw),
-        torch.from_numpy(codes.view(np.int16)),
+        torch.from_numpy(codes if codes.dtype == np.uint8 else codes.view(np.int16)),
         torch.from_numpy(table),
         change,
     )
