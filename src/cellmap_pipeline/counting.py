@@ -25,7 +25,7 @@ def present_voxels(label: LabelVolume) -> float:
     the coarsest is big, those of evenly spread chunks of it, the same each time.
     """
     finest = label.volume.levels[0].grid
-    counted = _counted(label, finest.size)
+    counted = _counted(label)
     if counted is not None:
         return counted
     small = [level for level in label.volume.levels if level.grid.size <= ENOUGH_VOXELS]
@@ -41,16 +41,18 @@ def present_voxels(label: LabelVolume) -> float:
     return labelled / looked_at * finest.size
 
 
-def _counted(label: LabelVolume, size: int) -> float | None:
-    """What the annotation says, where it is of an array of `size` voxels."""
+def _counted(label: LabelVolume) -> float | None:
+    """What the annotation says, which counts voxels of the finest level that is declared."""
+    here = label.volume.levels[0].grid
+    finer = math.prod(here.voxel_size) / math.prod(label.volume.finest)
     for attributes in (annotation_attributes(label.volume), label.volume.attributes):
         counts = attributes.get("cellmap", {}).get("annotation", {}).get("complement_counts")
         if not counts:
             continue
-        present = counts.get("present", size - sum(counts.values()))
-        # Other numbers belong to a finer array, which is not here.
-        if 0 <= present <= size:
-            return float(present)
+        present = counts.get("present", round(here.size * finer) - sum(counts.values())) / finer
+        # Other numbers belong to another array.
+        if 0 <= present <= here.size:
+            return present
     return None
 
 

@@ -95,6 +95,11 @@ def split_url(url: str, dataset: str) -> tuple[str, str]:
     raise ValueError(f"{url!r} does not lead into {dataset}.zarr or {dataset}.n5")
 
 
+def crop_folders(data_root: str | Path, number: int | str = "*") -> list[Path]:
+    """The folders of labels that are here, of all crops or of one."""
+    return sorted(Path(data_root).glob(f"*/*.zarr/recon-*/labels/groundtruth/crop{number}"))
+
+
 def crops_to_fetch(
     table: Mapping[int, CropRow],
     trainings: Sequence[Training],

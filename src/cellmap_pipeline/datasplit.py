@@ -18,6 +18,7 @@ import numpy as np
 
 from cellmap_pipeline.balancing import balanced_choice
 from cellmap_pipeline.counting import present_voxels
+from cellmap_pipeline.crop_table import crop_folders
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.stores import Location, location, volumes_in
@@ -136,14 +137,18 @@ def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
     Raises
     ------
     InputError
-        There is none, or a class is annotated nowhere (the message lists what there is).
+        There is none, or not one that is named, or a class is annotated nowhere (the message
+        lists what there is).
     """
     if not data_root.is_dir():
         raise InputError(f"data_root: {data_root} does not exist")
     crops: list[LabelledCrop] = []
     there: set[str] = set()
     problems: list[str] = []
-    for folder in sorted(data_root.glob("*/*.zarr/recon-*/labels/groundtruth/crop*")):
+    for wanted in settings.crops or ():
+        if not crop_folders(data_root, wanted):
+            raise InputError(f"`crops`: there is no crop {wanted} below {data_root}")
+    for folder in crop_folders(data_root):
         number = folder.name.removeprefix("crop")
         dataset = folder.parents[4].name
         if not number.isdecimal() or folder.parents[3].name != f"{dataset}.zarr":

@@ -22,22 +22,13 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, union
 from cellmap_pipeline.mirror import Mirror
 from cellmap_pipeline.n5 import array_metadata, stored_n5_grids
-from cellmap_pipeline.ngff import read_json
+from cellmap_pipeline.ngff import Declared, declared_levels, read_json
 
 GROUP_FILES = (".zgroup", ".zattrs")
 ARRAY_FILES = (".zattrs", ".zarray")
 N5_FILES = ("attributes.json",)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Declared:
-    """A level that a multiscale group declares: its key, voxel size and translation (nm)."""
-
-    key: str
-    voxel_size: tuple[float, ...]
-    translation: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -143,10 +134,10 @@ def _labels(
             if not _as_fine(declared[0], voxel_size, COARSEST_FACTOR):
                 continue
             level = _level_for(declared, voxel_size)
-            if level.key not in used.setdefault(label, {}):
-                used[label][level.key] = _array(mirror, level)
+            if level.path not in used.setdefault(label, {}):
+                used[label][level.path] = _array(mirror, level)
             # What is annotated stands there, whichever level is read.
-            mirror.keep(declared[0].key, ".zattrs")
+            mirror.keep(declared[0].path, ".zattrs")
             if voxel_size not in users:
                 users.append(voxel_size)
     if not any(content is not None for content in found):
@@ -223,39 +214,31 @@ def _keep(mirror: Mirror, keys: Iterable[str], names: Sequence[str]) -> None:
 
 
 def _declared(mirror: Mirror, key: str, metadata: bytes) -> list[Declared]:
-    """The levels of the multiscale group at `key`, finest first."""
+    """The levels of the multiscale group at `key`, by their keys, finest first."""
+    file = f"{mirror.source}/{key}/.zattrs"
     try:
-        levels = []
-        for dataset in json.loads(metadata)["multiscales"][0]["datasets"]:
-            vectors: dict[str, tuple[float, ...]] = {"translation": (0.0, 0.0, 0.0)}
-            for transformation in dataset["coordinateTransformations"]:
-                kind = transformation["type"]
-                vectors[kind] = tuple(float(v) for v in transformation[kind])
-            path = f"{key}/{dataset['path']}"
-            levels.append(Declared(path, vectors["scale"], vectors["translation"]))
-        levels.sort(key=lambda level: level.voxel_size)
-        if not levels:
-            raise ValueError("no datasets")
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{mirror.source}/{key}/.zattrs is not OME-NGFF 0.4 multiscale metadata "
-            f"({type(error).__name__}: {error})"
-        ) from None
-    return levels
+        attributes = json.loads(metadata)
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error})") from None
+    levels = declared_levels(attributes, file)
+    keyed = [level._replace(path=f"{key}/{level.path}") for level in levels]
+    return sorted(keyed, key=lambda level: level.voxel_size)
 
 
 def _array(mirror: Mirror, level: Declared) -> Array:
-    content = mirror.content(level.key, ".zarray")
+    content = mirror.content(level.path, ".zarray")
     if content is None:
-        raise InputError(f"{mirror.source}/{level.key}/.zarray does not exist: the source lacks it")
+        raise InputError(
+            f"{mirror.source}/{level.path}/.zarray does not exist: the source lacks it"
+        )
     try:
         array = json.loads(content)
-        grid = Grid(level.voxel_size, level.translation, array["shape"])  # type: ignore[arg-type]
+        grid = Grid(level.voxel_size, level.translation, array["shape"])
         chunks = tuple(int(n) for n in array["chunks"])
-        return Array(level.key, grid, chunks, array.get("dimension_separator", "."))
+        return Array(level.path, grid, chunks, array.get("dimension_separator", "."))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{mirror.source}/{level.key}/.zarray is not of a zarr 2 array "
+            f"{mirror.source}/{level.path}/.zarray is not of a zarr 2 array "
             f"({type(error).__name__}: {error})"
         ) from None
 

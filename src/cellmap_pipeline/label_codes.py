@@ -116,7 +116,9 @@ class LabelCodes:
         stop = [a + n for a, n in zip(start, shape, strict=True)]
         low = [max(0, a) for a in start]
         high = [min(n, b) for n, b in zip(self.crop.grid.shape, stop, strict=True)]
-        indices = product(*(range(a // BLOCK, -(-b // BLOCK)) for a, b in zip(low, high, strict=True)))
+        indices = product(
+            *(range(a // BLOCK, -(-b // BLOCK)) for a, b in zip(low, high, strict=True))
+        )
         blocks = {index: self._block(index) for index in indices}
         present = [block.present for block in blocks.values()]
         wide = any(_dtype(block.present) is np.uint16 for block in blocks.values())
@@ -153,7 +155,9 @@ class LabelCodes:
             with self._making[hash(key) % len(self._making)]:
                 block = self.cache.get(key)
                 if block is None:
-                    codes, present = self._make([i * BLOCK for i in index], self._block_shape(index))
+                    codes, present = self._make(
+                        [i * BLOCK for i in index], self._block_shape(index)
+                    )
                     packed = blosc.compress(codes.astype(_dtype(present)), b"lz4", 5, blosc.SHUFFLE)
                     block = Block(packed, present)
                     self.cache.put(key, block)

@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.ngff import Stored, read_json_if_there
+from cellmap_pipeline.ngff import NANOMETERS, Stored, read_json_if_there
 from cellmap_pipeline.stores import Location
-
-NANOMETERS = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3}
 
 
 def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:

@@ -7,13 +7,29 @@ Formats: https://ngff.openmicroscopy.org/0.4, and the challenge's submissions, w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.stores import Location, read_text, read_texts
+
+# Units of length by name, as OME-NGFF and n5 give them.
+NANOMETERS = {
+    "nanometer": 1.0, "nm": 1.0, "angstrom": 0.1, "micrometer": 1e3, "µm": 1e3, "um": 1e3,
+    "millimeter": 1e6, "mm": 1e6,
+}  # fmt: skip
+
+
+class Declared(NamedTuple):
+    """A resolution as metadata declare it: path in the group, voxel size and translation (nm)."""
+
+    path: str
+    voxel_size: Vector
+    translation: Vector
 
 
 class Stored(NamedTuple):
@@ -96,45 +112,85 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1))
 
 
-def _multiscale_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
+def declared_levels(attributes: dict[str, Any], file: str) -> list[Declared]:
+    """The levels that a multiscale group's attributes declare, in their order.
+
+    Parameters
+    ----------
+    attributes : of the group.
+    file : what errors call the file that holds them.
+
+    Raises
+    ------
+    InputError
+        They are not such metadata, or their axes are not z, y, x in a unit of length.
+    """
     try:
         multiscale = attributes["multiscales"][0]
-        axes = [axis["name"] if isinstance(axis, dict) else axis for axis in multiscale["axes"]]
-        if axes != ["z", "y", "x"]:
-            raise InputError(f"{path}/.zattrs: axes are {axes}, but must be ['z', 'y', 'x']")
+        unit = _unit(multiscale["axes"], file)
+        shared = multiscale.get("coordinateTransformations", [])
         levels = []
-        datasets = multiscale["datasets"]
-        arrays = read_jsons(path, [f"{dataset['path']}/.zarray" for dataset in datasets])
-        for dataset, array in zip(datasets, arrays, strict=True):
-            # A local copy need not hold all levels.
-            shape = (1, 1, 1) if array is None else array["shape"]
-            grid = _transformed_grid(dataset["coordinateTransformations"], shape)
-            here = None if array is None else grid
-            levels.append(Stored(path / dataset["path"], grid.voxel_size, here))
+        for dataset in multiscale["datasets"]:
+            own = dataset["coordinateTransformations"]
+            if not any(step["type"] == "scale" for step in own):
+                raise KeyError("scale")
+            size, centre = np.full(3, unit), np.zeros(3)
+            for step in [*own, *shared]:
+                value = np.array(step[step["type"]], float).reshape(3)
+                if step["type"] == "scale":
+                    size, centre = size * value, centre * value
+                elif step["type"] == "translation":
+                    centre = centre + value * unit
+                else:
+                    raise ValueError(f"a {step['type']!r} transformation")
+            levels.append(Declared(dataset["path"], _vector(size), _vector(centre)))
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}/.zattrs is not OME-NGFF 0.4 multiscale metadata "
+            f"{file} is not OME-NGFF 0.4 multiscale metadata "
             f"({type(error).__name__}: {error}): a volume needs `multiscales` with axes z, y, x "
             "and a scale per dataset, or is one array with `voxel_size` and `translation`"
         ) from None
     if not levels:
-        raise InputError(f"{path}/.zattrs: `multiscales` lists no datasets")
+        raise InputError(f"{file}: `multiscales` lists no datasets")
     return levels
 
 
-def _transformed_grid(transformations: list[dict[str, Any]], shape: Sequence[int]) -> Grid:
-    scale: Sequence[float] | None = None
-    translation: Sequence[float] = (0.0, 0.0, 0.0)
-    for transformation in transformations:
-        if transformation["type"] == "scale":
-            scale = transformation["scale"]
-        elif transformation["type"] == "translation":
-            translation = transformation["translation"]
-    if scale is None:
-        raise KeyError("scale")
-    return Grid(tuple(scale), tuple(translation), tuple(shape))  # type: ignore[arg-type]
+def _multiscale_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
+    levels = declared_levels(attributes, f"{path}/.zattrs")
+    stored = []
+    # A local copy need not hold all levels.
+    arrays = read_jsons(path, [f"{level.path}/.zarray" for level in levels])
+    for level, array in zip(levels, arrays, strict=True):
+        try:
+            grid = array and Grid(level.voxel_size, level.translation, array["shape"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}/{level.path}: its place and shape make no grid "
+                f"({type(error).__name__}: {error}): check its .zarray and {path}/.zattrs"
+            ) from None
+        stored.append(Stored(path / level.path, level.voxel_size, grid or None))
+    return stored
+
+
+def _unit(axes: Sequence[Any], file: str) -> float:
+    """The unit of z, y, x axes, nm."""
+    names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
+    if names != ["z", "y", "x"]:
+        raise InputError(f"{file}: axes are {names}, but must be ['z', 'y', 'x']")
+    units = {axis.get("unit", "nanometer") for axis in axes if isinstance(axis, dict)}
+    if len(units) > 1 or not units <= NANOMETERS.keys():
+        found = ", ".join(sorted(map(str, units)))
+        raise InputError(
+            f"{file}: its axes are in {found}, but must all be in one of {', '.join(NANOMETERS)}"
+        )
+    return NANOMETERS[units.pop()] if units else 1.0
+
+
+def _vector(values: Iterable[float]) -> Vector:
+    z, y, x = (float(value) for value in values)
+    return z, y, x
 
 
 def _array_grid(path: Location, attributes: dict[str, Any]) -> Grid:

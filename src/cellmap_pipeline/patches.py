@@ -217,11 +217,16 @@ def decode(codes: Tensor, table: Tensor, target: Tensor) -> None:
     table : (codes, channels) uint8.
     target : where to.
     """
-    if codes.device.type == "cpu":
-        whole = codes.numpy().view(np.uint16 if codes.dtype == torch.int16 else np.uint8)
-        for values, row in zip(table.numpy().T, target.numpy(), strict=True):
-            _look_up(whole, values, row)
+    if codes.device.type != "cpu":
+        gather(codes, table, target)
         return
+    whole = codes.numpy().view(np.uint16 if codes.dtype == torch.int16 else np.uint8)
+    for values, row in zip(table.numpy().T, target.numpy(), strict=True):
+        _look_up(whole, values, row)
+
+
+def gather(codes: Tensor, table: Tensor, target: Tensor) -> None:
+    """As `decode`, as a GPU does it fastest."""
     flat = codes.reshape(-1).int()
     if codes.dtype == torch.int16:
         flat.bitwise_and_(0xFFFF)

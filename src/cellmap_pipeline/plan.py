@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.config import RunConfig, Training, load_training, parse_run
-from cellmap_pipeline.crop_table import crops_to_fetch, parse_crop_table, read_crop_table
+from cellmap_pipeline.crop_table import (
+    crop_folders,
+    crops_to_fetch,
+    parse_crop_table,
+    read_crop_table,
+)
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel, local_copy, local_manifest, read_manifest
@@ -230,9 +235,20 @@ def _crops_to_fetch(plan: Plan) -> dict[int, dict[str, Any]]:
     path = local_copy(
         plan.config.fetch.crops, plan.output / "inputs/crops.csv", "fetch.crops", parse_crop_table
     )
+    table = read_crop_table(path)
     used = plan.used()
+    for name in used:
+        numbers = plan.trainings[name].crops or []
+        nowhere = [
+            n for n in numbers if n not in table and not crop_folders(plan.config.data_root, n)
+        ]
+        if nowhere:
+            raise InputError(
+                f"{name}: `crops`: {', '.join(map(str, nowhere))} stand neither in the table of "
+                f"fetch.crops nor below {plan.config.data_root}: correct the numbers"
+            )
     return crops_to_fetch(
-        read_crop_table(path),
+        table,
         [plan.trainings[name] for name in used],
         [plan.predicted(name) for name in used],
     )

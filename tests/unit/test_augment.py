@@ -45,8 +45,21 @@ def blobs(shape, seed=0):
     return raw, (raw * 1000).round().int() + 1
 
 
+def changed_by(change, raw, codes, patch, voxel):
+    """Raw and codes after a change."""
+    out = torch.empty(patch)
+    return out, change_patch(raw, codes, change, patch, voxel, out)
+
+
+def with_intensity(raw, change):
+    """Raw after a change of its intensity."""
+    changed = raw.clone()
+    change_intensity(changed, change)
+    return changed
+
+
 def augment(raw, codes, options, rng, patch, voxel):
-    return change_patch(raw, codes, draw_change(options, rng, patch, voxel), patch, voxel)
+    return changed_by(draw_change(options, rng, patch, voxel), raw, codes, patch, voxel)
 
 
 @given(seeds, shapes, voxel_sizes, exact_options)
@@ -66,7 +79,7 @@ def test_exact_movements_keep_every_voxel_and_take_the_labels_along(seed, shape,
 
 def test_bytes_become_parts_of_one():
     raw = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1)
-    moved, _ = change_patch(raw, raw.int(), Change(), (3, 1, 1), CUBE)
+    moved, _ = changed_by(Change(), raw, raw.int(), (3, 1, 1), CUBE)
     assert moved.flatten().tolist() == pytest.approx([0, 0.2, 1])
 
 
@@ -226,8 +239,8 @@ def test_the_same_state_gives_the_same_patch_and_values_stay_in_range(seed):
     first, second = (draw_change(ALL, np.random.default_rng(seed), patch, CUBE) for _ in range(2))
     raw, codes = blobs(shape_to_read(first, patch, CUBE), 1)
     raw[0], raw[-1] = 0, 1
-    changed, changed_codes = change_patch(raw, codes, first, patch, CUBE)
-    again, again_codes = change_patch(raw, codes, second, patch, CUBE)
+    changed, changed_codes = changed_by(first, raw, codes, patch, CUBE)
+    again, again_codes = changed_by(second, raw, codes, patch, CUBE)
     assert torch.equal(changed, again) and torch.equal(changed_codes, again_codes)
     assert changed.shape == patch and changed_codes.shape == patch
     assert changed.dtype == torch.float32 and changed_codes.dtype == torch.int32
@@ -249,7 +262,7 @@ def spread(option, measure, patches=200):
     rng = np.random.default_rng(0)
     options = Augmentation(**OFF | option)
     changes = [draw_change(options, rng, (6, 6, 6), CUBE) for _ in range(patches)]
-    found = [measure(change_intensity(raw, change).numpy()) for change in changes]
+    found = [measure(with_intensity(raw, change).numpy()) for change in changes]
     return min(found), max(found)
 
 
@@ -280,6 +293,6 @@ def test_blur_evens_out_and_keeps_the_mean():
 def test_a_blur_is_that_of_scipy():
     raw = np.random.default_rng(0).random((9, 9, 9), np.float32)
     for sigma in (0.3, 1.0, 1.9):
-        changed = change_intensity(torch.from_numpy(raw), Change(blur=sigma))
+        changed = with_intensity(torch.from_numpy(raw), Change(blur=sigma))
         expected = ndimage.gaussian_filter(raw, sigma, mode="nearest", truncate=3)
         np.testing.assert_allclose(changed, expected, atol=1e-6)

@@ -63,6 +63,19 @@ def test_counts_of_a_finer_array_are_not_taken(tmp_path):
     assert present_voxels(label(tmp_path / "a", ids(), counts | UNKNOWN)) == 50
 
 
+def test_counts_of_the_finest_array_hold_for_a_coarser_one(tmp_path, reads):
+    path = tmp_path / "a"
+    label(path, ids())
+    grids = [GRID.at([v / 2 for v in GRID.voxel_size]), GRID]
+    (path / "s0").rename(path / "s1")
+    counts = {"complement_counts": {"absent": 8 * GRID.size - 800}}
+    attributes = {"cellmap": {"annotation": counts}}
+    metadata = {"multiscales": [multiscale_metadata("a", grids)]}
+    (path / ".zattrs").write_text(json.dumps(metadata | attributes))
+    assert present_voxels(LabelVolume.open(path)) == 100
+    assert not reads
+
+
 @pytest.mark.parametrize(("annotation", "expected"), [(UNKNOWN, 50), ({}, 150)])
 def test_voxels_are_counted_without_the_unknown(annotation, expected, tmp_path):
     assert present_voxels(label(tmp_path / "a", ids(), annotation, chunk=7)) == expected

@@ -104,6 +104,8 @@ def test_filters(data_root):
 
     assert names(datasets=["b"]) == [7]
     assert names(crops=[2, 3]) == [2, 3]
+    with pytest.raises(InputError, match="there is no crop 99 below"):
+        names(crops=[2, 99])
 
 
 def test_a_class_without_data_says_what_there_is(data_root, tmp_path):

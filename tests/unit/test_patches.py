@@ -9,7 +9,7 @@ from cellmap_pipeline.crops import CropData, open_crops, spread_boxes
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.loading import loaders
-from cellmap_pipeline.patches import EpochSampler, Finisher, decode
+from cellmap_pipeline.patches import EpochSampler, Finisher, decode, gather
 from cellmap_pipeline.volumes import create
 
 RAW_GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
@@ -194,17 +194,23 @@ def test_a_patch_that_cannot_be_read_ends_the_epoch(crops, tmp_path):
         list(batches)
 
 
+@pytest.mark.parametrize("way", [decode, gather])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(1, 30))
 @settings(max_examples=30, deadline=None)
-def test_decoding_is_looking_up_in_the_table(seed, channels, n):
+def test_decoding_is_looking_up_in_the_table(way, dtype, seed, channels, n):
     rng = np.random.default_rng(seed)
     table = rng.choice([0, 1, 255], (n, channels)).astype(np.uint8)
     # Channels that are constant, or known everywhere, take a short way.
     table[:, ::3] = table[:1, ::3]
     table[:, 1::3] = table[:, 1::3] == 1
-    codes = rng.integers(0, n, (3, 4, 5))
+    codes = rng.integers(0, n, (3, 4, 5)).astype(dtype)
+    if dtype == np.uint16:
+        codes += 65000
+        table = np.pad(table, ((65000, 0), (0, 0)), "edge")
     target = torch.empty((channels, 3, 4, 5), dtype=torch.uint8)
-    decode(torch.from_numpy(codes).int(), torch.from_numpy(table), target)
+    sent = torch.from_numpy(codes if dtype == np.uint8 else codes.view(np.int16))
+    way(sent, torch.from_numpy(table), target)
     assert np.array_equal(target, np.moveaxis(table[codes], -1, 0))
 
 

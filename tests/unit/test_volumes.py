@@ -156,6 +156,11 @@ def test_volumes_travel_to_other_processes(raw):
         ("{}", "not OME-NGFF 0.4"),
         ('{"multiscales": [{"axes": ["x", "y", "z"], "datasets": []}]}', "axes are"),
         ('{"multiscales": [{"axes": ["z", "y", "x"], "datasets": []}]}', "no datasets"),
+        (
+            '{"multiscales": [{"axes": [{"name": "z", "unit": "inch"}, {"name": "y"}, '
+            '{"name": "x"}], "datasets": []}]}',
+            "axes are in inch, nanometer, but must",
+        ),
     ],
 )
 def test_bad_metadata_is_named(raw, attributes, message):
@@ -163,6 +168,33 @@ def test_bad_metadata_is_named(raw, attributes, message):
     with pytest.raises(InputError, match=message) as error:
         Volume.open(raw)
     assert str(raw) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "unit,own,shared,size,centre",
+    [
+        ("micrometer", [[0.008] * 3, [0.1, 0, 0]], [], 8, 100),
+        # What stands beside the datasets is done after theirs.
+        ("nanometer", [[2.0] * 3, [10, 0, 0]], [[4.0] * 3, [1, 0, 0]], 8, 41),
+        ("nanometer", [[1.0] * 3, [10, 0, 0]], [[8.0] * 3], 8, 80),
+    ],
+)
+def test_units_and_transformations_of_the_whole(tmp_path, unit, own, shared, size, centre):
+    kinds = ("scale", "translation")
+    steps = [
+        [{"type": kind, kind: values} for kind, values in zip(kinds, given, strict=False)]
+        for given in (own, shared)
+    ]
+    create(tmp_path / "v", Grid((8, 8, 8), (0, 0, 0), (4, 4, 4)), "uint8")
+    multiscale = {
+        "axes": [{"name": axis, "type": "space", "unit": unit} for axis in "zyx"],
+        "datasets": [{"path": "s0", "coordinateTransformations": steps[0]}],
+        "coordinateTransformations": steps[1],
+    }
+    write_json(tmp_path / "v/.zattrs", {"multiscales": [multiscale]})
+    grid = Volume.open(tmp_path / "v").levels[0].grid
+    assert grid.voxel_size == pytest.approx((size,) * 3)
+    assert grid.translation == pytest.approx((centre, 0, 0))
 
 
 def test_a_missing_volume_is_named(tmp_path):
