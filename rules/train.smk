@@ -1,7 +1,14 @@
+def initial_weights(wildcards):
+    """The file to begin with, which may be another training's model.ckpt."""
+    return PLAN.trainings[wildcards.training].initial_weights or []
+
+
 rule train:
     """Train a network; a job that was stopped goes on from `training/` beside its output."""
     input:
         split=OUTPUT / "{training}/datasplit.csv",
+        summary=OUTPUT / "{training}/datasplit_summary.csv",
+        initial=initial_weights,
     output:
         OUTPUT / "{training}/model.ckpt",
     log:
@@ -20,7 +27,7 @@ rule train:
         cfg=training_params("train", planning.TRAIN_KEYS),
         options=untracked(
             lambda wildcards: planning.training_settings(
-                PLAN.trainings[wildcards.training], ("num_workers", "memory_gb", "log_every_steps")
+                PLAN.trainings[wildcards.training], planning.TRAIN_OPTIONS
             )
         ),
         state=subpath(output[0], parent=True),

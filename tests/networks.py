@@ -2,7 +2,7 @@
 
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
-from cellmap_pipeline.training import SegmentationTask
+from cellmap_pipeline.task import SegmentationTask
 
 
 def tiny_task() -> SegmentationTask:

@@ -27,3 +27,8 @@ def output_channels(classes: Iterable[str]) -> list[str]:
         if is_instance(label):
             channels.append(label + BOUNDARY_SUFFIX)
     return channels
+
+
+def class_of(channel: str) -> str:
+    """The class that an output channel belongs to."""
+    return channel.removesuffix(BOUNDARY_SUFFIX)

@@ -97,8 +97,11 @@ class Inference(Section):
 class Scheduler(Section):
     """Learning rate over the training."""
 
-    name: Literal["constant", "cosine"] = Field("constant", description="shape of the curve")
-    minimum: float = Field(0.0, ge=0, description="learning rate at the end of `cosine`")
+    name: Literal["constant", "cosine", "polynomial"] = Field(
+        "constant", description="shape of the curve"
+    )
+    minimum: float = Field(0.0, ge=0, description="learning rate at the end, unless constant")
+    power: float = Field(0.9, gt=0, le=10, description="of `polynomial`")
     warmup_steps: int = Field(0, ge=0, description="optimiser steps of linear rise at the start")
 
 
@@ -125,9 +128,22 @@ class Training(Section):
     batch_size: int = Field(2, ge=1, description="patches per batch")
     accumulate_grad_batches: int = Field(4, ge=1, description="batches per optimiser step")
     gradient_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    precision: Literal["16-mixed", "bf16-mixed", "32"] = Field(
-        "16-mixed",
-        description="on the CPU both mixed ones are bf16 where the processor has it, else 32",
+    precision: Literal["mixed", "16-mixed", "bf16-mixed", "32"] = Field(
+        "mixed",
+        description="`mixed`: bf16 where the GPU has it, else 16; without a GPU all mixed ones are "
+        "bf16 where the processor has it, else 32",
+    )
+    compile: bool = Field(False, description="the network by torch.compile; slow to start")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of an average of the weights, which then validates and predicts; null: "
+        "none",
+    )
+    initial_weights: str | None = Field(
+        None,
+        description="path of a checkpoint or state dict to begin with; classes are matched by name",
     )
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="optimiser")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="highest learning rate")
@@ -136,10 +152,17 @@ class Training(Section):
     loss: LossName | dict[LossName, Weight] = Field(
         "dice_bce", description="a loss, or losses with weights"
     )
+    class_weights: Literal["balanced"] | dict[Name, Weight] | None = Field(
+        None,
+        description="of the classes in the loss: a map (1 for others), or `balanced`: one over the "
+        "root of their labelled volume; null: all alike",
+    )
     augment: Augmentation = Field(Augmentation(), description="random changes of patches")
     early_stopping_patience: int = Field(50, ge=1, description="epochs without improvement")
     save_top_k: int = Field(3, ge=1, description="best checkpoints kept")
-    devices: int = Field(1, ge=1, description="GPUs of one node")
+    devices: int = Field(
+        1, ge=1, description="GPUs of one node that train together; without any, processes"
+    )
     loader: Literal["fast", "cellmap-data"] = Field(
         "fast", description="this pipeline's loader, or the official one behind the same interface"
     )
@@ -151,6 +174,9 @@ class Training(Section):
     num_workers: int = Field(4, ge=1, description="loader threads; changes no result")
     memory_gb: float = Field(
         4.0, ge=0.5, description="what the loader may keep in memory, GB; changes no result"
+    )
+    checkpoint_minutes: float = Field(
+        15.0, gt=0, description="between checkpoints within an epoch; changes no result"
     )
     log_every_steps: int = Field(10, ge=1, description="logging only; changes no result")
     inference: Inference = Field(Inference(), description="how crops are predicted")
@@ -170,6 +196,10 @@ class Training(Section):
         check_patch_size(self.model, self.patch_size)
         if self.inference.window:
             check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
+        if isinstance(self.class_weights, dict):
+            for label in self.class_weights:
+                if label not in self.classes:
+                    raise ValueError(f"`class_weights` names {label!r}, which is not in `classes`")
         for label, settings in self.postprocess.items():
             if label not in self.classes:
                 raise ValueError(f"`postprocess` names {label!r}, which is not in `classes`")

@@ -70,7 +70,7 @@ def plot_training(metrics: Path, path: Path) -> None:
     heights = [3.0] * (1 + len(panels)) + [1.5]
     with drawing(path, 9, sum(heights) + 1) as figure:
         loss, *dice, rate = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        _curve(loss, table, "train_loss_epoch", label="train", color="black", marker="o")
+        _curve(loss, table, "train_loss", label="train", color="black", marker="o")
         _curve(loss, table, "val_loss", label="validate", color="#D55E00", ls="--", marker="s")
         loss.set_ylabel("loss")
         for axes, labels in zip(dice, panels, strict=True):

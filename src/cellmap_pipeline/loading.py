@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +46,7 @@ class PatchLoader:
     """Batches of patches in the order of a sampler's numbers, whatever number of threads reads.
 
     Threads, not processes: they share what is in memory, and reading and unpacking run without
-    Python's lock.
+    Python's lock. `waited` are the seconds in which a batch was wanted and not there yet.
 
     Parameters
     ----------
@@ -72,13 +73,24 @@ class PatchLoader:
         self.threads = threads
         self.ahead = max(ahead, batch_size)
         self.pinned = torch.cuda.is_available()
+        self.waited = 0.0
         self._read = read
+        self._given = self._skipped = 0
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)  # type: ignore[arg-type]
 
+    def state_dict(self) -> dict[str, int]:
+        """How far an epoch has come."""
+        return {"batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next epoch where that one was."""
+        self._skipped = state["batches"]
+
     def __iter__(self) -> Iterator[list[Patch]]:
-        numbers = iter(self.sampler)
+        self._given, self._skipped = self._skipped, 0
+        numbers = islice(self.sampler, self._given * self.batch_size, None)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="patches")
         try:
             coming = deque(pool.submit(self._get, n) for n in islice(numbers, self.ahead))
@@ -86,6 +98,7 @@ class PatchLoader:
                 batch: list[Patch] = []
                 while coming and len(batch) < self.batch_size:
                     batch.append(self._next(coming, numbers, pool))
+                self._given += 1
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
@@ -93,7 +106,9 @@ class PatchLoader:
     def _next(
         self, coming: deque[Future[Patch]], numbers: Iterator[int], pool: ThreadPoolExecutor
     ) -> Patch:
+        begin = time.perf_counter()
         patch = coming.popleft().result()
+        self.waited += time.perf_counter() - begin
         coming.extend(pool.submit(self._get, n) for n in islice(numbers, 1))
         return patch
 

@@ -7,6 +7,7 @@ sums alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.losses.dice import DiceLoss
@@ -120,7 +121,7 @@ class MaskedLoss(torch.nn.Module):
 
 
 def build_loss(
-    loss: str | Mapping[str, float], class_weights: Sequence[float] | None = None
+    loss: str | Mapping[Any, float], class_weights: Sequence[float] | None = None
 ) -> MaskedLoss:
     """The loss that a training's `loss` names, or the weighted sum that it lists.
 

@@ -29,7 +29,7 @@ RESULT_VERSION = {
     "fetch": 1,
     "check_inputs": 1,
     "datasplit": 2,
-    "train": 2,
+    "train": 3,
     "validate": 1,
     "predict": 1,
     "select": 1,
@@ -61,11 +61,15 @@ TRAIN_KEYS = (
     "accumulate_grad_batches",
     "gradient_clip",
     "precision",
+    "compile",
+    "ema",
+    "initial_weights",
     "optimizer",
     "learning_rate",
     "weight_decay",
     "scheduler",
     "loss",
+    "class_weights",
     "augment",
     "loader",
     "mutual_exclusion",
@@ -73,6 +77,8 @@ TRAIN_KEYS = (
     "save_top_k",
     "devices",
 )
+# Those that change no result.
+TRAIN_OPTIONS = ("num_workers", "memory_gb", "checkpoint_minutes", "log_every_steps")
 # Folders of the output that are not a training's.
 RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched"}
 INFERENCE_KEYS = ("checkpoint", "window", "overlap", "blending")

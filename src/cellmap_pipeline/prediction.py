@@ -24,7 +24,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.resampling import resample
-from cellmap_pipeline.training import SegmentationTask, load_checkpoint
+from cellmap_pipeline.task import SegmentationTask, load_checkpoint
 from cellmap_pipeline.volumes import Volume, create
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.classes import BOUNDARY_SUFFIX
+from cellmap_pipeline.classes import class_of
 
 UNKNOWN = 255
 
@@ -40,7 +40,7 @@ def make_targets(
     shape = next(iter(labels.values())).shape
     targets = np.full((len(channels), *shape), UNKNOWN, np.uint8)
     for target, channel in zip(targets, channels, strict=True):
-        label = channel if channel in labels else channel.removesuffix(BOUNDARY_SUFFIX)
+        label = channel if channel in labels else class_of(channel)
         if label not in labels:
             continue
         where = known.get(label)
@@ -75,7 +75,7 @@ def imply(
         return
     given = {channel: target == 1 for channel, target in zip(channels, targets, strict=True)}
     for target, channel in zip(targets, channels, strict=True):
-        label = channel.removesuffix(BOUNDARY_SUFFIX)
+        label = class_of(channel)
         positive, negative = implied.get(label, ((), ()))
         unknown = target == UNKNOWN
         if not unknown.any():

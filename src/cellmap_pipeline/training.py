@@ -3,165 +3,87 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
-import time
-from collections.abc import Mapping, Sequence
+import warnings
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Literal, cast
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
+    Callback,
     EarlyStopping,
+    EMAWeightAveraging,
     LearningRateMonitor,
     ModelCheckpoint,
-    TQDMProgressBar,
 )
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
 
-from cellmap_pipeline.classes import output_channels
-from cellmap_pipeline.config import LossName, Training
+from cellmap_pipeline.classes import class_of, output_channels
+from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import open_crops
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.initial_weights import load_initial
+from cellmap_pipeline.interruption import LastCheckpoint, newest_checkpoint
 from cellmap_pipeline.loading import loaders
-from cellmap_pipeline.losses import build_loss
-from cellmap_pipeline.models import build_model
-from cellmap_pipeline.patches import Finisher, Patch
 from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.state import claim, fingerprint_of
-from cellmap_pipeline.targets import UNKNOWN
+from cellmap_pipeline.task import SegmentationTask, export
+from cellmap_pipeline.training_log import TABLE, EpochTable, ExampleSlices, Progress
 
 log = logging.getLogger(__name__)
+# Of what Lightning says, what is not about this training.
+for chatty in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(chatty).setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
 
 
-class SegmentationTask(pl.LightningModule):
-    """A network with its loss and its validation Dice per channel.
+class BestCheckpoints(ModelCheckpoint):
+    """The checkpoints with the best validation Dice."""
 
-    Parameters
-    ----------
-    settings : a training's settings in plain builtins (`training_settings` with `TRAIN_KEYS`).
-        They travel in the checkpoint, which is therefore enough to predict with.
-    """
-
-    counts: Tensor
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.training_settings = Training.model_validate(settings)
-        self.channels = output_channels(self.training_settings.classes)
-        self.network = build_model(
-            self.training_settings.model,
-            in_channels=1,
-            out_channels=len(self.channels),
-            patch_size=self.training_settings.patch_size,
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(
+            folder,
+            filename="{epoch}-{val_dice:.4f}",
+            monitor="val_dice",
+            mode="max",
+            save_top_k=number,
+            auto_insert_metric_name=False,
+            # An epoch that is done again writes the same file again.
+            enable_version_counter=False,
         )
-        self.loss = build_loss(dict(_weighted(self.training_settings.loss)))
-        self._finish: Finisher | None = None
-        # Voxels per channel: predicted and true, predicted, true.
-        self.register_buffer("counts", torch.zeros(3, len(self.channels)), persistent=False)
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """Logits (n, c, z, y, x) of raw (n, 1, z, y, x) in 0..1."""
-        # The layout in which convolutions are fastest, on the CPU and on GPUs.
-        return self.network(normalise(raw).contiguous(memory_format=torch.channels_last_3d))
-
-    def transfer_batch_to_device(
-        self, batch: list[Patch], device: torch.device, dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
-        """Raw (n, 1, z, y, x) and targets (n, c, z, y, x), changed at random on the device."""
-        settings = self.training_settings
-        if self._finish is None or self._finish.device != device:
-            self._finish = Finisher(device, settings.patch_size, settings.voxel_size)
-        return self._finish(batch)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """Loss of one batch."""
-        raw, target = batch
-        loss = self.loss(self(raw), _with_nan(target))
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Add one batch to the loss and to the counts of the validation Dice."""
-        raw, target = batch
-        logits = self(raw)
-        loss = self.loss(logits, _with_nan(target))
-        self.log("val_loss", loss, batch_size=len(raw), sync_dist=True)
-        known = target != UNKNOWN
-        predicted = (logits > 0) & known
-        true = (target == 1) & known
-        parts = (predicted & true, predicted, true)
-        self.counts += torch.stack([part.sum(dim=(0, 2, 3, 4)) for part in parts])
-
-    def on_validation_epoch_end(self) -> None:
-        """Log Dice per channel and, as what the best checkpoint is chosen by, their mean."""
-        gathered = cast(Tensor, self.all_gather(self.counts))
-        both, predicted, true = gathered.reshape(-1, *self.counts.shape).sum(0)
-        occurs = true > 0
-        dice = 2 * both / (predicted + true).clamp(min=1)
-        for channel, value, there in zip(self.channels, dice, occurs, strict=True):
-            if there:
-                self.log(f"val_dice/{channel}", value)
-        mean = dice[occurs].mean() if occurs.any() else torch.zeros((), device=self.device)
-        self.log("val_dice", mean, prog_bar=True)
-        self.counts.zero_()
-
-    def configure_optimizers(self) -> Any:
-        """Optimiser and learning-rate schedule, by step."""
-        settings = self.training_settings
-        optimizer = _optimizer(self.network, settings)
-        total = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            return _schedule(step, total, settings)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on; what a killed job had removed already is none of the best."""
+        there = {p: v for p, v in state_dict["best_k_models"].items() if Path(p).is_file()}
+        super().load_state_dict(state_dict)
+        self.best_k_models = there
+        if there:
+            self.best_model_path = max(there, key=lambda p: float(there[p]))
+            self.kth_best_model_path = min(there, key=lambda p: float(there[p]))
+        else:
+            self.best_model_path = self.kth_best_model_path = ""
 
 
-class EpochTable(pl.Callback):
-    """Writes a row of metrics per epoch to a CSV; a resumed training adds to it."""
+class Patience(EarlyStopping):
+    """Early stopping that a training which was killed right after it keeps to."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.begin = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock."""
-        self.begin = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Add the epoch's row; rows of epochs that are done again are replaced."""
-        if not trainer.is_global_zero:
-            return
-        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        row |= {key: float(value) for key, value in trainer.callback_metrics.items()}
-        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        row["seconds"] = round(time.monotonic() - self.begin, 3)
-        table = pd.DataFrame([row])
-        if self.path.is_file():
-            earlier = pd.read_csv(self.path)
-            table = pd.concat([earlier[earlier["epoch"] < row["epoch"]], table])
-        beside = self.path.with_suffix(".partial")
-        table.to_csv(beside, index=False)
-        os.replace(beside, self.path)
-
-
-def normalise(raw: Tensor) -> Tensor:
-    """Raw in 0..1 to about -1..1, as every network here is fed."""
-    return (raw - 0.5) * 4
+    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop at once where an earlier job had come to stop."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def train(
-    training: Training, datasplit: Path, state: Path, checkpoint: Path, threads: int = 1
+    training: Training,
+    datasplit: Path,
+    state: Path,
+    checkpoint: Path,
+    threads: int = 1,
+    summary: Path | None = None,
 ) -> None:
     """Train to the end, or from where an earlier job of the same settings was stopped.
 
@@ -172,11 +94,15 @@ def train(
     state : folder of what a running training keeps: `checkpoints/`, `tensorboard/`, `metrics.csv`.
     checkpoint : where the best checkpoint goes when the training is done.
     threads : for the CPU.
+    summary : `datasplit_summary.csv`, for `class_weights: balanced`.
 
     Raises
     ------
     InputError
-        The datasplit cannot be used, or more GPUs are asked for than there are.
+        The datasplit cannot be used, more GPUs are asked for than there are, or their memory is
+        too small.
+    Interrupted
+        A signal asked to end; the next call goes on.
     """
     torch.set_num_threads(threads)
     pl.seed_everything(training.seed, workers=True, verbose=False)
@@ -185,78 +111,54 @@ def train(
     split = fingerprint_of({"datasplit": datasplit.read_text()})
     # With more epochs the same training goes on.
     same = {key: value for key, value in settings.items() if key != "epochs"}
-    resumed = claim(state, same | {"datasplit": split})
-    last = state / "checkpoints" / "last.ckpt"
-    best = ModelCheckpoint(
-        state / "checkpoints",
-        filename="{epoch}-{val_dice:.4f}",
-        monitor="val_dice",
-        mode="max",
-        save_top_k=training.save_top_k,
-        save_last=True,
-        auto_insert_metric_name=False,
-    )
-    trainer = _trainer(training, state, best)
-    task = SegmentationTask(settings)
-    train_batches, validation_batches = loaders(
-        crops, training, trainer.global_rank, trainer.world_size
-    )
+    go_on = None
+    if claim(state, same | {"datasplit": split}):
+        go_on = newest_checkpoint(state / "checkpoints")
+    task = SegmentationTask(settings, _channel_weights(training, summary))
+    if training.initial_weights and not go_on:
+        load_initial(task, Path(training.initial_weights))
+    if training.compile:
+        task.network.compile()
+    best = BestCheckpoints(state / "checkpoints", training.save_top_k)
+    last = LastCheckpoint(state / "checkpoints/last.ckpt", training.checkpoint_minutes)
+    trainer = _trainer(training, state, [best, last], go_on)
+    batches, tiles = loaders(crops, training, trainer.global_rank, trainer.world_size)
+    trainer.callbacks.insert(0, EpochTable(state / TABLE, batches))  # type: ignore[attr-defined]
     log.info(
-        "training %s parameters on %d crops, validating on %d",
+        "training %s parameters on %d crops, validating on %d; on %s, precision %s",
         f"{sum(p.numel() for p in task.parameters()):,}", len(crops["train"]),
-        len(crops["validate"]),
+        len(crops["validate"]), trainer.strategy.root_device, trainer.precision,
     )  # fmt: skip
-    go_on = str(last) if resumed and last.is_file() else None
     if go_on:
-        log.info("going on from %s", go_on)
-    trainer.fit(task, train_batches, validation_batches, ckpt_path=go_on, weights_only=True)
+        log.info("going on from %s, step %d", go_on, _steps_in(go_on))
+    path = str(go_on) if go_on else None
+    try:
+        with last.listening():
+            trainer.fit(task, batches, tiles, ckpt_path=path, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise InputError(_too_big(training, error)) from error
     if trainer.is_global_zero:
         export(Path(best.best_model_path), checkpoint)
 
 
-def export(source: Path, target: Path) -> None:
-    """Write the checkpoint without the optimiser's state, whole or not at all."""
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    for key in ("optimizer_states", "lr_schedulers", "callbacks", "loops"):
-        checkpoint.pop(key, None)
-    beside = target.with_name(target.name + ".partial")
-    torch.save(checkpoint, beside)
-    os.replace(beside, target)
-
-
-def load_checkpoint(path: Path) -> SegmentationTask:
-    """The trained network in a checkpoint, in evaluation mode on the CPU.
-
-    Raises
-    ------
-    InputError
-        The file is not a checkpoint of this pipeline, or holds code.
-    """
-    try:
-        task = SegmentationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError
-    ) as error:  # fmt: skip
-        why = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        raise InputError(
-            f"{path} is not a checkpoint of this pipeline ({why}): give the model.ckpt that its "
-            "training wrote; it holds tensors and plain settings only"
-        ) from error
-    return task.eval()
-
-
-def _trainer(training: Training, state: Path, best: ModelCheckpoint) -> pl.Trainer:
+def _trainer(
+    training: Training, state: Path, checkpoints: list[Callback], go_on: Path | None
+) -> pl.Trainer:
     gpu = torch.cuda.is_available()
     if gpu and torch.cuda.device_count() < training.devices:
         raise InputError(
             f"devices: {training.devices} GPUs are asked for, but this job sees "
             f"{torch.cuda.device_count()}"
         )
+    several = training.devices > 1
+    # Lightning starts the processes itself: those of a batch system would be taken for them.
+    environment = LightningEnvironment()
     return pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=training.devices if gpu else 1,
-        strategy="ddp" if gpu and training.devices > 1 else "auto",
-        precision=training.precision if gpu else cpu_precision(training.precision),
+        devices=training.devices,
+        strategy=DDPStrategy(cluster_environment=environment) if several else "auto",
+        plugins=None if several else environment,
+        precision=precision(training.precision),
         max_epochs=training.epochs,
         accumulate_grad_batches=training.accumulate_grad_batches,
         gradient_clip_val=training.gradient_clip or None,
@@ -265,50 +167,79 @@ def _trainer(training: Training, state: Path, best: ModelCheckpoint) -> pl.Train
         use_distributed_sampler=False,
         enable_model_summary=False,
         deterministic=not gpu,
-        callbacks=[
-            best,
-            EarlyStopping("val_dice", mode="max", patience=training.early_stopping_patience),
-            LearningRateMonitor("step"),
-            EpochTable(state / "metrics.csv"),
-            TQDMProgressBar(refresh_rate=training.log_every_steps),
-        ],
-        logger=TensorBoardLogger(state, name="", version="tensorboard"),
+        benchmark=gpu,
+        callbacks=[*checkpoints, *_callbacks(training)],
+        logger=TensorBoardLogger(
+            state, name="", version="tensorboard", purge_step=_steps_in(go_on) if go_on else None
+        ),
         default_root_dir=state,
     )
 
 
-def cpu_precision(wanted: str) -> Literal["bf16-mixed", "32"]:
-    """What `precision` means without a GPU: bfloat16 where the processor computes in it."""
-    able = torch.cpu.get_capabilities()
-    fast = able.get("avx512_bf16") or able.get("amx_bf16")
-    return "bf16-mixed" if wanted != "32" and fast else "32"
+def _callbacks(training: Training) -> list[Callback]:
+    callbacks: list[Callback] = [
+        Patience("val_dice", mode="max", patience=training.early_stopping_patience),
+        LearningRateMonitor("step"),
+        ExampleSlices(),
+        Progress(training.log_every_steps),
+    ]
+    if training.ema:
+        callbacks.append(EMAWeightAveraging(decay=training.ema))
+    return callbacks
 
 
-def _weighted(loss: str | Mapping[LossName, float]) -> Mapping[str, float]:
-    return {loss: 1.0} if isinstance(loss, str) else {str(key): loss[key] for key in loss}
+def precision(wanted: str) -> Any:
+    """What a training's `precision` means on this machine.
+
+    `mixed` is bfloat16 where the GPU computes in it, else float16. Without a GPU, all mixed ones
+    are bfloat16 where the processor computes in it, else 32 bits.
+    """
+    if wanted == "32":
+        return "32"
+    if not torch.cuda.is_available():
+        able = torch.cpu.get_capabilities()
+        return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32"
+    if wanted == "mixed":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if able else "16-mixed"
+    return wanted
 
 
-def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    parameters: Sequence[Tensor] = list(network.parameters())
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, settings.learning_rate, momentum=0.99, nesterov=True)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    decay = settings.weight_decay if settings.optimizer == "adamw" else 0.0
-    return kind(parameters, settings.learning_rate, weight_decay=decay)
+def _channel_weights(training: Training, summary: Path | None) -> list[float] | None:
+    """Of all output channels in the loss: those of a class weigh like it."""
+    wanted = training.class_weights
+    if wanted is None:
+        return None
+    if wanted == "balanced":
+        assert summary
+        weights = balanced_weights(summary)
+    else:
+        weights = {label: wanted.get(label, 1.0) for label in training.classes}
+    log.info("class weights: %s", ", ".join(f"{k} {w:.3g}" for k, w in weights.items()))
+    return [weights[class_of(channel)] for channel in output_channels(training.classes)]
 
 
-def _schedule(step: int, total: int, settings: Training) -> float:
-    """Learning rate at `step`, as a part of the highest."""
-    schedule = settings.scheduler
-    if step < schedule.warmup_steps:
-        return (step + 1) / (schedule.warmup_steps + 1)
-    if schedule.name == "constant":
-        return 1.0
-    done = (step - schedule.warmup_steps) / max(1, total - schedule.warmup_steps)
-    lowest = schedule.minimum / settings.learning_rate
-    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+def balanced_weights(summary: Path) -> dict[str, float]:
+    """One over the root of each class's labelled training volume; the median class weighs 1.
+
+    None weighs more than 10 or less than 0.1: a class of a few voxels would be all that counts.
+    """
+    volume = pd.read_csv(summary, index_col="class")["train_um3"]
+    volume = volume.where(volume > 0, volume[volume > 0].median())
+    weights = (volume.median() / volume) ** 0.5
+    return {str(label): float(weight) for label, weight in weights.clip(0.1, 10).items()}
 
 
-def _with_nan(target: Tensor) -> Tensor:
-    """Float targets, NaN where unknown, from the uint8 that travels."""
-    return target.float().masked_fill(target == UNKNOWN, torch.nan)
+def _steps_in(path: Path) -> int:
+    """Optimiser steps done in a checkpoint."""
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def _too_big(training: Training, error: Exception) -> str:
+    why = str(error).splitlines()[0]
+    return (
+        f"the GPU's memory is too small for this training: lower `batch_size` "
+        f"({training.batch_size}), and raise `accumulate_grad_batches` by as much; or lower "
+        f"`patch_size` ({list(training.patch_size)}); or choose a smaller `model` "
+        f"({training.model}), or `precision: mixed` ({training.precision}). {why}"
+    )

@@ -17,7 +17,7 @@ from cellmap_pipeline.config import Inference
 from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.prediction import predict_crop
-from cellmap_pipeline.training import SegmentationTask
+from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.tuning import Case, tune
 from cellmap_pipeline.volumes import Volume
 

@@ -254,7 +254,7 @@ def test_truth_shows_on_the_pictures(crop, drawn):
 
 
 METRICS = """\
-epoch,step,train_loss_epoch,val_loss,val_dice/mito,val_dice/mito_boundary,val_dice,learning_rate
+epoch,step,train_loss,val_loss,val_dice/mito,val_dice/mito_boundary,val_dice,learning_rate
 0,10,1.4,1.2,0.5,0.3,0.4,0.001
 1,20,1.0,0.8,,0.5,0.6,0.0005
 2,30,0.9,0.9,0.6,0.4,0.5,0.0

@@ -1,54 +1,21 @@
 import csv
 import pickle
 
-import numpy as np
 import pytest
 import torch
+from trainings import make_datasplit, settings
 
-from cellmap_pipeline.config import Scheduler, Training
+from cellmap_pipeline.config import Scheduler
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.optimisers import rate_at
 from cellmap_pipeline.patches import RandomPatches
-from cellmap_pipeline.training import _schedule, load_checkpoint, train
-from cellmap_pipeline.volumes import create
-
-GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
-
-
-def settings(**changes):
-    values = {
-        "classes": ["mito"],
-        "voxel_size": 8,
-        "model": {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]},
-        "patch_size": 32,
-        "batch_size": 1,
-        "epochs": 2,
-        "iterations_per_epoch": 4,
-        "validation_iterations": 2,
-        "accumulate_grad_batches": 2,
-        "learning_rate": 1e-2,
-        "num_workers": 1,
-        "log_every_steps": 1,
-    }
-    return Training.model_validate(values | changes)
+from cellmap_pipeline.task import load_checkpoint
+from cellmap_pipeline.training import train
 
 
 @pytest.fixture
 def datasplit(tmp_path):
-    rng = np.random.default_rng(0)
-    for number in (1, 2):
-        ids = np.zeros(GRID.shape, np.uint8)
-        ids[8:30, 10:30, 5:35] = 1
-        raw = (rng.normal(120, 20, GRID.shape) - 60 * ids).clip(1, 255).astype(np.uint8)
-        create(tmp_path / f"raw{number}", GRID, "uint8").write(raw).result()
-        (tmp_path / f"crop{number}").mkdir()
-        create(tmp_path / f"crop{number}/mito", GRID, "uint8").write(ids).result()
-    path = tmp_path / "datasplit.csv"
-    path.write_text(
-        f"train,{tmp_path}/raw1,{tmp_path}/crop1/[mito]\n"
-        f"validate,{tmp_path}/raw2,{tmp_path}/crop2/[mito]\n"
-    )
-    return path
+    return make_datasplit(tmp_path)
 
 
 def weights(path):
@@ -107,11 +74,11 @@ def test_other_settings_start_afresh(datasplit, tmp_path):
 
 def test_schedules():
     made = settings(learning_rate=1.0, scheduler={"name": "cosine", "minimum": 0.1})
-    assert _schedule(0, 100, made) == 1
-    assert _schedule(50, 100, made) == pytest.approx(0.55)
-    assert _schedule(100, 100, made) == pytest.approx(0.1)
+    assert rate_at(0, 100, made) == 1
+    assert rate_at(50, 100, made) == pytest.approx(0.55)
+    assert rate_at(100, 100, made) == pytest.approx(0.1)
     warm = made.model_copy(update={"scheduler": Scheduler(warmup_steps=9)})
-    assert [_schedule(step, 100, warm) for step in (0, 4, 9, 99)] == [0.1, 0.5, 1, 1]
+    assert [rate_at(step, 100, warm) for step in (0, 4, 9, 99)] == [0.1, 0.5, 1, 1]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"state_dict": 1})])

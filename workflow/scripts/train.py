@@ -1,6 +1,6 @@
 """Train a network.
 
-In: datasplit.csv, and by params the training's settings.
+In: datasplit.csv and datasplit_summary.csv, and by params the training's settings.
 Out: model.ckpt, the best checkpoint. Beside it `training/` keeps what a stopped job goes on from.
 """
 
@@ -20,4 +20,5 @@ with job(snakemake.log[0]):
         state=Path(snakemake.params.state) / "training",
         checkpoint=Path(snakemake.output[0]),
         threads=snakemake.threads,
+        summary=Path(snakemake.input.summary),
     )

@@ -1,0 +1,35 @@
+"""Optimisers, and the learning rate over a training."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from cellmap_pipeline.config import Training
+
+
+def build_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """The optimiser that a training names."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    rate = settings.learning_rate
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, momentum=0.99, nesterov=True)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, rate)
+    return torch.optim.AdamW(parameters, rate, weight_decay=settings.weight_decay)
+
+
+def rate_at(step: int, total: int, settings: Training) -> float:
+    """Learning rate at optimiser step `step` of `total`, as a part of the highest."""
+    schedule = settings.scheduler
+    if step < schedule.warmup_steps:
+        return (step + 1) / (schedule.warmup_steps + 1)
+    if schedule.name == "constant":
+        return 1.0
+    done = min(1.0, (step - schedule.warmup_steps) / max(1, total - schedule.warmup_steps))
+    lowest = schedule.minimum / settings.learning_rate
+    if schedule.name == "polynomial":
+        return lowest + (1 - lowest) * (1 - done) ** schedule.power
+    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,213 @@
+"""What is trained: a network with its loss, its optimiser and its validation Dice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from cellmap_pipeline.classes import output_channels
+from cellmap_pipeline.config import Training
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.losses import build_loss
+from cellmap_pipeline.models import build_model
+from cellmap_pipeline.optimisers import build_optimizer, rate_at
+from cellmap_pipeline.patches import Finisher, Patch
+from cellmap_pipeline.targets import UNKNOWN
+
+# What a checkpoint holds to go on from, and prediction does not need.
+TRAINING_STATE = (
+    "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch_loss",
+    "current_model_state", "averaging_state",
+)  # fmt: skip
+Batch = tuple[Tensor, Tensor]
+
+
+class SegmentationTask(pl.LightningModule):
+    """A network with its loss and its validation Dice per channel.
+
+    Parameters
+    ----------
+    settings : a training's settings in plain builtins (`training_settings` with `TRAIN_KEYS`).
+        They travel in the checkpoint, which is therefore enough to predict with.
+    class_weights : of the channels in the loss; None: all alike.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], class_weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters("settings")
+        self.training_settings = Training.model_validate(settings)
+        self.channels = output_channels(self.training_settings.classes)
+        self.network = build_model(
+            self.training_settings.model,
+            in_channels=1,
+            out_channels=len(self.channels),
+            patch_size=self.training_settings.patch_size,
+        )
+        self.loss = build_loss(self.training_settings.loss, class_weights)
+        self._counts = self._losses = torch.zeros(0)
+        self._finish: Finisher | None = None
+        # Sum of the losses of an epoch's batches, and their number. Not buffers: an average of
+        # the weights (EMA) takes the buffers along.
+        self.epoch_loss = torch.zeros(2, dtype=torch.float64)
+        self._forget_validation()
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Logits (n, c, z, y, x) of raw (n, 1, z, y, x) in 0..1."""
+        # The layout in which convolutions are fastest, on the CPU and on GPUs.
+        return self.network(normalise(raw).contiguous(memory_format=torch.channels_last_3d))
+
+    def transfer_batch_to_device(
+        self, batch: list[Patch], device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Raw (n, 1, z, y, x) and targets (n, c, z, y, x), changed at random on the device."""
+        settings = self.training_settings
+        if self._finish is None or self._finish.device != device:
+            self._finish = Finisher(device, settings.patch_size, settings.voxel_size)
+        return self._finish(batch)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make chance (dropout) hang on the batch's number, not on what was drawn before."""
+        number = self.trainer.fit_loop.total_batch_idx
+        seeds = np.random.SeedSequence(
+            [self.training_settings.seed, number, self.trainer.global_rank]
+        )
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Loss of one batch."""
+        raw, target = batch
+        loss = self.loss(self(raw), _with_nan(target))
+        self.log("train_loss_step", loss, prog_bar=True, on_epoch=False)
+        self.epoch_loss = self.epoch_loss.to(loss.device, non_blocking=True)
+        self.epoch_loss[0] += loss.detach()
+        self.epoch_loss[1] += 1
+        return loss
+
+    def take_epoch_loss(self) -> Tensor:
+        """Mean loss of the epoch's batches, in all processes; the next epoch begins at zero."""
+        total, batches = _sum_over_ranks(self, self.epoch_loss)
+        self.epoch_loss.zero_()
+        return (total / batches).float()
+
+    def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
+        """Add one batch to the loss and to the counts of the validation Dice.
+
+        Returns
+        -------
+        `raw`, `target` and `logits` of the batch.
+        """
+        raw, target = batch
+        logits = self(raw)
+        if not isinstance(logits, Tensor):
+            logits = logits[0]
+        loss = self.loss(logits, _with_nan(target))
+        known = target != UNKNOWN
+        predicted = (logits > 0) & known
+        true = (target == 1) & known
+        parts = torch.stack([predicted & true, predicted, true])
+        self._counts = self._counts.to(self.device) + parts.sum(dim=(1, 3, 4, 5))
+        weight = torch.tensor(len(raw), device=loss.device)
+        self._losses = self._losses.to(self.device) + torch.stack([loss * weight, weight])
+        return {"raw": raw, "target": target, "logits": logits}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log Dice per channel and, as what the best checkpoint is chosen by, their mean."""
+        both, predicted, true = _sum_over_ranks(self, self._counts)
+        occurs = true > 0
+        dice = 2 * both / (predicted + true).clamp(min=1)
+        for channel, value, there in zip(self.channels, dice, occurs, strict=True):
+            if there:
+                self.log(f"val_dice/{channel}", value)
+        mean = dice[occurs].mean() if occurs.any() else torch.zeros((), device=self.device)
+        self.log("val_dice", mean, prog_bar=True)
+        total, patches = _sum_over_ranks(self, self._losses)
+        self.log("val_loss", (total / patches).float())
+        self._forget_validation()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the epoch's losses so far."""
+        checkpoint["epoch_loss"] = self.epoch_loss.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the epoch's losses so far."""
+        self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and learning-rate schedule, by step."""
+        settings = self.training_settings
+        optimizer = build_optimizer(self.network, settings)
+        # Not Lightning's estimate: it opens the loader before a checkpoint says where to begin.
+        total = settings.epochs * ceil(
+            settings.iterations_per_epoch / settings.accumulate_grad_batches
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_at(step, total, settings)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _forget_validation(self) -> None:
+        # Voxels per channel: predicted and true, predicted, true.
+        self._counts = torch.zeros(3, len(self.channels), dtype=torch.int64)
+        self._losses = torch.zeros(2, dtype=torch.float64)
+
+
+def normalise(raw: Tensor) -> Tensor:
+    """Raw in 0..1 to about -1..1, as every network here is fed."""
+    return (raw - 0.5) * 4
+
+
+def export(source: Path, target: Path) -> None:
+    """Write the checkpoint without what only going on with the training takes, whole or not at
+    all."""
+    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    for key in TRAINING_STATE:
+        checkpoint.pop(key, None)
+    beside = target.with_name(target.name + ".partial")
+    torch.save(checkpoint, beside)
+    os.replace(beside, target)
+
+
+def load_checkpoint(path: Path) -> SegmentationTask:
+    """The trained network in a checkpoint, in evaluation mode on the CPU.
+
+    Raises
+    ------
+    InputError
+        The file is not a checkpoint of this pipeline, or holds code.
+    """
+    try:
+        task = SegmentationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError
+    ) as error:  # fmt: skip
+        why = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise InputError(
+            f"{path} is not a checkpoint of this pipeline ({why}): give the model.ckpt that its "
+            "training wrote; it holds tensors and plain settings only"
+        ) from error
+    return task.eval()
+
+
+def _sum_over_ranks(task: SegmentationTask, values: Tensor) -> Tensor:
+    """Sum of a tensor over the processes that train together."""
+    gathered = cast(Tensor, task.all_gather(values.to(task.device)))
+    return gathered.reshape(-1, *values.shape).sum(0)
+
+
+def _with_nan(target: Tensor) -> Tensor:
+    """Float targets, NaN where unknown, from the uint8 that travels."""
+    return target.float().masked_fill(target == UNKNOWN, torch.nan)

@@ -1,0 +1,75 @@
+"""Small trainings, also in processes of their own that can be killed."""
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+
+from cellmap_pipeline.config import Training
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.volumes import create
+
+GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
+
+
+def settings(**changes):
+    values = {
+        "classes": ["mito"],
+        "voxel_size": 8,
+        "model": {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]},
+        "patch_size": 32,
+        "batch_size": 1,
+        "epochs": 2,
+        "iterations_per_epoch": 4,
+        "validation_iterations": 2,
+        "accumulate_grad_batches": 2,
+        "learning_rate": 1e-2,
+        "num_workers": 1,
+        "log_every_steps": 1,
+    }
+    return Training.model_validate(values | changes)
+
+
+def make_datasplit(folder: Path) -> Path:
+    """A crop to train on and one that validates, with a dark box each."""
+    rng = np.random.default_rng(0)
+    for number in (1, 2):
+        ids = np.zeros(GRID.shape, np.uint8)
+        ids[8:30, 10:30, 5:35] = 1
+        raw = (rng.normal(120, 20, GRID.shape) - 60 * ids).clip(1, 255).astype(np.uint8)
+        create(folder / f"raw{number}", GRID, "uint8").write(raw).result()
+        (folder / f"crop{number}").mkdir()
+        create(folder / f"crop{number}/mito", GRID, "uint8").write(ids).result()
+    path = folder / "datasplit.csv"
+    path.write_text(
+        f"train,{folder}/raw1,{folder}/crop1/[mito]\nvalidate,{folder}/raw2,{folder}/crop2/[mito]\n"
+    )
+    return path
+
+
+def start(training: Training, datasplit: Path, folder: Path) -> multiprocessing.Process:
+    """Train in a new process, like a job, in `folder`."""
+    process = _context().Process(target=_train, args=(training.model_dump(), datasplit, folder))
+    process.start()
+    return process
+
+
+def warm_up() -> None:
+    """Have what trainings import imported, so that `start` starts at once."""
+    process = _context().Process(target=int)
+    process.start()
+    process.join()
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, not by each process.
+    context.set_forkserver_preload(["cellmap_pipeline.training"])
+    return context
+
+
+def _train(values: dict, datasplit: Path, folder: Path) -> None:
+    from cellmap_pipeline.training import train
+
+    folder.mkdir(exist_ok=True)
+    train(Training.model_validate(values), datasplit, folder / "training", folder / "model.ckpt")

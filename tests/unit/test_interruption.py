@@ -1,0 +1,171 @@
+import csv
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from trainings import make_datasplit, settings, start, warm_up
+
+from cellmap_pipeline.interruption import EXIT_CODE, SIGNALS, LastCheckpoint, newest_checkpoint
+from cellmap_pipeline.training import train
+
+# Long enough to be hit in the middle, and all that could tell two runs apart.
+LONG = {
+    "epochs": 3,
+    "iterations_per_epoch": 8,
+    "model": {
+        "architecture": "monai_basic_unet3d", "features": [8, 8, 8, 8, 8, 8], "dropout": 0.2
+    },
+    "scheduler": {"name": "cosine", "warmup_steps": 2},
+    "augment": {"rotate": 180, "noise": 0.1},
+    "ema": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture
+def datasplit(tmp_path):
+    return make_datasplit(tmp_path)
+
+
+def run(training, datasplit, folder):
+    """Train to the end; the seconds that it took."""
+    begin = time.monotonic()
+    process = start(training, datasplit, folder)
+    process.join()
+    assert process.exitcode == 0
+    return time.monotonic() - begin
+
+
+def interrupt(training, datasplit, folder, number, after):
+    """Start, send a signal after some seconds, wait for the end: whether it came in time."""
+    process = start(training, datasplit, folder)
+    process.join(after)
+    if process.exitcode is not None:
+        assert process.exitcode == 0
+        return False
+    begin = time.monotonic()
+    os.kill(process.pid, number)
+    process.join()
+    assert time.monotonic() - begin < 20
+    # While the data are opened yet, a signal kills at once.
+    assert process.exitcode in (EXIT_CODE, -number, 0)
+    return process.exitcode != 0
+
+
+def state(folder):
+    return torch.load(folder / "training/checkpoints/last.ckpt", weights_only=True)
+
+
+def rows(folder):
+    kept = ("epoch", "step", "train_loss", "val_loss", "val_dice", "val_dice/mito", "learning_rate")
+    with (folder / "training/metrics.csv").open() as file:
+        return [{key: row[key] for key in kept} for row in csv.DictReader(file)]
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random_it_ends_as_if_it_never_was(datasplit, tmp_path, seed):
+    chance = random.Random(seed)
+    training = settings(**LONG, seed=seed, checkpoint_minutes=1e-6)
+    warm_up()
+    seconds = run(training, datasplit, tmp_path / "whole")
+    parts = tmp_path / "parts"
+    hits = 0
+    while hits < 5:
+        number = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+        if not interrupt(training, datasplit, parts, number, chance.uniform(0, 0.7 * seconds)):
+            break
+        hits += 1
+    assert hits > 2
+    run(training, datasplit, parts)
+    one, other = state(tmp_path / "whole"), state(parts)
+    for key in (
+        "epoch", "global_step", "state_dict", "current_model_state", "optimizer_states",
+        "lr_schedulers", "loops",
+    ):  # fmt: skip
+        assert same(one[key], other[key]), key
+    assert one["global_step"] == 12
+    models = [torch.load(tmp_path / f"{name}/model.ckpt", weights_only=True) for name in
+              ("whole", "parts")]  # fmt: skip
+    assert same(models[0]["state_dict"], models[1]["state_dict"])
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+
+
+def checkpoint(path, **content):
+    torch.save({"loops": {}} | content, path)
+
+
+def test_a_half_written_checkpoint_is_set_aside(tmp_path):
+    checkpoint(tmp_path / "0-0.5.ckpt", global_step=1)
+    checkpoint(tmp_path / "last.ckpt", global_step=2)
+    assert newest_checkpoint(tmp_path).name == "last.ckpt"
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert newest_checkpoint(tmp_path).name == "0-0.5.ckpt"
+    assert (tmp_path / "last.ckpt.unreadable").is_file()
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_it_goes_on_from_another_where_the_last_is_cut_short(datasplit, tmp_path):
+    training = settings(**LONG)
+    warm_up()
+    seconds = run(training, datasplit, tmp_path / "whole")
+    assert interrupt(training, datasplit, tmp_path / "parts", signal.SIGTERM, 0.8 * seconds)
+    last = tmp_path / "parts/training/checkpoints/last.ckpt"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    run(training, datasplit, tmp_path / "parts")
+    one, other = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert same(one["current_model_state"], other["current_model_state"])
+    assert one["global_step"] == other["global_step"]
+
+
+@pytest.mark.parametrize("where", ["on_train_start", "on_train_batch_end",
+                                   "on_validation_batch_end", "on_train_epoch_end"])  # fmt: skip
+def test_asked_to_end_it_ends_there_and_goes_on(datasplit, tmp_path, monkeypatch, where):
+    """Each place at which it may end, with a signal that comes twice."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    training = settings()
+    for folder in (whole, parts):
+        folder.mkdir()
+    train(training, datasplit, whole / "training", whole / "model.ckpt")
+    hook = getattr(LastCheckpoint, where)
+    asked = []
+
+    def ask_and_go_on(self, *args, **kwargs):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGUSR1))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return hook(self, *args, **kwargs)
+
+    monkeypatch.setattr(LastCheckpoint, where, ask_and_go_on)
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(SystemExit) as ended:
+        train(training, datasplit, parts / "training", parts / "model.ckpt")
+    assert ended.value.code == EXIT_CODE
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    assert not (parts / "model.ckpt").exists()
+    train(training, datasplit, parts / "training", parts / "model.ckpt")
+    assert same(state(whole)["state_dict"], state(parts)["state_dict"])
+    assert rows(whole) == rows(parts)
+
+
+def test_a_training_that_had_stopped_early_stays_stopped(datasplit, tmp_path):
+    training = settings(epochs=30, early_stopping_patience=1, learning_rate=1e-9)
+    for _ in range(2):
+        train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+        assert 1 < len(rows(tmp_path)) < 30
+        (tmp_path / "model.ckpt").unlink()
+        stopped = rows(tmp_path)
+    assert rows(tmp_path) == stopped
