@@ -41,17 +41,22 @@ class _Tee:
 def job(log: str) -> Iterator[None]:
     """Log to the file `log` and to the terminal; end with the message alone on an `InputError`.
 
+    Of the processes that train together, the first one's log is the job's; the others add their
+    warnings.
+
     Raises
     ------
     SystemExit
         With code 1, after an `InputError`.
     """
+    # Set by Lightning in the processes that it starts.
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
     with (
-        Path(log).open("w", encoding="utf-8", buffering=1) as file,
+        Path(log).open("w" if first else "a", encoding="utf-8", buffering=1) as file,
         redirect_stderr(_Tee(sys.stderr, file)),
     ):
         logging.basicConfig(
-            level=logging.INFO,
+            level=logging.INFO if first else logging.WARNING,
             format="%(asctime)s %(message)s",
             datefmt="%H:%M:%S",
             stream=sys.stderr,

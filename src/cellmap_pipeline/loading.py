@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Sampler, SequentialSampler
 
 from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.config import Training
@@ -63,7 +62,7 @@ class PatchLoader:
     def __init__(
         self,
         read: Callable[[int], Patch],
-        sampler: Sampler[int],
+        sampler: EpochSampler | range,
         batch_size: int,
         threads: int,
         ahead: int,
@@ -78,7 +77,7 @@ class PatchLoader:
         self._given = self._skipped = 0
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch_size)  # type: ignore[arg-type]
+        return -(-len(self.sampler) // self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
         """How far an epoch has come."""
@@ -135,7 +134,8 @@ def loaders(
     tiles = Tiles(_sources(crops["validate"], training, cache), training)
     patches = training.iterations_per_epoch * training.batch_size
     numbers = EpochSampler(patches, rank, world_size)
-    fixed = SequentialSampler(tiles)
+    share = -(-len(tiles) // world_size)
+    fixed = range(rank, share * world_size, world_size)
     size, threads = training.batch_size, training.num_workers
     return (
         PatchLoader(random.read, numbers, size, threads, ahead),

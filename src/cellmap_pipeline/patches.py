@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from cellmap_pipeline.augment import Change, change_patch, draw_change, shape_to
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.targets import UNKNOWN
 
 # Share of patches that are centred on a voxel of a class, so that rare classes come up; the
 # others lie anywhere in a crop.
@@ -120,7 +121,11 @@ class RandomPatches:
 
 
 class Tiles:
-    """Validation patches: fixed tiles over the validation crops, never changed."""
+    """Validation patches: fixed tiles over the validation crops, never changed.
+
+    Processes that train together need equally many: numbers beyond the last tile give one of
+    which nothing is known.
+    """
 
     def __init__(self, sources: Sequence[Source], training: Training) -> None:
         self.shape = training.patch_size
@@ -139,8 +144,9 @@ class Tiles:
 
     def read(self, number: int) -> Patch:
         """Tile `number`."""
-        source, start = self.tiles[number]
-        return _patch(source, start, self.shape, Change())
+        source, start = self.tiles[min(number, len(self.tiles) - 1)]
+        patch = _patch(source, start, self.shape, Change())
+        return patch if number < len(self.tiles) else replace(patch, table=unknown(patch.table))
 
 
 class EpochSampler(Sampler[int]):
@@ -267,6 +273,11 @@ def _patch(source: Source, start: Shape, shape: Shape, change: Change) -> Patch:
         torch.from_numpy(table),
         change,
     )
+
+
+def unknown(table: Tensor) -> Tensor:
+    """A table of codes of which none says anything."""
+    return torch.full_like(table, UNKNOWN)
 
 
 def _tile_starts(shape: Shape, patch: Shape) -> list[Shape]:

@@ -117,7 +117,7 @@ class SegmentationTask(pl.LightningModule):
         true = (target == 1) & known
         parts = torch.stack([predicted & true, predicted, true])
         self._counts = self._counts.to(self.device) + parts.sum(dim=(1, 3, 4, 5))
-        weight = torch.tensor(len(raw), device=loss.device)
+        weight = known.flatten(1).any(1).sum()
         self._losses = self._losses.to(self.device) + torch.stack([loss * weight, weight])
         return {"raw": raw, "target": target, "logits": logits}
 
