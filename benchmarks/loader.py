@@ -136,7 +136,7 @@ def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
     crops = [CropData(folder / "raw", folder / f"crop{i}", CLASSES, size) for i in range(2)]
     begin = time.perf_counter()
     train, _ = loaders({"train": crops, "validate": crops}, training)
-    made = map(Finisher(torch.device("cpu"), training.patch_size, size), train)
+    made = map(Finisher(torch.device("cpu"), training.patch_size, size, CLASSES), train)
     next(made)
     first = time.perf_counter() - begin
     # Corners and random places, until each block has been wanted.

@@ -2,8 +2,10 @@
 
 The loop is what `train` does: reading, changing and decoding patches, forward, backward, optimiser,
 logging, checkpoints. The bare network does forward, backward and optimiser on one batch that stays
-in memory, with the same loss, precision and clipping, before and after the loop. Prints one line
-of JSON: steps per second of both, their ratio, and the share of time that the loop waited for data.
+in memory, with the same loss, precision and clipping. Both run in turns, an epoch of the loop and
+as many bare steps, since machines change their speed. Prints one line of JSON: the median steps
+per second of both, the median of their ratios, pair by pair, and the share of time that the loop
+waited for data.
 
     python benchmarks/training.py          # BasicUNet, 64³ patches, batch 2
     python benchmarks/training.py --gpu    # MedNeXt M, 128³ patches, batch 2, bf16
@@ -22,7 +24,9 @@ from typing import Any
 # As the pipeline's own jobs, before torch is imported: threads that wait don't spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import numpy as np
 import pandas as pd
+import pytorch_lightning as pl
 import torch
 from loader import CLASSES, VOXEL, make_data
 
@@ -45,35 +49,37 @@ GPU = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
-    parser.add_argument("--steps", type=int, default=40, help="measured of each")
+    parser.add_argument("--steps", type=int, default=20, help="of each, in turns")
+    parser.add_argument("--pairs", type=int, default=5, help="of turns")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     training = Training.model_validate(
         {
-            "classes": CLASSES, "voxel_size": VOXEL, "batch_size": 2, "epochs": 2,
+            "classes": CLASSES, "voxel_size": VOXEL, "batch_size": 2, "epochs": arguments.pairs + 1,
             "iterations_per_epoch": arguments.steps, "validation_iterations": 1,
         }
         | (GPU if arguments.gpu else CPU)
     )  # fmt: skip
-    before = bare(training, arguments.steps)
+    bare = Bare(training)
     with tempfile.TemporaryDirectory() as folder:
-        row = loop(training, Path(folder), arguments.threads)
-    after = bare(training, arguments.steps)
-    steps = row["patches_per_second"] / training.batch_size
+        rows = loop(training, Path(folder), arguments.threads, bare)
+    # The labels come into memory in the first epoch.
+    steps = rows["patches_per_second"].to_numpy()[1:] / training.batch_size
     result = {
-        "steps_per_second": round(steps, 3),
-        "bare_steps_per_second": [round(before, 3), round(after, 3)],
-        "ratio": round(2 * steps / (before + after), 3),
-        "data_wait": round(row["data_wait"], 4),
+        "steps_per_second": round(float(np.median(steps)), 3),
+        "bare_steps_per_second": round(float(np.median(bare.rates[1:])), 3),
+        "ratio": round(float(np.median(steps / bare.rates[1:])), 3),
+        "ratios": (steps / bare.rates[1:]).round(3).tolist(),
+        "data_wait": round(float(rows["data_wait"][1:].median()), 4),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "precision": precision(training.precision),
     }
     print(json.dumps(result))
 
 
-def loop(training: Training, folder: Path, threads: int) -> dict[str, Any]:
-    """The last epoch's row of a training's table; in the one before, labels come into memory."""
+def loop(training: Training, folder: Path, threads: int, bare: Bare) -> pd.DataFrame:
+    """A training's table, with bare steps after each epoch."""
     make_data(folder)
     split = folder / "datasplit.csv"
     labels = ",".join(CLASSES)
@@ -81,35 +87,48 @@ def loop(training: Training, folder: Path, threads: int) -> dict[str, Any]:
         f'train,{folder}/raw,"{folder}/crop0/[{labels}]"\n'
         f'validate,{folder}/raw,"{folder}/crop1/[{labels}]"\n'
     )
-    train(training, split, folder / "training", folder / "model.ckpt", threads)
-    return pd.read_csv(folder / "training/metrics.csv").iloc[-1].to_dict()
+    train(training, split, folder / "training", folder / "model.ckpt", threads, callbacks=[bare])
+    return pd.read_csv(folder / "training/metrics.csv")
 
 
-def bare(training: Training, steps: int) -> float:
-    """Steps per second of the network alone."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task = SegmentationTask(training_settings(training, TRAIN_KEYS)).to(device)
-    optimizer = build_optimizer(task.network, training)
-    shape = (training.batch_size, 1, *training.patch_size)
-    raw = torch.rand(shape, device=device)
-    target = (torch.rand(len(task.channels), device=device).view(-1, 1, 1, 1) > raw).float()
-    mixed = precision(training.precision)
-    for step in range(steps + 3):
-        if step == 3:
-            begin = _now(device)
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed != "32"):
-            loss = task.loss(task(raw), target)
+class Bare(pl.Callback):
+    """Measures the network alone after each epoch; `rates` are steps per second."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.rates: list[float] = []
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        task = SegmentationTask(training_settings(training, TRAIN_KEYS))
+        self.task = task.to(self.device)
+        self.optimizer = build_optimizer(task.network, training)
+        shape = (training.batch_size, 1, *training.patch_size)
+        self.raw = torch.rand(shape, device=self.device)
+        level = torch.rand(len(task.channels), device=self.device).view(-1, 1, 1, 1)
+        self.target = (level > self.raw).float()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Measure as many steps as an epoch has."""
+        for _ in range(2):
+            self._step()
+        begin = self._now()
+        for _ in range(self.training.iterations_per_epoch):
+            self._step()
+        self.rates.append(self.training.iterations_per_epoch / (self._now() - begin))
+
+    def _step(self) -> None:
+        self.optimizer.zero_grad()
+        mixed = precision(self.training.precision) != "32"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            loss = self.task.loss(self.task(self.raw), self.target)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(task.network.parameters(), training.gradient_clip)
-        optimizer.step()
-    return steps / (_now(device) - begin)
+        parameters = self.task.network.parameters()
+        torch.nn.utils.clip_grad_norm_(parameters, self.training.gradient_clip)
+        self.optimizer.step()
 
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
 
 if __name__ == "__main__":

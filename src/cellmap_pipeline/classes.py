@@ -1,6 +1,6 @@
 """Names of the challenge's classes that are scored as instances."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 # The official evaluator's list (cellmap-segmentation-challenge, config.INSTANCE_CLASSES).
 INSTANCE_CLASSES: frozenset[str] = frozenset(
@@ -8,6 +8,14 @@ INSTANCE_CLASSES: frozenset[str] = frozenset(
 )
 
 BOUNDARY_SUFFIX = "_boundary"
+DISTANCE_SUFFIX = "_distance"
+AFFINITY_SUFFIXES = ("_affinity_z", "_affinity_y", "_affinity_x")
+# What a network can learn of a class besides where it is: the suffixes of the further channels.
+FURTHER = {
+    "boundary": (BOUNDARY_SUFFIX,),
+    "distance": (DISTANCE_SUFFIX,),
+    "affinities": AFFINITY_SUFFIXES,
+}
 
 
 def is_instance(label: str) -> bool:
@@ -15,20 +23,24 @@ def is_instance(label: str) -> bool:
     return label in INSTANCE_CLASSES
 
 
-def output_channels(classes: Iterable[str]) -> list[str]:
+def output_channels(classes: Iterable[str], targets: Mapping[str, Sequence[str]] = {}) -> list[str]:
     """Channels that a network for `classes` puts out, in order.
 
-    Each class has a channel of its own name; an instance class has `{class}_boundary` right
-    after it, so that objects that touch can be told apart.
+    Each class has a channel of its own name, and right after it the further ones that `targets`
+    lists for it (keys of `FURTHER`). Where it lists nothing, an instance class has
+    `{class}_boundary`, so that objects that touch can be told apart.
     """
     channels: list[str] = []
     for label in classes:
         channels.append(label)
-        if is_instance(label):
-            channels.append(label + BOUNDARY_SUFFIX)
+        for kind in targets.get(label, ["boundary"] if is_instance(label) else []):
+            channels += [label + suffix for suffix in FURTHER[kind]]
     return channels
 
 
 def class_of(channel: str) -> str:
     """The class that an output channel belongs to."""
-    return channel.removesuffix(BOUNDARY_SUFFIX)
+    for suffixes in FURTHER.values():
+        for suffix in suffixes:
+            channel = channel.removesuffix(suffix)
+    return channel

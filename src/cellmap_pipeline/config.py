@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from cellmap_pipeline.architectures import check_model, check_patch_size, check_window
+from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.postprocess import check_settings
@@ -149,6 +150,11 @@ class Training(Section):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="highest learning rate")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
     scheduler: Scheduler = Field(Scheduler(), description="learning rate over the training")
+    targets: dict[Name, list[Literal["boundary", "distance", "affinities"]]] = Field(
+        default_factory=dict,
+        description="per class, what is learned besides where it is; instance classes that are not "
+        "listed: [boundary]",
+    )
     loss: LossName | dict[LossName, Weight] = Field(
         "dice_bce", description="a loss, or losses with weights"
     )
@@ -196,15 +202,21 @@ class Training(Section):
         check_patch_size(self.model, self.patch_size)
         if self.inference.window:
             check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
-        if isinstance(self.class_weights, dict):
-            for label in self.class_weights:
+        weights = self.class_weights if isinstance(self.class_weights, dict) else {}
+        for key, of_labels in (
+            ("targets", self.targets), ("class_weights", weights), ("postprocess", self.postprocess)
+        ):  # fmt: skip
+            for label in of_labels:
                 if label not in self.classes:
-                    raise ValueError(f"`class_weights` names {label!r}, which is not in `classes`")
+                    raise ValueError(f"`{key}` names {label!r}, which is not in `classes`")
         for label, settings in self.postprocess.items():
-            if label not in self.classes:
-                raise ValueError(f"`postprocess` names {label!r}, which is not in `classes`")
             check_settings(label, settings)
         return self
+
+    @property
+    def channels(self) -> list[str]:
+        """Output channels of the network (`classes.output_channels`)."""
+        return output_channels(self.classes, self.targets)
 
     def serves_grid(self, grid: Grid) -> bool:
         """Whether this training is meant for crops of this grid's voxel size."""

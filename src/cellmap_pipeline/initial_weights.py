@@ -98,7 +98,8 @@ def _without_prefixes(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def _channels(content: Mapping[str, Any]) -> list[str] | None:
     """Output channels of a checkpoint of this pipeline; None of other files."""
     try:
-        return output_channels(content["hyper_parameters"]["settings"]["classes"])
+        settings = content["hyper_parameters"]["settings"]
+        return output_channels(settings["classes"], settings["targets"])
     except (KeyError, TypeError):
         return None
 

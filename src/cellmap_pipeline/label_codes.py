@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of
-from cellmap_pipeline.targets import UNKNOWN, imply, make_targets
+from cellmap_pipeline.targets import UNKNOWN, halo, imply, make_targets
 
 # Voxels along each side of a compressed block.
 BLOCK = 64
@@ -79,7 +79,7 @@ class LabelCodes:
     Parameters
     ----------
     crop : the crop.
-    channels : as `classes.output_channels` gives them.
+    channels : as `targets.stored_channels` gives them.
     implied : per class, annotated classes that make a voxel positive and negative of it
         (`relations.implied`); empty: only what is annotated is known.
     cache : keeps the blocks of all crops.
@@ -98,6 +98,8 @@ class LabelCodes:
         self.cache = cache
         self._code_of: dict[bytes, int] = {}
         self._rows: list[NDArray[np.uint8]] = []
+        self._table = np.empty((0, len(self.channels)), np.uint8)
+        self._halo = (halo(self.channels),) * 3
         self._lock = threading.Lock()
         self._making = [threading.Lock() for _ in range(16)]
         self._codes_for(np.full((1, len(self.channels)), UNKNOWN, np.uint8))
@@ -135,8 +137,7 @@ class LabelCodes:
                 into.append(slice(first - s, last - s))
                 out_of.append(slice(first - i * BLOCK, last - i * BLOCK))
             codes[tuple(into)] = held[tuple(out_of)]
-        with self._lock:
-            table = np.stack(self._rows)
+        table = self._whole_table()
         occurs = np.zeros(len(table), bool)
         occurs[np.concatenate(present)] = True
         table[~occurs] = table[occurs.argmax()]
@@ -167,14 +168,20 @@ class LabelCodes:
         self, start: Sequence[int], shape: Shape
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """Codes of a block, from the stored labels, and which occur in it."""
-        # A voxel more on each side: the boundary of an object hangs on its neighbours.
-        targets = read_targets(
-            self.crop, self.crop.grid.box(start, shape).padded((1, 1, 1)), self.channels,
-            self.implied,
-        )[:, 1:-1, 1:-1, 1:-1]  # fmt: skip
-        local, rows = encode(targets)
+        # More on each side: the boundary of an object hangs on its neighbours.
+        grid = self.crop.grid.box(start, shape).padded(self._halo)
+        targets = read_targets(self.crop, grid, self.channels, self.implied)
+        z, y, x = (slice(h, h + n) for h, n in zip(self._halo, shape, strict=True))
+        local, rows = encode(targets[:, z, y, x])
         present = self._codes_for(rows)
         return present[local], present
+
+    def _whole_table(self) -> NDArray[np.uint8]:
+        """What all codes so far stand for; a copy."""
+        with self._lock:
+            if len(self._table) < len(self._rows):
+                self._table = np.stack(self._rows)
+            return self._table.copy()
 
     def _codes_for(self, rows: NDArray[np.uint8]) -> NDArray[np.uint16]:
         """The crop's codes of combinations of targets (n, channels)."""
@@ -211,6 +218,7 @@ def read_targets(
         {label: ids for label, (ids, _) in read.items()},
         {label: known for label, (_, known) in read.items()},
         channels,
+        grid.voxel_size,
     )
     imply(targets, channels, implied)
     # Where there is no raw there is nothing to learn.

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.label_codes import BlockCache, LabelCodes
@@ -21,6 +20,7 @@ from cellmap_pipeline.levels import set_cache_bytes
 from cellmap_pipeline.official_loader import OfficialSource
 from cellmap_pipeline.patches import EpochSampler, Patch, RandomPatches, Source, Tiles
 from cellmap_pipeline.relations import implied, read_class_table
+from cellmap_pipeline.targets import stored_channels
 
 # How a loader's memory is shared out; the rest is for patches on their way.
 LABELS_SHARE = 0.3
@@ -144,7 +144,7 @@ def loaders(
 
 
 def _sources(crops: Sequence[CropData], training: Training, cache: BlockCache) -> list[Source]:
-    channels = output_channels(training.classes)
+    channels = stored_channels(training.channels)
     table = read_class_table(Path(training.mutual_exclusion)) if training.mutual_exclusion else {}
     made: list[Source] = []
     for crop in crops:

@@ -53,7 +53,7 @@ class OfficialSource:
             # It takes voxels that are annotated as unknown for present.
             known[label] = ~np.isnan(values) & (values != volume.unknown)
             ids[label] = np.where(known[label], values, 0).astype(np.int64)
-        targets = make_targets(ids, known, self.channels)
+        targets = make_targets(ids, known, self.channels, box.voxel_size)
         imply(targets, self.channels, self.implied)
         codes, rows = encode(targets)
         # Code 0 stands for nothing known, as what a rotation brings in from outside.

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from cellmap_pipeline.augment import Change, change_patch, draw_change, shape_to_read
+from cellmap_pipeline.classes import AFFINITY_SUFFIXES, class_of
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.geometry import Shape, Vector
-from cellmap_pipeline.targets import UNKNOWN
+from cellmap_pipeline.targets import ID_SUFFIXES, UNKNOWN, affinities, stored_channels
 
 # Share of patches that are centred on a voxel of a class, so that rare classes come up; the
 # others lie anywhere in a crop.
@@ -52,7 +53,7 @@ class Patch:
     ----------
     raw : (z, y, x) uint8, or float32 0..1.
     codes : (z, y, x) uint8, or int16 to be read as unsigned.
-    table : (codes, channels) uint8, what the codes stand for.
+    table : (codes, stored channels) uint8, what the codes stand for.
     change : what is done to it.
     """
 
@@ -179,11 +180,19 @@ class Finisher:
     On the CPU their memory is used again: a batch is good until the next one is made.
     """
 
-    def __init__(self, device: torch.device, patch_size: Shape, voxel_size: Vector) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        patch_size: Shape,
+        voxel_size: Vector,
+        channels: Sequence[str],
+    ) -> None:
         self.device = device
         self.patch_size = patch_size
         self.voxel_size = voxel_size
-        self._kept: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self.channels = list(channels)
+        self.stored = stored_channels(channels)
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, patches: Sequence[Patch]) -> tuple[Tensor, Tensor]:
         """Change the patches and decode their targets.
@@ -191,26 +200,41 @@ class Finisher:
         Returns
         -------
         raw : (n, 1, z, y, x) float32, 0..1.
-        targets : (n, c, z, y, x) uint8, 0, 1, or 255 where unknown.
+        targets : (n, c, z, y, x) uint8 as `targets.make_targets` gives them, 255 where unknown.
         """
-        raws, targets = self._batch(len(patches), patches[0].table.shape[1])
+        raws, targets = self._batch(len(patches))
         for patch, raw, target in zip(patches, raws, targets, strict=True):
             codes = change_patch(
                 patch.raw.to(self.device, non_blocking=True),
                 patch.codes.to(self.device, non_blocking=True),
                 patch.change, self.patch_size, self.voxel_size, out=raw[0],
             )  # fmt: skip
-            decode(codes, patch.table, target)
+            if self.stored == self.channels:
+                decode(codes, patch.table, target)
+            else:
+                self._decode_with_affinities(codes, patch.table, target)
         return raws, targets
 
-    def _batch(self, size: int, channels: int) -> tuple[Tensor, Tensor]:
-        made = self._kept.get((size, channels))
+    def _decode_with_affinities(self, codes: Tensor, table: Tensor, target: Tensor) -> None:
+        shape = (len(self.stored), *self.patch_size)
+        stored = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        decode(codes, table, stored)
+        place = {name: i for i, name in enumerate(self.stored)}
+        for i, channel in enumerate(self.channels):
+            if channel in place:
+                target[i] = stored[place[channel]]
+            elif channel.endswith(AFFINITY_SUFFIXES[0]):
+                low, high = (stored[place[class_of(channel) + end]] for end in ID_SUFFIXES)
+                affinities(low, high, target[i : i + len(AFFINITY_SUFFIXES)])
+
+    def _batch(self, size: int) -> tuple[Tensor, Tensor]:
+        made = self._kept.get(size)
         if made is None:
             raws = torch.empty((size, 1, *self.patch_size), device=self.device)
-            shape = (size, channels, *self.patch_size)
+            shape = (size, len(self.channels), *self.patch_size)
             made = raws, torch.empty(shape, dtype=torch.uint8, device=self.device)
             if self.device.type == "cpu":
-                self._kept[size, channels] = made
+                self._kept[size] = made
         return made
 
 

@@ -68,6 +68,7 @@ TRAIN_KEYS = (
     "learning_rate",
     "weight_decay",
     "scheduler",
+    "targets",
     "loss",
     "class_weights",
     "augment",

@@ -18,7 +18,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cellmap_pipeline.classes import output_channels
+from cellmap_pipeline.classes import class_of
 from cellmap_pipeline.config import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
@@ -87,7 +87,8 @@ def predict_crop(
     targets = {
         channel: (row.grid, create(beside / channel, row.grid, "uint8", PROBABILITY))
         for row in rows
-        for channel in output_channels([row.label])
+        for channel in task.channels
+        if class_of(channel) == row.label
     }
     crop = raw.aligned(union([row.grid for row in rows]), settings.voxel_size)
     window = inference.window or settings.patch_size

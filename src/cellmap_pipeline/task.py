@@ -14,14 +14,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.losses import build_loss
 from cellmap_pipeline.models import build_model
 from cellmap_pipeline.optimisers import build_optimizer, rate_at
 from cellmap_pipeline.patches import Finisher, Patch
-from cellmap_pipeline.targets import UNKNOWN
+from cellmap_pipeline.targets import UNKNOWN, scales
 
 # What a checkpoint holds to go on from, and prediction does not need.
 TRAINING_STATE = (
@@ -47,7 +46,8 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters("settings")
         self.training_settings = Training.model_validate(settings)
-        self.channels = output_channels(self.training_settings.classes)
+        self.channels = self.training_settings.channels
+        self._scales = torch.tensor(scales(self.channels)).view(-1, 1, 1, 1)
         self.network = build_model(
             self.training_settings.model,
             in_channels=1,
@@ -73,7 +73,7 @@ class SegmentationTask(pl.LightningModule):
         """Raw (n, 1, z, y, x) and targets (n, c, z, y, x), changed at random on the device."""
         settings = self.training_settings
         if self._finish is None or self._finish.device != device:
-            self._finish = Finisher(device, settings.patch_size, settings.voxel_size)
+            self._finish = Finisher(device, settings.patch_size, settings.voxel_size, self.channels)
         return self._finish(batch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -87,7 +87,7 @@ class SegmentationTask(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of one batch."""
         raw, target = batch
-        loss = self.loss(self(raw), _with_nan(target))
+        loss = self.loss(self(raw), self._wanted(target))
         self.log("train_loss_step", loss, prog_bar=True, on_epoch=False)
         self.epoch_loss = self.epoch_loss.to(loss.device, non_blocking=True)
         self.epoch_loss[0] += loss.detach()
@@ -111,10 +111,11 @@ class SegmentationTask(pl.LightningModule):
         logits = self(raw)
         if not isinstance(logits, Tensor):
             logits = logits[0]
-        loss = self.loss(logits, _with_nan(target))
+        wanted = self._wanted(target)
+        loss = self.loss(logits, wanted)
         known = target != UNKNOWN
         predicted = (logits > 0) & known
-        true = (target == 1) & known
+        true = wanted > 0.5
         parts = torch.stack([predicted & true, predicted, true])
         self._counts = self._counts.to(self.device) + parts.sum(dim=(1, 3, 4, 5))
         weight = known.flatten(1).any(1).sum()
@@ -158,6 +159,13 @@ class SegmentationTask(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _wanted(self, target: Tensor) -> Tensor:
+        """Float targets in 0..1, NaN where unknown, from the uint8 that travels."""
+        wanted = target.float().masked_fill_(target == UNKNOWN, torch.nan)
+        if (self._scales > 1).any():
+            wanted /= self._scales.to(wanted.device)
+        return wanted
 
     def _forget_validation(self) -> None:
         # Voxels per channel: predicted and true, predicted, true.
@@ -206,8 +214,3 @@ def _sum_over_ranks(task: SegmentationTask, values: Tensor) -> Tensor:
     """Sum of a tensor over the processes that train together."""
     gathered = cast(Tensor, task.all_gather(values.to(task.device)))
     return gathered.reshape(-1, *values.shape).sum(0)
-
-
-def _with_nan(target: Tensor) -> Tensor:
-    """Float targets, NaN where unknown, from the uint8 that travels."""
-    return target.float().masked_fill(target == UNKNOWN, torch.nan)

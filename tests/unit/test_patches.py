@@ -48,7 +48,7 @@ class Patches:
 
     def __init__(self, crops, made):
         self.train, self.tiles = loaders({"train": crops, "validate": crops}, made)
-        self.finish = Finisher(torch.device("cpu"), made.patch_size, made.voxel_size)
+        self.finish = Finisher(torch.device("cpu"), made.patch_size, made.voxel_size, made.channels)
 
     def __getitem__(self, number):
         raw, target = self.finish([self.train._read(number)])
@@ -86,6 +86,42 @@ def test_the_official_loader_gives_the_same_voxels(crops):
         inner = (slice(None), *[slice(1, -1)] * 3)
         assert torch.equal(target[inner], other[inner])
         assert torch.equal(target[0], other[0])
+
+
+@pytest.mark.parametrize("loader", ["fast", "cellmap-data"])
+def test_affinities_and_distances_of_a_turned_patch(crops, tmp_path, loader):
+    """Affinities hang on directions: they are those of the objects as the patch lies."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 4, (10, 11, 12)).repeat(4, 0).repeat(4, 1).repeat(4, 2)
+    create(tmp_path / "crop1/ves", CROP_GRID, "uint16").write(ids.astype(np.uint16)).result()
+    opened = [CropData(tmp_path / "raw", tmp_path / "crop1", ["ves"], (8, 8, 8))]
+    targets = {"ves": ["distance", "affinities"]}
+    patches = Patches(opened, training(classes=["ves"], targets=targets, loader=loader))
+    turned = set()
+    for number in range(12):
+        _, target = patches[number]
+        inside, distance, *along = target
+        assert target.shape == (5, 32, 32, 32)
+        known = (inside != 255).all()
+        assert known
+        for axis, affinity in enumerate(along):
+            first, rest = affinity.narrow(axis, 0, 1), affinity.narrow(axis, 1, 31)
+            assert (first == 255).all() and (rest != 255).all()
+            before, after = inside.narrow(axis, 0, 31), inside.narrow(axis, 1, 31)
+            assert (rest <= before * after).all()
+            # Blocks of 4 voxels: most neighbours are of one object, and not all that touch are.
+            share = rest[(before * after) == 1].float().mean()
+            assert 0.75 < share < 0.95
+        inner = distance[8:-8, 8:-8, 8:-8]
+        assert ((inner > 0) == (inside[8:-8, 8:-8, 8:-8] == 1))[inner != 255].all()
+        turned.add(tuple(a.float()[a != 255].mean().item() for a in along))
+    assert len(turned) > 6
+
+
+def test_tiles_beyond_the_last_say_nothing(crops):
+    patches = Patches(crops, training(patch_size=48))
+    _, target = patches.finish([patches.tiles._read(1)])
+    assert (target == 255).all()
 
 
 def test_unknown_voxels_are_masked_by_both_loaders(crops, tmp_path):
@@ -179,7 +215,7 @@ def test_threads_and_memory_change_nothing(crops):
     for changes in ({}, {"num_workers": 3}, {"memory_gb": 0.5}):
         made = training(**changes)
         batches, _ = loaders({"train": crops, "validate": crops}, made)
-        finish = Finisher(torch.device("cpu"), made.patch_size, made.voxel_size)
+        finish = Finisher(torch.device("cpu"), made.patch_size, made.voxel_size, made.channels)
         assert len(batches) == 3
         finished.append([tuple(part.clone() for part in finish(batch)) for batch in batches])
     for one, *others in zip(*finished, strict=True):

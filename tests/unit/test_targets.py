@@ -2,12 +2,20 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cellmap_pipeline.classes import output_channels
-from cellmap_pipeline.targets import UNKNOWN, make_targets
+from cellmap_pipeline.classes import class_of, output_channels
+from cellmap_pipeline.targets import (
+    REACH,
+    UNKNOWN,
+    affinities,
+    make_targets,
+    scales,
+    stored_channels,
+)
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
 
@@ -44,6 +52,77 @@ def test_targets_are_their_definition(data):
     assert targets.dtype == np.uint8
     assert np.array_equal(targets[0], np.where(everywhere, ids > 0, UNKNOWN))
     assert np.array_equal(targets[1], boundary_by_hand(ids, everywhere))
+
+
+def distance_by_hand(ids, known, steps):
+    """The definition, from all pairs of voxels."""
+    target = np.zeros(ids.shape, np.uint8)
+    places = np.argwhere(np.ones(ids.shape, bool))
+    for place in map(tuple, places):
+        if not known[place]:
+            target[place] = UNKNOWN
+        elif ids[place] > 0:
+            apart = np.sqrt((((places - place) * steps) ** 2).sum(1)).reshape(ids.shape)
+            others = apart[ids != ids[place]]
+            value = min(REACH, np.round(others.min(initial=REACH)))
+            unsure = np.round(apart[~known].min(initial=np.inf)) < value
+            target[place] = UNKNOWN if unsure else value
+    return target
+
+
+@given(st.data(), st.sampled_from([(8, 8, 8), (6.96, 8, 8), (16, 8, 8)]))
+@settings(max_examples=40, deadline=None)
+def test_distances_are_their_definition(data, voxel_size):
+    shape = data.draw(hnp.array_shapes(min_dims=3, max_dims=3, max_side=7))
+    ids = data.draw(hnp.arrays(np.uint16, shape, elements=st.integers(0, 2)))
+    known = data.draw(hnp.arrays(bool, shape, elements=st.sampled_from([True] * 9 + [False])))
+    (target,) = make_targets({"mito": ids}, {"mito": known}, ["mito_distance"], voxel_size)
+    steps = np.array(voxel_size) / min(voxel_size)
+    # What is unknown may hold any id: here it holds its own, as the stored labels do.
+    assert np.array_equal(target, distance_by_hand(ids, known, steps))
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_affinities_are_their_definition(data):
+    shape = data.draw(SHAPES)
+    ids = data.draw(hnp.arrays(np.uint32, shape, elements=st.integers(0, 3)))
+    known = data.draw(hnp.arrays(bool, shape, elements=st.sampled_from([True] * 5 + [False])))
+    digits = make_targets({"mito": ids}, {"mito": known}, ["mito#low", "mito#high"])
+    found = torch.empty((3, *shape), dtype=torch.uint8)
+    affinities(*map(torch.from_numpy, digits), found)
+    for axis in range(3):
+        for place in np.ndindex(*shape):
+            before = list(place)
+            before[axis] -= 1
+            here, there = place, tuple(before)
+            if before[axis] < 0 or not known[here] or not known[there]:
+                expected = UNKNOWN
+            else:
+                expected = int(ids[here] == ids[there] > 0)
+            assert found[(axis, *place)] == expected
+
+
+def test_digits_tell_many_objects_apart():
+    ids = np.arange(3000, dtype=np.uint64).reshape(10, 10, 30)
+    low, high = make_targets({"ves": ids}, {}, ["ves#low", "ves#high"]).astype(int)
+    assert low.max() < UNKNOWN and high.max() < UNKNOWN
+    assert (low + high == 0).sum() == 1
+    # Neighbours are told apart but for a chance of 1 in 65,024.
+    mixed = low + 255 * high
+    assert (np.diff(mixed.ravel()) == 0).sum() <= 1
+
+
+def test_channels_of_a_class():
+    wanted = {"mito": ["boundary", "distance", "affinities"], "nuc": [], "er": ["distance"]}
+    channels = output_channels(["mito", "nuc", "er", "ves"], wanted)
+    assert channels == [
+        "mito", "mito_boundary", "mito_distance", "mito_affinity_z", "mito_affinity_y",
+        "mito_affinity_x", "nuc", "er", "er_distance", "ves", "ves_boundary",
+    ]  # fmt: skip
+    assert {class_of(channel) for channel in channels} == {"mito", "nuc", "er", "ves"}
+    assert stored_channels(channels)[3:5] == ["mito#low", "mito#high"]
+    assert scales(channels) == [1, 1, REACH, 1, 1, 1, 1, 1, REACH, 1, 1]
 
 
 def test_touching_objects_are_parted_on_both_sides():
