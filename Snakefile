@@ -9,6 +9,7 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/plan.smk"
 include: "rules/fetch.smk"
 include: "rules/check_inputs.smk"
 include: "rules/datasplit.smk"

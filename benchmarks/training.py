@@ -4,8 +4,8 @@ The loop is what `train` does: reading, changing and decoding patches, forward, 
 logging, checkpoints. The bare network does forward, backward and optimiser on one batch that stays
 in memory, with the same loss, precision and clipping. Both run in turns, an epoch of the loop and
 as many bare steps, since machines change their speed. Prints one line of JSON: the median steps
-per second of both, the median of their ratios, pair by pair, and the share of time that the loop
-waited for data.
+per second of both, the median of their ratios, pair by pair, the same of the processor's seconds
+(which other users of the machine change less), and the share of time that the loop waited for data.
 
     python benchmarks/training.py          # BasicUNet, 64³ patches, batch 2
     python benchmarks/training.py --gpu    # MedNeXt M, 128³ patches, batch 2, bf16
@@ -71,6 +71,7 @@ def main() -> None:
         "bare_steps_per_second": round(float(np.median(bare.rates[1:])), 3),
         "ratio": round(float(np.median(steps / bare.rates[1:])), 3),
         "ratios": (steps / bare.rates[1:]).round(3).tolist(),
+        "cpu_ratio": round(float(np.median([theirs / ours for ours, theirs in bare.cpu[1:]])), 3),
         "data_wait": round(float(rows["data_wait"][1:].median()), 4),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "precision": precision(training.precision),
@@ -92,11 +93,16 @@ def loop(training: Training, folder: Path, threads: int, bare: Bare) -> pd.DataF
 
 
 class Bare(pl.Callback):
-    """Measures the network alone after each epoch; `rates` are steps per second."""
+    """Measures the network alone after each epoch.
+
+    `rates` are steps per second; `cpu` the processor's seconds of the loop's epoch and of as many
+    bare steps.
+    """
 
     def __init__(self, training: Training) -> None:
         self.training = training
         self.rates: list[float] = []
+        self.cpu: list[tuple[float, float]] = []
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         task = SegmentationTask(training_settings(training, TRAIN_KEYS))
         self.task = task.to(self.device)
@@ -106,14 +112,23 @@ class Bare(pl.Callback):
         level = torch.rand(len(task.channels), device=self.device).view(-1, 1, 1, 1)
         self.target = (level > self.raw).float()
 
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Note the time."""
+        self.begin = time.process_time()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Note the time."""
+        self.end = time.process_time()
+
     def on_train_epoch_end(self, *_: Any) -> None:
         """Measure as many steps as an epoch has."""
         for _ in range(2):
             self._step()
-        begin = self._now()
+        begin, cpu = self._now(), time.process_time()
         for _ in range(self.training.iterations_per_epoch):
             self._step()
         self.rates.append(self.training.iterations_per_epoch / (self._now() - begin))
+        self.cpu.append((self.end - self.begin, time.process_time() - cpu))
 
     def _step(self) -> None:
         self.optimizer.zero_grad()

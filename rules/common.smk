@@ -68,7 +68,9 @@ def untracked(get):
 
 
 def check_folders():
-    """Folders that a run needs, and a plan (`-n`) does not."""
+    """Folders that a run needs, and a plan (`-n`, or the target `plan`) does not."""
+    if set(workflow.dag_settings.targets) == {"plan"}:
+        return
     keys = ("ground_truth",) if PLAN.config.fetch else ("data_root", "ground_truth")
     for key in keys:
         path = getattr(PLAN.config, key)

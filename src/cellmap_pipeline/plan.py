@@ -93,6 +93,8 @@ class Plan:
     trainings: dict[str, Training]
     crop_labels: list[CropLabel]
     manifest: Path
+    # All of the manifest, also what is not submitted.
+    manifest_rows: list[CropLabel] = field(default_factory=list)
     # By crop, what is to be brought of it (`crop_table.crops_to_fetch`).
     fetched: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -157,8 +159,8 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
         )
     trainings = {name: load_training(name, training_folders) for name in run.trainings}
     manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
-    rows = _submitted(read_manifest(manifest), run, source)
-    plan = Plan(run, trainings, rows, manifest)
+    rows = read_manifest(manifest)
+    plan = Plan(run, trainings, _submitted(rows, run, source), manifest, rows)
     _check_selection(plan, source)
     return replace(plan, fetched=_crops_to_fetch(plan)) if run.fetch else plan
 

@@ -98,7 +98,10 @@ def test_a_missing_key():
         parse_run({key: value for key, value in RUN.items() if key != "data_root"}, "config.yaml")
 
 
-@pytest.mark.parametrize("name", ["demo", "mednext_cos7", "mednext_mito", "monai_unet_quick"])
+@pytest.mark.parametrize("name", [
+    "demo", "mednext_cos7", "mednext_mito", "monai_unet_quick", "all48_4nm", "all48_8nm",
+    "organelles_16nm", "organelles_32nm",
+])  # fmt: skip
 def test_shipped_trainings(repo_root, name):
     assert load_training(name, [repo_root / "config/training"]).classes
 

@@ -16,6 +16,16 @@ def test_the_reference_configurations_plan(run, name):
     assert run.planned("submission.zip")["train"] == 1
 
 
+def test_the_plan_says_what_can_be_reached(run, small_data):
+    run.configure(data_root="nowhere")
+    said = run.snakemake("plan").stdout
+    assert "tiny: monai_" in said and "training data: not here yet (nowhere)" in said
+    assert "Perfect ones could reach" in said
+    run.train("tiny", classes=["mito", "golgi"])
+    run.configure(data_root=str(small_data), submission={"classes": ["mito"]})
+    assert "a labelled voxel of golgi" in run.snakemake("plan").stdout
+
+
 def test_plans_without_the_data_being_there(run):
     run.configure(data_root="nowhere", ground_truth="nowhere.zarr")
     assert run.planned("all")["train"] == 1
