@@ -18,9 +18,9 @@ def training_process(folder):
             words = entry.read_bytes().decode().split("\0")
         except (FileNotFoundError, ProcessLookupError):  # It has ended meanwhile.
             continue
-        if any(w.startswith(str(folder)) and w.endswith(".train.py") for w in words):
-            if "python" in words[0]:
-                return int(entry.parent.name)
+        scripts = [w for w in words if w.startswith(str(folder)) and w.endswith(".train.py")]
+        if scripts and "python" in words[0]:
+            return int(entry.parent.name)
     return None
 
 
