@@ -19,6 +19,7 @@ rule check_inputs:
         cfg=version("check_inputs")
         | {
             "data_root": PLAN.config.data_root,
+            "ground_truth": PLAN.config.ground_truth,
             "trainings": {
                 name: planning.training_settings(
                     PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"]

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cellmap_pipeline.archive import Archive
 from cellmap_pipeline.datasplit import LabelledCrop, SplitSettings, make_crops, raw_path, split
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, union
@@ -19,6 +20,7 @@ def check_inputs(
     data_root: Path,
     trainings: Mapping[str, tuple[SplitSettings, Path | None]],
     predicted: Mapping[str, Sequence[CropLabel]],
+    ground_truth: Path | None = None,
 ) -> dict[str, Any]:
     """What there is to train on and to predict.
 
@@ -27,6 +29,7 @@ def check_inputs(
     data_root : folder of `{dataset}/{dataset}.zarr`.
     trainings : by name, what its datasplit depends on, and an own datasplit CSV.
     predicted : by name, the rows of the manifest that it predicts.
+    ground_truth : folder of the test crops' truth, where there is one.
 
     Returns
     -------
@@ -61,9 +64,25 @@ def check_inputs(
             extent = union([row.grid for row in own_rows])
             path = raw_path(data_root, own_rows[0].dataset)
             problems += _raw_problems(open_volume, path, extent, settings, f"test crop {number}")
+    if ground_truth:
+        rows = [row for own in predicted.values() for row in own]
+        problems += _truth_problems(ground_truth, rows)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return found
+
+
+def _truth_problems(path: Path, rows: Sequence[CropLabel]) -> list[str]:
+    """Why nothing of the truth could be scored, if so."""
+    labels = Archive.open(path).labels
+    if not rows or any(row.label in labels.get(f"crop{row.crop}", ()) for row in rows):
+        return []
+    wanted = sorted({f"crop{row.crop}" for row in rows})
+    return [
+        f"ground_truth: {path} holds no array {{crop}}/{{label}} of {', '.join(wanted)} with a "
+        "label that is predicted, so nothing could be scored. The evaluator takes plain arrays: of "
+        "a multiscale label, give its s0; or set ground_truth: null"
+    ]
 
 
 def _raw_problems(

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cellmap_pipeline.classes import BOUNDARY_SUFFIX
+from cellmap_pipeline.classes import class_of
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.figures import class_rows, drawing, in_order, in_panels, look_of, tint
 
@@ -66,7 +66,7 @@ def plot_training(metrics: Path, path: Path) -> None:
     """
     table = _read_metrics(metrics)
     channels = [column.removeprefix(DICE) for column in table if column.startswith(DICE)]
-    panels = in_panels(in_order([name for name in channels if not name.endswith(BOUNDARY_SUFFIX)]))
+    panels = in_panels(in_order([name for name in channels if name == class_of(name)]))
     heights = [3.0] * (1 + len(panels)) + [1.5]
     with drawing(path, 9, sum(heights) + 1) as figure:
         loss, *dice, rate = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
@@ -80,8 +80,8 @@ def plot_training(metrics: Path, path: Path) -> None:
                     axes, table, DICE + label, label=label, color=look.colour, ls=look.line,
                     marker=look.marker, mec="black", mew=0.4,
                 )  # fmt: skip
-                boundary = label + BOUNDARY_SUFFIX
-                _curve(axes, table, DICE + boundary, label=boundary, color=look.colour, ls=":")
+                for name in [c for c in channels if class_of(c) == label != c]:
+                    _curve(axes, table, DICE + name, label=name, color=look.colour, ls=":")
             _curve(axes, table, "val_dice", label="mean of all", color="black", lw=2.5)
             axes.set(ylabel="Dice of validation patches", ylim=(0, 1.02))
         _curve(rate, table, "learning_rate", color="black")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 import warnings
@@ -113,11 +114,13 @@ def train(
     pl.seed_everything(training.seed, workers=True, verbose=False)
     settings = training_settings(training, TRAIN_KEYS)
     crops = open_crops(datasplit, training.classes, training.voxel_size)
-    split = fingerprint_of({"datasplit": datasplit.read_text()})
+    given = {"datasplit": datasplit.read_text()}
+    if training.initial_weights:
+        given["initial_weights"] = _digest(Path(training.initial_weights))
     # With more epochs the same training goes on.
     same = {key: value for key, value in settings.items() if key != "epochs"}
     go_on = None
-    if claim(state, same | {"datasplit": split}):
+    if claim(state, same | {"inputs": fingerprint_of(given)}):
         go_on = newest_checkpoint(state / "checkpoints")
     task = SegmentationTask(settings, _channel_weights(training, summary))
     if training.initial_weights and not go_on:
@@ -236,6 +239,14 @@ def balanced_weights(summary: Path) -> dict[str, float]:
     volume = volume.where(volume > 0, volume[volume > 0].median())
     weights = (volume.median() / volume) ** 0.5
     return {str(label): float(weight) for label, weight in weights.clip(0.1, 10).items()}
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"initial_weights: {path} cannot be read: {error.strerror}") from error
 
 
 def _steps_in(path: Path) -> int:

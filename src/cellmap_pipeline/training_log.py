@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.figures import look_of
 from cellmap_pipeline.loading import PatchLoader
 from cellmap_pipeline.targets import UNKNOWN
@@ -58,6 +59,13 @@ class EpochTable(pl.Callback):
         seconds = max(self.trained, 1e-9)
         waited = (self.loader.waited - self.waited) / seconds
         loss = task.take_epoch_loss()
+        if not loss.isfinite():
+            settings = task.training_settings
+            raise InputError(
+                f"the loss of epoch {trainer.current_epoch} is not a finite number: lower "
+                f"`learning_rate` ({settings.learning_rate:g}), raise `scheduler.warmup_steps` "
+                f"({settings.scheduler.warmup_steps}), or set `precision: 32`"
+            )
         task.log_dict(
             {
                 "train_loss": loss,

@@ -37,6 +37,19 @@ def test_what_there_is(data):
     assert found["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
 
 
+def test_a_truth_of_which_nothing_can_be_scored(data):
+    rows = [r for r in read_manifest(data / "test_crop_manifest.csv") if r.label == "mito"]
+    trainings = {"a": (SETTINGS, None)}
+    check_inputs(data, trainings, {"a": rows}, data / "ground_truth.zarr")
+    check_inputs(data, trainings, {}, data / "ground_truth.zarr")
+    # Labels in the form of the training crops: groups with levels in them.
+    groups = next(data.glob("demo_cell-1/*.zarr/recon-1/labels/groundtruth"))
+    crop = next(groups.glob("crop*"))
+    rows = [CropLabel(int(crop.name[4:]), "demo_cell-1", "mito", rows[0].grid)]
+    with pytest.raises(InputError, match=rf"ground_truth: .* no array .* of {crop.name} .* s0"):
+        check_inputs(data, trainings, {"a": rows}, groups)
+
+
 def test_all_that_is_wrong_is_said_at_once(data):
     for level in data.glob("demo_cell-*/*.zarr/recon-1/em/fibsem-uint8/s*"):
         for chunk in level.rglob("*"):

@@ -87,6 +87,25 @@ def test_training_begins_with_the_weights_of_another(datasplit, tmp_path):
         torch.testing.assert_close(first[key], second[key], rtol=1e-4, atol=1e-5)
 
 
+def test_other_initial_weights_start_afresh(datasplit, tmp_path):
+    for seed in (1, 2):
+        train(settings(seed=seed, epochs=1), datasplit, tmp_path / "first", tmp_path / "first.ckpt")
+        begun = settings(initial_weights=str(tmp_path / "first.ckpt"), epochs=1)
+        train(begun, datasplit, tmp_path / "next", tmp_path / "second.ckpt")
+    assert (tmp_path / "next.old-1/checkpoints/last.ckpt").is_file()
+    with pytest.raises(InputError, match="initial_weights: none.pt cannot be read: No such file"):
+        train(settings(initial_weights="none.pt"), datasplit, tmp_path / "n", tmp_path / "m.ckpt")
+
+
+def test_a_loss_that_explodes_ends_the_training(datasplit, tmp_path, monkeypatch):
+    step = SegmentationTask.training_step
+    monkeypatch.setattr(
+        SegmentationTask, "training_step", lambda self, batch, i: step(self, batch, i) * torch.nan
+    )
+    with pytest.raises(InputError, match=r"loss of epoch 0 is not a finite .* `learning_rate`"):
+        train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+
+
 def test_a_gpu_that_is_too_small_says_what_to_lower(datasplit, tmp_path, monkeypatch):
     def no_room(self, batch, index):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")

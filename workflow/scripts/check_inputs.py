@@ -22,5 +22,6 @@ with job(snakemake.log[0]):
         for name, settings in cfg["trainings"].items()
     }
     predicted = {name: [crop_label(row) for row in rows] for name, rows in cfg["predicted"].items()}
-    found = check_inputs(Path(cfg["data_root"]), trainings, predicted)
+    truth = Path(cfg["ground_truth"]) if cfg["ground_truth"] else None
+    found = check_inputs(Path(cfg["data_root"]), trainings, predicted, truth)
     write_json(found, snakemake.output[0])
