@@ -1,8 +1,10 @@
-rule check_inputs:
+# A checkpoint: what runs is decided again after it. Of jobs that wait for a job of the run through
+# `ancient` alone, Snakemake does not see that their own settings changed, too.
+checkpoint check_inputs:
     """Look at the data before anything expensive: what must be there, is, and can be read."""
     input:
         manifest=ancient(PLAN.manifest),
-        fetched=ancient(FETCHED),
+        fetched=FETCHED,
     output:
         OUTPUT / "check_inputs.json",
     log:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -145,3 +146,13 @@ def test_the_same_settings_make_the_same_bytes(run, new_run):
     again.snakemake("submission.zip")
     first, second = (made.folder / "submission.zip" for made in (run, again))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_what_the_check_and_later_stages_depend_on_reruns_all_of_it_in_one_run(run):
+    # The last test of this file: it leaves other results than the ones above expect.
+    run.train("tiny", validation_fraction=0.45)
+    assert stages(run.planned("scores.json")) == {"check_inputs"}
+    output = run.snakemake("scores.json").stdout
+    done = set(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", output))
+    assert stages(done) == RETRAINED - {"select"} | {"check_inputs", "datasplit"}
+    assert run.planned("scores.json") == {}
