@@ -29,7 +29,7 @@ def resample(array: NDArray, source: Grid, target: Grid) -> NDArray[np.float32]:
     start = source.position(target)
     for axis in range(3):
         step = target.voxel_size[axis] / source.voxel_size[axis]
-        indices, weights = _taps(source.shape[axis], start[axis], step, target.shape[axis])
+        indices, weights = taps(source.shape[axis], start[axis], step, target.shape[axis])
         result = _weigh(result, axis, indices, weights)
     return result.astype(np.float32, copy=False)
 
@@ -43,7 +43,7 @@ def nearest_index(start: float, step: float, n: int) -> NDArray[np.int64]:
     return np.ceil(position - 0.5 - TOLERANCE_VOXELS / 2).astype(np.int64)
 
 
-def _taps(n: int, start: float, step: float, n_out: int) -> tuple[NDArray, NDArray]:
+def taps(n: int, start: float, step: float, n_out: int) -> tuple[NDArray, NDArray]:
     """Source indices and weights, (n_out, taps) each, that make each target voxel of an axis."""
     centre = start + step * np.arange(n_out)
     if step <= 1 + TOLERANCE_VOXELS:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.availability import available_box
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Vector
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector
 from cellmap_pipeline.levels import Level
 from cellmap_pipeline.n5 import stored_n5_grids
 from cellmap_pipeline.ngff import (
@@ -254,13 +254,14 @@ def create(
     grid: Grid,
     dtype: str,
     attributes: dict[str, Any] | None = None,
-    chunk: int = CHUNK,
+    chunk: int | Shape = CHUNK,
 ) -> ts.TensorStore:
     """Make an empty OME-NGFF 0.4 volume with one level `s0` and return that array for writing.
 
     Its `.zattrs` hold `voxel_size`, `translation` and `shape` as in the challenge's submissions
     (so that packaging copies them as they are), and `attributes`.
     """
+    chunks = (chunk,) * 3 if isinstance(chunk, int) else chunk
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
@@ -271,7 +272,7 @@ def create(
         "kvstore": {"driver": "file", "path": f"{path}/s0/"},
         "metadata": {
             "shape": grid.shape,
-            "chunks": [min(chunk, n) for n in grid.shape],
+            "chunks": [min(c, n) for c, n in zip(chunks, grid.shape, strict=True)],
             "dtype": np.dtype(dtype).str,
             "compressor": {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1},
             "dimension_separator": "/",
@@ -286,6 +287,13 @@ def create(
     }
     write_json(path / "s0" / ".zattrs", own | (attributes or {}))
     return array
+
+
+def reopen(path: Path) -> ts.TensorStore:
+    """The array of a volume that `create` made, to go on writing it."""
+    return ts.open(
+        {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{path}/s0/"}}
+    ).result()
 
 
 def _mirror(voxels: NDArray, pad: list[tuple[int, int]]) -> NDArray:

@@ -1,6 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from networks import tiny_task
 
@@ -9,9 +12,10 @@ from cellmap_pipeline.config import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.partial_result import PartialResult
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.resampling import resample
-from cellmap_pipeline.volumes import Volume, create
+from cellmap_pipeline.volumes import Volume, create, reopen
 
 RAW_GRID = Grid((8, 8, 8), (40, 0, 80), (56, 60, 64))
 RAW = np.random.default_rng(0).integers(0, 255, RAW_GRID.shape).astype(np.uint8)
@@ -47,14 +51,14 @@ def read(path):
 
 
 @pytest.mark.parametrize(
-    ("overlap", "blending", "block_bytes"),
-    [(0.5, "gaussian", 1 << 30), (0.5, "gaussian", 300_000), (0.0, "constant", 300_000),
+    ("overlap", "blending", "memory"),
+    [(0.5, "gaussian", 1 << 30), (0.5, "gaussian", 1), (0.0, "constant", 1),
      (0.25, "gaussian", 1 << 30)],
 )  # fmt: skip
 def test_as_monai_does_on_the_whole_volume(
-    task, raw, tmp_path, monkeypatch, overlap, blending, block_bytes
+    task, raw, tmp_path, monkeypatch, overlap, blending, memory
 ):
-    monkeypatch.setattr(prediction, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(prediction, "MEMORY", memory)
     grids = {
         "mito": RAW_GRID,
         "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32)),
@@ -77,7 +81,7 @@ def test_blocks_change_nothing(task, raw, tmp_path, monkeypatch, voxel_size):
     rows = [CropLabel(1, "d", "pm", grid)]
     inference = Inference()
     predict_crop(task, raw, rows, tmp_path / "whole", inference)
-    monkeypatch.setattr(prediction, "BLOCK_BYTES", 100_000)
+    monkeypatch.setattr(prediction, "MEMORY", 1)
     predict_crop(task, raw, rows, tmp_path / "blocks", inference)
     assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "blocks/pm"))
     level = Volume.open(tmp_path / "whole/pm").levels[0]
@@ -103,6 +107,73 @@ def test_what_is_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
     with pytest.raises(InputError, match="chunks of raw are missing"):
         predict_crop(task, Volume.open(tmp_path / "raw"), rows, tmp_path / "d", Inference())
     assert not (tmp_path / "d").exists()
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(("layers", "overlap"), [(0, 0.5), (2, 0.5), (4, 0.5), (7, 0.75)])
+def test_a_killed_prediction_goes_on_where_it_was(
+    task, raw, tmp_path, monkeypatch, layers, overlap
+):
+    monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (4,) * 3))
+    grids = {"mito": RAW_GRID, "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32))}
+    rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
+    inference = Inference(window=[16, 32, 32], overlap=overlap, batch=2)
+    predict_crop(task, raw, rows, tmp_path / "whole", inference)
+    windows = []
+    forward = task.forward
+    monkeypatch.setattr(task, "forward", lambda x: windows.append(len(x)) or forward(x))
+    predict_crop(task, raw, rows, tmp_path / "counted", inference)
+    every = sum(windows)
+
+    write, left = PartialResult.write, [layers]
+
+    def until(self, *arguments):
+        write(self, *arguments)
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    monkeypatch.setattr(PartialResult, "write", until)
+    with pytest.raises(Killed):
+        predict_crop(task, raw, rows, tmp_path / "c", inference)
+    assert not (tmp_path / "c").exists()
+    # What was written of the next planes without being noted.
+    array = Volume.open(tmp_path / "c.partial/pm").levels[0]
+    reopen(tmp_path / "c.partial/pm")[array.grid.shape[0] - 1].write(7).result()
+
+    monkeypatch.setattr(PartialResult, "write", write)
+    windows.clear()
+    predict_crop(task, raw, rows, tmp_path / "c", inference)
+    assert sum(windows) < every or layers == 0
+    for channel in ("mito", "mito_boundary", "pm"):
+        assert np.array_equal(read(tmp_path / "whole" / channel), read(tmp_path / "c" / channel))
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["mito", "mito_boundary", "pm"]
+    assert not (tmp_path / "c.partial").exists()
+
+
+def test_what_another_network_left_is_not_gone_on_with(task, raw, tmp_path, monkeypatch):
+    rows = [CropLabel(1, "d", "pm", RAW_GRID)]
+    predict_crop(task, raw, rows, tmp_path / "whole", Inference())
+    other = tiny_task()
+    monkeypatch.setattr(PartialResult, "finish", lambda self: None)
+    predict_crop(other, raw, rows, tmp_path / "c", Inference())
+    assert json.loads((tmp_path / "c.partial/done.json").read_text())["done"] == {"pm": 56}
+    monkeypatch.undo()
+    predict_crop(task, raw, rows, tmp_path / "c", Inference())
+    assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "c/pm"))
+
+
+def test_no_window_is_computed_twice(task, raw, tmp_path, monkeypatch):
+    windows = []
+    forward = task.forward
+    monkeypatch.setattr(task, "forward", lambda x: windows.append(len(x)) or forward(x))
+    monkeypatch.setattr(prediction, "MEMORY", 1)
+    predict_crop(task, raw, [CropLabel(1, "d", "pm", RAW_GRID)], tmp_path / "c", Inference())
+    starts = dense_patch_slices(RAW_GRID.shape, (32, 32, 32), (16, 16, 16))
+    assert sum(windows) == len(starts)
 
 
 def test_a_label_that_the_network_does_not_know(task, raw, tmp_path):

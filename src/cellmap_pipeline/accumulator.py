@@ -1,0 +1,95 @@
+"""Sums of windows over a region of any size, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellmap_pipeline.geometry import Shape
+
+# What probability 1 is in the sums. Whole numbers, so that the order of the windows, and where a
+# run was interrupted or cut into jobs, changes no bit; 256 steps to each of the 255 that are
+# stored, with room below 65536 for the rounding of all windows over a voxel.
+ONE = 255 * 256
+CHUNK: Shape = (32, 64, 64)
+
+
+class Accumulator:
+    """Sums (c, z, y, x) of windows, uint16; what does not fit in memory waits in files.
+
+    Parameters
+    ----------
+    channels : number of them.
+    shape : of the region, voxels.
+    scratch : an empty folder for what does not fit; best on a local disk.
+    memory : bytes to hold at most (one chunk at least).
+    """
+
+    def __init__(self, channels: int, shape: Shape, scratch: Path, memory: int) -> None:
+        self.channels, self.shape, self.scratch = channels, shape, scratch
+        chunk_bytes = channels * int(np.prod(CHUNK)) * 2
+        self._most = max(1, memory // chunk_bytes)
+        self._chunks: OrderedDict[Shape, NDArray[np.uint16]] = OrderedDict()
+        self._spilled: set[Shape] = set()
+
+    def add(self, start: Sequence[int], values: NDArray[np.uint16]) -> None:
+        """Add `values` (c, z, y, x) at voxel `start`."""
+        stop = [s + n for s, n in zip(start, values.shape[1:], strict=True)]
+        for index, inside, outside in _overlaps(start, stop, start):
+            self._chunk(index)[inside] += values[outside]
+
+    def read(self, channel: int, low: Shape, high: Shape) -> NDArray[np.uint16]:
+        """The sums of one channel in the box low..high, (z, y, x)."""
+        result = np.zeros([b - a for a, b in zip(low, high, strict=True)], np.uint16)
+        for index, inside, outside in _overlaps(low, high, low):
+            if index in self._chunks or index in self._spilled:
+                result[outside[1:]] = self._chunk(index)[channel][inside[1:]]
+        return result
+
+    def forget_below(self, plane: int) -> None:
+        """Free what lies in planes of the region below `plane`, as far as whole chunks do."""
+        for index in [*self._chunks, *self._spilled]:
+            if (index[0] + 1) * CHUNK[0] <= plane:
+                self._chunks.pop(index, None)
+                if index in self._spilled:
+                    self._spilled.remove(index)
+                    self._file(index).unlink()
+
+    def _chunk(self, index: Shape) -> NDArray[np.uint16]:
+        if index in self._chunks:
+            self._chunks.move_to_end(index)
+            return self._chunks[index]
+        while len(self._chunks) >= self._most:
+            oldest, values = self._chunks.popitem(last=False)
+            values.tofile(self._file(oldest))
+            self._spilled.add(oldest)
+        shape = (self.channels, *CHUNK)
+        if index in self._spilled:
+            chunk = np.fromfile(self._file(index), np.uint16).reshape(shape)
+        else:
+            chunk = np.zeros(shape, np.uint16)
+        self._chunks[index] = chunk
+        return chunk
+
+    def _file(self, index: Shape) -> Path:
+        return self.scratch / "-".join(map(str, index))
+
+
+def _overlaps(
+    low: Sequence[int], high: Sequence[int], origin: Sequence[int]
+) -> Iterator[tuple[Shape, tuple[slice, ...], tuple[slice, ...]]]:
+    """Chunks that the box low..high meets: index, and where in it and in an array at `origin`."""
+    first = [a // c for a, c in zip(low, CHUNK, strict=True)]
+    count = [-(-b // c) - f for b, c, f in zip(high, CHUNK, first, strict=True)]
+    for step in np.ndindex(*(max(0, n) for n in count)):
+        z, y, x = (f + i for f, i in zip(first, step, strict=True))
+        inside, outside = [slice(None)], [slice(None)]
+        for i, c, a, b, o in zip((z, y, x), CHUNK, low, high, origin, strict=True):
+            start, stop = max(a, i * c), min(b, (i + 1) * c)
+            inside.append(slice(start - i * c, stop - i * c))
+            outside.append(slice(start - o, stop - o))
+        yield (z, y, x), tuple(inside), tuple(outside)

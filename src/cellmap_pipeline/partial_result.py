@@ -1,0 +1,106 @@
+"""A crop's prediction while it is being written: what is done stays done."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellmap_pipeline.accumulator import ONE, Accumulator
+from cellmap_pipeline.geometry import Grid, Shape, shape_of
+from cellmap_pipeline.resampling import resample
+from cellmap_pipeline.state import fingerprint_of
+from cellmap_pipeline.volumes import create, reopen
+from cellmap_pipeline.windows import Layer
+
+log = logging.getLogger(__name__)
+PROBABILITY = {"cellmap_pipeline": {"kind": "probability"}}
+
+
+class PartialResult:
+    """Arrays of channels in `{output}.partial`, and how many planes of each are done.
+
+    Parameters
+    ----------
+    output : the folder that it becomes.
+    grids : by channel, its grid.
+    chunks : by channel, the chunk of its array, voxels.
+    identity : all else that the voxels hang on, in builtins. What lies there of another one is
+        removed.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        grids: Mapping[str, Grid],
+        chunks: Mapping[str, Shape],
+        identity: dict[str, Any],
+    ) -> None:
+        self.output, self.grids = output, grids
+        self.folder = output.with_name(output.name + ".partial")
+        self.planes_per_chunk = {name: chunk[0] for name, chunk in chunks.items()}
+        places = {name: repr(grid) for name, grid in grids.items()}
+        self._fingerprint = fingerprint_of(identity | {"grids": places})
+        self._tiles = {name: chunk[1] for name, chunk in chunks.items()}
+        self._mark = self.folder / "done.json"
+        noted = json.loads(self._mark.read_text()) if self._mark.is_file() else {}
+        if noted.get("fingerprint") == self._fingerprint:
+            self.done: dict[str, int] = noted["done"]
+            self._arrays = {name: reopen(self.folder / name) for name in grids}
+            log.info("goes on where it was: planes done: %s", self.done)
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.done = dict.fromkeys(grids, 0)
+        self._arrays = {
+            name: create(self.folder / name, grid, "uint8", PROBABILITY, chunks[name])
+            for name, grid in grids.items()
+        }
+        self._note()
+
+    def to_do(self) -> dict[str, tuple[int, int]]:
+        """By channel, the first and last + 1 of the planes that are not done."""
+        return {name: (self.done[name], grid.shape[0]) for name, grid in self.grids.items()}
+
+    def write(self, layer: Layer, region: Grid, sums: Accumulator) -> None:
+        """Write what `layer` finished, from `sums` over `region`, and note it as done."""
+        writes = []
+        for index, (name, grid) in enumerate(self.grids.items()):
+            first, last = layer.finished.get(name, (0, 0))
+            for y in range(0, grid.shape[1] if last else 0, self._tiles[name]):
+                rows = min(self._tiles[name], grid.shape[1] - y)
+                part = grid.box((first, y, 0), (last - first, rows, grid.shape[2]))
+                values = _probabilities(sums, index, region, part)
+                writes.append(self._arrays[name][first:last, y : y + rows].write(values))
+            self.done[name] = max(self.done[name], last)
+        for write in writes:
+            write.result()
+        sums.forget_below(layer.keep)
+        self._note()
+
+    def finish(self) -> None:
+        """Make it the output."""
+        self._mark.unlink()
+        shutil.rmtree(self.output, ignore_errors=True)
+        self.folder.rename(self.output)
+
+    def _note(self) -> None:
+        beside = self._mark.with_suffix(".partial")
+        beside.write_text(json.dumps({"fingerprint": self._fingerprint, "done": self.done}))
+        os.replace(beside, self._mark)
+
+
+def _probabilities(sums: Accumulator, channel: int, region: Grid, grid: Grid) -> NDArray[np.uint8]:
+    """Probabilities (z, y, x) of a channel on `grid`, 0..255 for 0..1."""
+    start, stop = region.index_box(grid, margin=1)
+    low = shape_of(max(0, a) for a in start)
+    high = shape_of(min(n, b) for n, b in zip(region.shape, stop, strict=True))
+    size = [b - a for a, b in zip(low, high, strict=True)]
+    values = resample(sums.read(channel, low, high), region.box(low, size), grid)
+    return np.round(values * np.float32(255 / ONE)).clip(0, 255).astype(np.uint8)
