@@ -1,0 +1,200 @@
+"""Time and memory of predicting a crop, against the bare forward passes of the same windows.
+
+The bare passes run the network over as many windows, in batches that lie in memory. Both take
+turns, as does MONAI's `SlidingWindowInferer` over the whole volume at once; the medians are
+compared. Peak memory is measured in processes of their own: over a small crop, over a large one
+(1024 × 512 × 512 voxels), and of one bare batch. Prints one line of JSON.
+
+    python benchmarks/prediction.py          # BasicUNet, 64³ windows, on a CPU
+    python benchmarks/prediction.py --gpu    # MedNeXt M, 128³ windows, bf16
+    python benchmarks/prediction.py --memory # and peak memory of both crops, 14 classes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# As the pipeline's own jobs, before torch is imported: threads that wait don't spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import torch
+from monai.data.utils import dense_patch_slices
+from monai.inferers import SlidingWindowInferer
+
+from cellmap_pipeline.config import Inference, Training
+from cellmap_pipeline.geometry import Grid, shape_of
+from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
+from cellmap_pipeline.prediction import predict_crop
+from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.volumes import Volume, create
+
+# 14 semantic classes: as many channels as classes.
+CLASSES = [
+    "pm", "mito_mem", "mito_lum", "mito_ribo", "golgi_mem", "golgi_lum", "ves_mem", "ves_lum",
+    "endo_mem", "endo_lum", "er_mem", "er_lum", "ne_mem", "ne_lum",
+]  # fmt: skip
+VOXEL = 8.0
+SMALL = {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]}
+OVERLAP = 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
+    parser.add_argument("--memory", action="store_true", help="peak memory too (minutes)")
+    parser.add_argument("--shape", type=int, nargs=3, default=(160, 160, 160))
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--peak-of", type=int, nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.peak_of:
+        print(_peak(shape_of(arguments.peak_of)))
+        return
+    result = _speed(arguments)
+    if arguments.memory:
+        peaks = {
+            name: _in_own_process(shape, arguments.threads)
+            for name, shape in (
+                ("bare", (0, 0, 0)),
+                ("256", (256, 256, 256)),
+                ("1024x512x512", (1024, 512, 512)),
+            )  # fmt: skip
+        }
+        result["peak_mb"] = peaks
+        result["mb_above_bare"] = {name: mb - peaks["bare"] for name, mb in peaks.items()}
+    print(json.dumps(result))
+
+
+def _speed(arguments: argparse.Namespace) -> dict[str, object]:
+    device = torch.device("cuda" if arguments.gpu else "cpu")
+    window, batch = (128, 2) if arguments.gpu else (64, 1)
+    model = {"architecture": "mednext", "size": "M"} if arguments.gpu else {
+        "architecture": "monai_basic_unet3d"
+    }  # fmt: skip
+    task = _task(model, window).to(device)
+    shape = shape_of(arguments.shape)
+    counted: list[int] = []
+    forward = task.forward
+    with tempfile.TemporaryDirectory() as name:
+        raw = _raw(Path(name), shape)
+        step = (window // 2,) * 3
+        least = len(dense_patch_slices(shape, (window,) * 3, step))
+        image = torch.rand(batch, 1, *[window] * 3, device=device)
+        inferer = SlidingWindowInferer(
+            (window,) * 3, sw_batch_size=batch, overlap=OVERLAP, mode="gaussian",
+            sw_device=device, device=torch.device("cpu"),
+        )  # fmt: skip
+
+        @torch.inference_mode()
+        def bare() -> None:
+            with torch.autocast(device.type, enabled=arguments.gpu):
+                for i in range(0, least, batch):
+                    task(image[: least - i])
+            if arguments.gpu:
+                torch.cuda.synchronize()
+
+        def predict() -> None:
+            def count(raw: torch.Tensor) -> torch.Tensor:
+                counted.append(len(raw))
+                return forward(raw)
+
+            task.forward = count  # type: ignore[method-assign]
+            try:
+                _predict(task, raw, shape, Path(name) / "output", window, batch)
+            finally:
+                task.forward = forward  # type: ignore[method-assign]
+
+        @torch.inference_mode()
+        def monai() -> None:
+            volume = torch.from_numpy(raw.read_raw(raw.levels[0].grid))[None, None]
+            with torch.autocast(device.type, enabled=arguments.gpu):
+                inferer(volume, lambda x: torch.sigmoid(task(x)))
+
+        bare()
+        # One whole turn of each before any is timed: allocators, file cache, importance maps.
+        predict()
+        counted.clear()
+        turns = [(_timed(bare), _timed(predict), _timed(monai)) for _ in range(arguments.turns)]
+    seconds = dict(zip(("bare", "predict", "monai"), zip(*turns, strict=True), strict=True))
+    return {
+        "shape": list(shape), "window": window, "channels": len(CLASSES), "device": device.type,
+        "windows": sum(counted) // arguments.turns, "least_windows": least,
+        "seconds": {name: round(statistics.median(times), 2) for name, times in seconds.items()},
+        "ratio_to_bare": round(statistics.median(p / b for b, p, _ in turns), 3),
+        "monai_ratio_to_bare": round(statistics.median(m / b for b, _, m in turns), 3),
+    }  # fmt: skip
+
+
+def _peak(shape: tuple[int, int, int]) -> int:
+    """Peak memory of this process, MB, after predicting `shape` (or, of zeros, one batch)."""
+    task = _task(SMALL, 64)
+    if not any(shape):
+        with torch.inference_mode():
+            for _ in range(3):
+                torch.sigmoid(task(torch.rand(1, 1, 64, 64, 64)))
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            raw = _raw(Path(name), shape)
+            _predict(task, raw, shape, Path(name) / "output", 64, 1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+
+
+def _in_own_process(shape: tuple[int, int, int], threads: int) -> int:
+    command = [sys.executable, __file__, "--threads", str(threads), "--peak-of", *map(str, shape)]
+    return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def _task(model: dict[str, object], window: int) -> SegmentationTask:
+    torch.manual_seed(0)
+    training = Training.model_validate(
+        {"classes": CLASSES, "voxel_size": VOXEL, "model": model, "patch_size": window}
+    )
+    return SegmentationTask(training_settings(training, TRAIN_KEYS)).eval()
+
+
+def _raw(folder: Path, shape: tuple[int, int, int]) -> Volume:
+    """A volume of noise, written in slabs."""
+    grid = Grid((VOXEL,) * 3, (0, 0, 0), shape)
+    array = create(folder / "raw", grid, "uint8")
+    rng = np.random.default_rng(0)
+    for z in range(0, shape[0], 64):
+        planes = min(64, shape[0] - z)
+        array[z : z + planes].write(rng.integers(0, 256, (planes, *shape[1:]), np.uint8)).result()
+    return Volume.open(folder / "raw")
+
+
+def _predict(
+    task: SegmentationTask,
+    raw: Volume,
+    shape: tuple[int, int, int],
+    output: Path,
+    window: int,
+    batch: int,
+) -> None:
+    grid = Grid((VOXEL,) * 3, (0, 0, 0), shape)
+    rows = [CropLabel(1, "d", label, grid) for label in CLASSES]
+    inference = Inference(window=(window,) * 3, overlap=OVERLAP, batch=batch)
+    predict_crop(task, raw, rows, output, inference)
+
+
+def _timed(run: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()
