@@ -40,6 +40,8 @@ wildcard_constraints:
     training="|".join(PLAN.trainings),
     dataset="[^/]+",
     crop=r"\d+",
+    part=r"\d+",
+    parts=r"\d+",
     label="[^/]+",
 
 

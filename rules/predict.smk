@@ -4,9 +4,51 @@ def predicted_rows(wildcards):
     return [planning.row_settings(row) for row in rows]
 
 
+# By training and crop, into how many jobs its prediction is cut.
+JOBS = {
+    (name, crop): planning.prediction_jobs(PLAN.trainings[name], rows)
+    for name in USED
+    for crop, rows in PLAN.predicted(name).items()
+}
+
+
+def parts_of(wildcards):
+    """The parts that a crop's prediction is put together from; none where one job makes it."""
+    jobs = JOBS[wildcards.training, int(wildcards.crop)]
+    path = f"{wildcards.training}/predictions/{wildcards.dataset}/crop{wildcards.crop}"
+    return [OUTPUT / f"{path}.part{part}of{jobs}" for part in range(1, jobs + 1) if jobs > 1]
+
+
+rule predict_part:
+    """Predict all labels in one part of a test crop that is cut into several jobs."""
+    input:
+        checkpoint=checkpoint_of,
+        checked=ancient(OUTPUT / "check_inputs.json"),
+    output:
+        temp(directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}.part{part}of{parts}")),
+    log:
+        OUTPUT / "logs/predict/{training}/{dataset}/crop{crop}.part{part}of{parts}.log",
+    benchmark:
+        OUTPUT / "benchmarks/predict/{training}/{dataset}/crop{crop}.part{part}of{parts}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=720,
+    params:
+        cfg=lambda wildcards: inference_params("predict")(wildcards)
+        | {"rows": predicted_rows(wildcards), "data_root": PLAN.config.data_root},
+        options=INFERENCE_OPTIONS,
+    script:
+        "../workflow/scripts/predict.py"
+
+
 rule predict:
     """Predict all labels of a test crop in one pass of the network over it."""
     input:
+        parts=parts_of,
         checkpoint=checkpoint_of,
         checked=ancient(OUTPUT / "check_inputs.json"),
     output:
@@ -19,7 +61,7 @@ rule predict:
         "../envs/cellmap-pipeline.yaml"
     threads: 8
     resources:
-        gpu=1,
+        gpu=lambda wildcards: 0 if parts_of(wildcards) else 1,
         mem_mb=16000,
         runtime=720,
     params:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -92,7 +93,14 @@ class Inference(Section):
     window: PatchSize | None = Field(None, description="sliding window, voxels; null: patch_size")
     overlap: float = Field(0.5, ge=0, le=0.75, description="of neighbouring windows")
     blending: Literal["gaussian", "constant"] = Field("gaussian", description="of windows")
+    symmetries: Literal[1, 8, 48] = Field(
+        1, description="average over turned inputs: 8, all flips; 48, all turns of a cube, too"
+    )
     batch: int = Field(1, ge=1, description="windows at once; changes no result")
+    jobs: int = Field(1, ge=1, le=1000, description="that each crop is cut into")
+    job_voxels: int | None = Field(
+        None, gt=0, description="cut crops into jobs of about so many of the network's voxels"
+    )
 
 
 class Scheduler(Section):
@@ -202,6 +210,13 @@ class Training(Section):
         check_patch_size(self.model, self.patch_size)
         if self.inference.window:
             check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
+        window = self.inference.window or self.patch_size
+        if self.inference.symmetries > 1 and "affinities" in chain(*self.targets.values()):
+            raise ValueError("`inference.symmetries` above 1 cannot turn affinities: leave one out")
+        if self.inference.symmetries == 48 and len({*window}) * len({*self.voxel_size}) > 1:
+            raise ValueError(
+                "`inference.symmetries: 48` takes cubic windows of cubic voxels; use 8"
+            )
         weights = self.class_weights if isinstance(self.class_weights, dict) else {}
         for key, of_labels in (
             ("targets", self.targets), ("class_weights", weights), ("postprocess", self.postprocess)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class PartialResult:
     chunks : by channel, the chunk of its array, voxels.
     identity : all else that the voxels hang on, in builtins. What lies there of another one is
         removed.
+    part : (i, n): of the planes, only the i-th of n parts (from 0), cut between chunks.
     """
 
     def __init__(
@@ -42,12 +43,17 @@ class PartialResult:
         grids: Mapping[str, Grid],
         chunks: Mapping[str, Shape],
         identity: dict[str, Any],
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.output, self.grids = output, grids
         self.folder = output.with_name(output.name + ".partial")
         self.planes_per_chunk = {name: chunk[0] for name, chunk in chunks.items()}
         places = {name: repr(grid) for name, grid in grids.items()}
-        self._fingerprint = fingerprint_of(identity | {"grids": places})
+        self._fingerprint = fingerprint_of(identity | {"grids": places, "part": part})
+        self._first, self._last = (
+            {name: _cut(grid.shape[0], chunks[name][0], i, part[1]) for name, grid in grids.items()}
+            for i in (part[0], part[0] + 1)
+        )
         self._tiles = {name: chunk[1] for name, chunk in chunks.items()}
         self._mark = self.folder / "done.json"
         noted = json.loads(self._mark.read_text()) if self._mark.is_file() else {}
@@ -57,7 +63,7 @@ class PartialResult:
             log.info("goes on where it was: planes done: %s", self.done)
             return
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.done = dict.fromkeys(grids, 0)
+        self.done = dict(self._first)
         self._arrays = {
             name: create(self.folder / name, grid, "uint8", PROBABILITY, chunks[name])
             for name, grid in grids.items()
@@ -66,7 +72,7 @@ class PartialResult:
 
     def to_do(self) -> dict[str, tuple[int, int]]:
         """By channel, the first and last + 1 of the planes that are not done."""
-        return {name: (self.done[name], grid.shape[0]) for name, grid in self.grids.items()}
+        return {name: (self.done[name], self._last[name]) for name in self.grids}
 
     def write(self, layer: Layer, region: Grid, sums: Accumulator) -> None:
         """Write what `layer` finished, from `sums` over `region`, and note it as done."""
@@ -94,6 +100,30 @@ class PartialResult:
         beside = self._mark.with_suffix(".partial")
         beside.write_text(json.dumps({"fingerprint": self._fingerprint, "done": self.done}))
         os.replace(beside, self._mark)
+
+
+def join_parts(parts: Sequence[Path], output: Path) -> None:
+    """Make one result of the parts of a crop, without copying where files can be linked."""
+    beside = output.with_name(output.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    for part in parts:
+        shutil.copytree(part, beside, copy_function=_link, dirs_exist_ok=True)
+    shutil.rmtree(output, ignore_errors=True)
+    beside.rename(output)
+
+
+def _link(source: str, target: str) -> None:
+    if Path(target).exists():  # metadata, alike in all parts
+        return
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _cut(planes: int, chunk: int, i: int, n: int) -> int:
+    """Where the i-th of n parts begins: at a chunk."""
+    return planes if i == n else round(planes * i / n / chunk) * chunk
 
 
 def _probabilities(sums: Accumulator, channel: int, region: Grid, grid: Grid) -> NDArray[np.uint8]:

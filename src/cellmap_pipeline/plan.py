@@ -6,6 +6,7 @@ Snakemake parses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from cellmap_pipeline.crop_table import (
     read_crop_table,
 )
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.geometry import Grid, union
 from cellmap_pipeline.manifest import CropLabel, local_copy, local_manifest, read_manifest
 from cellmap_pipeline.state import fingerprint_of
 
@@ -82,7 +83,7 @@ TRAIN_KEYS = (
 TRAIN_OPTIONS = ("num_workers", "memory_gb", "checkpoint_minutes", "log_every_steps")
 # Folders of the output that are not a training's.
 RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched"}
-INFERENCE_KEYS = ("checkpoint", "window", "overlap", "blending")
+INFERENCE_KEYS = ("checkpoint", "window", "overlap", "blending", "symmetries")
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,13 @@ def inference_settings(training: Training) -> dict[str, Any]:
     """What the result of a prediction depends on besides the checkpoint, in plain builtins."""
     values = training.inference.model_dump(mode="json")
     return {key: values[key] for key in INFERENCE_KEYS}
+
+
+def prediction_jobs(training: Training, rows: Sequence[CropLabel]) -> int:
+    """Into how many jobs the prediction of a crop's `rows` is cut."""
+    voxels = union([row.grid for row in rows]).at(training.voxel_size).size
+    limit = training.inference.job_voxels or voxels
+    return max(training.inference.jobs, math.ceil(voxels / limit))
 
 
 def training_lineage(training: Training) -> str:

@@ -33,6 +33,8 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.partial_result import PartialResult
+from cellmap_pipeline.plan import INFERENCE_KEYS
+from cellmap_pipeline.symmetries import SYMMETRIES, turn, turn_back
 from cellmap_pipeline.task import SegmentationTask, load_checkpoint
 from cellmap_pipeline.volumes import Volume
 from cellmap_pipeline.windows import Layer, Windows, meets, plan_layers
@@ -69,6 +71,7 @@ def predict_crop(
     rows: Sequence[CropLabel],
     output: Path,
     inference: Inference,
+    part: tuple[int, int] = (0, 1),
 ) -> None:
     """Predict the labels of one crop.
 
@@ -80,7 +83,8 @@ def predict_crop(
     output : folder that gets a group per label (and per further channel of it), uint8 with
         0..255 for 0..1, level `s0` on the label's grid. It appears when it is complete; until
         then what is done lies in `{output}.partial`, from where the same call goes on.
-    inference : window, overlap, blending and batch.
+    inference : window, overlap, blending, symmetries and batch.
+    part : (i, n): only the i-th of n parts along z (from 0); `join_parts` makes one of them.
 
     Raises
     ------
@@ -104,7 +108,9 @@ def predict_crop(
     window = inference.window or settings.patch_size
     there, region = _region(raw, crop, window, inference.overlap)
     windows = Windows(region.shape, window, inference.overlap, inference.blending)
-    result = PartialResult(output, grids, _chunks(grids, region), _identity(task, raw, inference))
+    result = PartialResult(
+        output, grids, _chunks(grids, region), _identity(task, raw, inference), part
+    )
     layers = plan_layers(windows, region, grids, result.planes_per_chunk, result.to_do())
     corners = _corners(windows, region, there, grids.values())
     log.info(
@@ -139,6 +145,7 @@ class _Walk:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.task = task.to(self.device)
         self.batch = inference.batch
+        self.symmetries = SYMMETRIES[inference.symmetries]
         self.raw, self.region, self.windows = raw, region, windows
         self.channels = [task.channels.index(channel) for channel in channels]
 
@@ -194,9 +201,15 @@ class _Walk:
     def _run(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Probabilities (n, c, z, y, x) of windows of raw."""
         batch = torch.from_numpy(np.stack(images)[:, None]).to(self.device)
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            logits = self.task(batch)
-        return torch.sigmoid(logits[:, self.channels].float()).cpu().numpy()
+        total: torch.Tensor | None = None
+        for symmetry in self.symmetries:
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+                logits = self.task(turn(batch, symmetry))
+            probabilities = torch.sigmoid(logits[:, self.channels].float())
+            turned = turn_back(probabilities, symmetry)
+            total = turned if total is None else total.add_(turned)
+        assert total is not None
+        return total.div_(len(self.symmetries)).cpu().numpy()
 
     def _sum(
         self,
@@ -259,5 +272,5 @@ def _identity(task: SegmentationTask, raw: Volume, inference: Inference) -> dict
         "weights": weights.hexdigest(),
         "training": task.training_settings.model_dump(mode="json"),
         "raw": str(raw.path),
-        "inference": inference.model_dump(mode="json", exclude={"batch"}),
+        "inference": inference.model_dump(mode="json", include=set(INFERENCE_KEYS)),
     }

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from cellmap_pipeline.config import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
-from cellmap_pipeline.partial_result import PartialResult
+from cellmap_pipeline.partial_result import PartialResult, join_parts
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.resampling import resample
 from cellmap_pipeline.volumes import Volume, create, reopen
@@ -164,6 +165,53 @@ def test_what_another_network_left_is_not_gone_on_with(task, raw, tmp_path, monk
     monkeypatch.undo()
     predict_crop(task, raw, rows, tmp_path / "c", Inference())
     assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "c/pm"))
+
+
+@pytest.mark.parametrize("n", [2, 4, 9])
+def test_parts_of_a_crop_make_the_same_whole(task, raw, tmp_path, monkeypatch, n):
+    monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (8,) * 3))
+    grids = {"mito": RAW_GRID, "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32))}
+    rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
+    inference = Inference(window=[16, 32, 32], batch=2)
+    predict_crop(task, raw, rows, tmp_path / "whole", inference)
+    parts = [tmp_path / f"part{i}" for i in range(n)]
+    for i in reversed(range(n)):
+        predict_crop(task, raw, rows, parts[i], inference, part=(i, n))
+    join_parts(parts, tmp_path / "joined")
+    for channel in ("mito", "mito_boundary", "pm"):
+        assert np.array_equal(
+            read(tmp_path / "whole" / channel), read(tmp_path / "joined" / channel)
+        )
+    files = [
+        sorted(path.relative_to(folder) for path in folder.rglob("*"))
+        for folder in (tmp_path / "whole", tmp_path / "joined")
+    ]
+    assert files[0] == files[1]
+    assert not (parts[0] / "mito/s0/6").exists()
+
+
+@pytest.mark.parametrize("count", [8, 48])
+def test_symmetries_are_averaged(task, raw, tmp_path, monkeypatch, count):
+    grid = RAW_GRID.box((0, 0, 0), (32, 32, 32))
+    rows = [CropLabel(1, "d", "pm", grid)]
+    inference = Inference(overlap=0, symmetries=count)
+    image = torch.from_numpy(RAW[:32, :32, :32].astype(np.float32) / 255)
+    total = torch.zeros(32, 32, 32)
+    turns = [(0, 1, 2)] if count == 8 else list(itertools.permutations(range(3)))
+    with torch.inference_mode():
+        for axes in turns:
+            for flips in itertools.product([0, 1], repeat=3):
+                dims = [d for d in range(3) if flips[d]]
+                result = torch.sigmoid(task(image.permute(axes).flip(dims)[None, None]))[0, 2]
+                total += result.flip(dims).permute(list(np.argsort(axes)))
+    # The region around the crop holds context: the window over the crop itself is compared.
+    monkeypatch.setattr(prediction, "_region", lambda *_: (grid, grid))
+    predict_crop(task, raw, rows, tmp_path / "d", inference)
+    wanted = np.round(total.numpy() / count * 255)
+    assert np.abs(read(tmp_path / "d/pm") - wanted).max() <= 1
+    single = Inference(overlap=0)
+    predict_crop(task, raw, rows, tmp_path / "single", single)
+    assert np.abs(read(tmp_path / "single/pm") - wanted).max() > 1
 
 
 def test_no_window_is_computed_twice(task, raw, tmp_path, monkeypatch):

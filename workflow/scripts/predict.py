@@ -1,6 +1,6 @@
-"""Predict all labels of a test crop in one pass.
+"""Predict all labels of a test crop, or of a part of it, in one pass; or join its parts.
 
-In: model.ckpt, and by params the manifest's rows of the crop.
+In: model.ckpt, and by params the manifest's rows of the crop; where jobs made parts, these.
 Out: a folder with a group per label: its probability on the label's own grid, uint8.
 """
 
@@ -13,6 +13,7 @@ with job(snakemake.log[0]):
 
     from cellmap_pipeline.config import Inference
     from cellmap_pipeline.datasplit import raw_path
+    from cellmap_pipeline.partial_result import join_parts
     from cellmap_pipeline.plan import INFERENCE_KEYS, crop_label
     from cellmap_pipeline.prediction import load_for_inference, predict_crop
     from cellmap_pipeline.volumes import Volume
@@ -21,10 +22,17 @@ with job(snakemake.log[0]):
     cfg = snakemake.params.cfg
     settings = {key: cfg[key] for key in INFERENCE_KEYS}
     inference = Inference.model_validate(settings | snakemake.params.options)
-    predict_crop(
-        load_for_inference(Path(snakemake.input.checkpoint), inference),
-        Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
-        [crop_label(row) for row in cfg["rows"]],
-        Path(snakemake.output[0]),
-        inference,
-    )
+    number = int(getattr(snakemake.wildcards, "part", 1))
+    of = int(getattr(snakemake.wildcards, "parts", 1))
+    output = Path(snakemake.output[0])
+    if parts := snakemake.input.get("parts"):
+        join_parts([Path(part) for part in parts], output)
+    else:
+        predict_crop(
+            load_for_inference(Path(snakemake.input.checkpoint), inference),
+            Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
+            [crop_label(row) for row in cfg["rows"]],
+            output,
+            inference,
+            part=(number - 1, of),
+        )
