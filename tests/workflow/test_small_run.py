@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from cellmap_pipeline.checking import check
@@ -148,8 +149,33 @@ def test_the_same_settings_make_the_same_bytes(run, new_run):
     assert first.read_bytes() == second.read_bytes()
 
 
+def voxels_of(folder):
+    return {
+        path.name: Volume.open(path).levels[0].array.read(order="C").result()
+        for path in folder.iterdir()
+        if path.is_dir()
+    }
+
+
+# The last tests of this file leave other results than the ones above expect.
+
+
+def test_a_crop_cut_into_four_jobs_is_the_same_crop(run, small_data):
+    row = read_manifest(small_data / "test_crop_manifest.csv")[0]
+    path = f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
+    whole = voxels_of(run.folder / path)
+    run.train("tiny", inference={"overlap": 0.25, "jobs": 4})
+    assert run.planned("--", path) == {"predict": 1, "predict_part": 4}
+    run.snakemake("--", path)
+    joined = voxels_of(run.folder / path)
+    assert sorted(joined) == sorted(whole) != []
+    for channel, voxels in whole.items():
+        assert voxels.any()
+        assert np.array_equal(voxels, joined[channel])
+    assert [entry.name for entry in (run.folder / path).parent.glob("*.part*")] == []
+
+
 def test_what_the_check_and_later_stages_depend_on_reruns_all_of_it_in_one_run(run):
-    # The last test of this file: it leaves other results than the ones above expect.
     run.train("tiny", validation_fraction=0.45)
     assert stages(run.planned("scores.json")) == {"check_inputs"}
     output = run.snakemake("scores.json").stdout
