@@ -15,6 +15,7 @@ from cellmap_pipeline.config import Training
 from cellmap_pipeline.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.outlook_prediction import describe, outlook_of, warning_of
 from cellmap_pipeline.plan import DATASPLIT_KEYS, Plan
 
 # Peak of 16-bit tensor operations per second, and bytes of memory per second (data sheets, dense).
@@ -128,15 +129,20 @@ def training_hours(training: Training, cost: Cost, gpu: str) -> float:
     The sum of dense convolutions, depthwise ones, which no tensor core takes, and of moving
     activations through memory.
     """
+    patch = _patch_seconds(cost, gpu)
+    validation = min(training.validation_iterations, training.iterations_per_epoch) / PASSES
+    patches = training.batch_size * (training.iterations_per_epoch + validation)
+    return training.epochs * patches * patch / 3600
+
+
+def _patch_seconds(cost: Cost, gpu: str) -> float:
+    """Forward and backward pass of a patch."""
     compute, memory = GPUS[gpu]
-    patch = (
+    return (
         PASSES * (cost.operations - cost.depthwise) / (COMPUTE_SHARE * compute)
         + PASSES * cost.depthwise / (DEPTHWISE_PER_BYTE * memory)
         + MOVES * 2 * cost.values / (MEMORY_SHARE * memory)
     )
-    validation = min(training.validation_iterations, training.iterations_per_epoch) / PASSES
-    patches = training.batch_size * (training.iterations_per_epoch + validation)
-    return training.epochs * patches * patch / 3600
 
 
 def measured_hours(metrics: Path, training: Training) -> float | None:
@@ -199,9 +205,27 @@ def _of_training(plan: Plan, name: str, training: Training) -> list[str]:
         + ", ".join(f"{_time(value)} on {gpu}" for gpu, value in hours.items())
         + " (rough)"
     )
-    left = measured_hours(plan.output / name / "training/metrics.csv", training)
+    metrics = plan.output / name / "training/metrics.csv"
+    left = measured_hours(metrics, training)
     if left is not None:
         lines.append(f"  at the speed measured here: {_time(left)} to go")
+    predictions = [outlook_of(training, rows) for rows in crops.values()]
+    passes = sum(prediction.passes for prediction in predictions)
+    # Windows are taken to be as large as patches.
+    forward = {gpu: passes * _patch_seconds(cost, gpu) / PASSES / 3600 for gpu in GPUS}
+    lines.append(
+        f"  prediction: {passes:,} passes, about "
+        + ", ".join(f"{_time(value)} on {gpu}" for gpu, value in forward.items())
+        + " (rough)"
+    )
+    if left is not None:
+        speed = float(pd.read_csv(metrics)["patches_per_second"].median())
+        measured = passes / (PASSES * speed * 3600)
+        lines.append(f"    at the speed of the training here: about {_time(measured)}")
+    for prediction in predictions:
+        lines.append(f"    {describe(prediction)}")
+        if (warning := warning_of(prediction, name, training.voxel_size)) is not None:
+            lines.append(f"    {warning}")
     return lines
 
 

@@ -11,6 +11,7 @@ from cellmap_pipeline.outlook import (
     training_hours,
     write_outlook,
 )
+from cellmap_pipeline.outlook_prediction import describe, outlook_of, warning_of
 from cellmap_pipeline.plan import make_plan
 
 SETS = ["all48_4nm", "all48_8nm", "organelles_16nm", "organelles_32nm"]
@@ -29,6 +30,43 @@ def test_what_perfect_labels_could_reach():
     assert reach["semantic"] == pytest.approx(64 / 72)
     assert reach["overall"] == pytest.approx((reach["instance"] * reach["semantic"]) ** 0.5)
     assert ceiling(rows, [rows[0]])["overall"] == 0
+
+
+def one_crop(side, voxel=8, labels=("mito", "er")):
+    grid = Grid((voxel,) * 3, (0, 0, 0), (side,) * 3)
+    return [CropLabel(7, "d", label, grid) for label in labels]
+
+
+def test_what_a_crop_takes():
+    inference = {"overlap": 0.5, "jobs": 2, "symmetries": 8}
+    training = Training.model_validate(
+        {
+            "classes": ["mito", "er"], "voxel_size": 8, "patch_size": 32, "inference": inference,
+            "model": {"architecture": "monai_basic_unet3d"},
+        }
+    )  # fmt: skip
+    found = outlook_of(training, one_crop(64))
+    # 8 voxels of context on both sides: 80, windows at 0, 16, 32, 48.
+    assert (found.voxels, found.windows, found.passes) == (64**3, 4**3, 8 * 4**3)
+    # mito, its boundary, er.
+    assert (found.labels, found.stored, found.jobs) == (2, 3 * 64**3, 2)
+    assert found.layer == 2 * 3 * 32 * 80 * 80
+    assert warning_of(found, "t", training.voxel_size) is None
+    assert "0.3 M voxels, 64 windows in 2 jobs" in describe(found)
+
+
+def test_a_crop_of_far_larger_voxels_is_warned_of():
+    training = Training.model_validate(
+        {
+            "classes": ["mito", "er"], "voxel_size": 4, "patch_size": 32,
+            "model": {"architecture": "monai_basic_unet3d"},
+        }
+    )  # fmt: skip
+    found = outlook_of(training, one_crop(50, voxel=32))
+    assert found.finer == 512
+    message = warning_of(found, "t", training.voxel_size)
+    assert "512 times the voxels" in message
+    assert "`serves` in t.yaml" in message
 
 
 @pytest.fixture
