@@ -94,5 +94,5 @@ def warning_of(prediction: Prediction, name: str, voxel_size: Sequence[float]) -
     size = " × ".join(f"{v:g}" for v in voxel_size)
     return (
         f"warning: at {size} nm crop {prediction.crop} has {prediction.finer:,.0f} times the "
-        f"voxels of its finest label: set `serves` in {name}.yaml to the voxel sizes it is meant for"
+        f"voxels of its finest label: set `serves` in {name}.yaml to the voxel sizes it is for"
     )
