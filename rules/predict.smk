@@ -1,7 +1,10 @@
-def predicted_rows(wildcards):
-    """The manifest's rows that this training predicts in this crop, in builtins."""
+def predict_params(wildcards):
+    """What a crop's prediction depends on, with the rows that this training predicts in it."""
     rows = PLAN.predicted(wildcards.training)[int(wildcards.crop)]
-    return [planning.row_settings(row) for row in rows]
+    return inference_params("predict")(wildcards) | {
+        "rows": [planning.row_settings(row) for row in rows],
+        "data_root": PLAN.config.data_root,
+    }
 
 
 # By training and crop, into how many jobs its prediction is cut.
@@ -38,8 +41,7 @@ rule predict_part:
         mem_mb=16000,
         runtime=720,
     params:
-        cfg=lambda wildcards: inference_params("predict")(wildcards)
-        | {"rows": predicted_rows(wildcards), "data_root": PLAN.config.data_root},
+        cfg=predict_params,
         options=INFERENCE_OPTIONS,
     script:
         "../workflow/scripts/predict.py"
@@ -65,8 +67,7 @@ rule predict:
         mem_mb=16000,
         runtime=720,
     params:
-        cfg=lambda wildcards: inference_params("predict")(wildcards)
-        | {"rows": predicted_rows(wildcards), "data_root": PLAN.config.data_root},
+        cfg=predict_params,
         options=INFERENCE_OPTIONS,
     script:
         "../workflow/scripts/predict.py"

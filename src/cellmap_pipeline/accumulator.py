@@ -24,13 +24,12 @@ class Accumulator:
     Parameters
     ----------
     channels : number of them.
-    shape : of the region, voxels.
     scratch : an empty folder for what does not fit; best on a local disk.
     memory : bytes to hold at most (one chunk at least).
     """
 
-    def __init__(self, channels: int, shape: Shape, scratch: Path, memory: int) -> None:
-        self.channels, self.shape, self.scratch = channels, shape, scratch
+    def __init__(self, channels: int, scratch: Path, memory: int) -> None:
+        self.channels, self.scratch = channels, scratch
         chunk_bytes = channels * int(np.prod(CHUNK)) * 2
         self._most = max(1, memory // chunk_bytes)
         self._chunks: OrderedDict[Shape, NDArray[np.uint16]] = OrderedDict()

@@ -145,11 +145,8 @@ def _patch_seconds(cost: Cost, gpu: str) -> float:
     )
 
 
-def measured_hours(metrics: Path, training: Training) -> float | None:
-    """Hours that a training still takes at the speed of its epochs so far; None before them."""
-    if not metrics.is_file():
-        return None
-    table = pd.read_csv(metrics)
+def hours_left(table: pd.DataFrame, training: Training) -> float:
+    """Hours that a training still takes at the speed of its epochs so far, in its metrics."""
     left = training.epochs - 1 - int(table["epoch"].iloc[-1])
     return left * float(table["seconds"].median()) / 3600
 
@@ -206,9 +203,9 @@ def _of_training(plan: Plan, name: str, training: Training) -> list[str]:
         + " (rough)"
     )
     metrics = plan.output / name / "training/metrics.csv"
-    left = measured_hours(metrics, training)
-    if left is not None:
-        lines.append(f"  at the speed measured here: {_time(left)} to go")
+    table = pd.read_csv(metrics) if metrics.is_file() else None
+    if table is not None:
+        lines.append(f"  at the speed measured here: {_time(hours_left(table, training))} to go")
     predictions = [outlook_of(training, rows) for rows in crops.values()]
     passes = sum(prediction.passes for prediction in predictions)
     # Windows are taken to be as large as patches.
@@ -218,8 +215,8 @@ def _of_training(plan: Plan, name: str, training: Training) -> list[str]:
         + ", ".join(f"{_time(value)} on {gpu}" for gpu, value in forward.items())
         + " (rough)"
     )
-    if left is not None:
-        speed = float(pd.read_csv(metrics)["patches_per_second"].median())
+    if table is not None:
+        speed = float(table["patches_per_second"].median())
         measured = passes / (PASSES * speed * 3600)
         lines.append(f"    at the speed of the training here: about {_time(measured)}")
     for prediction in predictions:

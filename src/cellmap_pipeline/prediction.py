@@ -118,7 +118,7 @@ def predict_crop(
         len(layers) * len(corners), list(window), list(region.shape),
     )  # fmt: skip
     with TemporaryDirectory(prefix="cellmap-") as scratch:
-        sums = Accumulator(len(grids), region.shape, Path(scratch), MEMORY)
+        sums = Accumulator(len(grids), Path(scratch), MEMORY)
         total = len(layers) * len(corners)
         with tqdm(total=total, unit="window", desc=output.name) as bar:
             walk = _Walk(task, inference, raw, region, windows, list(grids))

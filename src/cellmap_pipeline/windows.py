@@ -11,7 +11,7 @@ import numpy as np
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from numpy.typing import NDArray
 
-from cellmap_pipeline.geometry import Grid, Shape, shape_of
+from cellmap_pipeline.geometry import Grid, Shape
 from cellmap_pipeline.resampling import taps
 
 
@@ -37,10 +37,11 @@ class Windows:
         overlap: float,
         blending: Literal["gaussian", "constant"],
     ) -> None:
-        self.shape, self.window = shape, window
-        step = shape_of(max(1, int(w * (1 - overlap))) for w in window)
-        corners = [[axis.start for axis in p] for p in dense_patch_slices(shape, window, step)]
-        self.starts = [sorted({corner[d] for corner in corners}) for d in range(3)]
+        self.window = window
+        self.starts = [
+            [box[0].start for box in dense_patch_slices([n], [w], [max(1, int(w * (1 - overlap)))])]
+            for n, w in zip(shape, window, strict=True)
+        ]
         importance = compute_importance_map(window, mode=blending, sigma_scale=0.125)
         self._importance = importance.clamp(min=1e-3).numpy()
         self._weights = lru_cache(maxsize=16)(self._weigh)
@@ -75,7 +76,7 @@ class Layer:
     Parameters
     ----------
     start : where they begin, in voxels of the region.
-    finished : by label, the first and last + 1 of its z planes that no later window changes.
+    finished : by channel, the first and last + 1 of its z planes that no later window changes.
     keep : planes of the region below this are not needed any more.
     """
 
@@ -91,27 +92,29 @@ def plan_layers(
     chunks: Mapping[str, int],
     parts: Mapping[str, tuple[int, int]],
 ) -> list[Layer]:
-    """The layers of windows that planes of labels take, in order.
+    """The layers of windows that planes of channels take, in order.
 
     Parameters
     ----------
     windows : over `region`.
-    grids : by label, its own grid.
-    chunks : by label, the planes of a chunk of its array: only whole chunks are finished, so
+    grids : by channel, its label's own grid.
+    chunks : by channel, the planes of a chunk of its array: only whole chunks are finished, so
         that none is written twice.
-    parts : by label, the first and last + 1 of the planes wanted; an empty part is none.
+    parts : by channel, the first and last + 1 of the planes wanted; an empty part is none.
     """
     support = {name: _support(region, grid) for name, grid in grids.items()}
     wanted = {name: part for name, part in parts.items() if part[0] < part[1]}
     done = {name: first for name, (first, _) in wanted.items()}
     starts, size = windows.starts[0], windows.window[0]
+
+    def first_needed() -> int:
+        """The first plane of the region that what is not done is made of."""
+        open_ = [int(support[n][0][done[n]]) for n, (_, last) in wanted.items() if done[n] < last]
+        return min(open_, default=region.shape[0])
+
     layers = []
     for start, final in zip(starts, [*starts[1:], region.shape[0]], strict=True):
-        keep = min(
-            (int(support[name][0][done[name]]) for name in wanted if done[name] < wanted[name][1]),
-            default=region.shape[0],
-        )
-        if start + size <= keep:
+        if start + size <= first_needed():
             continue
         finished = {}
         for name, (_, last) in wanted.items():
@@ -120,9 +123,8 @@ def plan_layers(
             if ready > done[name]:
                 finished[name] = (done[name], ready)
                 done[name] = ready
-        after = [int(support[n][0][done[n]]) for n, part in wanted.items() if done[n] < part[1]]
-        layers.append(Layer(start, finished, min(after, default=region.shape[0])))
-        if not after:
+        layers.append(Layer(start, finished, keep=first_needed()))
+        if done == {name: last for name, (_, last) in wanted.items()}:
             break
     return layers
 

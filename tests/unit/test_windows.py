@@ -93,7 +93,7 @@ def test_sums_are_the_same_in_any_order_and_in_any_memory(data):
         box = tuple(slice(s, s + n) for s, n in zip(start, values.shape[1:], strict=True))
         wanted[(slice(None), *box)] += values
     with tempfile.TemporaryDirectory() as folder:
-        sums = Accumulator(2, shape, Path(folder), memory=data.draw(st.sampled_from([1, 1 << 30])))
+        sums = Accumulator(2, Path(folder), memory=data.draw(st.sampled_from([1, 1 << 30])))
         for start, values in data.draw(st.permutations(boxes)):
             sums.add(start, values)
         assert np.array_equal(sums.read(1, (0, 0, 0), shape), wanted[1])
@@ -103,7 +103,7 @@ def test_sums_are_the_same_in_any_order_and_in_any_memory(data):
 
 
 def test_what_does_not_fit_waits_in_files_that_go(tmp_path):
-    sums = Accumulator(1, (64, 64, 64), tmp_path, memory=1)
+    sums = Accumulator(1, tmp_path, memory=1)
     sums.add((0, 0, 0), np.ones((1, 64, 64, 64), np.uint16))
     assert len(list(tmp_path.iterdir())) == 1
     sums.forget_below(64)
