@@ -8,6 +8,8 @@ compared. Peak memory is measured in processes of their own: over a small crop, 
     python benchmarks/prediction.py          # BasicUNet, 64³ windows, on a CPU
     python benchmarks/prediction.py --gpu    # MedNeXt M, 128³ windows, bf16
     python benchmarks/prediction.py --memory # and peak memory of both crops, 14 classes
+    python benchmarks/prediction.py --host   # and how many windows of 128³ reading, summing,
+                                             # resampling and writing keep up with
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 # As the pipeline's own jobs, before torch is imported: threads that wait don't spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -37,6 +40,7 @@ from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.prediction import predict_crop
+from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.volumes import Volume, create
 
@@ -54,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
     parser.add_argument("--memory", action="store_true", help="peak memory too (minutes)")
+    parser.add_argument("--host", action="store_true", help="all but the network")
     parser.add_argument("--shape", type=int, nargs=3, default=(160, 160, 160))
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -75,7 +80,26 @@ def main() -> None:
         }
         result["peak_mb"] = peaks
         result["mb_above_bare"] = {name: mb - peaks["bare"] for name, mb in peaks.items()}
+    if arguments.host:
+        result["host_windows_per_second"] = _host()
     print(json.dumps(result))
+
+
+def _host() -> float:
+    """Windows of 128³ and 14 channels per second, with a network that costs nothing."""
+    window, shape = (128,) * 3, (384, 512, 512)
+    task = _task(SMALL, 128)
+    values = torch.randint(0, 8000, (1, len(CLASSES), *window), dtype=torch.int16)
+    windows = []
+
+    def given(_: Predictor, starts: list, *__: object) -> Iterator[tuple[list, torch.Tensor]]:
+        windows.extend(starts)
+        yield starts, values
+
+    with tempfile.TemporaryDirectory() as name, patch.object(Predictor, "run", given):
+        raw = _raw(Path(name), shape)
+        seconds = _timed(lambda: _predict(task, raw, shape, Path(name) / "output", 128, 1))
+    return round(len(windows) / seconds, 1)
 
 
 def _speed(arguments: argparse.Namespace) -> dict[str, object]:
@@ -187,7 +211,7 @@ def _predict(
     grid = Grid((VOXEL,) * 3, (0, 0, 0), shape)
     rows = [CropLabel(1, "d", label, grid) for label in CLASSES]
     inference = Inference(window=(window,) * 3, overlap=OVERLAP, batch=batch)
-    predict_crop(task, raw, rows, output, inference)
+    predict_crop([task], raw, rows, output, inference)
 
 
 def _timed(run: Callable[[], None]) -> float:

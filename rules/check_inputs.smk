@@ -28,6 +28,15 @@ checkpoint check_inputs:
                 )
                 for name in USED
             },
+            # Made elsewhere, and predicted with.
+            "checkpoints": {
+                name: [
+                    PLAN.trainings[name].inference.checkpoint,
+                    planning.training_settings(PLAN.trainings[name], planning.NETWORK_KEYS),
+                ]
+                for name in USED
+                if PLAN.trainings[name].inference.checkpoint not in ("best", "last")
+            },
             "predicted": {
                 name: [
                     planning.row_settings(row)

@@ -70,8 +70,9 @@ def untracked(get):
 
 
 def check_folders():
-    """Folders that a run needs, and a plan (`-n`, or the target `plan`) does not."""
-    if set(workflow.dag_settings.targets) == {"plan"}:
+    """Folders that a run needs, and a plan (`-n`, or such a target) does not."""
+    targets = set(workflow.dag_settings.targets)
+    if targets and targets <= {"plan", "calibrate"}:
         return
     keys = ("ground_truth",) if PLAN.config.fetch else ("data_root", "ground_truth")
     for key in keys:

@@ -1,5 +1,5 @@
 rule plan:
-    """Say what the run can reach and about how long its trainings take; run nothing else."""
+    """Say what the run can reach and about how long it takes; run nothing else."""
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -9,3 +9,31 @@ rule plan:
         folders=[str(folder) for folder in TRAINING_FOLDERS],
     script:
         "../workflow/scripts/plan.py"
+
+
+rule calibrate:
+    input:
+        [OUTPUT / name / "calibration.json" for name in USED],
+    """Measure how fast the network of each training is, for `plan` to estimate by."""
+    localrule: True
+
+
+rule calibrate_training:
+    """Time the untrained network of a training on the machine that this job gets."""
+    output:
+        OUTPUT / "{training}/calibration.json",
+    log:
+        OUTPUT / "logs/calibrate/{training}.log",
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=30,
+    params:
+        cfg=lambda wildcards: planning.training_settings(
+            PLAN.trainings[wildcards.training], [*planning.TRAIN_KEYS, "inference"]
+        ),
+    script:
+        "../workflow/scripts/calibrate.py"

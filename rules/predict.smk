@@ -43,6 +43,7 @@ rule predict_part:
     params:
         cfg=predict_params,
         options=INFERENCE_OPTIONS,
+        expected=NETWORK,
     script:
         "../workflow/scripts/predict.py"
 
@@ -69,6 +70,7 @@ rule predict:
     params:
         cfg=predict_params,
         options=INFERENCE_OPTIONS,
+        expected=NETWORK,
     script:
         "../workflow/scripts/predict.py"
 

@@ -14,6 +14,14 @@ INFERENCE_OPTIONS = untracked(
 )
 
 
+# Only looked at: what the checkpoint was made by is tracked.
+NETWORK = untracked(
+    lambda wildcards: planning.training_settings(
+        PLAN.trainings[wildcards.training], planning.NETWORK_KEYS
+    )
+)
+
+
 def checkpoint_of(wildcards):
     """The checkpoint to predict with: the training's, or the file that its configuration names."""
     choice = PLAN.trainings[wildcards.training].inference.checkpoint
@@ -45,5 +53,6 @@ rule validate:
     params:
         cfg=inference_params("validate"),
         options=INFERENCE_OPTIONS,
+        expected=NETWORK,
     script:
         "../workflow/scripts/validate.py"

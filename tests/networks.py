@@ -5,7 +5,7 @@ from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.task import SegmentationTask
 
 
-def tiny_task() -> SegmentationTask:
+def tiny_task(**changes: object) -> SegmentationTask:
     """An untrained network for mito (instances) and pm at 8 nm, in evaluation mode."""
     settings = Training.model_validate(
         {
@@ -14,5 +14,6 @@ def tiny_task() -> SegmentationTask:
             "model": {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]},
             "patch_size": 32,
         }
+        | changes
     )
     return SegmentationTask(training_settings(settings, TRAIN_KEYS)).eval()

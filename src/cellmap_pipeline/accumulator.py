@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from operator import iadd
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +19,13 @@ from cellmap_pipeline.geometry import Shape
 # stored, with room below 65536 for the rounding of all windows over a voxel.
 ONE = 255 * 256
 CHUNK: Shape = (32, 64, 64)
+TOGETHER = 4  # channels that are added at a time
 
 
 class Accumulator:
     """Sums (c, z, y, x) of windows, uint16; what does not fit in memory waits in files.
+
+    One thread may add at a time, or several read.
 
     Parameters
     ----------
@@ -34,19 +40,27 @@ class Accumulator:
         self._most = max(1, memory // chunk_bytes)
         self._chunks: OrderedDict[Shape, NDArray[np.uint16]] = OrderedDict()
         self._spilled: set[Shape] = set()
+        self._lock = Lock()
 
-    def add(self, start: Sequence[int], values: NDArray[np.uint16]) -> None:
+    def add(self, start: Sequence[int], values: NDArray[np.uint16], helpers: Executor) -> None:
         """Add `values` (c, z, y, x) at voxel `start`."""
         stop = [s + n for s, n in zip(start, values.shape[1:], strict=True)]
+        some = [slice(c, c + TOGETHER) for c in range(0, self.channels, TOGETHER)]
         for index, inside, outside in _overlaps(start, stop, start):
-            self._chunk(index)[inside] += values[outside]
+            into, what = self._chunk(index)[inside], values[outside]
+            # One chunk after the other: none is sent to its file while it is added to.
+            for _ in helpers.map(iadd, [into[c] for c in some], [what[c] for c in some]):
+                pass
 
     def read(self, channel: int, low: Shape, high: Shape) -> NDArray[np.uint16]:
         """The sums of one channel in the box low..high, (z, y, x)."""
         result = np.zeros([b - a for a, b in zip(low, high, strict=True)], np.uint16)
         for index, inside, outside in _overlaps(low, high, low):
-            if index in self._chunks or index in self._spilled:
-                result[outside[1:]] = self._chunk(index)[channel][inside[1:]]
+            with self._lock:
+                there = index in self._chunks or index in self._spilled
+                chunk = self._chunk(index) if there else None
+            if chunk is not None:
+                result[outside[1:]] = chunk[channel][inside[1:]]
         return result
 
     def forget_below(self, plane: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cellmap_pipeline.archive import Archive
@@ -21,6 +22,7 @@ def check_inputs(
     trainings: Mapping[str, tuple[SplitSettings, Path | None]],
     predicted: Mapping[str, Sequence[CropLabel]],
     ground_truth: Path | None = None,
+    checkpoints: Mapping[str, tuple[Path, Mapping[str, Any]]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What there is to train on and to predict.
 
@@ -30,6 +32,8 @@ def check_inputs(
     trainings : by name, what its datasplit depends on, and an own datasplit CSV.
     predicted : by name, the rows of the manifest that it predicts.
     ground_truth : folder of the test crops' truth, where there is one.
+    checkpoints : by name of the training, a checkpoint to predict with instead of its own, and
+        what it must agree with (`checkpoints.check_matches`).
 
     Returns
     -------
@@ -67,6 +71,8 @@ def check_inputs(
     if ground_truth:
         rows = [row for own in predicted.values() for row in own]
         problems += _truth_problems(ground_truth, rows)
+    for name, (checkpoint, expected) in checkpoints.items():
+        problems += _checkpoint_problems(name, checkpoint, expected)
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return found
@@ -83,6 +89,18 @@ def _truth_problems(path: Path, rows: Sequence[CropLabel]) -> list[str]:
         "label that is predicted, so nothing could be scored. The evaluator takes plain arrays: of "
         "a multiscale label, give its s0; or set ground_truth: null"
     ]
+
+
+def _checkpoint_problems(name: str, path: Path, expected: Mapping[str, Any]) -> list[str]:
+    """Why a training cannot predict with the checkpoint, if it cannot."""
+    # Late, since it imports torch.
+    from cellmap_pipeline.checkpoints import check_matches, load_checkpoint
+
+    try:
+        check_matches(path, load_checkpoint(path), expected)
+    except InputError as error:
+        return [f"training {name}: inference.checkpoint: {error}"]
+    return []
 
 
 def _raw_problems(

@@ -90,13 +90,20 @@ class Inference(Section):
     """How whole crops are predicted."""
 
     checkpoint: str = Field("best", description="`best`, `last` or the path of a checkpoint")
+    checkpoints: int = Field(
+        1, ge=1, le=20, description="average over so many of the training's best checkpoints"
+    )
     window: PatchSize | None = Field(None, description="sliding window, voxels; null: patch_size")
     overlap: float = Field(0.5, ge=0, le=0.75, description="of neighbouring windows")
     blending: Literal["gaussian", "constant"] = Field("gaussian", description="of windows")
     symmetries: Literal[1, 8, 48] = Field(
         1, description="average over turned inputs: 8, all flips; 48, all turns of a cube, too"
     )
-    batch: int = Field(1, ge=1, description="windows at once; changes no result")
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1,
+        description="windows at once; auto: as many as are fastest on the GPU; fewer where its "
+        "memory is too small",
+    )
     jobs: int = Field(1, ge=1, le=1000, description="that each crop is cut into")
     job_voxels: int | None = Field(
         None, gt=0, description="cut crops into jobs of about so many of the network's voxels"
@@ -216,6 +223,13 @@ class Training(Section):
         if self.inference.symmetries == 48 and len({*window}) * len({*self.voxel_size}) > 1:
             raise ValueError(
                 "`inference.symmetries: 48` takes cubic windows of cubic voxels; use 8"
+            )
+        several = self.inference.checkpoints
+        if several > 1 and self.inference.checkpoint != "best":
+            raise ValueError("`inference.checkpoints` above 1 takes `inference.checkpoint: best`")
+        if several > self.save_top_k:
+            raise ValueError(
+                f"`inference.checkpoints: {several}` needs `save_top_k: {several}`, or more"
             )
         weights = self.class_weights if isinstance(self.class_weights, dict) else {}
         for key, of_labels in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable
@@ -15,7 +16,7 @@ from cellmap_pipeline.config import Training
 from cellmap_pipeline.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.manifest import CropLabel
-from cellmap_pipeline.outlook_prediction import describe, outlook_of, warning_of
+from cellmap_pipeline.outlook_prediction import describe, duration, outlook_of, warning_of
 from cellmap_pipeline.plan import DATASPLIT_KEYS, Plan
 
 # Peak of 16-bit tensor operations per second, and bytes of memory per second (data sheets, dense).
@@ -199,34 +200,42 @@ def _of_training(plan: Plan, name: str, training: Training) -> list[str]:
     lines.append(
         f"  {training.epochs:,} epochs of {training.iterations_per_epoch:,} batches of "
         f"{training.batch_size}, {cost.operations / 1e12:.2f} Tflop a patch: about "
-        + ", ".join(f"{_time(value)} on {gpu}" for gpu, value in hours.items())
+        + ", ".join(f"{duration(value)} on {gpu}" for gpu, value in hours.items())
         + " (rough)"
     )
     metrics = plan.output / name / "training/metrics.csv"
     table = pd.read_csv(metrics) if metrics.is_file() else None
     if table is not None:
-        lines.append(f"  at the speed measured here: {_time(hours_left(table, training))} to go")
+        lines.append(f"  at the speed measured here: {duration(hours_left(table, training))} to go")
     predictions = [outlook_of(training, rows) for rows in crops.values()]
     passes = sum(prediction.passes for prediction in predictions)
     # Windows are taken to be as large as patches.
     forward = {gpu: passes * _patch_seconds(cost, gpu) / PASSES / 3600 for gpu in GPUS}
     lines.append(
         f"  prediction: {passes:,} passes, about "
-        + ", ".join(f"{_time(value)} on {gpu}" for gpu, value in forward.items())
+        + ", ".join(f"{duration(value)} on {gpu}" for gpu, value in forward.items())
         + " (rough)"
     )
-    if table is not None:
-        speed = float(table["patches_per_second"].median())
-        measured = passes / (PASSES * speed * 3600)
-        lines.append(f"    at the speed of the training here: about {_time(measured)}")
+    seconds, how = _seconds_per_pass(plan.output / name, table, training)
+    if seconds:
+        lines.append(f"    {how}: about {duration(passes * seconds / 3600)}")
     for prediction in predictions:
-        lines.append(f"    {describe(prediction)}")
+        lines.append(f"    {describe(prediction, seconds)}")
         if (warning := warning_of(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
     return lines
 
 
-def _time(hours: float) -> str:
-    if hours < 1:
-        return f"{math.ceil(60 * hours)} min"
-    return f"{hours:.0f} h" if hours < 72 else f"{hours / 24:.0f} days"
+def _seconds_per_pass(
+    folder: Path, metrics: pd.DataFrame | None, training: Training
+) -> tuple[float | None, str]:
+    """What a pass of the network takes as far as it was measured, and how it was."""
+    calibration = folder / "calibration.json"
+    found = json.loads(calibration.read_text()) if calibration.is_file() else {}
+    if found.get("window") == list(training.inference.window or training.patch_size):
+        how = f"as calibrated on {found['device']}, batch {found['batch']}"
+        return found["seconds_per_pass"], how
+    if metrics is not None:
+        speed = float(metrics["patches_per_second"].median())
+        return 1 / (PASSES * speed), "at the speed of the training here"
+    return None, ""

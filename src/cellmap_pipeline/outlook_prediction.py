@@ -26,7 +26,7 @@ class Prediction:
     crop, labels : the crop's number, and how many of its labels are predicted.
     voxels : of the crop at the network's voxel size.
     windows : of the network over it and the context around it, symmetries not counted.
-    passes : of the network: windows times symmetries.
+    passes : of the network: windows times symmetries times averaged checkpoints.
     stored : bytes of all channels on their labels' grids, before compression.
     layer : bytes that the sums of one layer of windows take; more than
         `prediction.MEMORY` waits in scratch files.
@@ -69,7 +69,7 @@ def outlook_of(training: Training, rows: Sequence[CropLabel]) -> Prediction:
         labels=len(rows),
         voxels=grid.size,
         windows=windows,
-        passes=windows * inference.symmetries,
+        passes=windows * inference.symmetries * inference.checkpoints,
         stored=sum(channels.values()),
         layer=2 * len(channels) * window[0] * region[1] * region[2],
         jobs=prediction_jobs(training, rows),
@@ -77,14 +77,22 @@ def outlook_of(training: Training, rows: Sequence[CropLabel]) -> Prediction:
     )
 
 
-def describe(prediction: Prediction) -> str:
-    """One line of text."""
+def describe(prediction: Prediction, seconds_per_pass: float | None = None) -> str:
+    """One line of text; with a time where one is known for a pass."""
+    time = f", {duration(prediction.passes * seconds_per_pass / 3600)}" if seconds_per_pass else ""
     jobs = f" in {prediction.jobs} jobs" if prediction.jobs > 1 else ""
     return (
         f"crop {prediction.crop}: {prediction.labels} labels, {prediction.voxels / 1e6:,.1f} M "
-        f"voxels, {prediction.windows:,} windows{jobs}, at most "
+        f"voxels, {prediction.windows:,} windows{jobs}{time}, at most "
         f"{prediction.stored / 1e6:,.0f} MB on disk, {prediction.layer / 1e6:,.0f} MB of sums"
     )
+
+
+def duration(hours: float) -> str:
+    """Hours in words, rounded up to a minute."""
+    if hours < 1:
+        return f"{math.ceil(60 * hours)} min"
+    return f"{hours:.0f} h" if hours < 72 else f"{hours / 24:.0f} days"
 
 
 def warning_of(prediction: Prediction, name: str, voxel_size: Sequence[float]) -> str | None:

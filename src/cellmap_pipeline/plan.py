@@ -31,8 +31,8 @@ RESULT_VERSION = {
     "check_inputs": 1,
     "datasplit": 2,
     "train": 3,
-    "validate": 2,
-    "predict": 2,
+    "validate": 3,
+    "predict": 3,
     "select": 1,
     "segment": 1,
     "package": 1,
@@ -83,7 +83,9 @@ TRAIN_KEYS = (
 TRAIN_OPTIONS = ("num_workers", "memory_gb", "checkpoint_minutes", "log_every_steps")
 # Folders of the output that are not a training's.
 RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched"}
-INFERENCE_KEYS = ("checkpoint", "window", "overlap", "blending", "symmetries")
+INFERENCE_KEYS = ("checkpoint", "checkpoints", "window", "overlap", "blending", "symmetries")
+# What a checkpoint to predict with must agree with.
+NETWORK_KEYS = ("classes", "voxel_size", "targets")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cellmap_pipeline.accumulator import ONE, Accumulator
+from cellmap_pipeline.accumulator import Accumulator
 from cellmap_pipeline.classes import class_of
 from cellmap_pipeline.config import Inference
 from cellmap_pipeline.errors import InputError
@@ -34,8 +34,9 @@ from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.partial_result import PartialResult
 from cellmap_pipeline.plan import INFERENCE_KEYS
-from cellmap_pipeline.symmetries import SYMMETRIES, turn, turn_back
-from cellmap_pipeline.task import SegmentationTask, load_checkpoint
+from cellmap_pipeline.predictor import Predictor
+from cellmap_pipeline.row_sums import RowSums, Transfer
+from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.volumes import Volume
 from cellmap_pipeline.windows import Layer, Windows, meets, plan_layers
 
@@ -43,30 +44,12 @@ log = logging.getLogger(__name__)
 
 # What the sums of windows may take in memory; a layer that needs more waits in scratch files.
 MEMORY = 1_000_000_000
-# Windows' results that may wait to be summed while the network goes on.
+# Rows of windows that may wait to be summed while the network goes on.
 WAITING = 2
 
 
-def load_for_inference(checkpoint: Path, inference: Inference) -> SegmentationTask:
-    """The network to predict with.
-
-    Parameters
-    ----------
-    checkpoint : `model.ckpt` of a training, or the file that `inference.checkpoint` names.
-    inference : its `checkpoint` may ask for the training's `last` instead of its best.
-
-    Raises
-    ------
-    InputError
-        The file is not a checkpoint, or there is no last one.
-    """
-    if inference.checkpoint == "last":
-        checkpoint = checkpoint.parent / "training" / "checkpoints" / "last.ckpt"
-    return load_checkpoint(checkpoint)
-
-
 def predict_crop(
-    task: SegmentationTask,
+    tasks: Sequence[SegmentationTask],
     raw: Volume,
     rows: Sequence[CropLabel],
     output: Path,
@@ -77,7 +60,7 @@ def predict_crop(
 
     Parameters
     ----------
-    task : the trained network.
+    tasks : trained networks with the same channels, whose probabilities are averaged.
     raw : the dataset's raw volume.
     rows : labels of one crop with their grids; all of them classes of the network.
     output : folder that gets a group per label (and per further channel of it), uint8 with
@@ -91,7 +74,7 @@ def predict_crop(
     InputError
         A label is not one of the network's, or raw is missing under the crop.
     """
-    settings = task.training_settings
+    settings = tasks[0].training_settings
     unknown = [row.label for row in rows if row.label not in settings.classes]
     if unknown:
         raise InputError(
@@ -101,7 +84,7 @@ def predict_crop(
     grids = {
         channel: row.grid
         for row in rows
-        for channel in task.channels
+        for channel in tasks[0].channels
         if class_of(channel) == row.label
     }
     crop = raw.aligned(union([row.grid for row in rows]), settings.voxel_size)
@@ -109,7 +92,7 @@ def predict_crop(
     there, region = _region(raw, crop, window, inference.overlap)
     windows = Windows(region.shape, window, inference.overlap, inference.blending)
     result = PartialResult(
-        output, grids, _chunks(grids, region), _identity(task, raw, inference), part
+        output, grids, _chunks(grids, region), _identity(tasks, raw, inference), part
     )
     layers = plan_layers(windows, region, grids, result.planes_per_chunk, result.to_do())
     corners = _corners(windows, region, there, grids.values())
@@ -121,7 +104,7 @@ def predict_crop(
         sums = Accumulator(len(grids), Path(scratch), MEMORY)
         total = len(layers) * len(corners)
         with tqdm(total=total, unit="window", desc=output.name) as bar:
-            walk = _Walk(task, inference, raw, region, windows, list(grids))
+            walk = _Walk(Predictor(tasks, list(grids), window, inference), raw, region, windows)
             walk.run(layers, corners, sums, result, bar)
     result.finish()
 
@@ -129,25 +112,13 @@ def predict_crop(
 class _Walk:
     """Runs the windows of layers through the network and sums them up.
 
-    The main thread runs the network; one thread reads raw ahead, another sums, resamples and
-    writes.
+    The main thread runs the network; one thread reads raw ahead, another sums, and has helpers
+    resample and write.
     """
 
-    def __init__(
-        self,
-        task: SegmentationTask,
-        inference: Inference,
-        raw: Volume,
-        region: Grid,
-        windows: Windows,
-        channels: Sequence[str],
-    ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.task = task.to(self.device)
-        self.batch = inference.batch
-        self.symmetries = SYMMETRIES[inference.symmetries]
+    def __init__(self, predictor: Predictor, raw: Volume, region: Grid, windows: Windows) -> None:
+        self.predictor = predictor
         self.raw, self.region, self.windows = raw, region, windows
-        self.channels = [task.channels.index(channel) for channel in channels]
 
     def run(
         self,
@@ -158,7 +129,15 @@ class _Walk:
         bar: tqdm,
     ) -> None:
         """Predict layer by layer; what a layer finishes is in `result` when this returns."""
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        window, device = self.windows.window, self.predictor.device
+        along_x = sorted({x for _, x in corners})
+        # Without a GPU, the network keeps all processors busy.
+        helping = 1 if device.type == "cpu" else torch.get_num_threads()
+        with (
+            ThreadPoolExecutor(1) as reader,
+            ThreadPoolExecutor(1) as writer,
+            ThreadPoolExecutor(helping) as helpers,
+        ):
             pending: deque[Future] = deque()
 
             def hand_over(work: Callable[..., None], *arguments: object) -> None:
@@ -168,16 +147,35 @@ class _Walk:
 
             for layer in layers:
                 starts = [shape_of((layer.start, *corner)) for corner in corners]
-                images = self._images(starts, reader)
-                # Batches never reach over layers: they, and so all bits of the result, are the
-                # same in a run that begins at any layer.
-                while batch := list(islice(images, self.batch)):
-                    values = self._run([image for _, image in batch])
-                    hand_over(self._sum, sums, [start for start, _ in batch], values)
-                    bar.update(len(batch))
-                hand_over(result.write, layer, self.region, sums)
+                rows = RowSums(sums.channels, window, along_x, device)
+                y = starts[0][1]
+                for start, values in self._values(starts, reader, bar):
+                    if start[1] > y:
+                        done = rows.advance(start[1] - y)
+                        hand_over(_add, sums, (layer.start, y, along_x[0]), done, helpers)
+                        y = start[1]
+                    rows.add(start[2], values)
+                done = rows.advance(window[1])
+                hand_over(_add, sums, (layer.start, y, along_x[0]), done, helpers)
+                hand_over(result.write, layer, self.region, sums, helpers)
             for future in pending:
                 future.result()
+
+    def _values(
+        self, starts: Sequence[Shape], reader: ThreadPoolExecutor, bar: tqdm
+    ) -> Iterator[tuple[Shape, torch.Tensor]]:
+        """Weighted probabilities of the windows of a layer, on the device.
+
+        Batches never reach over layers: they, and so all bits of the result, are the same in a
+        run that begins at any layer.
+        """
+        images = self._images(starts, reader)
+        while batch := list(islice(images, self.predictor.batch)):
+            places, raw = zip(*batch, strict=True)
+            weights = [self.windows.weights(place, self.predictor.device) for place in places]
+            for some, values in self.predictor.run(places, raw, torch.stack(weights)):
+                yield from zip(some, values, strict=True)
+                bar.update(len(some))
 
     def _images(
         self, starts: Sequence[Shape], reader: ThreadPoolExecutor
@@ -197,30 +195,9 @@ class _Walk:
         shape = [window[0], window[1], row[-1][2] - row[0][2] + window[2]]
         return self.raw.read_raw(self.region.box(row[0], shape), core=self.region)
 
-    @torch.inference_mode()
-    def _run(self, images: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Probabilities (n, c, z, y, x) of windows of raw."""
-        batch = torch.from_numpy(np.stack(images)[:, None]).to(self.device)
-        total: torch.Tensor | None = None
-        for symmetry in self.symmetries:
-            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-                logits = self.task(turn(batch, symmetry))
-            probabilities = torch.sigmoid(logits[:, self.channels].float())
-            turned = turn_back(probabilities, symmetry)
-            total = turned if total is None else total.add_(turned)
-        assert total is not None
-        return total.div_(len(self.symmetries)).cpu().numpy()
 
-    def _sum(
-        self,
-        sums: Accumulator,
-        starts: Sequence[Shape],
-        values: NDArray[np.float32],
-    ) -> None:
-        for start, value in zip(starts, values, strict=True):
-            value *= self.windows.weights(start) * np.float32(ONE)
-            value += np.float32(0.5)
-            sums.add(start, value.astype(np.uint16))
+def _add(sums: Accumulator, start: Shape, values: Transfer, helpers: Executor) -> None:
+    sums.add(start, values.numpy(), helpers)
 
 
 def _region(raw: Volume, crop: Grid, window: Shape, overlap: float) -> tuple[Grid, Grid]:
@@ -262,15 +239,18 @@ def _chunks(grids: Mapping[str, Grid], region: Grid) -> dict[str, Shape]:
     return chunks
 
 
-def _identity(task: SegmentationTask, raw: Volume, inference: Inference) -> dict[str, Any]:
+def _identity(
+    tasks: Sequence[SegmentationTask], raw: Volume, inference: Inference
+) -> dict[str, Any]:
     """What the result hangs on besides the labels' grids."""
     weights = hashlib.sha256()
-    for name, tensor in sorted(task.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for task in tasks:
+        for name, tensor in sorted(task.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return {
         "weights": weights.hexdigest(),
-        "training": task.training_settings.model_dump(mode="json"),
+        "training": tasks[0].training_settings.model_dump(mode="json"),
         "raw": str(raw.path),
         "inference": inference.model_dump(mode="json", include=set(INFERENCE_KEYS)),
     }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import ceil
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -15,19 +12,15 @@ import torch
 from torch import Tensor
 
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.losses import build_loss
 from cellmap_pipeline.models import build_model
 from cellmap_pipeline.optimisers import build_optimizer, rate_at
 from cellmap_pipeline.patches import Finisher, Patch
 from cellmap_pipeline.targets import UNKNOWN, scales
 
-# What a checkpoint holds to go on from, and prediction does not need.
-TRAINING_STATE = (
-    "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch_loss",
-    "current_model_state", "averaging_state",
-)  # fmt: skip
 Batch = tuple[Tensor, Tensor]
+# What is taken from raw in 0..1, and what it is multiplied by then: about -1..1 for the network.
+NORMALISATION = (0.5, 4.0)
 
 
 class SegmentationTask(pl.LightningModule):
@@ -47,6 +40,7 @@ class SegmentationTask(pl.LightningModule):
         self.save_hyperparameters("settings")
         self.training_settings = Training.model_validate(settings)
         self.channels = self.training_settings.channels
+        self.normalisation = NORMALISATION
         self._scales = torch.tensor(scales(self.channels)).view(-1, 1, 1, 1)
         self.network = build_model(
             self.training_settings.model,
@@ -65,7 +59,9 @@ class SegmentationTask(pl.LightningModule):
     def forward(self, raw: Tensor) -> Tensor:
         """Logits (n, c, z, y, x) of raw (n, 1, z, y, x) in 0..1."""
         # The layout in which convolutions are fastest, on the CPU and on GPUs.
-        return self.network(normalise(raw).contiguous(memory_format=torch.channels_last_3d))
+        centre, scale = self.normalisation
+        normalised = (raw - centre) * scale
+        return self.network(normalised.contiguous(memory_format=torch.channels_last_3d))
 
     def transfer_batch_to_device(
         self, batch: list[Patch], device: torch.device, dataloader_idx: int
@@ -137,12 +133,15 @@ class SegmentationTask(pl.LightningModule):
         self._forget_validation()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's losses so far."""
+        """Keep the epoch's losses so far, and how raw is normalised."""
         checkpoint["epoch_loss"] = self.epoch_loss.cpu()
+        checkpoint["normalisation"] = list(self.normalisation)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the epoch's losses so far."""
+        """Go on with the epoch's losses so far, and with the checkpoint's normalisation."""
         self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
+        centre, scale = checkpoint.get("normalisation", self.normalisation)
+        self.normalisation = float(centre), float(scale)
 
     def configure_optimizers(self) -> Any:
         """Optimiser and learning-rate schedule, by step."""
@@ -171,43 +170,6 @@ class SegmentationTask(pl.LightningModule):
         # Voxels per channel: predicted and true, predicted, true.
         self._counts = torch.zeros(3, len(self.channels), dtype=torch.int64)
         self._losses = torch.zeros(2, dtype=torch.float64)
-
-
-def normalise(raw: Tensor) -> Tensor:
-    """Raw in 0..1 to about -1..1, as every network here is fed."""
-    return (raw - 0.5) * 4
-
-
-def export(source: Path, target: Path) -> None:
-    """Write the checkpoint without what only going on with the training takes, whole or not at
-    all."""
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    for key in TRAINING_STATE:
-        checkpoint.pop(key, None)
-    beside = target.with_name(target.name + ".partial")
-    torch.save(checkpoint, beside)
-    os.replace(beside, target)
-
-
-def load_checkpoint(path: Path) -> SegmentationTask:
-    """The trained network in a checkpoint, in evaluation mode on the CPU.
-
-    Raises
-    ------
-    InputError
-        The file is not a checkpoint of this pipeline, or holds code.
-    """
-    try:
-        task = SegmentationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError
-    ) as error:  # fmt: skip
-        why = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        raise InputError(
-            f"{path} is not a checkpoint of this pipeline ({why}): give the model.ckpt that its "
-            "training wrote; it holds tensors and plain settings only"
-        ) from error
-    return task.eval()
 
 
 def _sum_over_ranks(task: SegmentationTask, values: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
+from cellmap_pipeline.checkpoints import export
 from cellmap_pipeline.classes import class_of
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import open_crops
@@ -33,8 +34,9 @@ from cellmap_pipeline.initial_weights import load_initial
 from cellmap_pipeline.interruption import LastCheckpoint, newest_checkpoint
 from cellmap_pipeline.loading import loaders
 from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
+from cellmap_pipeline.precision import precision
 from cellmap_pipeline.state import claim, fingerprint_of
-from cellmap_pipeline.task import SegmentationTask, export
+from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.training_log import TABLE, EpochTable, ExampleSlices, Progress
 
 log = logging.getLogger(__name__)
@@ -197,23 +199,6 @@ def _callbacks(training: Training) -> list[Callback]:
     if training.ema:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     return callbacks
-
-
-def precision(wanted: str) -> Any:
-    """What a training's `precision` means on this machine.
-
-    `mixed` is bfloat16 where the GPU computes in it, else float16. Without a GPU, all mixed ones
-    are bfloat16 where the processor computes in it, else 32 bits.
-    """
-    if wanted == "32":
-        return "32"
-    if not torch.cuda.is_available():
-        able = torch.cpu.get_capabilities()
-        return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32"
-    if wanted == "mixed":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16-mixed" if able else "16-mixed"
-    return wanted
 
 
 def _channel_weights(training: Training, summary: Path | None) -> list[float] | None:

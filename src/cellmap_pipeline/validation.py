@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def validate(
-    task: SegmentationTask,
+    tasks: Sequence[SegmentationTask],
     datasplit: Path,
     inference: Inference,
     predictions: Path,
@@ -35,7 +35,7 @@ def validate(
 
     Parameters
     ----------
-    task : the trained network.
+    tasks : as for `predict_crop`.
     datasplit : its crops.
     inference : as for test crops.
     predictions : folder for the predictions, `{dataset}/crop{id}/{label}`.
@@ -48,11 +48,11 @@ def validate(
         counts; `overall_instance_score`, `overall_semantic_score`, `overall_score` as official.
     settings : per class the settings found.
     """
-    training = task.training_settings
+    training = tasks[0].training_settings
     crops = open_crops(datasplit, training.classes, training.voxel_size)["validate"]
     rows_of = [(crop, _rows(crop)) for crop in crops]
     for crop, rows in rows_of:
-        predict_crop(task, crop.raw, rows, _folder(predictions, rows[0]), inference)
+        predict_crop(tasks, crop.raw, rows, _folder(predictions, rows[0]), inference)
     classes: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for label in training.classes:

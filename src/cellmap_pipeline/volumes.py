@@ -255,11 +255,12 @@ def create(
     dtype: str,
     attributes: dict[str, Any] | None = None,
     chunk: int | Shape = CHUNK,
+    effort: int = 3,
 ) -> ts.TensorStore:
     """Make an empty OME-NGFF 0.4 volume with one level `s0` and return that array for writing.
 
     Its `.zattrs` hold `voxel_size`, `translation` and `shape` as in the challenge's submissions
-    (so that packaging copies them as they are), and `attributes`.
+    (so that packaging copies them as they are), and `attributes`. `effort` is Zstandard's level.
     """
     chunks = (chunk,) * 3 if isinstance(chunk, int) else chunk
     if path.exists():
@@ -274,7 +275,7 @@ def create(
             "shape": grid.shape,
             "chunks": [min(c, n) for c, n in zip(chunks, grid.shape, strict=True)],
             "dtype": np.dtype(dtype).str,
-            "compressor": {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1},
+            "compressor": {"id": "blosc", "cname": "zstd", "clevel": effort, "shuffle": 1},
             "dimension_separator": "/",
             "fill_value": 0,
         },

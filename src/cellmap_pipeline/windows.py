@@ -8,11 +8,15 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cellmap_pipeline.geometry import Grid, Shape
 from cellmap_pipeline.resampling import taps
+
+CPU = torch.device("cpu")
 
 
 class Windows:
@@ -43,20 +47,21 @@ class Windows:
             for n, w in zip(shape, window, strict=True)
         ]
         importance = compute_importance_map(window, mode=blending, sigma_scale=0.125)
-        self._importance = importance.clamp(min=1e-3).numpy()
+        self._importance = importance.clamp(min=1e-3)
         self._weights = lru_cache(maxsize=16)(self._weigh)
 
-    def weights(self, start: Shape) -> NDArray[np.float32]:
-        """What the voxels of the window at `start` count, (z, y, x); 1 in sum over all windows."""
+    def weights(self, start: Shape, device: torch.device = CPU) -> Tensor:
+        """What the voxels of the window at `start` count, float32 (z, y, x); 1 in sum over all."""
         return self._weights(
             tuple(
                 tuple(other - s for other in starts if abs(other - s) < w)
                 for s, starts, w in zip(start, self.starts, self.window, strict=True)
-            )
+            ),
+            device,
         )
 
-    def _weigh(self, neighbours: tuple[tuple[int, ...], ...]) -> NDArray[np.float32]:
-        total = np.zeros(self.window, np.float32)
+    def _weigh(self, neighbours: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+        total = torch.zeros(self.window)
         for index in np.ndindex(*map(len, neighbours)):
             shift = [axis[i] for axis, i in zip(neighbours, index, strict=True)]
             here = tuple(
@@ -66,7 +71,7 @@ class Windows:
                 slice(max(-s, 0), w + min(-s, 0)) for s, w in zip(shift, self.window, strict=True)
             )
             total[here] += self._importance[there]
-        return (self._importance / total).astype(np.float32, copy=False)
+        return (self._importance / total).to(device)
 
 
 @dataclass(frozen=True)

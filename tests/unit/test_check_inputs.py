@@ -2,6 +2,9 @@ import json
 import shutil
 
 import pytest
+import pytorch_lightning
+import torch
+from networks import tiny_task
 
 from cellmap_pipeline.check_inputs import check_inputs
 from cellmap_pipeline.datasplit import SplitSettings
@@ -48,6 +51,29 @@ def test_a_truth_of_which_nothing_can_be_scored(data):
     rows = [CropLabel(int(crop.name[4:]), "demo_cell-1", "mito", rows[0].grid)]
     with pytest.raises(InputError, match=rf"ground_truth: .* no array .* of {crop.name} .* s0"):
         check_inputs(data, trainings, {"a": rows}, groups)
+
+
+def test_checkpoints_to_predict_with(data, tmp_path):
+    task = tiny_task()
+    content = {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": dict(task.hparams),
+        "pytorch-lightning_version": pytorch_lightning.__version__,
+    }
+    torch.save(content, tmp_path / "model.ckpt")
+    rows = [r for r in read_manifest(data / "test_crop_manifest.csv") if r.label == "mito"]
+
+    def look_with(name, **changes):
+        expected = {"classes": ["mito"], "targets": {}, "voxel_size": [8, 8, 8]} | changes
+        checkpoints = {"a": (tmp_path / name, expected)}
+        check_inputs(data, {"a": (SETTINGS, None)}, {"a": rows}, None, checkpoints)
+
+    look_with("model.ckpt")
+    with pytest.raises(InputError, match=r"training a: inference.checkpoint: .*model.ckpt was tra"):
+        look_with("model.ckpt", voxel_size=[4, 4, 4])
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(InputError, match="text.ckpt is not a checkpoint"):
+        look_with("text.ckpt")
 
 
 def test_all_that_is_wrong_is_said_at_once(data):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from trainings import make_datasplit, settings
 
+from cellmap_pipeline.checkpoints import load_checkpoint
 from cellmap_pipeline.config import Scheduler
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.optimisers import rate_at
 from cellmap_pipeline.patches import RandomPatches
-from cellmap_pipeline.task import load_checkpoint
 from cellmap_pipeline.training import train
 
 

@@ -40,7 +40,7 @@ def test_crops_are_predicted_tuned_and_scored(task, tmp_path):
     rows = "".join(f"{use},{tmp_path}/raw,{labels}\n" for use in ("train", "validate"))
     (tmp_path / "datasplit.csv").write_text(rows)
     scores, settings = validate(
-        task, tmp_path / "datasplit.csv", Inference(), tmp_path / "predictions"
+        [task], tmp_path / "datasplit.csv", Inference(), tmp_path / "predictions"
     )
     assert scores["classes"]["mito"]["score"] == pytest.approx(1)
     assert scores["classes"]["pm"]["score"] == pytest.approx(1)

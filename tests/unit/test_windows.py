@@ -1,16 +1,19 @@
 """Where windows lie, what they count, and when planes are done."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 
 from cellmap_pipeline.accumulator import Accumulator
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.row_sums import RowSums
 from cellmap_pipeline.windows import Windows, plan_layers
 
 sizes = st.integers(2, 6)
@@ -38,7 +41,7 @@ def test_windows_are_monais_and_their_weights_sum_to_one(shape, window, overlap,
     total = np.zeros(shape)
     for corner in corners:
         box = tuple(slice(a, a + n) for a, n in zip(corner, window, strict=True))
-        total[box] += windows.weights(corner)
+        total[box] += windows.weights(corner).numpy()
     assert np.abs(total - 1).max() < 1e-5
 
 
@@ -92,10 +95,10 @@ def test_sums_are_the_same_in_any_order_and_in_any_memory(data):
     for start, values in boxes:
         box = tuple(slice(s, s + n) for s, n in zip(start, values.shape[1:], strict=True))
         wanted[(slice(None), *box)] += values
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as helpers:
         sums = Accumulator(2, Path(folder), memory=data.draw(st.sampled_from([1, 1 << 30])))
         for start, values in data.draw(st.permutations(boxes)):
-            sums.add(start, values)
+            sums.add(start, values, helpers)
         assert np.array_equal(sums.read(1, (0, 0, 0), shape), wanted[1])
         sums.forget_below(33)
         assert not sums.read(0, (0, 0, 0), (32, 70, 66)).any()
@@ -104,7 +107,8 @@ def test_sums_are_the_same_in_any_order_and_in_any_memory(data):
 
 def test_what_does_not_fit_waits_in_files_that_go(tmp_path):
     sums = Accumulator(1, tmp_path, memory=1)
-    sums.add((0, 0, 0), np.ones((1, 64, 64, 64), np.uint16))
+    with ThreadPoolExecutor(1) as helpers:
+        sums.add((0, 0, 0), np.ones((1, 64, 64, 64), np.uint16), helpers)
     assert len(list(tmp_path.iterdir())) == 1
     sums.forget_below(64)
     assert list(tmp_path.iterdir()) == []
@@ -117,3 +121,18 @@ def test_an_interior_window_counts_most_in_its_middle(overlap):
     assert weight.shape == (8, 8, 8)
     assert weight[4, 4, 4] == pytest.approx(weight.max())
     assert (weight.max() - weight.min() < 1e-6) == (overlap == 0)
+
+
+def test_row_sums_are_those_of_all_windows_over_a_row():
+    rng = np.random.default_rng(0)
+    wanted = np.zeros((2, 4, 14, 17), np.uint16)
+    rows = RowSums(2, (4, 6, 5), [3, 6, 15], torch.device("cpu"))
+    parts = []
+    for y, step in ((0, 3), (3, 5), (8, 6)):
+        for x in (3, 6, 15):
+            values = rng.integers(0, 20000, (2, 4, 6, 5)).astype(np.uint16)
+            wanted[:, :, y : y + 6, x - 3 : x + 2] += values
+            rows.add(x, torch.from_numpy(values.view(np.int16)))
+        parts.append(rows.advance(step))
+    assert wanted.max() > 1 << 15
+    assert np.array_equal(np.concatenate([part.numpy() for part in parts], axis=2), wanted)

@@ -50,16 +50,33 @@ class Run:
         path = self.folder / f"config/training/{name}.yaml"
         path.write_text(yaml.safe_dump(TINY | changes))
 
-    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here; its output is both streams together."""
-        done = subprocess.run(
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start Snakemake here; its output is both streams together."""
+        return subprocess.Popen(
             [sys.executable, "-m", "snakemake", "--snakefile", self.root / "Snakefile",
              "--profile", self.root / "profiles/local", "--cores", "2", *arguments],
             cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False,
+            env=os.environ | {"OMP_NUM_THREADS": "2"},
         )  # fmt: skip
-        assert not check or done.returncode == 0, done.stdout
-        return done
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here to its end."""
+        process = self.start(*arguments)
+        output, _ = process.communicate()
+        assert not check or process.returncode == 0, output
+        return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+    def job(self, script: str) -> int:
+        """The process id of the job that runs workflow/scripts/{script}.py here."""
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = entry.read_bytes().decode().split("\0")
+            except (FileNotFoundError, ProcessLookupError):  # It has ended meanwhile.
+                continue
+            ours = [w for w in words if w.startswith(str(self.folder))]
+            if "python" in words[0] and any(w.endswith(f".{script}.py") for w in ours):
+                return int(entry.parent.name)
+        raise AssertionError(f"no job runs {script}.py")
 
     def planned(self, *targets: str) -> dict[str, int]:
         """How many jobs of each rule a run would do now."""

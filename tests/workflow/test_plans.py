@@ -1,5 +1,6 @@
 """What Snakemake says to configurations, good and bad, without running a job."""
 
+import re
 import shutil
 
 import pytest
@@ -24,6 +25,18 @@ def test_the_plan_says_what_can_be_reached(run, small_data):
     run.train("tiny", classes=["mito", "golgi"])
     run.configure(data_root=str(small_data), submission={"classes": ["mito"]})
     assert "a labelled voxel of golgi" in run.snakemake("plan").stdout
+
+
+def test_the_plan_estimates_by_a_calibration(run):
+    run.configure(data_root="nowhere", ground_truth=None)
+    run.snakemake("calibrate")
+    assert run.planned("calibrate") == {}
+    said = run.snakemake("plan").stdout
+    assert re.search(r"as calibrated on .+, batch 1: about \d+ min", said)
+    assert re.search(r"crop 5: 3 labels, .* windows, \d+ min, at most", said)
+    # Found for another window.
+    run.train("tiny", inference={"window": 64})
+    assert "as calibrated" not in run.snakemake("plan").stdout
 
 
 def test_plans_without_the_data_being_there(run):

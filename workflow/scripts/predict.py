@@ -11,17 +11,19 @@ from cellmap_pipeline.jobs import job
 with job(snakemake.log[0]):
     import torch
 
+    from cellmap_pipeline.checkpoints import load_networks
     from cellmap_pipeline.config import Inference
     from cellmap_pipeline.datasplit import raw_path
     from cellmap_pipeline.partial_result import join_parts
     from cellmap_pipeline.plan import INFERENCE_KEYS, crop_label
-    from cellmap_pipeline.prediction import load_for_inference, predict_crop
+    from cellmap_pipeline.prediction import predict_crop
     from cellmap_pipeline.volumes import Volume
 
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg
     settings = {key: cfg[key] for key in INFERENCE_KEYS}
     inference = Inference.model_validate(settings | snakemake.params.options)
+    checkpoint, expected = Path(snakemake.input.checkpoint), snakemake.params.expected
     number = int(getattr(snakemake.wildcards, "part", 1))
     of = int(getattr(snakemake.wildcards, "parts", 1))
     output = Path(snakemake.output[0])
@@ -29,7 +31,7 @@ with job(snakemake.log[0]):
         join_parts([Path(part) for part in parts], output)
     else:
         predict_crop(
-            load_for_inference(Path(snakemake.input.checkpoint), inference),
+            load_networks(checkpoint, inference, expected),
             Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
             [crop_label(row) for row in cfg["rows"]],
             output,

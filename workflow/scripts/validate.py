@@ -11,16 +11,17 @@ from cellmap_pipeline.jobs import job, write_json
 with job(snakemake.log[0]):
     import torch
 
+    from cellmap_pipeline.checkpoints import load_networks
     from cellmap_pipeline.config import Inference
     from cellmap_pipeline.plan import INFERENCE_KEYS
-    from cellmap_pipeline.prediction import load_for_inference
     from cellmap_pipeline.validation import validate
 
     torch.set_num_threads(snakemake.threads)
     settings = {key: snakemake.params.cfg[key] for key in INFERENCE_KEYS}
     inference = Inference.model_validate(settings | snakemake.params.options)
+    checkpoint, expected = Path(snakemake.input.checkpoint), snakemake.params.expected
     scores, postprocess = validate(
-        load_for_inference(Path(snakemake.input.checkpoint), inference),
+        load_networks(checkpoint, inference, expected),
         Path(snakemake.input.split),
         inference,
         Path(snakemake.output.predictions),

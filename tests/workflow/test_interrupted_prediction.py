@@ -1,0 +1,60 @@
+"""A prediction job that is killed in the middle of a run of Snakemake."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from cellmap_pipeline.manifest import read_manifest, write_manifest
+from cellmap_pipeline.volumes import Volume
+
+
+def planes_done(mark):
+    """How many planes of all channels are noted as done; 0 before anything is."""
+    try:
+        return sum(json.loads(mark.read_text())["done"].values())
+    except FileNotFoundError:
+        return 0
+
+
+def voxels(folder):
+    return {
+        path.name: Volume.open(path).levels[0].array.read(order="C").result()
+        for path in folder.iterdir()
+        if path.is_dir()
+    }
+
+
+def test_the_next_run_goes_on_where_it_was(new_run, small_data):
+    run = new_run()
+    run.train("tiny", inference={"overlap": 0.75})
+    # Many planes, so that some are done long before the last.
+    row = read_manifest(small_data / "test_crop_manifest.csv")[0]
+    _, y, x = row.grid.voxel_size
+    thin = replace(row, label="mito", grid=row.grid.at((2, y, x)))
+    write_manifest([thin], run.folder / "manifest.csv")
+    run.configure(test_crops="manifest.csv", ground_truth=None)
+    path = f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
+    process = run.start(path)
+    mark = run.folder / f"{path}.partial/done.json"
+    while planes_done(mark) == 0:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    os.kill(run.job("predict"), signal.SIGKILL)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0, said
+    assert not (run.folder / path).exists()
+    done = planes_done(mark)
+    assert done > 0
+    run.snakemake(path)
+    log = (run.folder / f"results/logs/predict/tiny/{row.dataset}/crop{row.crop}.log").read_text()
+    assert "goes on where it was" in log
+    assert not mark.parent.exists()
+    resumed = voxels(run.folder / path)
+    run.snakemake("--forcerun", "predict", "--", path)
+    whole = voxels(run.folder / path)
+    assert sorted(resumed) == sorted(whole) != []
+    assert all(np.array_equal(whole[channel], resumed[channel]) for channel in whole)

@@ -1,0 +1,15 @@
+"""Measure how long a training's network takes for a window on the machine of this job.
+
+In: by params the training's settings. Out: calibration.json, which `plan` estimates times by.
+"""
+
+from cellmap_pipeline.jobs import job, write_json
+
+with job(snakemake.log[0]):
+    import torch
+
+    from cellmap_pipeline.calibration import calibrate
+    from cellmap_pipeline.config import Training
+
+    torch.set_num_threads(snakemake.threads)
+    write_json(calibrate(Training.model_validate(snakemake.params.cfg)), snakemake.output[0])
