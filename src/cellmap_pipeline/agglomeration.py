@@ -7,12 +7,14 @@ in contact where two voxels with a common face belong to one each.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+Faces = Callable[[int], np.ndarray]
 LEVEL = 0.025  # steps in which the merging threshold rises
 
 
@@ -35,41 +37,43 @@ class Contacts:
     highest: np.ndarray
 
 
-def contacts(labels: np.ndarray, values: np.ndarray, lowest: bool = False) -> Contacts:
-    """Contacts between the fragments of `labels`, with what `values` are on the faces.
+def contacts(
+    labels: np.ndarray,
+    faces: Faces,
+    core: Sequence[int] | None = None,
+    axes: Sequence[int] = (0, 1, 2),
+) -> Contacts:
+    """Contacts between the fragments of `labels`, with what lies on the faces.
 
     Parameters
     ----------
     labels : integers, shape (z, y, x); 0 is background and has no contacts.
-    values : float32, shape (z, y, x). A face has the mean of its two voxels, or the smaller of
-        them with `lowest`.
+    faces : gives for an axis (0..2) the values on the faces between neighbours along it.
+    core : voxels; only faces after a voxel in the first so many along each axis count, so that of
+        blocks which reach over into the next one each face counts once. None: all.
+    axes : along which to look.
     """
-    count = int(labels.max(initial=0))
-    keys, on_face = [], []
-    for axis in range(labels.ndim):
-        before = tuple(slice(None, -1) if a == axis else slice(None) for a in range(labels.ndim))
-        after = tuple(slice(1, None) if a == axis else slice(None) for a in range(labels.ndim))
+    shape = tuple(labels.shape if core is None else core)
+    pairs, on_face = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
+    for axis in axes:
+        n = min(shape[axis], labels.shape[axis] - 1)
+        before = tuple(map(slice, (*shape[:axis], n, *shape[axis + 1 :])))
+        after = (*before[:axis], slice(1, n + 1), *before[axis + 1 :])
         one, other = labels[before], labels[after]
         touch = (one != other) & (one != 0) & (other != 0)
         one, other = one[touch].astype(np.int64), other[touch].astype(np.int64)
-        keys.append(np.minimum(one, other) * (count + 1) + np.maximum(one, other))
-        a, b = values[before][touch], values[after][touch]
-        on_face.append(np.minimum(a, b) if lowest else (a + b) / 2)
-    key, value = np.concatenate(keys), np.concatenate(on_face)
-    order = np.argsort(key, kind="stable")
-    key, value = key[order], value[order].astype(np.float64)
-    starts = np.flatnonzero(np.diff(key, prepend=-1))
-    area = np.diff(starts, append=key.size).astype(np.float64)
-    if not starts.size:
-        empty = np.zeros(0)
-        return Contacts(empty.astype(np.int64), empty.astype(np.int64), empty, empty, empty)
-    return Contacts(
-        key[starts] // (count + 1),
-        key[starts] % (count + 1),
-        area,
-        np.add.reduceat(value, starts) / area,
-        np.maximum.reduceat(value, starts),
-    )
+        pairs.append(np.stack([np.minimum(one, other), np.maximum(one, other)]))
+        on_face.append(faces(axis)[before][touch].astype(np.float64))
+    first, second = np.concatenate(pairs, axis=1)
+    values = np.concatenate(on_face)
+    single = Contacts(first, second, np.ones(values.size), values, values)
+    return pooled(single, np.arange(int(labels.max(initial=0)) + 1))
+
+
+def together(parts: Sequence[Contacts], size: int) -> Contacts:
+    """Contacts that were found in parts of a volume; `size` is the highest id + 1."""
+    arrays = [np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Contacts)]
+    return pooled(Contacts(*arrays), np.arange(size))
 
 
 def pooled(links: Contacts, lookup: np.ndarray) -> Contacts:
@@ -86,7 +90,7 @@ def pooled(links: Contacts, lookup: np.ndarray) -> Contacts:
     return Contacts(unique // lookup.size, unique % lookup.size, area, total / area, highest)
 
 
-def _groups(size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def groups(size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Lookup that gives all ids joined by the pairs (one, other) the least id among them."""
     graph = coo_matrix((np.ones(one.size, np.int8), (one, other)), shape=(size, size))
     _, group = connected_components(graph, directed=False)
@@ -131,7 +135,7 @@ def merge_by_mean(links: Contacts, size: int, threshold: float) -> np.ndarray:
         best = _best_contact(links, size)
         best = np.unique(best[best >= 0])
         best = best[links.mean[best] < level]
-        joined = _groups(size, links.first[best], links.second[best])
+        joined = groups(size, links.first[best], links.second[best])
         lookup = joined[lookup]
         links = pooled(links, joined)
 
@@ -156,7 +160,7 @@ def merge_small(links: Contacts, sizes: np.ndarray, smallest: float) -> np.ndarr
         if not small.size:
             return lookup
         chosen = best[small]
-        joined = _groups(sizes.size, links.first[chosen], links.second[chosen])
+        joined = groups(sizes.size, links.first[chosen], links.second[chosen])
         lookup = joined[lookup]
         sizes = np.bincount(joined, sizes, sizes.size)
         links = pooled(links, joined)

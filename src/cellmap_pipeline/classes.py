@@ -44,3 +44,9 @@ def class_of(channel: str) -> str:
         for suffix in suffixes:
             channel = channel.removesuffix(suffix)
     return channel
+
+
+def further(label: str, channels: Iterable[str]) -> list[str]:
+    """Which keys of `FURTHER` have all their channels of `label` among `channels`."""
+    there = set(channels)
+    return [kind for kind, suffixes in FURTHER.items() if all(label + s in there for s in suffixes)]

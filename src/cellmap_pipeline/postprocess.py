@@ -7,11 +7,11 @@ the settings do is in `segmentation.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.classes import FURTHER, is_instance
 from cellmap_pipeline.errors import InputError
 
 Settings = dict[str, Any]
@@ -41,6 +41,19 @@ _COMMON: dict[str, Number | Switch] = {
     "fill_holes": Switch(False, "fill what an object encloses"),
 }
 _SIZE = "what is smaller is removed, nm³"
+# Of methods that look for ridges between objects.
+_RIDGES: dict[str, Number | Switch] = {
+    "min_size_nm3": Number(5e3, 0, 1e15, _SIZE + " (see `merge_small`)"),
+    "seed_threshold": Number(
+        0.3, 0, 1, "seeds lie where the probability of a boundary is below this"
+    ),
+    "merge_threshold": Number(
+        0.4, 0, 1, "fragments merge whose shared faces have a lower mean boundary probability"
+    ),
+    "merge_small": Switch(
+        True, "what is too small joins the neighbour behind the weakest boundary, if it has one"
+    ),
+}
 _SPECIFIC: dict[str, dict[str, Number | Switch]] = {
     "threshold": {"min_size_nm3": Number(0.0, 0, 1e15, _SIZE)},
     "connected_components": {"min_size_nm3": Number(5e3, 0, 1e15, _SIZE)},
@@ -50,24 +63,32 @@ _SPECIFIC: dict[str, dict[str, Number | Switch]] = {
             0.7, 0, 1, "objects part where they get narrower than this share of the thinner one"
         ),
     },
-    "watershed_boundary": {
-        "min_size_nm3": Number(5e3, 0, 1e15, _SIZE + " (see `merge_small`)"),
-        "seed_threshold": Number(
-            0.3, 0, 1, "seeds lie where the probability of a boundary is below this"
+    "watershed_boundary": _RIDGES,
+    "watershed_learned_distance": _RIDGES,
+    "watershed_affinities": _RIDGES,
+    "mutex_watershed": {
+        "min_size_nm3": _RIDGES["min_size_nm3"],
+        "affinity_threshold": Number(
+            0.5, 0, 1, "neighbours with a higher affinity attract one another, others repel"
         ),
-        "merge_threshold": Number(
-            0.4, 0, 1, "fragments merge whose shared faces have a lower mean boundary probability"
-        ),
-        "merge_small": Switch(
-            True, "what is too small joins the neighbour behind the weakest boundary, if it has one"
-        ),
+        "merge_threshold": _RIDGES["merge_threshold"],
+        "merge_small": _RIDGES["merge_small"],
     },
 }
+# What a method takes of the further channels (`classes.FURTHER`).
+NEEDS = {
+    "watershed_boundary": "boundary",
+    "watershed_learned_distance": "distance",
+    "watershed_affinities": "affinities",
+    "mutex_watershed": "affinities",
+}
 SEMANTIC_METHODS = ("threshold",)
-INSTANCE_METHODS = ("connected_components", "watershed_distance", "watershed_boundary")
+INSTANCE_METHODS = ("connected_components", "watershed_distance", *NEEDS)
 
 # What the first, slow half of a segmentation depends on; the rest merges and sifts its fragments.
-FRAGMENT_SETTINGS = ("method", "threshold", "smooth_nm", "seed_threshold")
+FRAGMENT_SETTINGS = (
+    "method", "threshold", "smooth_nm", "seed_threshold", "affinity_threshold"
+)  # fmt: skip
 
 
 def methods(label: str) -> tuple[str, ...]:
@@ -123,34 +144,42 @@ def check_settings(label: str, settings: Mapping[str, Any]) -> Settings:
     return checked
 
 
-def complete(label: str, settings: Mapping[str, Any], has_boundary: bool) -> Settings:
+def complete(label: str, settings: Mapping[str, Any], predicted: Collection[str]) -> Settings:
     """All settings for `label`: those given, and defaults for the rest.
 
     Parameters
     ----------
-    has_boundary : whether the boundaries of the objects are predicted. They decide the method
-        where none is given.
+    predicted : what is predicted besides where the objects are (keys of `classes.FURTHER`). It
+        decides the method where none is given.
 
     Raises
     ------
     InputError
-        As `check_settings`; or the method needs boundaries and there are none.
+        As `check_settings`; or the method needs what is not predicted.
     """
     checked = check_settings(label, settings)
+    usable = usable_methods(label, predicted)
     if "method" not in checked:
-        checked["method"] = "watershed_boundary" if has_boundary else "connected_components"
-        if not is_instance(label):
-            checked["method"] = "threshold"
-    if checked["method"] == "watershed_boundary" and not has_boundary:
+        ridges = [method for method in usable if method in NEEDS]
+        checked["method"] = ridges[0] if ridges else usable[0]
+    if checked["method"] not in usable:
+        kind = NEEDS[checked["method"]]
+        channels = " and ".join(label + suffix for suffix in FURTHER[kind])
         raise InputError(
-            f"postprocess.{label}: method: watershed_boundary needs a prediction of "
-            f"{label}_boundary beside that of {label}; give one or choose watershed_distance"
+            f"postprocess.{label}: method: {checked['method']} needs a prediction of {channels} "
+            f"beside that of {label}; give one (`targets: {{{label}: [{kind}]}}`) or choose one of "
+            f"{', '.join(usable)}"
         )
     return defaults(checked["method"]) | checked
 
 
+def usable_methods(label: str, predicted: Collection[str]) -> list[str]:
+    """Methods for `label` that need no more than what is predicted (as for `complete`)."""
+    return [m for m in methods(label) if m not in NEEDS or NEEDS[m] in predicted]
+
+
 def candidates(
-    label: str, has_boundary: bool, voxel_size: Sequence[float]
+    label: str, predicted: Collection[str], voxel_size: Sequence[float]
 ) -> dict[str, dict[str, list[Any]]]:
     """What tuning tries: per method and setting the values, in ascending order.
 
@@ -169,18 +198,22 @@ def candidates(
         "min_size_nm3": [0.0, *(float(f"{volume * 2**k:.4g}") for k in range(2, 19))],
         "fill_holes": [False, True],
     }
+    merging: dict[str, list[Any]] = {
+        "merge_threshold": [0.0, *(round(0.05 * k, 2) for k in range(2, 15))],
+        "merge_small": [False, True],
+    }
+    seeds = {"seed_threshold": [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7]}
+    ridges = seeds | merging
     specific: dict[str, dict[str, list[Any]]] = {
         "threshold": {},
         "connected_components": {},
         "watershed_distance": {"neck": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]},
-        "watershed_boundary": {
-            "seed_threshold": [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7],
-            "merge_threshold": [0.0, *(round(0.05 * k, 2) for k in range(2, 15))],
-            "merge_small": [False, True],
-        },
+        "watershed_boundary": ridges,
+        "watershed_learned_distance": ridges,
+        "watershed_affinities": ridges,
+        "mutex_watershed": {"affinity_threshold": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]} | merging,
     }
-    tried = [m for m in methods(label) if has_boundary or m != "watershed_boundary"]
-    return {method: common | specific[method] | last for method in tried}
+    return {m: common | specific[m] | last for m in usable_methods(label, predicted)}
 
 
 def settings_reference() -> list[str]:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline import postprocess
-from cellmap_pipeline.classes import BOUNDARY_SUFFIX, is_instance
+from cellmap_pipeline.classes import FURTHER, further, is_instance
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.fragments import smoothed
 from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings
-from cellmap_pipeline.segmentation import smoothed
 from cellmap_pipeline.tuning_evaluators import Case, Estimator, Grid, Scorer
 
 LEVELS = 256  # of a probability
@@ -64,16 +64,16 @@ def tune(
         raise InputError(f"{label}: there is no validation crop to tune post-processing on")
     if any(label not in case.channels for case in cases):
         raise InputError(f"{label}: a validation crop has no prediction of it to tune on")
-    has_boundary = all(label + BOUNDARY_SUFFIX in case.channels for case in cases)
+    predicted = [kind for kind in FURTHER if all(kind in further(label, c.channels) for c in cases)]
     scorer = Scorer(label, cases, workers)
     plain = postprocess.defaults(postprocess.methods(label)[0]) | {"min_size_nm3": 0.0}
     at_half = scorer.score([plain])[0]
-    grids = postprocess.candidates(label, has_boundary, _mean_voxel_size(cases))
+    grids = postprocess.candidates(label, predicted, _mean_voxel_size(cases))
     for grid in grids.values():
         grid["threshold"] = _telling(grid["threshold"], label, cases)
         grid["min_size_nm3"] = [v for v in grid["min_size_nm3"] if v <= _largest(cases)]
     if not any(case.where_known(case.truth).any() for case in cases):
-        settings = postprocess.complete(label, {}, has_boundary)
+        settings = postprocess.complete(label, {}, predicted)
     elif is_instance(label):
         settings = _search_instances(label, cases, scorer, plain, grids, budget, workers)
     else:

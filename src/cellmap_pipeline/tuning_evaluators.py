@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.fragments import Fragments, fragments
 from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings
 from cellmap_pipeline.scoring import combine, score_instance, score_semantic
-from cellmap_pipeline.segmentation import Fragments, assemble, fragments, segment
+from cellmap_pipeline.segmentation import assemble, segment
 from cellmap_pipeline.tuning_instances import Estimate, Overlap, estimates
 
 Grid = dict[str, list[Any]]

@@ -17,9 +17,10 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
+from cellmap_pipeline.fragments import Fragments
 from cellmap_pipeline.postprocess import Settings
 from cellmap_pipeline.scoring_instances import instance_ratio_limit
-from cellmap_pipeline.segmentation import Fragments, join, join_small, voxels
+from cellmap_pipeline.segmentation import join, join_small, voxels
 
 JOINING = ("merge_threshold", "neck")
 

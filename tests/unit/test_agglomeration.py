@@ -8,6 +8,7 @@ from cellmap_pipeline.agglomeration import (
     merge_wide_necks,
     pooled,
 )
+from cellmap_pipeline.fragments import between
 
 
 def row(*ids):
@@ -19,11 +20,11 @@ def values(*numbers):
 
 
 def test_contacts_of_a_row():
-    links = contacts(row(1, 1, 2, 0, 3, 2), values(0, 0.2, 0.4, 1, 0.6, 0.8))
+    links = contacts(row(1, 1, 2, 0, 3, 2), between(values(0, 0.2, 0.4, 1, 0.6, 0.8)))
     assert links.first.tolist() == [1, 2] and links.second.tolist() == [2, 3]
     assert links.area.tolist() == [1, 1]
     assert links.mean == pytest.approx([0.3, 0.7])
-    links = contacts(row(1, 1, 2, 0, 3, 2), values(0, 0.2, 0.4, 1, 0.6, 0.8), lowest=True)
+    links = contacts(row(1, 1, 2, 0, 3, 2), between(values(0, 0.2, 0.4, 1, 0.6, 0.8), lowest=True))
     assert links.highest == pytest.approx([0.2, 0.6])
 
 
@@ -32,13 +33,13 @@ def test_contacts_pool_faces_over_all_axes():
     labels[1, 1, 1] = 2
     heights = np.zeros((2, 2, 2), np.float32)
     heights[0, 1, 1], heights[1, 0, 1] = 0.6, 0.3
-    links = contacts(labels, heights)
+    links = contacts(labels, between(heights))
     assert links.area.tolist() == [3]
     assert links.mean == pytest.approx([0.15]) and links.highest == pytest.approx([0.3])
 
 
 def test_no_contacts():
-    links = contacts(row(1, 0, 2), values(0, 0, 0))
+    links = contacts(row(1, 0, 2), between(values(0, 0, 0)))
     assert links.first.size == 0
     assert merge_by_mean(links, 3, 0.5).tolist() == [0, 1, 2]
     assert merge_small(links, np.array([1, 1, 1]), 10).tolist() == [0, 1, 2]
@@ -48,7 +49,7 @@ def test_pooling_weights_by_area():
     # Piece 1 has three faces to 2 and 3, which become one.
     labels = np.array([[[1, 1, 1], [2, 2, 3]]], np.int32)
     heights = np.array([[[0, 0, 0], [0.2, 0.4, 1.2]]], np.float32)
-    links = pooled(contacts(labels, heights), np.array([0, 1, 2, 2]))
+    links = pooled(contacts(labels, between(heights)), np.array([0, 1, 2, 2]))
     assert links.area.tolist() == [3] and links.mean == pytest.approx([0.3])
     assert links.highest == pytest.approx([0.6])
 
@@ -57,7 +58,7 @@ def test_means_are_pooled_before_the_next_merge():
     # 1 and 2 merge. Their mean to 3 is then 0.5, though that of 2 alone is 0.3.
     labels = np.array([[[1, 2, 2], [3, 3, 0]]], np.int32)
     heights = np.array([[[0.1, 0.1, 0.1], [1.3, 0.5, 0]]], np.float32)
-    links = contacts(labels, heights)
+    links = contacts(labels, between(heights))
     assert merge_by_mean(links, 4, 0.05).tolist() == [0, 1, 2, 3]
     assert merge_by_mean(links, 4, 0.45).tolist() == [0, 1, 1, 3]
     assert merge_by_mean(links, 4, 0.55).tolist() == [0, 1, 1, 1]
@@ -67,7 +68,7 @@ def test_all_means_left_reach_the_threshold():
     rng = np.random.default_rng(0)
     labels = rng.permutation(6**3).reshape(6, 6, 6).astype(np.int32) + 1
     heights = rng.random((6, 6, 6), np.float32)
-    links = contacts(labels, heights)
+    links = contacts(labels, between(heights))
     lookup = merge_by_mean(links, 217, 0.4)
     left = pooled(links, lookup)
     assert 1 < np.unique(lookup).size < 217 and left.mean.min() >= 0.4
@@ -76,7 +77,7 @@ def test_all_means_left_reach_the_threshold():
 
 def test_small_ones_join_behind_the_weakest_boundary():
     labels = row(1, 1, 1, 2, 3, 3, 3)
-    links = contacts(labels, values(0, 0, 0.9, 0, 0.5, 0, 0))
+    links = contacts(labels, between(values(0, 0, 0.9, 0, 0.5, 0, 0)))
     sizes = np.bincount(labels.ravel())
     assert merge_small(links, sizes, 2).tolist() == [0, 1, 3 - 1, 2]
     assert merge_small(links, sizes, 1).tolist() == [0, 1, 2, 3]
@@ -84,7 +85,7 @@ def test_small_ones_join_behind_the_weakest_boundary():
 
 def test_a_small_one_never_joins_two_large_ones():
     labels = row(1, 1, 1, 2, 3, 4, 4, 4)
-    links = contacts(labels, values(0, 0, 0.1, 0, 0, 0.1, 0, 0))
+    links = contacts(labels, between(values(0, 0, 0.1, 0, 0, 0.1, 0, 0)))
     lookup = merge_small(links, np.bincount(labels.ravel()), 3)
     assert lookup[1] != lookup[4] and np.unique(lookup[1:]).size == 2
 
@@ -92,7 +93,7 @@ def test_a_small_one_never_joins_two_large_ones():
 def test_necks():
     # Radii 5, 4 and 1; a neck of 2 between the first two, of 1 to the third.
     labels = row(1, 2, 3)
-    links = contacts(labels, values(5, 2, 1), lowest=True)
+    links = contacts(labels, between(values(5, 2, 1), lowest=True))
     radius = np.array([0, 5, 4, 1], np.float32)
     assert merge_wide_necks(links, radius, 0.6).tolist() == [0, 1, 2, 2]
     assert merge_wide_necks(links, radius, 0.5).tolist() == [0, 1, 1, 1]

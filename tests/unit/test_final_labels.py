@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from cellmap_pipeline.final_labels import read_on, segment_crop
+from cellmap_pipeline import final_labels
+from cellmap_pipeline.final_labels import segment_crop
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.probabilities import read_on
 from cellmap_pipeline.volumes import Volume, create
 
 GRID = Grid((8, 8, 8), (100, 0, 0), (24, 24, 24))
@@ -37,7 +39,7 @@ def test_a_semantic_label_with_the_tuned_and_the_users_threshold(tmp_path, proba
         ({"threshold": 0.8}, {}, 8**3),
         ({"threshold": 0.8}, {"threshold": 0.5}, 16**3),
     ):
-        segment_crop(row, [source], tuned, own, tmp_path / "s/pm")
+        segment_crop(row, [[source]], tuned, own, tmp_path / "s/pm")
         labels = made(tmp_path / "s/pm")
         assert labels.dtype == np.uint8
         assert labels.sum() == voxels
@@ -48,7 +50,7 @@ def test_the_mean_of_several_sources(tmp_path, probability):
         stored(tmp_path / "a/pm", probability),
         stored(tmp_path / "b/pm", np.full(GRID.shape, 100, np.uint8)),
     ]
-    segment_crop(CropLabel(1, "d", "pm", GRID), sources, {}, {}, tmp_path / "s/pm")
+    segment_crop(CropLabel(1, "d", "pm", GRID), [[s] for s in sources], {}, {}, tmp_path / "s/pm")
     assert made(tmp_path / "s/pm").sum() == np.sum((probability.astype(int) + 100) / 2 >= 127.5)
 
 
@@ -60,13 +62,13 @@ def test_touching_objects_are_parted_by_their_boundary(tmp_path):
     stored(tmp_path / "p/mito_boundary", boundary)
     row = CropLabel(1, "d", "mito", GRID)
     tuned = {"method": "watershed_boundary"}
-    segment_crop(row, [source], tuned, {}, tmp_path / "s/mito")
+    segment_crop(row, [[source]], tuned, {}, tmp_path / "s/mito")
     labels = made(tmp_path / "s/mito")
     assert labels.max() == 2
     assert labels[2, 12, 12] != labels[22, 12, 12]
     # Without the boundary of one source, the settings that need it are dropped.
     other = stored(tmp_path / "q/mito", foreground)
-    segment_crop(row, [source, other], tuned, {}, tmp_path / "s/mito")
+    segment_crop(row, [[source], [other]], tuned, {}, tmp_path / "s/mito")
     assert made(tmp_path / "s/mito").max() == 1
 
 
@@ -81,3 +83,24 @@ def test_predictions_made_elsewhere_lie_on_other_grids(tmp_path):
     # The crop inside a larger prediction.
     inside = GRID.box((4, 4, 4), (8, 8, 8))
     assert np.array_equal(read_on(source, inside), read[4:12, 4:12, 4:12])
+
+
+def test_a_label_made_of_its_parts(tmp_path):
+    parts = []
+    for i, name in enumerate(("mito_mem", "mito_lum", "mito_ribo")):
+        values = np.zeros(GRID.shape, np.uint8)
+        values[4 + 4 * i : 12 + 4 * i] = 100  # what two share adds up
+        parts.append(stored(tmp_path / "p" / name, values))
+    stored(tmp_path / "p/mito_mem_boundary", np.full(GRID.shape, 255, np.uint8))
+    row = CropLabel(1, "d", "mito", GRID)
+    segment_crop(row, [parts], {}, {"threshold": 0.7}, tmp_path / "s/mito")
+    assert sorted(np.flatnonzero(made(tmp_path / "s/mito").any(axis=(1, 2)))) == [*range(8, 16)]
+
+
+def test_large_crops_are_made_in_blocks(tmp_path, monkeypatch, probability):
+    source = stored(tmp_path / "p/mito", probability)
+    row = CropLabel(1, "d", "mito", GRID)
+    segment_crop(row, [[source]], {}, {}, tmp_path / "whole/mito")
+    monkeypatch.setattr(final_labels, "IN_MEMORY", 1000)
+    segment_crop(row, [[source]], {}, {}, tmp_path / "blocks/mito")
+    assert np.array_equal(made(tmp_path / "whole/mito"), made(tmp_path / "blocks/mito"))

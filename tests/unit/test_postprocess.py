@@ -5,6 +5,7 @@ import pytest
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.postprocess import (
+    NEEDS,
     Switch,
     candidates,
     check_settings,
@@ -54,18 +55,26 @@ def test_numbers_may_be_text():
 
 
 def test_complete_fills_in_defaults_and_the_method():
-    assert complete("er", {"threshold": 0.3}, False) == defaults("threshold") | {"threshold": 0.3}
-    assert complete("mito", {}, False)["method"] == "connected_components"
-    assert complete("mito", {}, True)["method"] == "watershed_boundary"
-    with pytest.raises(InputError, match="mito_boundary"):
-        complete("mito", {"method": "watershed_boundary"}, False)
+    assert complete("er", {"threshold": 0.3}, []) == defaults("threshold") | {"threshold": 0.3}
+    for predicted, method in (
+        ([], "connected_components"),
+        (["boundary", "affinities"], "watershed_boundary"),
+        (["distance"], "watershed_learned_distance"),
+        (["affinities"], "watershed_affinities"),
+    ):
+        assert complete("mito", {}, predicted)["method"] == method
+    with pytest.raises(InputError, match="mito_boundary .*targets: {mito: .boundary.}"):
+        complete("mito", {"method": "watershed_boundary"}, ["distance"])
+    with pytest.raises(InputError, match="mito_affinity_z and mito_affinity_y and mito_affinity_x"):
+        complete("mito", {"method": "mutex_watershed"}, [])
 
 
 @pytest.mark.parametrize("label", ["er", "mito"])
-@pytest.mark.parametrize("has_boundary", [False, True])
-def test_candidates_are_allowed_and_ordered(label, has_boundary):
-    grids = candidates(label, has_boundary, (3.48, 4, 4))
-    assert set(grids) == set(methods(label)) - (set() if has_boundary else {"watershed_boundary"})
+@pytest.mark.parametrize("predicted", [[], ["boundary"], ["distance", "affinities"]])
+def test_candidates_are_allowed_and_ordered(label, predicted):
+    grids = candidates(label, predicted, (3.48, 4, 4))
+    lacking = {method for method, kind in NEEDS.items() if kind not in predicted}
+    assert set(grids) == set(methods(label)) - lacking
     for method, grid in grids.items():
         assert set(grid) == set(settings_of(method))
         for name, values in grid.items():

@@ -3,47 +3,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from simulated import filling, predicted, spheres, with_gaps
 
+from cellmap_pipeline.classes import FURTHER
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.fragments import above
 from cellmap_pipeline.postprocess import INSTANCE_METHODS
 from cellmap_pipeline.scoring import combine, score_instance
-from cellmap_pipeline.segmentation import above, fill_holes, segment
+from cellmap_pipeline.segmentation import fill_holes, segment
 
 VOXELS = (8.0, 8.0, 8.0)
-
-
-def spheres(shape, *centres_and_radii):
-    """Ids 1.. of spheres (z, y, x, radius in voxels); the first keeps what they share."""
-    grid = np.indices(shape)
-    truth = np.zeros(shape, np.uint16)
-    for i, (*centre, radius) in enumerate(centres_and_radii, 1):
-        squares = sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True))
-        truth[(squares <= radius**2) & (truth == 0)] = i
-    return truth
-
-
-def inner_boundary(truth):
-    boundary = np.zeros(truth.shape, bool)
-    padded = np.pad(truth, 1, mode="edge")
-    for axis in range(3):
-        for step in (-1, 1):
-            boundary |= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1] != truth
-    return boundary & (truth > 0)
-
-
-def predicted(truth, label, noise=0.06, seed=0):
-    """What a network could predict: blurred, noisy."""
-    rng = np.random.default_rng(seed)
-
-    def channel(mask, sigma, gain):
-        value = gain * ndimage.gaussian_filter(mask.astype(np.float32), sigma)
-        return np.clip(255 * (value + rng.normal(0, noise, mask.shape)), 0, 255).astype(np.uint8)
-
-    return {
-        label: channel(truth > 0, 1.0, 1.0),
-        f"{label}_boundary": channel(inner_boundary(truth), 0.7, 1.2),
-    }
 
 
 def score(labels, truth, voxel_size=VOXELS):
@@ -60,6 +29,9 @@ TOUCHING = spheres((36, 36, 60), (18, 18, 17, 11), (18, 18, 37, 11), (8, 8, 52, 
         ("connected_components", 0.8, 0.9),  # cannot part what touches
         ("watershed_distance", 0.97, 1),
         ("watershed_boundary", 0.97, 1),
+        ("watershed_learned_distance", 0.97, 1),
+        ("watershed_affinities", 0.97, 1),
+        ("mutex_watershed", 0.97, 1),
     ],
 )
 def test_touching_spheres(method, least, most):
@@ -72,24 +44,6 @@ def test_eroded_prediction_with_a_lower_threshold():
     channels["mito"] //= 2
     assert score(segment("mito", channels, VOXELS, {}), TOUCHING) < 0.9
     assert score(segment("mito", channels, VOXELS, {"threshold": 0.25}), TOUCHING) > 0.97
-
-
-def filling(shape=(48, 48, 48), n=14, seed=0):
-    """Cells that fill the volume: the nearest of n points, by a warped distance."""
-    rng = np.random.default_rng(seed)
-    points = rng.uniform(0, shape, (n, 3))
-    warp = [ndimage.gaussian_filter(rng.normal(size=shape), 4) * 60 for _ in shape]
-    grid = np.indices(shape) + warp
-    squares = [((grid - p[:, None, None, None]) ** 2).sum(axis=0) for p in points]
-    ids = np.argmin(squares, axis=0).astype(np.uint16) + 1
-    return cc3d.connected_components(ids).astype(np.uint16)
-
-
-def with_gaps(channel, seed=0):
-    """Weakened here and there, as where a membrane is cut at a slant."""
-    rng = np.random.default_rng(seed)
-    field = ndimage.gaussian_filter(rng.normal(size=channel.shape), 2.5)
-    return (channel * np.where(field > 1.3 * field.std(), 0.2, 1)).astype(np.uint8)
 
 
 def test_cells_that_fill_the_volume():
@@ -126,7 +80,7 @@ def _random_channels(seed):
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(1, 9, 3))
     channels = {}
-    for name in ("mito", "mito_boundary"):
+    for name in ("mito", *(f"mito{s}" for kind in FURTHER.values() for s in kind)):
         coarse = rng.choice([0, 60, 128, 200, 255], shape)
         channels[name] = (coarse * rng.choice([0, 1, 1, 1])).astype(np.uint8)
     if rng.random() < 0.2:

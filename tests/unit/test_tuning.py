@@ -2,16 +2,25 @@ import json
 
 import numpy as np
 import pytest
-from test_segmentation import filling, inner_boundary, predicted, spheres, with_gaps
+from simulated import filling, inner_boundary, spheres, with_gaps
+from simulated import predicted as all_predicted
 
+from cellmap_pipeline.classes import FURTHER
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.postprocess import check_settings, complete, defaults
+from cellmap_pipeline.fragments import fragments
+from cellmap_pipeline.postprocess import NEEDS, check_settings, complete, defaults
 from cellmap_pipeline.scoring import combine, score_instance, score_semantic
-from cellmap_pipeline.segmentation import fragments, join, segment, voxels
+from cellmap_pipeline.segmentation import join, segment, voxels
 from cellmap_pipeline.tuning import Case, tune
 from cellmap_pipeline.tuning_instances import Overlap, estimate
 
 VOXELS = (8.0, 8.0, 8.0)
+
+
+def predicted(truth, label, noise=0.06, seed=0):
+    """Of what a network could predict, the label and its boundary."""
+    channels = all_predicted(truth, label, noise, seed)
+    return {name: channels[name] for name in (label, f"{label}_boundary")}
 
 
 def iou(case, settings, label="er"):
@@ -115,6 +124,17 @@ def test_without_a_boundary_what_touches_is_parted_by_distance():
     assert result["score"] > 0.97 > 0.9 > result["score_at_half"]
 
 
+@pytest.mark.parametrize("kind", ["distance", "affinities"])
+def test_what_is_predicted_instead_of_a_boundary_is_used(kind):
+    case = cells(1, shape=(24, 24, 24))
+    made = all_predicted(case.truth, "cell", noise=0.15)
+    channels = {"cell": case.channels["cell"]}
+    channels |= {f"cell{suffix}": made[f"cell{suffix}"] for suffix in FURTHER[kind]}
+    result = tune("cell", [Case(channels, case.truth, None, VOXELS)], budget=9)
+    assert NEEDS[result["settings"]["method"]] == kind
+    assert result["score"] > 0.8 > result["score_at_half"]
+
+
 def test_a_crop_that_would_be_skipped_counts_as_missed():
     truth = np.zeros((30, 30, 30), np.uint8)
     truth[2:8, 2:8, 2:8] = 1
@@ -134,7 +154,7 @@ def test_nothing_in_the_truth_leaves_the_defaults():
         {"mito": np.full((6, 6, 6), 90, np.uint8)}, np.zeros((6, 6, 6), np.uint8), None, VOXELS
     )
     result = tune("mito", [case])
-    assert result["settings"] == complete("mito", {}, False)
+    assert result["settings"] == complete("mito", {}, [])
     assert result["score"] == 1
 
 

@@ -27,4 +27,5 @@ with job(snakemake.log[0]):
     tuned = read_scores(by_training(snakemake.input.settings))
     settings = tuned.get(chosen[0], {}).get(row.label, {})
     own = cfg["postprocess"].get(chosen[0], {})
-    segment_crop(row, [folders[name] for name in chosen], settings, own, Path(snakemake.output[0]))
+    sources = [[folders[name]] for name in chosen]
+    segment_crop(row, sources, settings, own, Path(snakemake.output[0]), snakemake.threads)

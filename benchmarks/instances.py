@@ -1,0 +1,172 @@
+"""Seconds and memory of each way to make instances, on simulated predictions.
+
+Cells that touch everywhere, and spheres of all sizes that touch here and there. Each run is a
+process of its own, by the code that the workflow runs: up to 28 M voxels in memory, above in
+blocks. Prints one line of JSON: per size and method seconds, peak memory of all processes of the
+run together, libraries included, objects, and the adapted Rand error against the truth.
+
+    python benchmarks/instances.py                       # 256³ and 512³
+    python benchmarks/instances.py --sizes 1000 --methods connected_components watershed_boundary
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+from cellmap_pipeline.classes import AFFINITY_SUFFIXES
+from cellmap_pipeline.final_labels import segment_crop
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.postprocess import INSTANCE_METHODS
+from cellmap_pipeline.volumes import Volume, create
+
+VOXEL = 8.0
+SPACING = 40  # voxels between the centres of cells, about
+SLAB = 64
+SETTINGS = {
+    "watershed_boundary": {"merge_threshold": 0.5},
+    "watershed_learned_distance": {"merge_threshold": 0.4},
+    "watershed_affinities": {"merge_threshold": 0.3},
+    "mutex_watershed": {"affinity_threshold": 0.7, "merge_threshold": 0.25},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--methods", nargs="+", default=list(INSTANCE_METHODS))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        folder, method = arguments.one
+        print(json.dumps(_measure(Path(folder), method, arguments.threads)))
+        return
+    result: dict[str, dict[str, object]] = {}
+    for size in arguments.sizes:
+        with tempfile.TemporaryDirectory() as name:
+            _simulate(Path(name), size)
+            for method in arguments.methods:
+                command = [
+                    sys.executable, __file__, "--threads", str(arguments.threads),
+                    "--one", name, method,
+                ]  # fmt: skip
+                result.setdefault(str(size), {})[method] = _run(command)
+    print(json.dumps({"threads": arguments.threads, "sizes": result}))
+
+
+def _run(command: list[str]) -> dict[str, object]:
+    """What a measuring process prints, and the peak memory of it and its children."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    tree = psutil.Process(process.pid)
+    peak = 0
+    while process.poll() is None:
+        total = 0
+        for one in [tree, *tree.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # It has ended meanwhile.
+                total += one.memory_info().rss
+        peak = max(peak, total)
+        time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    assert process.stdout
+    return json.loads(process.stdout.read()) | {"peak_mb": peak // 1_000_000}
+
+
+def _measure(folder: Path, method: str, threads: int) -> dict[str, object]:
+    truth = Volume.open(folder / "truth").levels[0]
+    row = CropLabel(1, "d", "cell", truth.grid)
+    own = {"method": method, "min_size_nm3": 1e6} | SETTINGS.get(method, {})
+    begin = time.perf_counter()
+    segment_crop(row, [[folder / "cell"]], {}, own, folder / method, threads)
+    seconds = time.perf_counter() - begin
+    error, objects = _rand_error(truth, Volume.open(folder / method).levels[0])
+    return {"seconds": round(seconds, 1), "objects": objects, "rand_error": round(error, 4)}
+
+
+def _simulate(folder: Path, size: int) -> None:
+    """Cells by the nearest of random points, and what a network could predict, slab by slab."""
+    grid = Grid((VOXEL,) * 3, (0, 0, 0), (size,) * 3)
+    rng = np.random.default_rng(0)
+    points = cKDTree(rng.uniform(0, size, ((size // SPACING + 1) ** 3, 3)))
+    names = ["cell", "cell_boundary", "cell_distance", *(f"cell{s}" for s in AFFINITY_SUFFIXES)]
+    arrays = {name: create(folder / name, grid, "uint8") for name in names}
+    truth = create(folder / "truth", grid, "uint32")
+    plane = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1)
+    for start in range(0, size, SLAB):
+        low, high = max(0, start - 8), min(size, start + SLAB + 8)
+        ids = np.stack([
+            points.query(np.concatenate([np.full((size**2, 1), z), plane.reshape(-1, 2)], 1),
+                         workers=-1)[1].reshape(size, size)
+            for z in range(low, high)
+        ]) + 1  # fmt: skip
+        core = slice(start - low, min(start + SLAB, size) - low)
+        truth[start : start + SLAB].write(ids[core].astype(np.uint32)).result()
+        for name, values in _predicted(ids, rng).items():
+            arrays[name][start : start + SLAB].write(values[core]).result()
+
+
+def _predicted(ids: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    apart = []
+    for axis in range(3):
+        before = np.roll(ids, 1, axis)
+        before[(slice(None),) * axis + (0,)] = ids[(slice(None),) * axis + (0,)]
+        apart.append(ids != before)
+    boundary = np.zeros(ids.shape, bool)
+    for axis in range(3):
+        boundary |= apart[axis] | np.roll(apart[axis], -1, axis)
+
+    def channel(mask: np.ndarray, sigma: float) -> np.ndarray:
+        value = gaussian_filter(mask.astype(np.float32), sigma)
+        value += 0.06 * rng.standard_normal(mask.shape, np.float32)
+        return np.clip(255 * value, 0, 255).astype(np.uint8)
+
+    channels = {
+        "cell": np.full(ids.shape, 230, np.uint8),
+        "cell_boundary": channel(boundary, 0.7),
+        # Far from a boundary where it is far away in each direction.
+        "cell_distance": channel(~boundary, 2.0),
+    }
+    for suffix, mask in zip(AFFINITY_SUFFIXES, apart, strict=True):
+        channels[f"cell{suffix}"] = channel(~mask, 0.7)
+    return channels
+
+
+def _rand_error(truth: object, made: object) -> tuple[float, int]:
+    """Adapted Rand error (1 - F) from pairs counted slab by slab, and the number of objects."""
+    shape = truth.grid.shape  # type: ignore[attr-defined]
+    pairs: dict[tuple[int, int], int] = {}
+    for start in range(0, shape[0], SLAB):
+        low, high = (start, 0, 0), (min(start + SLAB, shape[0]), *shape[1:])
+        one = truth.read(low, high).astype(np.uint64)  # type: ignore[attr-defined]
+        other = made.read(low, high).astype(np.uint64)  # type: ignore[attr-defined]
+        keys, counts = np.unique((one << np.uint64(32)) | other, return_counts=True)
+        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
+            pair = (key >> 32, key & 0xFFFFFFFF)
+            pairs[pair] = pairs.get(pair, 0) + count
+    rows: dict[int, int] = {}
+    columns: dict[int, int] = {}
+    for (one_id, other_id), count in pairs.items():
+        rows[one_id] = rows.get(one_id, 0) + count
+        columns[other_id] = columns.get(other_id, 0) + count
+    both = sum(n**2 for n in pairs.values())
+    precision = both / sum(n**2 for n in columns.values())
+    recall = both / sum(n**2 for n in rows.values())
+    return 1 - 2 * precision * recall / (precision + recall), len(columns) - (0 in columns)
+
+
+if __name__ == "__main__":
+    main()

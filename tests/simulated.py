@@ -1,0 +1,67 @@
+"""Volumes of known objects, and what a network could predict of them."""
+
+import cc3d
+import edt
+import numpy as np
+from scipy import ndimage
+
+from cellmap_pipeline.classes import AFFINITY_SUFFIXES
+from cellmap_pipeline.targets import REACH
+
+
+def spheres(shape, *centres_and_radii):
+    """Ids 1.. of spheres (z, y, x, radius in voxels); the first keeps what they share."""
+    grid = np.indices(shape)
+    truth = np.zeros(shape, np.uint16)
+    for i, (*centre, radius) in enumerate(centres_and_radii, 1):
+        squares = sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True))
+        truth[(squares <= radius**2) & (truth == 0)] = i
+    return truth
+
+
+def inner_boundary(truth):
+    boundary = np.zeros(truth.shape, bool)
+    padded = np.pad(truth, 1, mode="edge")
+    for axis in range(3):
+        for step in (-1, 1):
+            boundary |= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1] != truth
+    return boundary & (truth > 0)
+
+
+def predicted(truth, label, noise=0.06, seed=0):
+    """What a network could predict of all channels of a label: blurred, noisy."""
+    rng = np.random.default_rng(seed)
+
+    def channel(mask, sigma, gain):
+        value = gain * ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+        noisy = value + noise * rng.standard_normal(mask.shape, np.float32)
+        return np.clip(255 * noisy, 0, 255).astype(np.uint8)
+
+    channels = {
+        label: channel(truth > 0, 1.0, 1.0),
+        f"{label}_boundary": channel(inner_boundary(truth), 0.7, 1.2),
+        f"{label}_distance": channel(np.minimum(edt.edt(truth) / REACH, 1), 0.7, 1.0),
+    }
+    for axis, suffix in enumerate(AFFINITY_SUFFIXES):
+        before = np.roll(truth, 1, axis)
+        before[(slice(None),) * axis + (0,)] = 0
+        channels[label + suffix] = channel((truth > 0) & (truth == before), 0.7, 1.0)
+    return channels
+
+
+def filling(shape=(48, 48, 48), n=14, seed=0):
+    """Cells that fill the volume: the nearest of n points, by a warped distance."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(0, shape, (n, 3))
+    warp = [ndimage.gaussian_filter(rng.normal(size=shape), 4) * 60 for _ in shape]
+    grid = np.indices(shape) + warp
+    squares = [((grid - p[:, None, None, None]) ** 2).sum(axis=0) for p in points]
+    ids = np.argmin(squares, axis=0).astype(np.uint16) + 1
+    return cc3d.connected_components(ids).astype(np.uint16)
+
+
+def with_gaps(channel, seed=0):
+    """Weakened here and there, as where a membrane is cut at a slant."""
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.normal(size=channel.shape), 2.5)
+    return (channel * np.where(field > 1.3 * field.std(), 0.2, 1)).astype(np.uint8)

@@ -1,0 +1,136 @@
+"""Labels made block by block are those of the whole volume."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import cc3d
+import fastremap
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated import filling, predicted, spheres, with_gaps
+from skimage.metrics import adapted_rand_error
+
+import cellmap_pipeline.block_fragments as block_fragments
+from cellmap_pipeline.block_components import label_blocks
+from cellmap_pipeline.block_segmentation import segment_blocks
+from cellmap_pipeline.blocks import Scratch, Workers, cut
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.probabilities import Probabilities
+from cellmap_pipeline.segmentation import segment
+from cellmap_pipeline.volumes import Volume, create
+
+VOXELS = (8.0, 8.0, 8.0)
+RIDGES = ("watershed_boundary", "watershed_learned_distance", "watershed_affinities")
+
+
+def part(volume, block):
+    return volume[tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=st.tuples(*[st.integers(1, 150)] * 3).filter(lambda s: np.prod(s) < 400_000),
+    share=st.floats(0.05, 0.9),
+    values=st.integers(1, 3),
+    connectivity=st.sampled_from([6, 26]),
+    seed=st.integers(0, 1000),
+)
+def test_components_are_those_of_the_whole_volume(shape, share, values, connectivity, seed):
+    rng = np.random.default_rng(seed)
+    volume = rng.integers(1, values + 1, shape).astype(np.uint8) * (rng.random(shape) < share)
+    with tempfile.TemporaryDirectory() as folder:
+        found = label_blocks(
+            partial(part, volume), cut(shape, 64), Scratch(Path(folder), shape, "uint32"),
+            connectivity, Workers(None), "parts",
+        )  # fmt: skip
+        labels = found.read((0, 0, 0), shape)
+    whole = cc3d.connected_components(volume, connectivity=connectivity)
+    wanted, _ = fastremap.renumber(whole)
+    assert np.array_equal(labels, wanted)
+    sizes = np.bincount(labels.ravel(), minlength=found.sizes.size)
+    assert found.sizes[1:].tolist() == sizes[1:].tolist()
+    flat = labels.ravel()
+    for i in range(1, found.sizes.size):
+        assert flat[found.first[i]] == i and not (flat[: found.first[i]] == i).any()
+        assert volume.ravel()[found.first[i]] == found.values[i]
+
+
+def made(channels, chosen, folder, label, voxel_size=VOXELS, threads=1):
+    """The label made in blocks of 64."""
+    grid = Grid(voxel_size, (100, 0, -50), channels[label].shape)
+    for name, values in channels.items():
+        create(folder / "p" / name, grid, "uint8").write(values).result()
+    probabilities = Probabilities(label, grid, [[folder / "p" / label]])
+    segment_blocks(probabilities, chosen, folder / "s", {}, threads, size=64)
+    (level,) = Volume.open(folder / "s").levels
+    assert level.grid == grid
+    return level.read((0, 0, 0), grid.shape)
+
+
+def rough(shape, seed=0):
+    """Noisy probabilities with holes, specks and large parts."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random([-(-n // 6) for n in shape])
+    value = coarse.repeat(6, 0).repeat(6, 1).repeat(6, 2)[tuple(map(slice, shape))]
+    return (255 * np.clip(value + 0.15 * rng.normal(size=shape), 0, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("label", ["er", "mito"])
+@pytest.mark.parametrize("smooth", [0.0, 9.0])
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("smallest", [0, 2e5])
+def test_semantic_labels_and_connected_components_are_the_same(
+    tmp_path, label, smooth, fill, smallest
+):
+    channels = {label: rough((100, 70, 130))}
+    chosen = {
+        "threshold": 0.4, "smooth_nm": smooth, "fill_holes": fill, "min_size_nm3": smallest
+    }  # fmt: skip
+    voxel_size = (8.0, 4.0, 4.0)
+    wanted = segment(label, channels, voxel_size, chosen)
+    found = made(channels, chosen, tmp_path, label, voxel_size)
+    assert found.dtype == wanted.dtype
+    assert np.array_equal(found, wanted)
+    assert 0 < wanted.astype(bool).mean() < 1
+
+
+@pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_objects_over_seams(tmp_path, monkeypatch, method, threads):
+    monkeypatch.setattr(block_fragments, "HALO", 16)
+    # Spheres that touch, one of them far larger than a block and its halo.
+    truth = spheres(
+        (120, 110, 150), (60, 55, 52, 46), (60, 55, 110, 14), (20, 90, 110, 18), (100, 20, 120, 16),
+        (60, 55, 134, 12), (10, 10, 10, 8),
+    )  # fmt: skip
+    channels = predicted(truth, "mito", noise=0.04)
+    chosen = {"method": method, "min_size_nm3": 1e5}
+    wanted = segment("mito", channels, VOXELS, chosen)
+    found = made(channels, chosen, tmp_path, "mito", threads=threads)
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+    assert found.max() == wanted.max() >= 5
+
+
+@pytest.mark.parametrize("method", [*RIDGES, "mutex_watershed"])
+def test_cells_over_seams(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(block_fragments, "HALO", 24)
+    truth = filling((100, 100, 100), 30)
+    channels = predicted(truth, "cell")
+    channels["cell"][:] = 255
+    channels["cell_boundary"] = with_gaps(channels["cell_boundary"])
+    chosen = {"method": method, "merge_threshold": 0.5, "min_size_nm3": 1e5}
+    wanted = segment("cell", channels, VOXELS, chosen)
+    found = made(channels, chosen, tmp_path, "cell")
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+
+
+def test_nothing_inside(tmp_path):
+    channels = predicted(np.zeros((70, 70, 70), np.uint16), "mito", noise=0)
+    for method in ("connected_components", "watershed_distance", "watershed_boundary"):
+        found = made(channels, {"method": method}, tmp_path / method, "mito")
+        assert found.dtype == np.uint8 and not found.any()
