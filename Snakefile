@@ -37,3 +37,13 @@ rule all:
 
 onstart:
     check_folders()
+    running.begin(LOGS)
+
+
+onsuccess:
+    running.forget_noted(LOGS)
+
+
+onerror:
+    print_failures()
+    running.forget_noted(LOGS)

@@ -7,6 +7,7 @@ ROOT = Path(workflow.current_basedir).parent
 # The library, without `pip install`: Snakemake passes this on to the scripts of all jobs.
 sys.path.insert(0, str(ROOT / "src"))
 
+from cellmap_pipeline import failures, ownership, running
 from cellmap_pipeline import plan as planning
 from cellmap_pipeline.errors import InputError
 
@@ -28,6 +29,8 @@ except InputError as error:
     sys.exit(f"error: {error}")
 
 OUTPUT = PLAN.output
+LOGS = OUTPUT / "logs"
+running.resume(LOGS)
 DATASET = PLAN.dataset_of()
 SELECT = PLAN.config.submission.select
 # A training that gives nothing that is submitted is not trained.
@@ -67,6 +70,46 @@ def untracked(get):
         return get(wildcards)
 
     return params
+
+
+def asked(stage, key, grows=True):
+    """A resources function: what a training's jobs of `stage` ask for; retries for more."""
+
+    def resources(wildcards, attempt):
+        once = planning.resources(PLAN.trainings[wildcards.training], stage)[key]
+        return once * attempt if grows else once
+
+    return resources
+
+
+def failed_jobs():
+    """What failed, each with its logs; of a group of jobs, those that were not done."""
+    folder = Path(getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs")
+    for item in workflow.scheduler.failed:
+        if item.is_group():
+            batch = failures.batch_log(folder / f"group_{item.name}")
+            jobs = [job for job in item if not all(map(ownership.is_ended, owners_of(job)))]
+        else:
+            wildcards = "_".join(item.wildcards).replace("/", "_")
+            batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)
+            jobs = [item]
+        for job in jobs:
+            name = " ".join([job.rule.name, *job.wildcards])
+            yield failures.Failure(name, [*map(Path, job.log), *batch])
+
+
+def owners_of(job):
+    """The files that say who makes the job's outputs."""
+    return [Path(log).with_suffix(".owner") for log in job.log]
+
+
+def print_failures():
+    """Say at the end what failed, and where to look."""
+    jobs = list(failed_jobs())
+    if jobs:
+        left = len(workflow.scheduler.remaining_jobs)
+        print(f"\n{len(jobs)} jobs failed, and {left} more need them:", file=sys.stderr)
+        print(failures.describe(jobs), file=sys.stderr)
 
 
 def check_folders():

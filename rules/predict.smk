@@ -35,11 +35,11 @@ rule predict_part:
         OUTPUT / "benchmarks/predict/{training}/{dataset}/crop{crop}.part{part}of{parts}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 8
+    threads: asked("predict", "cpus_per_task", grows=False)
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=asked("predict", "mem_mb"),
+        runtime=asked("predict", "runtime"),
     params:
         cfg=predict_params,
         options=INFERENCE_OPTIONS,
@@ -62,11 +62,11 @@ rule predict:
         OUTPUT / "benchmarks/predict/{training}/{dataset}/crop{crop}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 8
+    threads: asked("predict", "cpus_per_task", grows=False)
     resources:
         gpu=lambda wildcards: 0 if parts_of(wildcards) else 1,
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=asked("predict", "mem_mb"),
+        runtime=asked("predict", "runtime"),
     params:
         cfg=predict_params,
         options=INFERENCE_OPTIONS,

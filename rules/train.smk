@@ -15,14 +15,15 @@ rule train:
         OUTPUT / "logs/train/{training}.log",
     benchmark:
         OUTPUT / "benchmarks/train/{training}.tsv"
-    retries: 3
+    # Not again by the Snakemake that Slurm's job calls: each retry is a job of its own.
+    retries: 3 if workflow.is_main_process else 0
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 8
+    threads: asked("train", "cpus_per_task", grows=False)
     resources:
         gpu=lambda wildcards: PLAN.trainings[wildcards.training].devices,
-        mem_mb=32000,
-        runtime=2880,
+        mem_mb=asked("train", "mem_mb"),
+        runtime=asked("train", "runtime", grows=False),
     params:
         cfg=training_params("train", planning.TRAIN_KEYS),
         options=untracked(

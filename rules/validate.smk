@@ -45,11 +45,11 @@ rule validate:
         OUTPUT / "benchmarks/validate/{training}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 8
+    threads: asked("validate", "cpus_per_task", grows=False)
     resources:
         gpu=1,
-        mem_mb=32000,
-        runtime=480,
+        mem_mb=asked("validate", "mem_mb"),
+        runtime=asked("validate", "runtime"),
     params:
         cfg=inference_params("validate"),
         options=INFERENCE_OPTIONS,

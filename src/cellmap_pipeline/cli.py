@@ -13,11 +13,18 @@ from cellmap_pipeline.errors import InputError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 where all is well.
 
+    `run` becomes `snakemake` with the arguments that follow, and ends as that does.
     `check` and `package` end with 1 where the submission would be rejected, with 2 where it would
     be accepted but loses score. Any command ends with 1 on bad input.
     """
     parser = argparse.ArgumentParser(prog="cellmap-pipeline", description=main.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    # Its arguments are Snakemake's.
+    run = commands.add_parser(
+        "run", help="snakemake, after what a run that died left is put in order", add_help=False
+    )
+    run.set_defaults(run=_run)
 
     demo = commands.add_parser("demo-data", help="make the demo data")
     demo.add_argument("folder", type=Path)
@@ -38,12 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check.add_argument("--manifest", required=True, help="test-crop manifest, path or URL")
     check.set_defaults(run=_check)
 
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if options.run is _run:
+        options.arguments = list(sys.argv[1:] if arguments is None else arguments)[1:]
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     try:
         return options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cellmap_pipeline.running import start
+
+    start(options.arguments)
+    return 0
 
 
 def _demo_data(options: argparse.Namespace) -> int:

@@ -110,6 +110,14 @@ class Inference(Section):
     )
 
 
+class JobResources(Section):
+    """What a job asks a cluster for; null: what its rule does."""
+
+    mem_mb: int | None = Field(None, ge=100, description="memory, MB")
+    runtime: int | None = Field(None, ge=1, description="minutes")
+    cpus_per_task: int | None = Field(None, ge=1, le=1024, description="processors")
+
+
 class Scheduler(Section):
     """Learning rate over the training."""
 
@@ -201,6 +209,11 @@ class Training(Section):
     )
     log_every_steps: int = Field(10, ge=1, description="logging only; changes no result")
     inference: Inference = Field(Inference(), description="how crops are predicted")
+    resources: dict[Literal["train", "validate", "predict"], JobResources] = Field(
+        default_factory=dict,
+        description="what jobs ask a cluster for, per `train`, `validate` and `predict`: `mem_mb`, "
+        "`runtime` (minutes), `cpus_per_task`; changes no result",
+    )
     postprocess: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="settings per class, instead of those tuned"
     )

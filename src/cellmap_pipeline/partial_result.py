@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.accumulator import ONE, Accumulator
 from cellmap_pipeline.geometry import Grid, Shape, shape_of
 from cellmap_pipeline.resampling import resample
-from cellmap_pipeline.state import fingerprint_of
+from cellmap_pipeline.state import fingerprint_of, put_in_place
 from cellmap_pipeline.volumes import create, reopen
 from cellmap_pipeline.windows import Layer
 
@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 # Of the compression: 3 would take twice the time for 4 % less.
 EFFORT = 1
 PROBABILITY = {"cellmap_pipeline": {"kind": "probability"}}
+# In the folder: of what it is the prediction, and how far it has come.
+MARK = "done.json"
 
 
 class PartialResult:
     """Arrays of channels in `{output}.partial`, and how many planes of each are done.
+
+    An output that is there and of the same identity is taken as it is: another job made it
+    meanwhile.
 
     Parameters
     ----------
@@ -58,10 +63,14 @@ class PartialResult:
             for i in (part[0], part[0] + 1)
         )
         self._tiles = {name: chunk[1] for name, chunk in chunks.items()}
-        self._mark = self.folder / "done.json"
-        noted = json.loads(self._mark.read_text()) if self._mark.is_file() else {}
-        if noted.get("fingerprint") == self._fingerprint:
-            self.done: dict[str, int] = noted["done"]
+        self._mark = self.folder / MARK
+        self.done: dict[str, int] = {}
+        if self._noted(output) == self._last:
+            self.done = self._last
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        if noted := self._noted(self.folder):
+            self.done = noted
             self._arrays = {name: reopen(self.folder / name) for name in grids}
             log.info("goes on where it was: planes done: %s", self.done)
             return
@@ -102,10 +111,17 @@ class PartialResult:
         self._note()
 
     def finish(self) -> None:
-        """Make it the output."""
-        self._mark.unlink()
-        shutil.rmtree(self.output, ignore_errors=True)
-        self.folder.rename(self.output)
+        """Make it the output, if it is not yet."""
+        if self.folder.is_dir():
+            put_in_place(self.folder, self.output)
+
+    def _noted(self, folder: Path) -> dict[str, int] | None:
+        """How far a folder's planes have come, if they are of the same identity."""
+        try:
+            noted = json.loads((folder / MARK).read_text())
+        except (FileNotFoundError, ValueError):  # Cut short when the machine died.
+            return None
+        return noted["done"] if noted["fingerprint"] == self._fingerprint else None
 
     def _note(self) -> None:
         beside = self._mark.with_suffix(".partial")
@@ -118,9 +134,11 @@ def join_parts(parts: Sequence[Path], output: Path) -> None:
     beside = output.with_name(output.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     for part in parts:
-        shutil.copytree(part, beside, copy_function=_link, dirs_exist_ok=True)
-    shutil.rmtree(output, ignore_errors=True)
-    beside.rename(output)
+        shutil.copytree(
+            part, beside, copy_function=_link, dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns(MARK),
+        )  # fmt: skip
+    put_in_place(beside, output)
 
 
 def _link(source: str, target: str) -> None:

@@ -81,6 +81,15 @@ TRAIN_KEYS = (
 )
 # Those that change no result.
 TRAIN_OPTIONS = ("num_workers", "memory_gb", "checkpoint_minutes", "log_every_steps")
+# What a job of a training asks a cluster for, unless its file says otherwise; MB and minutes.
+RESOURCES = {
+    "train": {"mem_mb": 16000, "runtime": 2880, "cpus_per_task": 0},
+    "validate": {"mem_mb": 32000, "runtime": 480, "cpus_per_task": 8},
+    "predict": {"mem_mb": 16000, "runtime": 720, "cpus_per_task": 8},
+}
+# The same, for each GPU that trains; and for each GB that its loader may keep.
+PER_DEVICE = {"mem_mb": 8000, "cpus_per_task": 8}
+PER_LOADER_GB = 2000
 # Folders of the output that are not a training's.
 RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched"}
 INFERENCE_KEYS = ("checkpoint", "checkpoints", "window", "overlap", "blending", "symmetries")
@@ -178,6 +187,17 @@ def inference_settings(training: Training) -> dict[str, Any]:
     """What the result of a prediction depends on besides the checkpoint, in plain builtins."""
     values = training.inference.model_dump(mode="json")
     return {key: values[key] for key in INFERENCE_KEYS}
+
+
+def resources(training: Training, stage: str) -> dict[str, int]:
+    """What a training's jobs of `stage` ask a cluster for."""
+    asked = dict(RESOURCES[stage])
+    if stage == "train":
+        for key, value in PER_DEVICE.items():
+            asked[key] += value * training.devices
+        asked["mem_mb"] += round(PER_LOADER_GB * training.memory_gb) * training.devices
+    own = training.resources.get(stage)  # type: ignore[call-overload]
+    return asked | (own.model_dump(exclude_none=True) if own else {})
 
 
 def prediction_jobs(training: Training, rows: Sequence[CropLabel]) -> int:

@@ -33,7 +33,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.partial_result import PartialResult
-from cellmap_pipeline.plan import INFERENCE_KEYS
+from cellmap_pipeline.plan import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.row_sums import RowSums, Transfer
 from cellmap_pipeline.task import SegmentationTask
@@ -249,6 +249,7 @@ def _identity(
             weights.update(name.encode())
             weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return {
+        "result_version": RESULT_VERSION["predict"],
         "weights": weights.hexdigest(),
         "training": tasks[0].training_settings.model_dump(mode="json"),
         "raw": str(raw.path),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> bool:
+def claim(folder: Path, settings: dict[str, Any], keep: bool = True) -> bool:
     """Make `folder` the state of a job with `settings`.
 
     What lies there is kept if it belongs to the same settings. If not it is moved aside, to
-    `{folder}.old-1`, `-2`, …, never deleted and never mixed.
+    `{folder}.old-1`, `-2`, …, never deleted and never mixed; or removed, unless `keep`.
 
     Returns
     -------
@@ -23,9 +25,11 @@ def claim(folder: Path, settings: dict[str, Any]) -> bool:
     """
     fingerprint = fingerprint_of(settings)
     mark = folder / "fingerprint.json"
-    if mark.is_file() and json.loads(mark.read_text())["fingerprint"] == fingerprint:
+    if _read(mark).get("fingerprint") == fingerprint:
         return True
-    if folder.exists():
+    if folder.exists() and not keep:
+        shutil.rmtree(folder)
+    elif folder.exists():
         aside = next(
             path
             for i in range(1, 10_000)
@@ -34,8 +38,23 @@ def claim(folder: Path, settings: dict[str, Any]) -> bool:
         folder.rename(aside)
         log.info("%s belongs to other settings: kept as %s", folder, aside)
     folder.mkdir(parents=True)
-    mark.write_text(json.dumps({"fingerprint": fingerprint, "settings": settings}, indent=1))
+    beside = mark.with_suffix(".partial")
+    beside.write_text(json.dumps({"fingerprint": fingerprint, "settings": settings}, indent=1))
+    os.replace(beside, mark)
     return False
+
+
+def put_in_place(beside: Path, output: Path) -> None:
+    """Make a finished folder the output, instead of what may be there."""
+    shutil.rmtree(output, ignore_errors=True)
+    beside.rename(output)
+
+
+def _read(mark: Path) -> dict[str, Any]:
+    try:
+        return json.loads(mark.read_text())
+    except (FileNotFoundError, ValueError):  # Cut short when the machine died.
+        return {}
 
 
 def fingerprint_of(settings: dict[str, Any]) -> str:

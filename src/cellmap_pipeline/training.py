@@ -33,7 +33,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.initial_weights import load_initial
 from cellmap_pipeline.interruption import LastCheckpoint, newest_checkpoint
 from cellmap_pipeline.loading import loaders
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
+from cellmap_pipeline.plan import RESULT_VERSION, TRAIN_KEYS, training_settings
 from cellmap_pipeline.precision import precision
 from cellmap_pipeline.state import claim, fingerprint_of
 from cellmap_pipeline.task import SegmentationTask
@@ -116,7 +116,7 @@ def train(
     pl.seed_everything(training.seed, workers=True, verbose=False)
     settings = training_settings(training, TRAIN_KEYS)
     crops = open_crops(datasplit, training.classes, training.voxel_size)
-    given = {"datasplit": datasplit.read_text()}
+    given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
     if training.initial_weights:
         given["initial_weights"] = _digest(Path(training.initial_weights))
     # With more epochs the same training goes on.

@@ -192,8 +192,27 @@ def test_a_killed_prediction_goes_on_where_it_was(
     assert sum(windows) < every or layers == 0
     for channel in ("mito", "mito_boundary", "pm"):
         assert np.array_equal(read(tmp_path / "whole" / channel), read(tmp_path / "c" / channel))
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["mito", "mito_boundary", "pm"]
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
+        "done.json", "mito", "mito_boundary", "pm"
+    ]  # fmt: skip
     assert not (tmp_path / "c.partial").exists()
+
+
+@pytest.mark.parametrize("where", ["c", "c.partial"])
+def test_a_finished_prediction_is_not_made_again(task, raw, tmp_path, monkeypatch, where):
+    rows = [CropLabel(1, "d", "pm", RAW_GRID)]
+    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+    made = read(tmp_path / "c/pm")
+    (tmp_path / "c").rename(tmp_path / where)
+    (tmp_path / "c.partial").mkdir(exist_ok=True)  # as of other settings, beside a finished one
+    monkeypatch.setattr(prediction._Walk, "_run", lambda *_: pytest.fail("computed again"))
+    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+    assert np.array_equal(read(tmp_path / "c/pm"), made)
+    assert not (tmp_path / "c.partial").exists()
+    # Of another version of this package's results.
+    monkeypatch.setitem(prediction.RESULT_VERSION, "predict", 0)
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        predict_crop([task], raw, rows, tmp_path / "c", Inference())
 
 
 def test_what_another_network_left_is_not_gone_on_with(task, raw, tmp_path, monkeypatch):
@@ -223,6 +242,8 @@ def test_parts_of_a_crop_make_the_same_whole(task, raw, tmp_path, monkeypatch, n
         assert np.array_equal(
             read(tmp_path / "whole" / channel), read(tmp_path / "joined" / channel)
         )
+    # Of the parts, none's note of what it is the prediction of.
+    (tmp_path / "whole/done.json").unlink()
     files = [
         sorted(path.relative_to(folder) for path in folder.rglob("*"))
         for folder in (tmp_path / "whole", tmp_path / "joined")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellmap_pipeline.jobs import job, write_json
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.check_inputs import check_inputs
     from cellmap_pipeline.datasplit import SplitSettings
     from cellmap_pipeline.plan import DATASPLIT_KEYS, crop_label

@@ -6,17 +6,18 @@ Out: datasplit.csv (the challenge's five columns), datasplit_summary.csv (per cl
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.jobs import job, whole
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.datasplit import SplitSettings, make_datasplit
     from cellmap_pipeline.plan import DATASPLIT_KEYS
 
     cfg = snakemake.params.cfg
-    make_datasplit(
-        Path(cfg["data_root"]),
-        SplitSettings(**{key: cfg[key] for key in DATASPLIT_KEYS}),
-        Path(snakemake.input.own) if snakemake.input.own else None,
-        Path(snakemake.output.split),
-        Path(snakemake.output.summary),
-    )
+    with whole(snakemake.output.split) as split, whole(snakemake.output.summary) as summary:
+        make_datasplit(
+            Path(cfg["data_root"]),
+            SplitSettings(**{key: cfg[key] for key in DATASPLIT_KEYS}),
+            Path(snakemake.input.own) if snakemake.input.own else None,
+            split,
+            summary,
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellmap_pipeline.jobs import job, write_json
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.fetching import fetch_crop
 
     cfg = snakemake.params.cfg

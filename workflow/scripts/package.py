@@ -6,7 +6,7 @@ Out: submission.zip, and submission_check.json, what the check has to say.
 
 from cellmap_pipeline.jobs import job, write_json
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     import logging
     from dataclasses import asdict
 

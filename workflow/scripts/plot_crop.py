@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cellmap_pipeline.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from dataclasses import replace
 
     from cellmap_pipeline.datasplit import raw_path

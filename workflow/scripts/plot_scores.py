@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cellmap_pipeline.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.figures_scores import plot_scores
 
     plot_scores(Path(snakemake.input[0]), Path(snakemake.output[0]))

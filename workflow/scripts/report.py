@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellmap_pipeline.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.report import run_snakemake
 
     report = Path(snakemake.output[0])

@@ -5,11 +5,10 @@ and dag.svg where graphviz is there.
 """
 
 import subprocess
-from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.jobs import job, whole
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.report import run_snakemake
 
     def rule_graph(form):
@@ -17,8 +16,9 @@ with job(snakemake.log[0]):
             **snakemake.params.again, config=snakemake.config, arguments=["--rulegraph", form]
         )
 
-    Path(snakemake.output.mmd).write_text(rule_graph("mermaid-js"))
-    svg = snakemake.output.get("svg")
-    if svg:
-        command = ["dot", "-Tsvg", "-o", svg]
-        subprocess.run(command, input=rule_graph("dot"), text=True, check=True)
+    with whole(snakemake.output.mmd) as mmd:
+        mmd.write_text(rule_graph("mermaid-js"))
+    if hasattr(snakemake.output, "svg"):
+        with whole(snakemake.output.svg) as svg:
+            command = ["dot", "-Tsvg", "-o", svg]
+            subprocess.run(command, input=rule_graph("dot"), text=True, check=True)

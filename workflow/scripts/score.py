@@ -5,9 +5,9 @@ In: submission.zip, and by params the ground truth. Out: scores.json, scores.csv
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job, write_json
+from cellmap_pipeline.jobs import job, whole, write_json
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.plan import crop_label
     from cellmap_pipeline.scoring import score_submission, write_csv
 
@@ -19,4 +19,5 @@ with job(snakemake.log[0]):
         workers=snakemake.threads,
     )
     write_json(scores, snakemake.output.json)
-    write_csv(scores, snakemake.output.csv)
+    with whole(snakemake.output.csv) as beside:
+        write_csv(scores, beside)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellmap_pipeline.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.final_labels import segment_crop
     from cellmap_pipeline.plan import crop_label
     from cellmap_pipeline.selection import chosen_sources, read_scores

@@ -6,9 +6,9 @@ Out: selection.csv.
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.jobs import job, whole
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.plan import crop_label
     from cellmap_pipeline.selection import read_scores, select_map, selection_table, write_selection
 
@@ -16,5 +16,6 @@ with job(snakemake.log[0]):
     paths = dict(zip(cfg["trainings"], map(Path, snakemake.input.scores), strict=True))
     rows = [(crop_label(row), row["sources"]) for row in cfg["rows"]]
     table = selection_table(rows, cfg["select"], read_scores(paths))
-    write_selection(table, Path(snakemake.output[0]))
+    with whole(snakemake.output[0]) as beside:
+        write_selection(table, beside)
     print(select_map(table))

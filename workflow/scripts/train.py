@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cellmap_pipeline.jobs import job
 
-with job(snakemake.log[0]):
+with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.config import Training
     from cellmap_pipeline.plan import TRAIN_KEYS
     from cellmap_pipeline.training import train
@@ -19,6 +19,6 @@ with job(snakemake.log[0]):
         datasplit=Path(snakemake.input.split),
         state=Path(snakemake.params.state) / "training",
         checkpoint=Path(snakemake.output[0]),
-        threads=snakemake.threads,
+        threads=max(1, snakemake.threads // snakemake.params.cfg["devices"]),
         summary=Path(snakemake.input.summary),
     )
