@@ -205,7 +205,7 @@ def test_a_finished_prediction_is_not_made_again(task, raw, tmp_path, monkeypatc
     made = read(tmp_path / "c/pm")
     (tmp_path / "c").rename(tmp_path / where)
     (tmp_path / "c.partial").mkdir(exist_ok=True)  # as of other settings, beside a finished one
-    monkeypatch.setattr(prediction._Walk, "_run", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(prediction.Predictor, "run", lambda *_: pytest.fail("computed again"))
     predict_crop([task], raw, rows, tmp_path / "c", Inference())
     assert np.array_equal(read(tmp_path / "c/pm"), made)
     assert not (tmp_path / "c.partial").exists()
