@@ -31,7 +31,7 @@ rule all:
         AT_HAND,
         # Of what is between, only what a target names is made again when it is gone.
         [OUTPUT / name / "model.ckpt" for name in TRAINED],
-        [path for path in validation_scores(USED).values()],
+        list(SCORES.values()),
         [segmentation_of(row) for row in PLAN.segmented()],
 
 

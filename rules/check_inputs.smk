@@ -37,6 +37,9 @@ checkpoint check_inputs:
                 for name in USED
                 if PLAN.trainings[name].inference.checkpoint not in ("best", "last")
             },
+            "elsewhere": {
+                name: planning.elsewhere_paths(PLAN, name) for name in PLAN.config.predictions
+            },
             "predicted": {
                 name: [
                     planning.row_settings(row)

@@ -41,6 +41,7 @@ LINEAGE = {row: planning.label_lineage(PLAN, row) for row in PLAN.segmented()}
 
 wildcard_constraints:
     training="|".join(PLAN.trainings),
+    source="|".join(PLAN.validated()),
     dataset="[^/]+",
     crop=r"\d+",
     part=r"\d+",

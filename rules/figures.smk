@@ -62,18 +62,18 @@ rule plot_training:
 rule plot_validation:
     """Draw the scores of a training on its validation crops, over the threshold and at its best."""
     input:
-        OUTPUT / "{training}/validation/scores.json",
+        OUTPUT / "{source}/validation/scores.json",
     output:
         report(
-            FIGURES / "validation/{training}.png",
+            FIGURES / "validation/{source}.png",
             caption="../workflow/report/validation.rst",
             category="3 Validation",
-            labels={"training": "{training}"},
+            labels={"source": "{source}"},
         ),
     log:
-        OUTPUT / "logs/plot_validation/{training}.log",
+        OUTPUT / "logs/plot_validation/{source}.log",
     benchmark:
-        OUTPUT / "benchmarks/plot_validation/{training}.tsv"
+        OUTPUT / "benchmarks/plot_validation/{source}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1

@@ -12,9 +12,9 @@ rule plan:
 
 
 rule calibrate:
+    """Measure how fast the network of each training is, for `plan` to estimate by."""
     input:
         [OUTPUT / name / "calibration.json" for name in USED],
-    """Measure how fast the network of each training is, for `plan` to estimate by."""
     localrule: True
 
 

@@ -49,7 +49,7 @@ rule report:
     input:
         expand(FIGURES / "datasplit/{training}.png", training=USED),
         expand(FIGURES / "training/{training}.png", training=TRAINED),
-        expand(FIGURES / "validation/{training}.png", training=USED),
+        expand(FIGURES / "validation/{source}.png", source=PLAN.validated()),
         FIGURES / "selection.png",
         [FIGURES / f"crops/{dataset}/crop{crop}.png" for dataset, crop in DRAWN_CROPS],
         [FIGURES / "scores.png"] if SCORED else [],

@@ -1,37 +1,51 @@
 ROW = {(row.crop, row.label): row for row in PLAN.segmented()}
 
 
-def segment_sources(wildcards):
-    return PLAN.sources(ROW[int(wildcards.crop), wildcards.label])
+def segment_row(wildcards):
+    return ROW[int(wildcards.crop), wildcards.label]
 
 
-def segment_trainings(wildcards):
-    return [name for name in segment_sources(wildcards) if name in PLAN.trainings]
+def segment_origins(wildcards):
+    """The trainings and the predictions made elsewhere that give a label, and averages of them."""
+    row = segment_row(wildcards)
+    averaged = planning.choice_for(PLAN, row) == planning.AVERAGE
+    names = [planning.origin(source) for source in PLAN.sources(row)]
+    return list(dict.fromkeys(names + [planning.AVERAGE] * averaged))
 
 
-def elsewhere(wildcards):
-    """By name, the paths of predictions made elsewhere."""
-    return {
-        name: PLAN.config.predictions[name].format(
-            dataset=wildcards.dataset, crop=wildcards.crop, label=wildcards.label
-        )
-        for name in segment_sources(wildcards)
-        if name in PLAN.config.predictions
+def segment_predictions(wildcards):
+    """The predictions of the trainings that give a label."""
+    return [
+        predictions_of(name, int(wildcards.crop))
+        for name in segment_origins(wildcards)
+        if name in PLAN.trainings
+    ]
+
+
+def segment_params(wildcards):
+    """What a label depends on."""
+    row = segment_row(wildcards)
+    sources = planning.label_sources(PLAN, row)
+    return version("segment") | {
+        "lineage": LINEAGE[row],
+        "row": planning.row_settings(row),
+        "select": planning.choice_for(PLAN, row),
+        "origins": segment_origins(wildcards),
+        "sources": sources,
+        "postprocess": {
+            source: PLAN.trainings[planning.origin(source)].postprocess.get(row.label, {})
+            for source in sources
+            if planning.origin(source) in PLAN.trainings
+        },
     }
 
 
 rule segment:
-    """Make the final label of a crop from the probabilities of the chosen training."""
+    """Make the final label of a crop from the probabilities of the chosen source."""
     input:
-        predictions=lambda wildcards: [
-            predictions_of(name, int(wildcards.crop)) for name in segment_trainings(wildcards)
-        ],
-        scores=lambda wildcards: [
-            OUTPUT / name / "validation/scores.json" for name in segment_trainings(wildcards)
-        ],
-        settings=lambda wildcards: [
-            OUTPUT / name / "validation/postprocess.json" for name in segment_trainings(wildcards)
-        ],
+        predictions=segment_predictions,
+        scores=lambda wildcards: [SCORES[name] for name in segment_origins(wildcards)],
+        settings=lambda wildcards: [TUNED[name] for name in segment_origins(wildcards)],
     output:
         directory(OUTPUT / "segmentations/{dataset}/crop{crop}/{label}"),
     log:
@@ -40,22 +54,11 @@ rule segment:
         OUTPUT / "benchmarks/segment/{dataset}/crop{crop}/{label}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 1
+    threads: lambda wildcards: planning.segmentation_threads(segment_row(wildcards))
     resources:
         mem_mb=8000,
         runtime=120,
     params:
-        cfg=lambda wildcards: version("segment")
-        | {
-            "lineage": LINEAGE[ROW[int(wildcards.crop), wildcards.label]],
-            "row": planning.row_settings(ROW[int(wildcards.crop), wildcards.label]),
-            "select": SELECT.get(wildcards.label, "best") if isinstance(SELECT, dict) else SELECT,
-            "trainings": segment_trainings(wildcards),
-            "elsewhere": elsewhere(wildcards),
-            "postprocess": {
-                name: PLAN.trainings[name].postprocess.get(wildcards.label, {})
-                for name in segment_trainings(wildcards)
-            },
-        },
+        cfg=segment_params,
     script:
         "../workflow/scripts/segment.py"

@@ -1,12 +1,15 @@
-def validation_scores(trainings):
-    """By training, the path of its validation scores."""
-    return {name: OUTPUT / name / "validation/scores.json" for name in trainings}
+def validation_files(name):
+    """By source, the path of a file of its validation."""
+    return {source: OUTPUT / source / "validation" / name for source in PLAN.validated()}
+
+
+SCORES, TUNED = validation_files("scores.json"), validation_files("postprocess.json")
 
 
 rule select:
-    """Which training gives which label, by validation score."""
+    """Which source gives which label, by validation score."""
     input:
-        scores=list(validation_scores(USED).values()),
+        scores=list(SCORES.values()),
     output:
         OUTPUT / "selection.csv",
     log:
@@ -23,11 +26,10 @@ rule select:
         cfg=version("select")
         | {
             "select": PLAN.config.submission.select,
-            "trainings": USED,
+            "names": list(SCORES),
             "lineage": [planning.training_lineage(PLAN.trainings[name]) for name in USED],
             "rows": [
-                planning.row_settings(row) | {"sources": PLAN.sources(row)}
-                for row in PLAN.segmented()
+                planning.row_settings(row) | {"sources": PLAN.sources(row)} for row in PLAN.given()
             ],
         },
     script:

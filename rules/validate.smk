@@ -30,29 +30,87 @@ def checkpoint_of(wildcards):
     return choice
 
 
-rule validate:
-    """Predict the validation crops, tune the post-processing of each class on them, score it."""
+rule predict_validation:
+    """Predict the validation crops of a training as test crops are predicted."""
     input:
         checkpoint=checkpoint_of,
         split=OUTPUT / "{training}/datasplit.csv",
     output:
-        scores=OUTPUT / "{training}/validation/scores.json",
-        settings=OUTPUT / "{training}/validation/postprocess.json",
-        predictions=directory(OUTPUT / "{training}/validation/predictions"),
+        directory(OUTPUT / "{training}/validation/predictions"),
     log:
-        OUTPUT / "logs/validate/{training}.log",
+        OUTPUT / "logs/predict_validation/{training}.log",
     benchmark:
-        OUTPUT / "benchmarks/validate/{training}.tsv"
+        OUTPUT / "benchmarks/predict_validation/{training}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: asked("validate", "cpus_per_task", grows=False)
+    threads: asked("predict", "cpus_per_task", grows=False)
     resources:
         gpu=1,
-        mem_mb=asked("validate", "mem_mb"),
-        runtime=asked("validate", "runtime"),
+        mem_mb=asked("predict", "mem_mb"),
+        runtime=asked("predict", "runtime"),
     params:
-        cfg=inference_params("validate"),
+        cfg=lambda wildcards: inference_params("predict")(wildcards)
+        | {"parts": PLAN.parts.get(wildcards.training, {})},
         options=INFERENCE_OPTIONS,
         expected=NETWORK,
+    script:
+        "../workflow/scripts/predict_validation.py"
+
+
+def validation_trainings(wildcards):
+    """The trainings on whose validation crops a source is scored."""
+    return planning.validation_trainings(PLAN, wildcards.source)
+
+
+def validate_params(wildcards):
+    """What the scores of a source depend on."""
+    trainings = {name: PLAN.trainings[name] for name in validation_trainings(wildcards)}
+    own = trainings.get(wildcards.source)
+    return version("validate") | {
+        "lineage": [planning.training_lineage(training) for training in trainings.values()],
+        "inference": [planning.inference_settings(training) for training in trainings.values()],
+        "labels": planning.validation_settings(PLAN, wildcards.source),
+        "voxel_size": list(own.voxel_size) if own else None,
+        "everywhere": wildcards.source == planning.AVERAGE,
+    }
+
+
+def validation_asks(key):
+    """A resources function: what the scoring of a source asks for; retries for more memory."""
+
+    def resources(wildcards, attempt):
+        if wildcards.source in PLAN.trainings:
+            return attempt * planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
+        return attempt * planning.RESOURCES["validate"][key]
+
+    return resources
+
+
+rule validate:
+    """Tune the post-processing of each class on validation crops, and score it officially."""
+    input:
+        splits=lambda wildcards: [
+            OUTPUT / name / "datasplit.csv" for name in validation_trainings(wildcards)
+        ],
+        predictions=lambda wildcards: [
+            OUTPUT / name / "validation/predictions"
+            for name in validation_trainings(wildcards)
+            if wildcards.source not in PLAN.config.predictions
+        ],
+    output:
+        scores=OUTPUT / "{source}/validation/scores.json",
+        settings=OUTPUT / "{source}/validation/postprocess.json",
+    log:
+        OUTPUT / "logs/validate/{source}.log",
+    benchmark:
+        OUTPUT / "benchmarks/validate/{source}.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: planning.RESOURCES["validate"]["cpus_per_task"]
+    resources:
+        mem_mb=validation_asks("mem_mb"),
+        runtime=validation_asks("runtime"),
+    params:
+        cfg=validate_params,
     script:
         "../workflow/scripts/validate.py"

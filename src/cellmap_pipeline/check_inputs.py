@@ -23,6 +23,7 @@ def check_inputs(
     predicted: Mapping[str, Sequence[CropLabel]],
     ground_truth: Path | None = None,
     checkpoints: Mapping[str, tuple[Path, Mapping[str, Any]]] = MappingProxyType({}),
+    elsewhere: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What there is to train on and to predict.
 
@@ -34,6 +35,7 @@ def check_inputs(
     ground_truth : folder of the test crops' truth, where there is one.
     checkpoints : by name of the training, a checkpoint to predict with instead of its own, and
         what it must agree with (`checkpoints.check_matches`).
+    elsewhere : by name of predictions made elsewhere, the paths of those that are needed.
 
     Returns
     -------
@@ -73,6 +75,8 @@ def check_inputs(
         problems += _truth_problems(ground_truth, rows)
     for name, (checkpoint, expected) in checkpoints.items():
         problems += _checkpoint_problems(name, checkpoint, expected)
+    for name, paths in elsewhere.items():
+        problems += _elsewhere_problems(name, [Path(path) for path in paths])
     if problems:
         raise InputError("\n".join(dict.fromkeys(problems)))
     return found
@@ -101,6 +105,25 @@ def _checkpoint_problems(name: str, path: Path, expected: Mapping[str, Any]) -> 
     except InputError as error:
         return [f"training {name}: inference.checkpoint: {error}"]
     return []
+
+
+def _elsewhere_problems(name: str, paths: Sequence[Path]) -> list[str]:
+    """Which predictions made elsewhere are not there or no volumes."""
+    missing = [path for path in paths if not path.is_dir()]
+    problems = []
+    if missing:
+        problems.append(
+            f"predictions.{name}: {missing[0]} does not exist, nor do {len(missing) - 1} more of "
+            f"{len(paths)} labels: put them there, or name the labels that it has as "
+            f"`predictions: {{{name}: {{path: …, classes: […]}}}}`"
+        )
+    for path in paths:
+        if path.is_dir():
+            try:
+                Volume.open(path)
+            except InputError as error:
+                problems.append(f"predictions.{name}: {error}")
+    return problems
 
 
 def _raw_problems(

@@ -26,10 +26,12 @@ from pydantic import (
 from cellmap_pipeline.architectures import check_model, check_patch_size, check_window
 from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
 from cellmap_pipeline.postprocess import check_settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# What the name of a source ends with that makes a label of its parts.
+PARTS = ":parts"
 
 
 def _triple(value: Any) -> Any:
@@ -63,8 +65,6 @@ Voxels = Annotated[int, Field(ge=1, le=4096)]
 PatchSize = Annotated[tuple[Voxels, Voxels, Voxels], BeforeValidator(_triple)]
 LossName = Literal["bce", "dice", "dice_bce", "focal", "tversky"]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# Voxel sizes within this factor of each other are served alike: 1.74 × 2 × 2 counts as 2 nm.
-SERVES_FACTOR = 1.25
 
 
 class Section(BaseModel):
@@ -263,12 +263,30 @@ class Training(Section):
     def serves_grid(self, grid: Grid) -> bool:
         """Whether this training is meant for crops of this grid's voxel size."""
         return self.serves is None or any(
-            all(
-                max(a / b, b / a) <= SERVES_FACTOR
-                for a, b in zip(served, grid.voxel_size, strict=True)
-            )
-            for served in self.serves
+            apart(served, grid.voxel_size) <= SAME_SIZE for served in self.serves
         )
+
+
+def _size(value: Any) -> str:
+    """A voxel size as a key: "8", or "3.48 4 4" for z, y, x."""
+    parts = str(value).split()
+    try:
+        sizes = [float(part) for part in parts]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 3) or not all(0 < size < float("inf") for size in sizes):
+        raise ValueError("is not a voxel size in nm, such as 8 or '3.48 4 4'")
+    return " ".join(parts)
+
+
+def _source(value: str) -> str:
+    _name(value.removesuffix(PARTS))
+    return value
+
+
+SourceName = Annotated[str, AfterValidator(_source)]
+Sources = SourceName | Annotated[list[SourceName], Field(min_length=1), AfterValidator(_unique)]
+Choice = Sources | dict[Annotated[str, BeforeValidator(_size)], Sources]
 
 
 class Submission(Section):
@@ -276,11 +294,22 @@ class Submission(Section):
 
     crops: Literal["all"] | list[int] = Field("all", description="test crops")
     classes: Literal["all"] | Names = Field("all", description="labels")
-    select: Literal["best", "average"] | dict[Name, Name] = Field(
+    select: Literal["best", "average"] | dict[Name, Choice] = Field(
         "best",
-        description="per label the training with the best validation score, the average of all, "
-        "or a map label: training",
+        description="per label and voxel size the source with the best validation score, the "
+        "average of all, or a map label: source (a training, `training:parts` for a label made of "
+        "parts, or a name in `predictions`), [source, source] to average these, or {nm: source}",
     )
+    missing: Literal["leave_out", "empty"] = Field(
+        "leave_out", description="labels that nothing predicts: left out, or written empty"
+    )
+
+
+class Elsewhere(Section):
+    """Predictions made elsewhere."""
+
+    path: str = Field(description="path with {dataset}, {crop} and {label}")
+    classes: Literal["all"] | Names = Field("all", description="labels that are there")
 
 
 class Fetch(Section):
@@ -291,6 +320,10 @@ class Fetch(Section):
         "labels and raw lie"
     )
     padding: float = Field(500.0, ge=0, allow_inf_nan=False, description="raw around each crop, nm")
+
+
+def _elsewhere(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
 
 
 class RunConfig(Section):
@@ -308,9 +341,15 @@ class RunConfig(Section):
     trainings: Names = Field(description="names of files in config/training/")
     submission: Submission = Field(Submission(), description="what is submitted")
     fetch: Fetch | None = Field(None, description="data to bring; null: they are in data_root")
-    predictions: dict[Name, str] = Field(
+    predictions: dict[Name, Annotated[Elsewhere, BeforeValidator(_elsewhere)]] = Field(
         default_factory=dict,
-        description="predictions made elsewhere: a name and a path with {dataset}, {crop}, {label}",
+        description="predictions made elsewhere: a name and a path with {dataset}, {crop}, {label},"
+        " or {path: …, classes: […]}",
+    )
+    class_table: Annotated[str | None, BeforeValidator(_null)] = Field(
+        None,
+        description="path or URL of the challenge's class table (classes.csv): a label that a "
+        "training does not predict is also made of its parts; null: it is not",
     )
 
 
@@ -323,12 +362,12 @@ def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
         Unknown key, wrong type, value out of range.
     """
     run = _validate(RunConfig, dict(config), source)
-    for name, template in run.predictions.items():
+    for name, elsewhere in run.predictions.items():
         if name in run.trainings:
             raise InputError(f"{source}: predictions: {name!r} is the name of a training already")
-        lacking = [p for p in ("{dataset}", "{crop}", "{label}") if p not in template]
+        lacking = [p for p in ("{dataset}", "{crop}", "{label}") if p not in elsewhere.path]
         if lacking:
-            raise InputError(f"{source}: predictions: {name}: {template!r} lacks {lacking}")
+            raise InputError(f"{source}: predictions: {name}: {elsewhere.path!r} lacks {lacking}")
     return run
 
 

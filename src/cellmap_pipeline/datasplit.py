@@ -240,14 +240,14 @@ def write_summary(
 
 
 def read_datasplit(
-    path: Path, classes: Sequence[str]
+    path: Path, classes: Sequence[str] | None
 ) -> list[tuple[str, Location, Location, list[str]]]:
     """Rows of a datasplit in any of its forms: usage, raw, folder of the labels, classes.
 
     Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
     `raw,label,usage` with that header. Relative paths are relative to the working directory; of
     five columns, an absolute one or an `s3://` URL stands alone. Of the classes in brackets those
-    in `classes` are kept; a label without brackets stands for all.
+    in `classes` (None: all) are kept; a label without brackets stands for all of `classes`.
 
     Raises
     ------
@@ -282,7 +282,7 @@ def read_datasplit(
 
 
 def _parse_row(
-    fields: list[str], order: list[str] | None, where: str, classes: Sequence[str]
+    fields: list[str], order: list[str] | None, where: str, classes: Sequence[str] | None
 ) -> tuple[str, Location, Location, list[str]]:
     if order and len(fields) == 3:
         named = dict(zip(order, fields, strict=True))
@@ -301,7 +301,9 @@ def _parse_row(
         raise InputError(f"{where}: usage {usage!r} must be train or validate")
     match = re.fullmatch(r"(.*)/\[([^\[\]]*)\]", label)
     folder = location(match[1] if match else label)
-    annotated = [c.strip() for c in match[2].split(",")] if match else list(classes)
+    annotated = [c.strip() for c in match[2].split(",")] if match else list(classes or [])
+    if classes is None:
+        return usage, location(raw), folder, annotated
     wanted = [c for c in classes if c in annotated]
     if not wanted:
         raise InputError(

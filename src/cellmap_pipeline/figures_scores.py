@@ -52,7 +52,8 @@ def plot_validation(scores: Path, path: Path) -> None:
             right.subplots(len(panels), squeeze=False).flat, panels, strict=True
         ):
             for label in shown:
-                _threshold_curve(axes, label, classes[label].get("curve", []))
+                for size in classes[label]["voxel_sizes"]:
+                    _threshold_curve(axes, label, size)
             axes.axvline(0.5, color="0.7", lw=1, zorder=0)
             axes.set(xlabel="threshold", ylabel="score", xlim=(0, 1), ylim=(0, 1.05))
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -120,17 +121,18 @@ def plot_scores(scores: Path, path: Path) -> None:
         _crop_map(cells, labels, crops, per_crop)
 
 
-def _threshold_curve(axes: Axes, label: str, curve: Sequence[Mapping[str, float]]) -> None:
-    if not curve:
+def _threshold_curve(axes: Axes, label: str, size: Mapping[str, Any]) -> None:
+    if not size["curve"]:
         return
     look = look_of(label)
-    points = sorted((point["threshold"], point["score"]) for point in curve)
+    points = sorted((point["threshold"], point["score"]) for point in size["curve"])
     best = max(points, key=lambda point: point[1])
     line: dict[str, Any] = {"color": look.colour, "marker": look.marker, "mec": "black"}
     every = max(1, len(points) // 12)
+    voxels = _voxels(" ".join(f"{v:g}" for v in size["measured_at"]))
     axes.plot(
-        *zip(*points, strict=True), ls=look.line, ms=4, mew=0.4, markevery=every, label=label,
-        **line,
+        *zip(*points, strict=True), ls=look.line, ms=4, mew=0.4, markevery=every,
+        label=f"{label}, {voxels}", **line,
     )  # fmt: skip
     axes.plot(*best, ms=10, mew=1.2, **line)
 

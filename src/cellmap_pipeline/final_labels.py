@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,62 @@ from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.postprocess import NEEDS, complete
 from cellmap_pipeline.probabilities import Probabilities, Source
 from cellmap_pipeline.segmentation import segment
+from cellmap_pipeline.selection import AVERAGE, chosen_sources, nearest, origin
+from cellmap_pipeline.state import put_in_place
 from cellmap_pipeline.volumes import create
+
+log = logging.getLogger(__name__)
 
 # Packaging copies arrays so marked without a look at their values.
 LABELS = {"cellmap_pipeline": {"kind": "labels"}}
 # Volumes of more voxels are worked on in blocks: up to there, memory stays below 4 GB.
 IN_MEMORY = 28_000_000
 IN_MEMORY_OF = {"mutex_watershed": 12_000_000}
+
+
+def segment_chosen(
+    row: CropLabel,
+    sources: Mapping[str, Source],
+    select: str,
+    scores: Mapping[str, Any],
+    tuned: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]],
+    output: Path,
+    threads: int = 1,
+) -> None:
+    """Make the label of a manifest row of the source that scored best, or of the mean of all.
+
+    Parameters
+    ----------
+    row, output, threads : as for `segment_crop`.
+    sources : by name, predictions of the label.
+    select : `best` or `average`.
+    scores, tuned : by training, name of predictions or `average`, what validation found.
+    own : by source, settings of the user's for the label.
+    """
+    chosen = chosen_sources(row, list(sources), select, scores)
+    settings: dict[str, Any] = {}
+    names = [AVERAGE, *chosen] if len(chosen) > 1 else chosen
+    for name in names:
+        settings = nearest(tuned.get(origin(name), {}).get(row.label, []), row)
+        if settings:
+            log.info("%s by %s, with settings found for %s", row.label, ", ".join(chosen), name)
+            break
+    segment_crop(
+        row,
+        [sources[name] for name in chosen],
+        settings.get("settings", {}),
+        own.get(chosen[0], {}),
+        output,
+        threads,
+    )
+
+
+def write_empty(row: CropLabel, output: Path) -> None:
+    """Write a label without any voxel on a row's grid."""
+    beside = output.with_name(output.name + ".partial")
+    create(beside, row.grid, "uint8", LABELS)
+    put_in_place(beside, output)
 
 
 def segment_crop(
@@ -57,5 +106,4 @@ def segment_crop(
         voxel_size = row.grid.voxel_size
         labels = segment(row.label, probabilities.read(), voxel_size, settings, threads)
         create(beside, row.grid, labels.dtype.name, LABELS).write(labels).result()
-    shutil.rmtree(output, ignore_errors=True)
-    beside.rename(output)
+    put_in_place(beside, output)

@@ -15,6 +15,8 @@ Shape = tuple[int, int, int]
 
 # Positions that differ by less than this part of a voxel are the same position: published
 # translations are rounded to 0.01 nm.
+# Voxel sizes within this factor of each other count as the same: 1.74 × 2 × 2 as 2 nm.
+SAME_SIZE = 1.25
 TOLERANCE_VOXELS = 0.02
 
 
@@ -137,6 +139,11 @@ class Grid:
             if abs(p - whole) > TOLERANCE_VOXELS or abs(end - whole - (n - 1)) > TOLERANCE_VOXELS:
                 return None
         return shape_of(offset)
+
+
+def apart(one: Sequence[float], other: Sequence[float]) -> float:
+    """The largest ratio, at least 1, between two voxel sizes along any axis."""
+    return max(max(a / b, b / a) for a, b in zip(one, other, strict=True))
 
 
 def union(grids: Sequence[Grid]) -> Grid:

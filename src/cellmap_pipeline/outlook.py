@@ -157,7 +157,7 @@ def write_outlook(plan: Plan) -> str:
     lines = []
     for name, training in plan.trainings.items():
         lines += [*_of_training(plan, name, training), ""]
-    given = set(plan.segmented())
+    given = set(plan.given())
     everything = plan.manifest_rows
     reach = ceiling(everything, given)
     lines.append(

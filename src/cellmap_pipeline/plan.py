@@ -7,12 +7,12 @@ Snakemake parses.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.config import RunConfig, Training, load_training, parse_run
+from cellmap_pipeline.config import PARTS, RunConfig, Training, load_training, parse_run
 from cellmap_pipeline.crop_table import (
     crop_folders,
     crops_to_fetch,
@@ -20,8 +20,10 @@ from cellmap_pipeline.crop_table import (
     read_crop_table,
 )
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, union
+from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart, union
 from cellmap_pipeline.manifest import CropLabel, local_copy, local_manifest, read_manifest
+from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
+from cellmap_pipeline.selection import AVERAGE, named_sources, origin
 from cellmap_pipeline.state import fingerprint_of
 
 # Raised by one when the results of a stage change with the same settings: then, and only then,
@@ -31,10 +33,10 @@ RESULT_VERSION = {
     "check_inputs": 1,
     "datasplit": 2,
     "train": 3,
-    "validate": 3,
+    "validate": 4,
     "predict": 3,
-    "select": 1,
-    "segment": 1,
+    "select": 2,
+    "segment": 2,
     "package": 1,
     "score": 1,
     "figures": 1,
@@ -90,8 +92,10 @@ RESOURCES = {
 # The same, for each GPU that trains; and for each GB that its loader may keep.
 PER_DEVICE = {"mem_mb": 8000, "cpus_per_task": 8}
 PER_LOADER_GB = 2000
+# Of a crop to be labelled, for each process.
+THREAD_VOXELS = 32_000_000
 # Folders of the output that are not a training's.
-RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched"}
+RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched", AVERAGE}
 INFERENCE_KEYS = ("checkpoint", "checkpoints", "window", "overlap", "blending", "symmetries")
 # What a checkpoint to predict with must agree with.
 NETWORK_KEYS = ("classes", "voxel_size", "targets")
@@ -107,6 +111,8 @@ class Plan:
     manifest: Path
     # All of the manifest, also what is not submitted.
     manifest_rows: list[CropLabel] = field(default_factory=list)
+    # By training and label that it does not predict, those that make it together.
+    parts: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     # By crop, what is to be brought of it (`crop_table.crops_to_fetch`).
     fetched: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -116,28 +122,65 @@ class Plan:
         return Path(self.config.output)
 
     def sources(self, row: CropLabel) -> list[str]:
-        """Trainings, and predictions made elsewhere, that give the label of this row."""
-        select = self.config.submission.select
-        if isinstance(select, dict) and row.label in select:
-            return [select[row.label]]
-        trained = [
+        """What gives the label of this row: trainings, parts that one predicts (`NAME:parts`),
+        and predictions made elsewhere."""
+        named = named_sources(row, self.config.submission.select)
+        if named:
+            return named
+        found = []
+        for name, training in self.trainings.items():
+            if not training.serves_grid(row.grid):
+                continue
+            if row.label in training.classes:
+                found.append(name)
+            elif row.label in self.parts.get(name, {}):
+                found.append(name + PARTS)
+        return found + [
             name
-            for name, training in self.trainings.items()
-            if row.label in training.classes and training.serves_grid(row.grid)
+            for name, elsewhere in self.config.predictions.items()
+            if elsewhere.classes == "all" or row.label in elsewhere.classes
         ]
-        return trained + list(self.config.predictions)
 
-    def segmented(self) -> list[CropLabel]:
+    def given(self) -> list[CropLabel]:
         """Rows that some source gives."""
         return [row for row in self.crop_labels if self.sources(row)]
 
+    def segmented(self) -> list[CropLabel]:
+        """Rows that are written: those that are given, and empty ones where these are wanted."""
+        if self.config.submission.missing == "empty":
+            return self.crop_labels
+        return self.given()
+
     def predicted(self, training: str) -> dict[int, list[CropLabel]]:
-        """By crop, the rows that `training` predicts."""
-        crops: dict[int, list[CropLabel]] = {}
+        """By crop, the rows that `training` predicts; parts of a label lie on its grid."""
+        crops: dict[int, dict[str, CropLabel]] = {}
         for row in self.crop_labels:
-            if training in self.sources(row):
-                crops.setdefault(row.crop, []).append(row)
-        return crops
+            sources = self.sources(row)
+            if training in sources:
+                crops.setdefault(row.crop, {})[row.label] = row
+        for row in self.crop_labels:
+            if training + PARTS in self.sources(row):
+                for part in self.parts[training][row.label]:
+                    of_crop = crops.setdefault(row.crop, {})
+                    of_crop.setdefault(part, replace(row, label=part))
+        return {crop: list(rows.values()) for crop, rows in crops.items()}
+
+    def averaged(self) -> dict[str, list[str]]:
+        """By label, the sources that are averaged somewhere."""
+        select = self.config.submission.select
+        found: dict[str, list[str]] = {}
+        for row in self.crop_labels:
+            sources = self.sources(row)
+            if len(sources) > 1 and (select == AVERAGE or named_sources(row, select)):
+                merged = dict.fromkeys([*found.get(row.label, []), *sources])
+                found[row.label] = list(merged)
+        return found
+
+    def validated(self) -> list[str]:
+        """What is scored on validation crops: trainings, predictions made elsewhere, averages."""
+        given = {source for row in self.crop_labels for source in self.sources(row)}
+        elsewhere = [name for name in self.config.predictions if name in given]
+        return self.used() + elsewhere + ([AVERAGE] if self.averaged() else [])
 
     def dataset_of(self) -> dict[int, str]:
         """The dataset of each test crop."""
@@ -163,16 +206,18 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
         Anything in the configuration, the trainings' files or the manifest is wrong.
     """
     run = parse_run(config, source)
-    taken = RESERVED.intersection(run.trainings)
-    if taken:
-        raise InputError(
-            f"{source}: trainings: {', '.join(sorted(taken))} is the name of a folder of the "
-            "results: give the training's file another name"
-        )
+    for key, names in (("trainings", run.trainings), ("predictions", run.predictions)):
+        taken = RESERVED.intersection(names)
+        if taken:
+            raise InputError(
+                f"{source}: {key}: {', '.join(sorted(taken))} is the name of a folder of the "
+                "results: choose another name"
+            )
     trainings = {name: load_training(name, training_folders) for name in run.trainings}
     manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
     rows = read_manifest(manifest)
     plan = Plan(run, trainings, _submitted(rows, run, source), manifest, rows)
+    plan = replace(plan, parts=_parts(plan))
     _check_selection(plan, source)
     return replace(plan, fetched=_crops_to_fetch(plan)) if run.fetch else plan
 
@@ -220,16 +265,132 @@ def training_lineage(training: Training) -> str:
 def label_lineage(plan: Plan, row: CropLabel) -> str:
     """A hash of all settings that the final label of a row depends on."""
     sources: dict[str, Any] = {}
-    for name in plan.sources(row):
+    for source in plan.sources(row):
+        name = origin(source)
         if name in plan.trainings:
             training = plan.trainings[name]
             own = training.postprocess.get(row.label, {})
-            sources[name] = [training_lineage(training), inference_settings(training), own]
+            parts = plan.parts[name][row.label] if source != name else []
+            made = [training_lineage(training), inference_settings(training), own]
+            sources[source] = [*made, parts] if parts else made
         else:
-            sources[name] = plan.config.predictions[name]
-    select = plan.config.submission.model_dump(mode="json")["select"]
-    choice = select.get(row.label, "best") if isinstance(select, dict) else select
+            sources[source] = plan.config.predictions[name].path
+    choice = choice_for(plan, row)
     return fingerprint_of({"sources": sources, "choice": choice, "row": row_settings(row)})
+
+
+def choice_for(plan: Plan, row: CropLabel) -> str:
+    """How a row's label is chosen among its sources: `best`, or `average`."""
+    select = plan.config.submission.select
+    averaged = select == AVERAGE or bool(named_sources(row, select))
+    return AVERAGE if averaged and len(plan.sources(row)) > 1 else "best"
+
+
+def label_sources(plan: Plan, row: CropLabel) -> dict[str, list[str]]:
+    """By source of a row, the paths of its predictions: one, or those of its parts."""
+    paths = {}
+    for source in plan.sources(row):
+        path, parts = _source_path(plan, source, row.label, "predictions")
+        paths[source] = [
+            path.format(dataset=row.dataset, crop=row.crop, label=label)
+            for label in parts or [row.label]
+        ]
+    return paths
+
+
+def elsewhere_paths(plan: Plan, name: str) -> list[str]:
+    """Where predictions made elsewhere of all labels that they give must lie."""
+    path = plan.config.predictions[name].path
+    return [
+        path.format(dataset=row.dataset, crop=row.crop, label=row.label)
+        for row in plan.crop_labels
+        if name in plan.sources(row)
+    ]
+
+
+def segmentation_threads(row: CropLabel) -> int:
+    """Processes that make a label side by side: more for larger crops, which are cut in blocks."""
+    return max(1, min(4, row.grid.size // THREAD_VOXELS))
+
+
+def validation_settings(plan: Plan, name: str) -> dict[str, Any]:
+    """What is scored of one of `Plan.validated`, in plain builtins.
+
+    Returns
+    -------
+    By label `voxel_sizes` (nm; those of the test crops that take it; none: the training's own)
+    and `sources`: path below the output with {dataset}, {crop} and {label}, and the parts that
+    the label is made of, if any.
+    """
+    labels: dict[str, list[str]] = {}
+    if name == AVERAGE:
+        labels = plan.averaged()
+    elif name in plan.trainings:
+        labels = {label: [name] for label in plan.trainings[name].classes}
+        labels |= {label: [name + PARTS] for label in plan.parts.get(name, {})}
+    else:
+        rows = [row for row in plan.crop_labels if name in plan.sources(row)]
+        labels = {row.label: [name] for row in rows}
+    return {
+        label: {
+            "voxel_sizes": _voxel_sizes(
+                row
+                for row in plan.crop_labels
+                if row.label == label
+                and set(sources) & set(plan.sources(row))
+                and (name != AVERAGE or len(plan.sources(row)) > 1)
+            ),
+            "sources": [
+                _source_path(plan, source, label, "validation/predictions") for source in sources
+            ],
+        }
+        for label, sources in labels.items()
+    }  # fmt: skip
+
+
+def validation_trainings(plan: Plan, name: str) -> list[str]:
+    """The trainings whose validation crops one of `Plan.validated` is scored on."""
+    if name in plan.trainings:
+        return [name]
+    if name != AVERAGE:
+        return plan.used()
+    averaged = {origin(s) for sources in plan.averaged().values() for s in sources}
+    return [training for training in plan.used() if training in averaged] or plan.used()
+
+
+def _source_path(plan: Plan, source: str, label: str, folder: str) -> tuple[str, list[str]]:
+    """Where a source's predictions lie, with {dataset}, {crop}, {label}, and the label's parts."""
+    name = origin(source)
+    if name in plan.config.predictions:
+        return plan.config.predictions[name].path, []
+    parts = plan.parts[name][label] if source != name else []
+    return f"{plan.output / name / folder}/{{dataset}}/crop{{crop}}/{{label}}", parts
+
+
+def _voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
+    """Those of rows, one of each that count as the same."""
+    sizes: list[list[float]] = []
+    for size in sorted({row.grid.voxel_size for row in rows}):
+        if all(apart(size, other) > SAME_SIZE for other in sizes):
+            sizes.append(list(size))
+    return sizes
+
+
+def _parts(plan: Plan) -> dict[str, dict[str, list[str]]]:
+    if plan.config.class_table is None:
+        return {}
+    kept = plan.output / "inputs/classes.csv"
+    path = local_copy(plan.config.class_table, kept, "class_table", parse_class_table)
+    table = read_class_table(path)
+    labels = dict.fromkeys(row.label for row in plan.crop_labels)
+    return {
+        name: {
+            label: parts
+            for label in labels
+            if label not in training.classes and (parts := parts_of(label, training.classes, table))
+        }
+        for name, training in plan.trainings.items()
+    }
 
 
 def crop_label(settings: Mapping[str, Any]) -> CropLabel:
@@ -295,22 +456,39 @@ def _crops_to_fetch(plan: Plan) -> dict[int, dict[str, Any]]:
 
 def _check_selection(plan: Plan, source: str) -> None:
     select = plan.config.submission.select
-    for label, name in select.items() if isinstance(select, dict) else ():
-        if name in plan.config.predictions:
-            continue
-        if name not in plan.trainings:
-            known = [*plan.trainings, *plan.config.predictions]
-            raise InputError(
-                f"{source}: submission.select.{label}: {name!r} is not among trainings or "
-                f"predictions ({', '.join(known)})"
-            )
-        if label not in plan.trainings[name].classes:
-            raise InputError(
-                f"{source}: submission.select.{label}: training {name!r} does not predict it (its "
-                f"classes: {', '.join(plan.trainings[name].classes)})"
-            )
-    if not plan.segmented():
+    for label, choice in select.items() if isinstance(select, dict) else ():
+        for name in _names_in(choice):
+            problem = _cannot_give(plan, label, name)
+            if problem:
+                raise InputError(f"{source}: submission.select.{label}: {problem}")
+    if not plan.given():
         raise InputError(
             f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
             "`trainings`, or see `classes` and `serves` in its file"
         )
+
+
+def _names_in(choice: Any) -> list[str]:
+    if isinstance(choice, str):
+        return [choice]
+    parts = choice.values() if isinstance(choice, dict) else choice
+    return [name for part in parts for name in _names_in(part)]
+
+
+def _cannot_give(plan: Plan, label: str, source: str) -> str | None:
+    """Why a source cannot give a label, or None."""
+    name = origin(source)
+    if name in plan.config.predictions and name == source:
+        return None
+    if name not in plan.trainings:
+        known = ", ".join([*plan.trainings, *plan.config.predictions])
+        return f"{source!r} is not among trainings or predictions ({known})"
+    classes = ", ".join(plan.trainings[name].classes)
+    if name == source and label not in plan.trainings[name].classes:
+        return f"training {name!r} does not predict it (its classes: {classes})"
+    if name != source and label not in plan.parts.get(name, {}):
+        return (
+            f"training {name!r} does not predict all parts of it (its classes: {classes}; "
+            f"class_table: {plan.config.class_table})"
+        )
+    return None

@@ -33,6 +33,11 @@ def read_class_table(path: Path) -> dict[str, frozenset[int]]:
             f"class table {path} cannot be read ({error}): give the path of the challenge's "
             "classes.csv"
         ) from None
+    return parse_class_table(text, str(path))
+
+
+def parse_class_table(text: str, path: str) -> dict[str, frozenset[int]]:
+    """The atoms of each class of a table given as text; `path` is what errors call it."""
     id_of: dict[str, int] = {}
     included: dict[int, list[int]] = {}
     line_of: dict[int, int] = {}
@@ -79,6 +84,18 @@ def implied(
             [c for c in others if table[c].isdisjoint(table[label])],
         )
     return decides
+
+
+def parts_of(label: str, classes: Sequence[str], table: Mapping[str, frozenset[int]]) -> list[str]:
+    """Those of `classes` that together make `label`, no voxel twice; none where they don't."""
+    atoms = table.get(label, frozenset())
+    inside = [c for c in classes if c != label and c in table and table[c] <= atoms]
+    parts, covered = set[str](), frozenset[int]()
+    for name in sorted(inside, key=lambda c: -len(table[c])):
+        if table[name].isdisjoint(covered):
+            parts.add(name)
+            covered |= table[name]
+    return [c for c in inside if c in parts] if covered == atoms else []
 
 
 def _parse_row(fields: list[str], where: str) -> tuple[str, int, list[int]]:

@@ -1,98 +1,157 @@
-"""Which training's prediction becomes the label: by validation score, per class and voxel size."""
+"""Which source's prediction becomes a label: by validation score, per class and voxel size."""
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.config import PARTS
+from cellmap_pipeline.geometry import SAME_SIZE, apart
 from cellmap_pipeline.manifest import CropLabel
+
+log = logging.getLogger(__name__)
+COLUMNS = ["label", "voxel_size", "training", "score", "score_at_half", "measured_at", "crops",
+           "chosen"]  # fmt: skip
+# The source of labels of which several predictions are averaged.
+AVERAGE = "average"
+
+
+def origin(source: str) -> str:
+    """The training, or the predictions made elsewhere, of a source's name."""
+    return source.removesuffix(PARTS)
+
+
+def named_sources(row: CropLabel, select: str | Mapping[str, Any]) -> list[str]:
+    """What `submission.select` names for a row, where it is a map that does."""
+    if isinstance(select, str) or row.label not in select:
+        return []
+    choice = select[row.label]
+    if isinstance(choice, Mapping):
+        sizes = {key: _size(key) for key in choice}
+        near = [k for k, size in sizes.items() if apart(size, row.grid.voxel_size) <= SAME_SIZE]
+        if not near:
+            return []
+        choice = choice[min(near, key=lambda key: apart(sizes[key], row.grid.voxel_size))]
+    return [choice] if isinstance(choice, str) else list(choice)
 
 
 def chosen_sources(
-    label: str, sources: Iterable[str], select: str | Mapping[str, str], scores: Mapping[str, Any]
+    row: CropLabel,
+    sources: Sequence[str],
+    select: str | Mapping[str, Any],
+    scores: Mapping[str, Any],
 ) -> list[str]:
-    """The sources whose mean makes `label`: one of them, or all for `select: average`.
+    """The sources whose mean makes a row's label: one of them, or several that are averaged.
+
+    One without a validation score for the label is taken only where none has any.
 
     Parameters
     ----------
     sources : those that give the label, in the order of the configuration.
     select : `submission.select` of the run's configuration.
-    scores : by training, its validation `scores.json`.
-
-    Raises
-    ------
-    InputError
-        The best is asked for among several sources and one has no validation score.
+    scores : by training or name of predictions, its validation `scores.json`.
     """
-    names = list(sources)
-    if isinstance(select, Mapping) and label in select:
-        return [select[label]]
-    if select == "average" or len(names) == 1:
-        return names
-    unscored = [name for name in names if label not in scores.get(name, {}).get("classes", {})]
-    if unscored:
-        raise InputError(
-            f"submission.select: {label}: {', '.join(unscored)} has no validation score to be "
-            f"compared by: name the one to take, for example `select: {{{label}: {names[0]}}}`"
-        )
+    if select == AVERAGE or named_sources(row, select):
+        return list(sources)
     # The first of the configuration wins a tie.
-    return [max(names, key=lambda name: scores[name]["classes"][label]["score"])]
+    return [max(sources, key=lambda name: score_of(row, name, scores).get("score", -1.0))]
+
+
+def score_of(row: CropLabel, source: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What validation found of a source's label at the voxel size nearest to the row's; {} if
+    nothing."""
+    classes = scores.get(origin(source), {}).get("classes", {})
+    return nearest(classes.get(row.label, {}).get("voxel_sizes", []), row)
+
+
+def nearest(found: Sequence[dict[str, Any]], row: CropLabel) -> dict[str, Any]:
+    """Of entries by `voxel_size`, the one nearest to a row's; {} where there is none."""
+    return min(found, key=lambda e: apart(e["voxel_size"], row.grid.voxel_size), default={})
 
 
 def selection_table(
     rows: Iterable[tuple[CropLabel, Sequence[str]]],
-    select: str | Mapping[str, str],
+    select: str | Mapping[str, Any],
     scores: Mapping[str, Any],
 ) -> list[dict[str, str]]:
-    """A row per label, voxel size and source: its validation score and whether it is chosen.
+    """A line per label, voxel size and source: its validation score and whether it is chosen.
 
     Parameters
     ----------
     rows : what is submitted, each with the sources that give it.
     select, scores : as for `chosen_sources`.
     """
-    kinds = {(row.label, row.grid.voxel_size): sources for row, sources in rows}
+    kinds = {(row.label, row.grid.voxel_size): (row, sources) for row, sources in rows}
     table = []
-    for (label, voxel_size), sources in sorted(kinds.items()):
-        chosen = chosen_sources(label, sources, select, scores)
+    for _, (row, sources) in sorted(kinds.items()):
+        chosen = chosen_sources(row, sources, select, scores)
         for name in sources:
-            score = scores.get(name, {}).get("classes", {}).get(label, {}).get("score")
+            found = score_of(row, name, scores)
             table.append(
                 {
-                    "label": label,
-                    "voxel_size": " ".join(f"{v:g}" for v in voxel_size),
+                    "label": row.label,
+                    "voxel_size": _words(row.grid.voxel_size),
                     "training": name,
-                    "score": "" if score is None else f"{score:.6f}",
+                    "score": f"{found['score']:.6f}" if found else "",
+                    "score_at_half": f"{found['score_at_half']:.6f}" if found else "",
+                    "measured_at": _words(found["measured_at"]) if found else "",
+                    "crops": str(len(found["crops"])) if found else "",
                     "chosen": "yes" if name in chosen else "no",
                 }
             )
+        if len(sources) > 1 and not any(score_of(row, name, scores) for name in sources):
+            log.warning(
+                "%s at %s nm: no source has a validation score, %s is taken: name another in "
+                "submission.select", row.label, _words(row.grid.voxel_size), ", ".join(chosen),
+            )  # fmt: skip
     return table
 
 
 def select_map(table: Iterable[Mapping[str, str]]) -> str:
     """The choice as a `select:` map to paste into the configuration, so that only what is chosen
-    is predicted; of a label chosen from different trainings by voxel size, the first is named.
-    """
-    chosen: dict[str, str] = {}
+    is predicted."""
+    chosen: dict[str, dict[str, list[str]]] = {}
     for row in table:
         if row["chosen"] == "yes":
-            chosen.setdefault(row["label"], row["training"])
-    return "select: {" + ", ".join(f"{label}: {name}" for label, name in chosen.items()) + "}"
+            chosen.setdefault(row["label"], {}).setdefault(row["voxel_size"], []).append(
+                row["training"]
+            )
+    return "select: {" + ", ".join(f"{k}: {_choice(v)}" for k, v in chosen.items()) + "}"
 
 
 def write_selection(table: Iterable[Mapping[str, Any]], path: Path) -> None:
     """Write the table as `selection.csv`."""
     with open(path, "w", newline="", encoding="utf-8") as file:
-        columns = ["label", "voxel_size", "training", "score", "chosen"]
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
 
 
 def read_scores(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """By training, its validation scores."""
+    """By name, what the JSON file at a path holds."""
     return {name: json.loads(path.read_text()) for name, path in paths.items()}
+
+
+def _size(key: str) -> list[float]:
+    parts = [float(part) for part in key.split()]
+    return parts * 3 if len(parts) == 1 else parts
+
+
+def _words(voxel_size: Sequence[float]) -> str:
+    return " ".join(f"{v:g}" for v in voxel_size)
+
+
+def _choice(by_size: Mapping[str, Sequence[str]]) -> str:
+    texts = {
+        size: names[0] if len(names) == 1 else f"[{', '.join(names)}]"
+        for size, names in by_size.items()
+    }
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    # One number where it stands for all axes.
+    keys = {size: size.split()[0] if len(set(size.split())) == 1 else f"'{size}'" for size in texts}
+    return "{" + ", ".join(f"{keys[size]}: {text}" for size, text in texts.items()) + "}"

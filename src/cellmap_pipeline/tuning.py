@@ -14,6 +14,7 @@ from cellmap_pipeline.classes import FURTHER, further, is_instance
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.fragments import smoothed
 from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings
+from cellmap_pipeline.scoring import combine
 from cellmap_pipeline.tuning_evaluators import Case, Estimator, Grid, Scorer
 
 LEVELS = 256  # of a probability
@@ -66,7 +67,7 @@ def tune(
         raise InputError(f"{label}: a validation crop has no prediction of it to tune on")
     predicted = [kind for kind in FURTHER if all(kind in further(label, c.channels) for c in cases)]
     scorer = Scorer(label, cases, workers)
-    plain = postprocess.defaults(postprocess.methods(label)[0]) | {"min_size_nm3": 0.0}
+    plain = plain_settings(label)
     at_half = scorer.score([plain])[0]
     grids = postprocess.candidates(label, predicted, _mean_voxel_size(cases))
     for grid in grids.values():
@@ -88,6 +89,26 @@ def tune(
         else _semantic_curve(label, cases),
         "counts": scorer.counts(settings),
     }
+
+
+def plain_settings(label: str) -> Settings:
+    """A threshold of 0.5, and connected components."""
+    return postprocess.defaults(postprocess.methods(label)[0]) | {"min_size_nm3": 0.0}
+
+
+def score_each(label: str, cases: Iterable[Case], many: Sequence[Settings]) -> list[dict[str, Any]]:
+    """By settings the `score` pooled over cases, and its `counts`, as `tune` gives them.
+
+    `cases` may be read one at a time.
+    """
+    per_crop: list[dict[str, Any]] = [{} for _ in many]
+    for i, case in enumerate(cases):
+        scorer = Scorer(label, [case], workers=1)
+        for counted, settings in zip(per_crop, many, strict=True):
+            counted[f"crop{i}"] = {label: scorer.case_counts(settings, 0)}
+    pooled = [combine(counted)["label_scores"][label] for counted in per_crop]
+    name = "combined_score" if is_instance(label) else "iou"
+    return [{"score": float(counts[name]), "counts": counts} for counts in pooled]
 
 
 def _search_semantic(

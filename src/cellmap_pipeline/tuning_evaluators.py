@@ -102,13 +102,14 @@ class Scorer(Evaluator):
     def _run(self, many: Sequence[Settings]) -> list[float]:
         name = "combined_score" if is_instance(self._label) else "iou"
         for settings, counts in zip(
-            many, self._map(self._case_counts, len(self._cases), many), strict=True
+            many, self._map(self.case_counts, len(self._cases), many), strict=True
         ):
             per_crop = {f"crop{i}": {self._label: count} for i, count in enumerate(counts)}
             self._pooled[_key(settings)] = combine(per_crop)["label_scores"][self._label]
         return [float(self._pooled[_key(s)][name]) for s in many]
 
-    def _case_counts(self, settings: Settings, i: int) -> dict[str, Any]:
+    def case_counts(self, settings: Settings, i: int) -> dict[str, Any]:
+        """Counts of one case."""
         case, truth = self._cases[i], self._truths[i]
         if not is_instance(self._label):
             labels = segment(self._label, case.channels, case.voxel_size, settings)

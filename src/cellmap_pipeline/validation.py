@@ -1,116 +1,190 @@
-"""How good a training is: its validation crops predicted like test crops, tuned and scored."""
+"""How good predictions are: validation crops predicted like test crops, tuned and scored."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tensorstore as ts
-from numpy.typing import NDArray
+from tqdm import tqdm
 
-from cellmap_pipeline.classes import is_instance, output_channels
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config import Inference
 from cellmap_pipeline.crops import CropData, open_crops
+from cellmap_pipeline.datasplit import read_datasplit
+from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.prediction import predict_crop
+from cellmap_pipeline.stores import volumes_in
 from cellmap_pipeline.task import SegmentationTask
-from cellmap_pipeline.tuning import Case, tune
-from cellmap_pipeline.volumes import Volume
+from cellmap_pipeline.tuning import plain_settings, score_each, tune
+from cellmap_pipeline.validation_cases import Truth, ValidationCrop, find_truths, middle
+from cellmap_pipeline.volumes import LabelVolume
 
 log = logging.getLogger(__name__)
 
+# Of larger crops the middle is predicted and scored, voxels of the network.
+MOST_PREDICTED = 512**3
+# Settings are searched on so many voxels of all crops together, those of an instance class in parts
+# of a crop of at most so many, as threads work on several at once.
+SEMANTIC_VOXELS = 48_000_000
+INSTANCE_VOXELS, MOST_INSTANCE_VOXELS = 16_000_000, 8_000_000
+# Ways to find fragments that are tried, of all methods together.
+INSTANCE_WAYS = 150
+# What is found is scored on so many voxels of a crop.
+MOST_SCORED = 28_000_000
 
-def validate(
+
+def predict_validation(
     tasks: Sequence[SegmentationTask],
     datasplit: Path,
     inference: Inference,
+    parts: Mapping[str, Sequence[str]],
     predictions: Path,
-    workers: int = 1,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Predict the validation crops, tune the post-processing of each class, and score it.
+) -> None:
+    """Predict the validation crops of a training.
 
     Parameters
     ----------
     tasks : as for `predict_crop`.
     datasplit : its crops.
     inference : as for test crops.
-    predictions : folder for the predictions, `{dataset}/crop{id}/{label}`.
-    workers : threads for tuning.
+    parts : by label that is made of others, these: they are predicted where the label is
+        annotated.
+    predictions : folder for the predictions, `{dataset}/crop{id}/{label}`, on the grids of the
+        labels at about the training's voxel size.
+    """
+    training = tasks[0].training_settings
+    for crop in open_crops(datasplit, training.classes, training.voxel_size)["validate"]:
+        rows = _rows(crop, parts)
+        first = rows[0]
+        predict_crop(
+            tasks, crop.raw, rows, predictions / first.dataset / f"crop{first.crop}", inference
+        )
+
+
+def validate(
+    labels: Mapping[str, Any],
+    datasplits: Sequence[Path],
+    voxel_size: Vector | None,
+    everywhere: bool,
+    workers: int = 1,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tune the post-processing of each label on validation crops, and score it.
+
+    Parameters
+    ----------
+    labels : by label `voxel_sizes` and `sources`, as `plan.validation_settings` gives them.
+    datasplits : whose validation crops are used.
+    voxel_size : nm, for labels without `voxel_sizes`; None: each crop's finest.
+    everywhere : only crops that validate in all `datasplits`, else those of any of them.
+    workers : threads.
 
     Returns
     -------
-    scores : `classes`: per class the official `score` on the validation crops with the settings
-        found, the same with plain 0.5 (`score_at_half`), the curve over the threshold, and
-        counts; `overall_instance_score`, `overall_semantic_score`, `overall_score` as official.
-    settings : per class the settings found.
+    scores : `classes`: per label `score`, `score_at_half` (means over its voxel sizes), `parts`
+        (what it is made of, if anything) and `voxel_sizes`: per size what `tuning.tune` found,
+        `measured_at` (the truth's voxel size, nm) and `crops`; `overall_instance_score`,
+        `overall_semantic_score`, `overall_score` as official.
+    settings : per label a list of `voxel_size` and the `settings` found.
     """
-    training = tasks[0].training_settings
-    crops = open_crops(datasplit, training.classes, training.voxel_size)["validate"]
-    rows_of = [(crop, _rows(crop)) for crop in crops]
-    for crop, rows in rows_of:
-        predict_crop(tasks, crop.raw, rows, _folder(predictions, rows[0]), inference)
+    crops = _validation_crops(datasplits, everywhere)
     classes: dict[str, Any] = {}
     settings: dict[str, Any] = {}
-    for label in training.classes:
-        cases = [
-            _case(crop, row, _folder(predictions, row))
-            for crop, rows in rows_of
-            for row in rows
-            if row.label == label
-        ]
-        if not cases:
+    for label, wanted in tqdm(labels.items(), desc="tuning", unit="label"):
+        sizes = wanted["voxel_sizes"] or [voxel_size]
+        found = [_at_size(label, size, wanted["sources"], crops, workers) for size in sizes]
+        measured = [entry for entry in found if entry is not None]
+        if not measured:
             log.warning("no validation crop annotates %s: it keeps the default settings", label)
             continue
-        tuned = tune(label, cases, workers=workers)
-        settings[label] = tuned.pop("settings")
-        classes[label] = tuned
-        log.info("%s: %.4f (0.5: %.4f)", label, tuned["score"], tuned["score_at_half"])
+        settings[label] = [
+            {"voxel_size": entry["voxel_size"], "settings": entry.pop("settings")}
+            for entry in measured
+        ]
+        (_, parts), *_ = wanted["sources"]
+        classes[label] = {
+            name: _mean([entry[name] for entry in measured]) for name in ("score", "score_at_half")
+        } | {"parts": parts, "voxel_sizes": measured}
+        log.info(
+            "%s: %.4f (0.5: %.4f)", label, classes[label]["score"], classes[label]["score_at_half"]
+        )
     return {"classes": classes} | _overall(classes), settings
 
 
-def read_probabilities(folder: Path, label: str) -> dict[str, NDArray[np.uint8]]:
-    """The channels of `label` in a crop's folder of predictions, each (z, y, x) uint8."""
-    return {
-        channel: _read_all(Volume.open(folder / channel))
-        for channel in output_channels([label])
-        if (folder / channel).is_dir()
+def _at_size(
+    label: str,
+    voxel_size: Vector | None,
+    sources: Sequence[tuple[str, Sequence[str]]],
+    crops: Sequence[ValidationCrop],
+    workers: int,
+) -> dict[str, Any] | None:
+    """What is found for a label at a voxel size; None where no crop annotates it."""
+    truths = find_truths(label, voxel_size, sources, crops)
+    if not truths:
+        return None
+    sizes = [truth.grid.voxel_size for truth in truths]
+    tuned = _tuned(label, truths, workers)
+    return tuned | {
+        "voxel_size": list(voxel_size or min(sizes)),
+        "measured_at": list(min(sizes)),
+        "crops": [truth.crop for truth in truths],
     }
 
 
-def _rows(crop: CropData) -> list[CropLabel]:
-    """The crop's labels as if it were a test crop, on their grids at about the training's size."""
-    number = int(crop.label_folder.name.removeprefix("crop"))
-    dataset = next(
-        part.removesuffix(".zarr") for part in crop.label_folder.parts if part.endswith(".zarr")
-    )
+def _tuned(label: str, truths: Sequence[Truth], workers: int) -> dict[str, Any]:
+    """Settings searched on parts of large crops, and scored on more of them."""
+    if is_instance(label):
+        most = min(INSTANCE_VOXELS // len(truths), MOST_INSTANCE_VOXELS)
+        searched = [truth.densest(most) for truth in truths]
+    else:
+        searched = [truth.middle(SEMANTIC_VOXELS // len(truths)) for truth in truths]
+    tuned = tune(label, [truth.load() for truth in searched], INSTANCE_WAYS, workers)
+    scored = [truth.middle(MOST_SCORED) for truth in truths]
+    if any(a.grid != b.grid for a, b in zip(searched, scored, strict=True)):
+        plain = plain_settings(label)
+        found, half = score_each(label, (t.load() for t in scored), [tuned["settings"], plain])
+        tuned |= {"score": found["score"], "counts": found["counts"]}
+        tuned["score_at_half"] = half["score"]
+    return tuned
+
+
+def _validation_crops(datasplits: Sequence[Path], everywhere: bool) -> list[ValidationCrop]:
+    """Crops that validate in all datasplits, or in any."""
+    splits = []
+    for path in datasplits:
+        rows = read_datasplit(path, None)
+        listed = frozenset(label for *_, annotated in rows for label in annotated)
+        crops = [
+            ValidationCrop.of(folder, listed - set(annotated))
+            for usage, _, folder, annotated in rows
+            if usage == "validate"
+        ]
+        splits.append({crop.name: crop for crop in crops})
+    merged = {name: crop for split in reversed(splits) for name, crop in split.items()}
     return [
-        CropLabel(number, dataset, label, volume.volume.level_for(crop.voxel_size).grid)
-        for label, volume in crop.labels.items()
-    ]
+        crop for name, crop in merged.items()
+        if not everywhere or all(name in split for split in splits)
+    ]  # fmt: skip
 
 
-def _folder(predictions: Path, row: CropLabel) -> Path:
-    return predictions / row.dataset / f"crop{row.crop}"
-
-
-def _case(crop: CropData, row: CropLabel, folder: Path) -> Case:
-    truth, known = crop.labels[row.label].read(row.grid)
-    return Case(
-        channels=read_probabilities(folder, row.label),
-        truth=truth,
-        known=known,
-        voxel_size=row.grid.voxel_size,
-    )
-
-
-def _read_all(volume: Volume) -> NDArray:
-    level = volume.levels[0]
-    array: ts.TensorStore = level.array
-    return array.read(order="C").result()
+def _rows(crop: CropData, parts: Mapping[str, Sequence[str]]) -> list[CropLabel]:
+    """The crop's labels as if it were a test crop, on their grids at about the training's size."""
+    at = ValidationCrop.of(crop.label_folder)
+    volumes = dict(crop.labels)
+    for label, names in parts.items():
+        if volumes_in(crop.label_folder, [label]):
+            whole = LabelVolume.open(crop.label_folder / label)
+            volumes |= {name: whole for name in names if name not in volumes}
+    return [
+        CropLabel(
+            at.number, at.dataset, label,
+            middle(volume.volume.level_for(crop.voxel_size).grid, MOST_PREDICTED),
+        )
+        for label, volume in volumes.items()
+    ]  # fmt: skip
 
 
 def _overall(classes: dict[str, Any]) -> dict[str, float]:

@@ -325,12 +325,16 @@ def test_volumes_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path, drawn):
 # Scores
 
 
+def sized(curve):
+    return {"curve": curve, "measured_at": [3.48, 4, 4]}
+
+
 def test_validation_shows_tuned_and_plain_scores_and_curves(tmp_path, drawn):
     curve = [{"threshold": t, "score": s} for t, s in ((0.7, 0.3), (0.3, 0.6), (0.5, 0.5))]
     scores = {
         "classes": {
-            "pm": {"score": 0.2, "score_at_half": 0.2, "curve": []},
-            "mito": {"score": 0.6, "score_at_half": 0.5, "curve": curve},
+            "pm": {"score": 0.2, "score_at_half": 0.2, "voxel_sizes": [sized([])]},
+            "mito": {"score": 0.6, "score_at_half": 0.5, "voxel_sizes": [sized(curve)]},
         },
         "overall_score": 0.3464,
         "overall_instance_score": 0.6,
@@ -342,7 +346,11 @@ def test_validation_shows_tuned_and_plain_scores_and_curves(tmp_path, drawn):
     assert texts_of(bars) == ["0.600", "0.200"]
     assert [bar.get_width() for bar in bars.patches] == [0.6, 0.2]
     assert curves_of(bars)["not tuned: threshold 0.5"].tolist() == [[0.5, 0], [0.2, 1]]
-    assert curves_of(curves)["mito"].tolist() == [[0.3, 0.6], [0.5, 0.5], [0.7, 0.3]]
+    assert curves_of(curves)["mito, 3.48 × 4 × 4 nm"].tolist() == [
+        [0.3, 0.6],
+        [0.5, 0.5],
+        [0.7, 0.3],
+    ]
     assert [0.3, 0.6] in [
         line.get_xydata()[0].tolist() for line in curves.lines if len(line.get_xdata()) == 1
     ]

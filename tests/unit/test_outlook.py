@@ -85,8 +85,8 @@ def plan(repo_root, manifest, trainings, tmp_path):
 
 def test_the_shipped_set_covers_the_challenge(repo_root, challenge, tmp_path):
     made = plan(repo_root, challenge, SETS, tmp_path)
-    assert len(made.segmented()) == len(read_manifest(challenge)) == 413
-    assert ceiling(made.manifest_rows, made.segmented())["overall"] == 1
+    assert len(made.given()) == len(read_manifest(challenge)) == 413
+    assert ceiling(made.manifest_rows, made.given())["overall"] == 1
     assert made.used() == SETS
     # No crop of 32 nm is predicted at 4 nm, at 512 times as many voxels.
     for name in SETS:
@@ -98,7 +98,7 @@ def test_the_shipped_set_covers_the_challenge(repo_root, challenge, tmp_path):
 @pytest.mark.parametrize(("name", "overall"), [("mednext_cos7", 0.126), ("mednext_mito", 0)])
 def test_one_training_alone(repo_root, challenge, tmp_path, name, overall):
     made = plan(repo_root, challenge, [name], tmp_path)
-    reach = ceiling(made.manifest_rows, made.segmented())
+    reach = ceiling(made.manifest_rows, made.given())
     assert reach["overall"] == pytest.approx(overall, abs=5e-4)
 
 

@@ -1,10 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel, write_manifest
-from cellmap_pipeline.plan import crop_label, make_plan, row_settings
+from cellmap_pipeline.plan import (
+    crop_label,
+    elsewhere_paths,
+    label_sources,
+    make_plan,
+    row_settings,
+    validation_settings,
+    validation_trainings,
+)
 
 MODEL = {"model": {"architecture": "monai_basic_unet3d"}, "patch_size": 64}
 
@@ -60,6 +70,71 @@ def test_predictions_made_elsewhere_take_part(plan):
     assert made.sources(ROWS[0]) == ["fine", "other"]
 
 
+def test_predictions_made_elsewhere_may_be_of_some_labels(plan):
+    path = "p/{dataset}/crop{crop}/{label}"
+    made = plan(predictions={"other": {"path": path, "classes": ["er"]}})
+    assert made.sources(ROWS[2]) == ["other"]
+    assert made.sources(ROWS[0]) == ["fine"]
+    assert elsewhere_paths(made, "other") == ["p/a/crop1/er"]
+    assert label_sources(made, ROWS[2]) == {"other": ["p/a/crop1/er"]}
+    assert made.validated() == ["fine", "coarse", "other"]
+    assert validation_trainings(made, "other") == ["fine", "coarse"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text('mito,1,""\nnuc,2,""\ner,3,"1,2"\n')
+    return str(path)
+
+
+def test_a_label_made_of_its_parts(plan, table):
+    made = plan(class_table=table)
+    assert made.sources(ROWS[2]) == ["fine:parts"]
+    assert made.predicted("fine") == {1: ROWS[:2]}
+    assert label_sources(made, ROWS[2]) == {
+        "fine:parts": [f"results/fine/predictions/a/crop1/{part}" for part in ("mito", "nuc")]
+    }
+    assert validation_settings(made, "fine")["er"] == {
+        "voxel_sizes": [[8, 8, 8]],
+        "sources": [
+            ("results/fine/validation/predictions/{dataset}/crop{crop}/{label}", ["mito", "nuc"])
+        ],
+    }
+    # Also where the parts themselves are not submitted.
+    alone = plan(class_table=table, submission={"classes": ["er"]})
+    parts = [replace(ROWS[2], label=label) for label in ("mito", "nuc")]
+    assert alone.predicted("fine") == {1: parts}
+
+
+def test_averages_are_tuned_on_crops_of_all(plan):
+    assert plan().averaged() == {}
+    made = plan(submission={"select": "average"})
+    assert made.averaged() == {"nuc": ["fine", "coarse"]}
+    assert made.validated() == ["fine", "coarse", "average"]
+    assert validation_trainings(made, "average") == ["fine", "coarse"]
+    assert validation_settings(made, "average")["nuc"]["voxel_sizes"] == [[8, 8, 8]]
+    made = plan(submission={"select": {"nuc": {8: ["fine", "coarse"], 32: "coarse"}}})
+    assert made.averaged() == {"nuc": ["fine", "coarse"]}
+    assert made.sources(ROWS[3]) == ["coarse"]
+
+
+def test_what_nothing_gives_can_be_written_empty(plan):
+    assert plan().segmented() == [ROWS[0], ROWS[1], ROWS[3]]
+    made = plan(submission={"missing": "empty"})
+    assert made.segmented() == ROWS
+    assert made.given() == [ROWS[0], ROWS[1], ROWS[3]]
+
+
+def test_voxel_sizes_to_score_at(plan):
+    assert validation_settings(plan(), "fine")["nuc"]["voxel_sizes"] == [[8, 8, 8]]
+    coarse = validation_settings(plan(), "coarse")["nuc"]["voxel_sizes"]
+    assert coarse == [[8, 8, 8], [32, 32, 32]]
+    # Not asked for: at the training's own.
+    made = plan(submission={"classes": ["nuc"]})
+    assert validation_settings(made, "fine")["mito"]["voxel_sizes"] == []
+
+
 def test_part_of_the_crops_and_classes(plan):
     assert plan(submission={"crops": [2]}).crop_labels == [ROWS[3]]
     assert plan(submission={"classes": ["er", "nuc"]}).crop_labels == ROWS[1:]
@@ -72,6 +147,9 @@ def test_part_of_the_crops_and_classes(plan):
         ({"classes": ["golgi"]}, "submission.classes: golgi not in"),
         ({"select": {"mito": "nobody"}}, "'nobody' is not among"),
         ({"select": {"mito": "coarse"}}, "does not predict it"),
+        ({"select": {"mito": {8: ["fine", "coarse"]}}}, "does not predict it"),
+        ({"select": {"er": "fine:parts"}}, "does not predict all parts of it"),
+        ({"select": {"mito": {"8 8": "fine"}}}, "is not a voxel size in nm"),
         ({"classes": ["er"]}, "no training predicts any label"),
     ],
 )

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.relations import implied, read_class_table
+from cellmap_pipeline.relations import implied, parts_of, read_class_table
 
 TABLE = 'membrane,1,""\nlumen,2,""\nribo,3,""\norganelle,4,"1,2"\ncell,5,"4,3,77"\nout,6,""\n'
 
@@ -104,3 +104,24 @@ def test_nothing_heavy_is_imported():
     code = "import sys, cellmap_pipeline.relations; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+ATOMS = {
+    "mem": frozenset([1]), "lum": frozenset([2]), "ribo": frozenset([3]), "er": frozenset([4]),
+    "inner": frozenset([2, 3]), "mito": frozenset([1, 2, 3]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("classes", "parts"),
+    [
+        (["mem", "lum", "ribo", "er"], ["mem", "lum", "ribo"]),
+        (["ribo", "mem", "lum", "inner"], ["mem", "inner"]),
+        (["mem", "lum"], []),
+        (["mito", "mem", "inner", "unknown"], ["mem", "inner"]),
+        ([], []),
+    ],
+)
+def test_what_makes_a_class_together(classes, parts):
+    assert parts_of("mito", classes, ATOMS) == parts
+    assert parts_of("nowhere", classes, ATOMS) == []

@@ -24,5 +24,7 @@ with job(snakemake.log[0], snakemake.output):
     predicted = {name: [crop_label(row) for row in rows] for name, rows in cfg["predicted"].items()}
     truth = Path(cfg["ground_truth"]) if cfg["ground_truth"] else None
     checkpoints = {name: (Path(path), keys) for name, (path, keys) in cfg["checkpoints"].items()}
-    found = check_inputs(Path(cfg["data_root"]), trainings, predicted, truth, checkpoints)
+    found = check_inputs(
+        Path(cfg["data_root"]), trainings, predicted, truth, checkpoints, cfg["elsewhere"]
+    )
     write_json(found, snakemake.output[0])

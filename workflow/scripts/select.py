@@ -4,6 +4,7 @@ In: validation scores of all trainings.
 Out: selection.csv.
 """
 
+import sys
 from pathlib import Path
 
 from cellmap_pipeline.jobs import job, whole
@@ -13,9 +14,9 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.selection import read_scores, select_map, selection_table, write_selection
 
     cfg = snakemake.params.cfg
-    paths = dict(zip(cfg["trainings"], map(Path, snakemake.input.scores), strict=True))
+    paths = dict(zip(cfg["names"], map(Path, snakemake.input.scores), strict=True))
     rows = [(crop_label(row), row["sources"]) for row in cfg["rows"]]
     table = selection_table(rows, cfg["select"], read_scores(paths))
     with whole(snakemake.output[0]) as beside:
         write_selection(table, beside)
-    print(select_map(table))
+    print(select_map(table), file=sys.stderr)

@@ -1,0 +1,146 @@
+"""What a label is tuned and scored on: validation crops with its truth and its predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from operator import add
+from pathlib import Path
+
+import numpy as np
+
+from cellmap_pipeline.crops import intersection
+from cellmap_pipeline.geometry import Grid, Vector, apart
+from cellmap_pipeline.probabilities import Probabilities
+from cellmap_pipeline.stores import Location, volumes_in
+from cellmap_pipeline.tuning_evaluators import Case
+from cellmap_pipeline.volumes import LabelVolume, Volume
+
+
+@dataclass(frozen=True)
+class ValidationCrop:
+    """A crop that validates, the folder of its labels, and those that its datasplit leaves out."""
+
+    dataset: str
+    number: int
+    folder: Location
+    left_out: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, folder: Location, left_out: frozenset[str] = frozenset()) -> ValidationCrop:
+        """The crop whose labels lie in `…/{dataset}.zarr/…/crop{number}`."""
+        dataset = next(p.removesuffix(".zarr") for p in folder.parts if p.endswith(".zarr"))
+        return cls(dataset, int(folder.name.removeprefix("crop")), folder, left_out)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.dataset}/crop{self.number}"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A label's truth in a crop and its predictions, on voxels of the truth; not read yet.
+
+    Parameters
+    ----------
+    crop : its name.
+    volume : the truth.
+    probabilities : on the part of the truth's grid that is predicted.
+    """
+
+    crop: str
+    volume: LabelVolume
+    probabilities: Probabilities
+
+    @property
+    def grid(self) -> Grid:
+        """Of the voxels."""
+        return self.probabilities.grid
+
+    def load(self) -> Case:
+        """Read all of it."""
+        ids, known = self.volume.read(self.grid)
+        return Case(
+            channels=self.probabilities.read(),
+            truth=ids,
+            known=None if known.all() else known,
+            voxel_size=self.grid.voxel_size,
+        )
+
+    def on(self, grid: Grid) -> Truth:
+        """A part of it."""
+        return replace(self, probabilities=replace(self.probabilities, grid=grid))
+
+    def middle(self, most: int) -> Truth:
+        """The middle of it, of about so many voxels at most."""
+        return self.on(middle(self.grid, most))
+
+    def densest(self, most: int) -> Truth:
+        """A part of about so many voxels at most, the one with most of the label among some."""
+        shape = middle(self.grid, most).shape
+        if shape == self.grid.shape:
+            return self
+        inside = self.volume.read(self.grid)[0] > 0
+        # The middle first: it wins where nothing is denser.
+        room = [n - s for n, s in zip(self.grid.shape, shape, strict=True)]
+        places = [[m // 2, 0, m] for m in room]
+        starts = list(dict.fromkeys(product(*places)))
+        counts = [
+            np.count_nonzero(inside[tuple(map(slice, start, map(add, start, shape)))])
+            for start in starts
+        ]
+        return self.on(self.grid.box(starts[int(np.argmax(counts))], shape))
+
+
+def find_truths(
+    label: str,
+    voxel_size: Vector | None,
+    sources: Sequence[tuple[str, Sequence[str]]],
+    crops: Iterable[ValidationCrop],
+) -> list[Truth]:
+    """The crops in which a label is both annotated and predicted.
+
+    Parameters
+    ----------
+    voxel_size : nm; of each truth the resolution nearest to it is taken, or the finest for None.
+    sources : path with {dataset}, {crop} and {label}, and the parts that the label is made of, of
+        each prediction whose mean is taken.
+    """
+    found = []
+    for crop in crops:
+        paths = [
+            [
+                Path(path.format(dataset=crop.dataset, crop=crop.number, label=name))
+                for name in parts or [label]
+            ]
+            for path, parts in sources
+        ]
+        predicted = all(path.is_dir() for source in paths for path in source)
+        annotated = label not in crop.left_out and volumes_in(crop.folder, [label])
+        if not predicted or not annotated:
+            continue
+        volume = LabelVolume.open(crop.folder / label)
+        grids = [level.grid for level in volume.volume.levels]
+        grid = grids[0]
+        if voxel_size is not None:
+            grid = min(grids, key=lambda grid: apart(grid.voxel_size, voxel_size))
+        there = Volume.open(paths[0][0]).levels[0].grid
+        if grid.overlaps(there):
+            probabilities = Probabilities(label, intersection(grid, there), paths)
+            found.append(Truth(crop.name, volume, probabilities))
+    return found
+
+
+def middle(grid: Grid, most: int) -> Grid:
+    """The middle of a grid, of at most `most` voxels; its longest axes (nm) are cut."""
+    shape = list(grid.shape)
+    while math.prod(shape) > most:
+        lengths = [n * v if n > 1 else 0 for n, v in zip(shape, grid.voxel_size, strict=True)]
+        axis = int(np.argmax(lengths))
+        fits = most * shape[axis] // math.prod(shape)
+        shape[axis] = max(1, fits, shape[axis] // 2)
+    start = [(n - s) // 2 for n, s in zip(grid.shape, shape, strict=True)]
+    return grid.box(start, shape)

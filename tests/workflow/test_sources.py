@@ -1,0 +1,165 @@
+"""Several trainings, averages, parts and predictions made elsewhere, side by side in one run."""
+
+import csv
+import json
+import shutil
+from itertools import product
+
+import numpy as np
+import pytest
+import yaml
+
+from cellmap_pipeline.datasplit import read_datasplit
+from cellmap_pipeline.manifest import read_manifest
+from cellmap_pipeline.validation_cases import ValidationCrop
+from cellmap_pipeline.volumes import LabelVolume, Volume, create
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(new_run):
+    """Two trainings, trained."""
+    made = new_run()
+    made.train("other", learning_rate=2e-2)  # with the same split
+    made.configure(trainings=["tiny", "other"])
+    made.snakemake("results/tiny/model.ckpt", "results/other/model.ckpt")
+    return made
+
+
+def table(run):
+    with (run.folder / "results/selection.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_selection_stops_before_test_crops_are_predicted(run):
+    planned = run.planned("selection.csv")
+    assert planned["predict_validation"] == planned["validate"] == 2
+    assert "predict" not in planned and "segment" not in planned
+    run.snakemake("selection.csv")
+    rows = table(run)
+    kinds = {(row["label"], row["voxel_size"], row["training"]) for row in rows}
+    asked = [("nuc", "8 8 8"), *product(("mito", "pm"), ("8 8 8", "3.48 4 4"))]
+    assert kinds == {(*kind, name) for kind in asked for name in ("tiny", "other")}
+    assert all(row["score"] for row in rows)
+    chosen = [(row["label"], row["voxel_size"]) for row in rows if row["chosen"] == "yes"]
+    assert len(chosen) == len(set(chosen)) == 5
+
+
+def test_the_printed_map_leaves_losers_unpredicted(run):
+    said = (run.folder / "results/logs/select.log").read_text()
+    (line,) = [line for line in said.splitlines() if line.startswith("select: ")]
+    kept = (run.folder / "config/config.yaml").read_text()
+    losers = {row["training"] for row in table(run)} - {
+        row["training"] for row in table(run) if row["chosen"] == "yes"
+    }
+    run.configure(submission=yaml.safe_load(line))
+    run.snakemake("results/check_inputs.json")
+    planned = run.planned("submission.zip")
+    rows = read_manifest(yaml.safe_load(kept)["test_crops"])
+    assert planned["segment"] == len(rows) == 5
+    assert planned["predict"] <= 4 - 2 * len(losers)
+    assert "train" not in planned
+    (run.folder / "config/config.yaml").write_text(kept)
+
+
+def perfect(run, name, crops, classes):
+    """Predictions made elsewhere that are right."""
+    for crop in crops:
+        for label in classes:
+            volume = LabelVolume.open(crop.folder / label)
+            grid = volume.volume.levels[0].grid
+            path = run.folder / name / crop.dataset / f"crop{crop.number}" / label
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ids, _ = volume.read(grid)
+            create(path, grid, "uint8").write(np.where(ids > 0, 255, 0).astype(np.uint8)).result()
+
+
+def test_predictions_made_elsewhere_take_part(run, small_data):
+    split = read_datasplit(run.folder / "results/tiny/datasplit.csv", None)
+    crops = [ValidationCrop.of(folder) for usage, _, folder, _ in split if usage == "validate"]
+    perfect(run, "elsewhere", crops, ["mito", "pm"])
+    rows = read_manifest(small_data / "test_crop_manifest.csv")
+    for row in rows:
+        path = run.folder / f"elsewhere/{row.dataset}/crop{row.crop}/{row.label}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create(path, row.grid, "uint8").write(np.full(row.grid.shape, 255, np.uint8)).result()
+    template = "elsewhere/{dataset}/crop{crop}/{label}"
+    run.configure(predictions={"nnunet": {"path": template, "classes": ["mito", "pm"]}})
+    run.snakemake("selection.csv", "submission.zip")
+    best = {
+        (r["label"], r["voxel_size"]): r["training"] for r in table(run) if r["chosen"] == "yes"
+    }
+    assert best.pop(("nuc", "8 8 8")) in ("tiny", "other")
+    assert set(best.values()) == {"nnunet"}
+    found = json.loads((run.folder / "results/nnunet/validation/scores.json").read_text())
+    assert found["classes"]["pm"]["score"] > 0.95
+    for row in rows:
+        if row.label == "pm":
+            path = run.folder / f"results/segmentations/{row.dataset}/crop{row.crop}/pm"
+            assert Volume.open(path).levels[0].array.read().result().all()
+
+
+def test_predictions_that_are_not_there_are_named_first(run):
+    shutil.move(run.folder / "elsewhere/demo_cell-1/crop5/pm", run.folder / "away")
+    run.configure(submission={"classes": ["pm"]})
+    done = run.snakemake("submission.zip", check=False)
+    assert done.returncode != 0
+    assert "predictions.nnunet: elsewhere/demo_cell-1/crop5/pm does not exist" in done.stdout
+    run.configure(predictions={}, submission={})
+
+
+def test_averages_are_tuned_as_such(run):
+    run.configure(submission={"select": {"pm": ["tiny", "other"]}, "classes": ["pm"]})
+    run.snakemake("submission.zip")
+    found = json.loads((run.folder / "results/average/validation/scores.json").read_text())
+    (pm,) = found["classes"].values()
+    assert len(pm["voxel_sizes"]) == 2
+    log = (run.folder / "results/logs/segment/demo_cell-1/crop5/pm.log").read_text()
+    assert "pm by tiny, other, with settings found for average" in log
+
+
+def test_a_label_made_of_its_parts_and_one_that_nothing_gives(run, small_data):
+    rows = [r for r in read_manifest(small_data / "test_crop_manifest.csv") if r.crop == 5]
+    (run.folder / "classes.csv").write_text('nuc,1,""\nmito,2,""\npm,3,""\ncell,9,"1,2,3"\n')
+    lines = (small_data / "test_crop_manifest.csv").read_text().splitlines()
+    more = [lines[1].replace(",nuc,", f",{label},") for label in ("cell", "golgi")]
+    (run.folder / "manifest.csv").write_text("\n".join([*lines, *more]) + "\n")
+    run.configure(
+        trainings=["tiny"],
+        test_crops="manifest.csv",
+        ground_truth=None,
+        class_table="classes.csv",
+        submission={"classes": ["cell", "golgi"], "missing": "empty"},
+    )
+    run.snakemake("submission.zip", "selection.csv")
+    made = run.folder / "results/segmentations/demo_cell-1/crop5"
+    (level,) = Volume.open(made / "golgi").levels
+    assert level.grid == rows[0].grid and not level.array.read().result().any()
+    assert [row["training"] for row in table(run)] == ["tiny:parts"]
+    parts = run.folder / "results/tiny/predictions/demo_cell-1/crop5"
+    assert {path.name for path in parts.iterdir() if path.is_dir()} >= {"nuc", "mito", "pm"}
+    assert (made / "cell").is_dir()
+    run.configure(submission={"classes": ["cell", "golgi"]})
+    run.snakemake("submission.zip")
+    said = (run.folder / "results/logs/package.log").read_text()
+    assert "crop5/golgi: the label is missing" in said
+
+
+def test_the_truth_of_test_crops_is_not_read_before_they_are_scored(new_run, small_data, tmp_path):
+    """Without a readable voxel of it, the same submission comes out."""
+    runs = []
+    for spoil in (False, True):
+        made = new_run()
+        truth = tmp_path / f"{spoil}.zarr"
+        shutil.copytree(small_data / "ground_truth.zarr", truth)
+        for chunk in truth.rglob("*"):
+            if spoil and chunk.is_file() and not chunk.name.startswith("."):
+                chunk.write_bytes(b"no chunk")
+        made.configure(ground_truth=str(truth))
+        made.snakemake("submission.zip", "selection.csv")
+        runs.append(made)
+    one, other = ((made.folder / "submission.zip").read_bytes() for made in runs)
+    assert one == other
+    failed = runs[1].snakemake("scores.json", check=False)
+    assert failed.returncode != 0 and "cannot be decoded" in failed.stdout
