@@ -6,6 +6,7 @@ import lzma
 import zipfile
 import zlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,76 @@ from cellmap_pipeline.errors import InputError
 
 # What zarr, its codecs and zipfile raise on chunks that are broken or cut off.
 DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+
+
+# A codec that runs what it reads as code.
+UNSAFE_CODECS = {"pickle"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The array of a label, read where it is asked for.
+
+    Parameters
+    ----------
+    array : zarr 2.
+    name : what errors call it.
+    """
+
+    array: zarr.Array
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the voxels."""
+        return self.array.dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Voxels of a chunk."""
+        return self.array.chunks
+
+    @property
+    def order(self) -> str:
+        """Order in memory of what is read, C or F."""
+        return self.array.order
+
+    @cached_property
+    def attributes(self) -> dict[str, Any]:
+        """What is said about the array.
+
+        Raises
+        ------
+        InputError
+            The attributes cannot be read.
+        """
+        try:
+            attributes = self.array.attrs.asdict()
+        except DECODE_ERRORS as error:
+            raise InputError(f"{self.name}: .zattrs cannot be read ({error})") from None
+        if not isinstance(attributes, dict):
+            raise InputError(f"{self.name}: .zattrs must hold attributes by name")
+        return attributes
+
+    def __getitem__(self, box: Any) -> NDArray[Any]:
+        """The voxels in a box.
+
+        Raises
+        ------
+        InputError
+            Chunks are broken.
+        """
+        try:
+            return np.asarray(self.array[box])
+        except DECODE_ERRORS as error:
+            raise InputError(
+                f"{self.name} cannot be read ({type(error).__name__}: {error}): write it again"
+            ) from None
 
 
 @dataclass
@@ -67,37 +138,26 @@ class Archive:
                     of_crop.append(parts[1])
         return cls(path, store, root, {crop: sorted(labels[crop]) for crop in sorted(labels)})
 
-    def array(self, crop: str, label: str) -> zarr.Array:
+    def array(self, crop: str, label: str) -> Stored:
         """The array of a label.
 
         Raises
         ------
         InputError
-            Its metadata cannot be read.
+            Its metadata cannot be read, or it would have to be decoded by running code.
         """
+        name = f"{self.path}: {crop}/{label}"
         try:
-            return zarr.Array(self.store, path=f"{self.root}{crop}/{label}", read_only=True)
+            array = zarr.Array(self.store, path=f"{self.root}{crop}/{label}", read_only=True)
         except (KeyError, TypeError, zarr.errors.MetadataError, *DECODE_ERRORS) as error:
             raise InputError(
-                f"{self.path}: {crop}/{label} has broken zarr 2 metadata "
-                f"({type(error).__name__}: {error}): write it again"
+                f"{name} has broken zarr 2 metadata ({type(error).__name__}: {error}): write it "
+                "again"
             ) from None
-
-    def read(self, crop: str, label: str) -> NDArray[Any]:
-        """All voxels of a label.
-
-        Raises
-        ------
-        InputError
-            Metadata or chunks are broken.
-        """
-        array = self.array(crop, label)
-        try:
-            return np.asarray(array[:])
-        except DECODE_ERRORS as error:
-            raise InputError(
-                f"{self.path}: {crop}/{label} cannot be decoded ({error}): write it again"
-            ) from None
+        codecs = {codec.codec_id for codec in [*(array.filters or ()), array.compressor] if codec}
+        if array.dtype.kind == "O" or codecs & UNSAFE_CODECS:
+            raise InputError(f"{name} holds Python objects: write numbers")
+        return Stored(array, name)
 
 
 def _zarr_folder(path: Path, names: list[str]) -> str:
