@@ -91,6 +91,35 @@ def check_placeable(shape: Sequence[int], attributes: Mapping[str, Any], target:
         _offset(translation, target)
 
 
+def safe_translation(grid: Grid) -> Vector:
+    """The translation to write for an array that lies on `grid`, so that it is scored there.
+
+    The grid's own, but where the evaluator's rounding would put an array with it a voxel off: then
+    as much more as one millionth of a voxel.
+    """
+    return tuple(
+        t + 1e-6 * v if off else t
+        for t, v, off in zip(
+            grid.translation, grid.voxel_size, _offset(grid.translation, grid), strict=True
+        )
+    )
+
+
+def lies_on(attributes: Mapping[str, Any], target: Grid) -> tuple[bool, bool]:
+    """Whether an array's voxel size and its translation are the target's, for the evaluator, too.
+
+    Parameters
+    ----------
+    attributes : that passed `check_placeable`.
+    """
+    voxel_size, translation = submitted_grid(attributes)
+    same_size = voxel_size is not None and bool(np.allclose(voxel_size[-3:], target.voxel_size))
+    if translation is None:
+        return same_size, False
+    close = np.allclose(translation[-3:], target.translation, rtol=1e-9, atol=1e-3)
+    return same_size, bool(close) and not any(_offset(translation, target))
+
+
 def align(
     array: Volume | NDArray[Any],
     voxel_size: Sequence[float] | None,

@@ -161,15 +161,20 @@ class Archive:
 
 
 def _zarr_folder(path: Path, names: list[str]) -> str:
-    """The one folder `….zarr/` in which a zip holds everything, or nothing."""
+    """The one folder `….zarr/` in which a zip holds everything, or nothing.
+
+    The evaluator looks for such folders at any depth.
+    """
     roots = set()
     for name in names:
-        head, found, _ = name.partition(".zarr/")
-        if found:
-            roots.add(head + found)
+        parts = name.split("/")
+        roots |= {"/".join(parts[: i + 1]) for i, p in enumerate(parts) if p.endswith(".zarr")}
     if len(roots) > 1:
-        raise InputError(
-            f"{path} holds several zarr folders ({', '.join(sorted(roots))}): zip the contents of "
-            "one of them"
-        )
-    return roots.pop() if roots else ""
+        remedy = "zip the contents of one of them"
+        if any(root.startswith("__MACOSX/") for root in roots):
+            remedy = "take out what macOS added (zip -d submission.zip '__MACOSX/*')"
+        shown = ", ".join(sorted(roots)[:5])
+        raise InputError(f"{path} holds several zarr folders ({shown}): {remedy}")
+    if roots & set(names):
+        raise InputError(f"{path}: {roots.pop()} is a file, not a folder of crops: package again")
+    return f"{roots.pop()}/" if roots else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ def run_bounded(
     tasks: Sequence[T],
     needs: Sequence[int],
     workers: int,
-    memory: int,
+    memory: int | None,
     start: Callable[..., None],
     start_arguments: tuple[Any, ...],
     description: str,
@@ -31,9 +32,11 @@ def run_bounded(
     ----------
     work : called with a task; where there are several workers, in another process.
     needs : bytes that each task takes.
-    memory : bytes for all of them together.
+    memory : bytes for all of them together; by default half of the machine's.
     start, start_arguments : called once in every process.
     """
+    if memory is None:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     order = sorted(range(len(tasks)), key=lambda i: -needs[i])
     # disable=None: no bar where nobody looks at a terminal.
     with tqdm(total=len(tasks), desc=description, unit="label", disable=None) as bar:

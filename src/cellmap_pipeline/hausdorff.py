@@ -20,6 +20,8 @@ from cellmap_pipeline.objects import Objects
 from cellmap_pipeline.slabs import SLAB_VOXELS, Box
 
 FACTOR = 4
+# Cubes that are divided at a time.
+BATCH = 256
 # Points of a tree; a larger surface is searched in parts.
 TREE_POINTS = 1 << 24
 
@@ -134,22 +136,47 @@ def farthest(
     """
     levels = [mask]
     while max(levels[-1].shape) > FACTOR:
-        levels.append(_padded(np.asarray(_cubes(levels[-1]).any(axis=(1, 3, 5)))))
-    cells = np.argwhere(levels[-1])
-    distance = 0.0
-    for level in range(len(levels) - 1, -1, -1):
+        levels.append(_padded(_coarser(levels[-1])))
+    search = _Search(levels, origin, surface, cap)
+    search.descend(len(levels) - 1, _where(levels[-1]))
+    return min(search.best, cap)
+
+
+@dataclass
+class _Search:
+    """The search of `farthest`: most promising cubes first, down to their voxels.
+
+    Parameters
+    ----------
+    levels : the mask, and where cubes of it of growing sizes hold some of it.
+    best : largest distance that is known to occur.
+    """
+
+    levels: list[NDArray[np.bool_]]
+    origin: NDArray[np.int64]
+    surface: Surface
+    cap: float
+    best: float = 0.0
+
+    def descend(self, level: int, cells: NDArray[np.int64]) -> None:
+        """Raise `best` to the largest distance within some cubes of a level."""
         size = FACTOR**level
-        centres = surface.distance(cells * size + (size - 1) / 2 + origin)
-        radius = (size - 1) / 2 * float(np.linalg.norm(surface.spacing))
-        distance = max(distance, float(centres.max()) - radius)
-        if distance >= cap:
-            return cap
-        if level:
-            cells = cells[centres + radius >= distance * (1 - 1e-9)]
-            z, y, x = cells.T
-            cube, *inside = np.nonzero(_cubes(levels[level - 1])[z, :, y, :, x, :])
-            cells = cells[cube] * FACTOR + np.stack(inside, axis=1)
-    return distance
+        centres = self.surface.distance(cells * size + (size - 1) / 2 + self.origin)
+        if level == 0:
+            self.best = max(self.best, float(centres.max()))
+            return
+        radius = (size - 1) / 2 * float(np.linalg.norm(self.surface.spacing))
+        self.best = max(self.best, float(centres.max()) - radius)
+        order = np.argsort(-centres)
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            batch = batch[centres[batch] + radius >= self.best * (1 - 1e-9)]
+            if not batch.size or self.best >= self.cap:
+                return
+            z, y, x = cells[batch].T
+            finer = self.levels[level - 1]
+            cube, *inside = np.nonzero(_cubes(finer)[z, :, y, :, x, :])
+            self.descend(level - 1, cells[batch][cube] * FACTOR + np.stack(inside, axis=1))
 
 
 def _mask(where: Callable[[Box], NDArray[np.bool_]], box: Box) -> NDArray[np.bool_]:
@@ -185,7 +212,7 @@ def _outermost(objects: Objects, number: int) -> NDArray[np.int32]:
                     core[tuple(at)] = False
         outer = (inside & ~core)[part[0].start - below : part[0].stop - below]
         start = np.array([part[0].start, part[1].start, part[2].start], np.int32)
-        found.append(np.argwhere(outer).astype(np.int32) + start)
+        found.append(_where(outer).astype(np.int32) + start)
     return np.concatenate(found)
 
 
@@ -195,6 +222,19 @@ def _layers(box: Box) -> Iterator[Box]:
     thick = max(1, SLAB_VOXELS // plane)
     for z in range(box[0].start, box[0].stop, thick):
         yield slice(z, min(z + thick, box[0].stop)), box[1], box[2]
+
+
+def _where(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n, 3) voxels of a mask. Like `np.argwhere`, but faster."""
+    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=1)
+
+
+def _coarser(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which cubes of a padded mask hold some of it."""
+    # The bytes of four voxels in a row are one number.
+    rows = mask.view(np.uint32) != 0
+    planes = rows[:, ::4] | rows[:, 1::4] | rows[:, 2::4] | rows[:, 3::4]
+    return planes[::4] | planes[1::4] | planes[2::4] | planes[3::4]
 
 
 def _padded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import cc3d
 import fastremap
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -25,7 +26,7 @@ class Objects:
     Parameters
     ----------
     volume : (z, y, x) numbers, unsigned; 0 is background.
-    sizes : voxels.
+    sizes : voxels; [0] is the background's.
     starts, stops : (n + 1, 3) of the boxes, in voxels.
     names : id of each in the source. Those of components are their numbers.
     """
@@ -39,12 +40,17 @@ class Objects:
     @classmethod
     def of(cls, volume: NDArray[Any], names: NDArray[np.int64] | None = None) -> Objects:
         """Measure the objects of a numbered volume."""
-        statistics = cc3d.statistics(volume, no_slice_conversion=True)
-        boxes = statistics["bounding_boxes"].astype(np.int64)
-        sizes = statistics["voxel_counts"].astype(np.int64)
+        found = find_objects(volume)
+        sizes = np.zeros(len(found) + 1, np.int64)
+        boxes = np.zeros((len(found) + 1, 3, 2), np.int64)
+        numbers, counts = fastremap.unique(volume, return_counts=True)
+        sizes[numbers] = counts
+        for number, box in enumerate(found, 1):
+            if box is not None:
+                boxes[number] = [(part.start, part.stop) for part in box]
         if names is None:
             names = np.arange(len(sizes))
-        return cls(volume, sizes, boxes[:, ::2], boxes[:, 1::2] + 1, names)
+        return cls(volume, sizes, boxes[..., 0], boxes[..., 1], names)
 
     @property
     def numbers(self) -> NDArray[np.int64]:
@@ -82,9 +88,9 @@ def objects_of_ids(volume: Volume) -> Objects:
         return Objects.of(_kept(volume))
     ids = _ids(volume)
     numbered = np.zeros(volume.shape, np.min_scalar_type(len(ids)))
+    number_of = {id_: number for number, id_ in enumerate([0, *ids.tolist()])}
     for box in slab_boxes(volume):
-        slab = volume[box].astype(ids.dtype)
-        numbered[box] = np.where(slab == 0, 0, np.searchsorted(ids, slab) + 1)
+        numbered[box] = fastremap.remap(_whole(volume[box]), number_of)
     names = ids.astype(np.int64) if highest <= size else np.arange(1, len(ids) + 1)
     return Objects.of(numbered, np.concatenate([np.zeros(1, np.int64), names]))
 
@@ -94,11 +100,52 @@ def count_ids(volume: Volume) -> int:
     return len(_ids(volume))
 
 
-def label_components(volume: Volume, most: float | None = None) -> NDArray[Any] | None:
-    """Number the connected components (26-neighbourhood, ids kept apart), as cc3d does.
+class SlabComponents:
+    """Connected components (26-neighbourhood, ids kept apart) of slabs that lie on each other.
 
-    They are numbered in the order in which their first voxels come in memory. In slabs, that is
-    where the components of two slabs touch, they are joined.
+    They are numbered in the order in which their first voxels come in memory, as cc3d does with
+    the whole volume: within each slab at first, then those that touch are joined.
+    """
+
+    def __init__(self) -> None:
+        self.counts = [0]
+        self._joined = [np.zeros((2, 0), np.int64)]
+        self._above: tuple[NDArray[Any], NDArray[np.int64]] | None = None
+
+    def add(self, slab: NDArray[Any] | None) -> tuple[NDArray[Any], int]:
+        """Components of the next slab, numbered from 1; None stands for an empty one."""
+        if slab is None:
+            self._above = None
+            self.counts.append(self.counts[-1])
+            return np.zeros(0, np.uint16), 0
+        local, n = _components(slab)
+        if self._above:
+            self._joined.append(_touching(*self._above, slab[0], self._shifted(local[0])))
+        self._above = slab[-1].copy(), self._shifted(local[-1])
+        self.counts.append(self.counts[-1] + n)
+        return local, n
+
+    @property
+    def at_least(self) -> int:
+        """Components so far: each pair of them that touches joins two at most."""
+        return self.counts[-1] - sum(pairs.shape[1] for pairs in self._joined)
+
+    def numbers(self) -> NDArray[np.int64]:
+        """Final numbers of the components of all slabs, one after the other."""
+        n, pairs = self.counts[-1], np.concatenate(self._joined, axis=1)
+        graph = coo_array((np.ones(pairs.shape[1], np.int8), pairs - 1), (n, n))
+        _, group = connected_components(graph, directed=False)
+        _, first, group = np.unique(group, return_index=True, return_inverse=True)
+        number = np.empty(len(first), np.int64)
+        number[np.argsort(first)] = np.arange(1, len(first) + 1)
+        return number[group]
+
+    def _shifted(self, plane: NDArray[Any]) -> NDArray[np.int64]:
+        return np.where(plane == 0, 0, plane + np.int64(self.counts[-1]))
+
+
+def label_components(volume: Volume, most: float | None = None) -> NDArray[Any] | None:
+    """Number the connected components as `SlabComponents` does.
 
     Parameters
     ----------
@@ -114,29 +161,20 @@ def label_components(volume: Volume, most: float | None = None) -> NDArray[Any] 
         numbered, n = _components(volume[boxes[0]])
         return None if most is not None and n > most else numbered
     numbered = np.zeros(volume.shape, np.uint16)
-    counts, joined = [0], [np.zeros((2, 0), np.int64)]
-    above: tuple[NDArray[Any], NDArray[np.int64]] | None = None
+    components = SlabComponents()
     for box in boxes:
-        slab = volume[box]
-        local, n = _components(slab)
+        local, n = components.add(volume[box])
         if n > SMALL and numbered.dtype == np.uint16:
             numbered = numbered.astype(np.uint32)
         numbered[box] = local
-        if above:
-            top = np.where(local[0] == 0, 0, local[0] + np.int64(counts[-1]))
-            joined.append(_touching(*above, slab[0], top))
-        bottom = np.where(local[-1] == 0, 0, local[-1] + np.int64(counts[-1]))
-        above = slab[-1].copy(), bottom
-        counts.append(counts[-1] + n)
-        # Each pair joins two at most.
-        if most is not None and counts[-1] - sum(pairs.shape[1] for pairs in joined) > most:
+        if most is not None and components.at_least > most:
             return None
-    final = _joined_numbers(np.concatenate(joined, axis=1), counts[-1])
+    final = components.numbers()
     n = int(final.max(initial=0))
     if most is not None and n > most:
         return None
     result = numbered if n <= SMALL or numbered.itemsize > 2 else numbered.astype(np.uint32)
-    for box, first, last in zip(boxes, counts[:-1], counts[1:], strict=True):
+    for box, first, last in zip(boxes, components.counts, components.counts[1:], strict=False):
         lookup = np.concatenate([[0], final[first:last]]).astype(result.dtype)
         result[box] = lookup[numbered[box]]
     return result
@@ -166,10 +204,13 @@ def _kept(volume: Volume) -> NDArray[Any]:
 
 
 def _ids(volume: Volume) -> NDArray[Any]:
-    found = np.zeros(0, volume.dtype)
-    for (slab,) in slabs(volume):
-        found = np.union1d(found, fastremap.unique(slab))
-    return found[found != 0]
+    found = [fastremap.unique(_whole(slab)) for (slab,) in slabs(volume)]
+    ids = np.unique(np.concatenate(found))
+    return ids[ids != 0]
+
+
+def _whole(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.int64) if values.dtype.kind == "f" else values
 
 
 def _touching(
@@ -177,21 +218,13 @@ def _touching(
 ) -> NDArray[np.int64]:
     """(2, n) pairs of components of two planes that lie on each other and share a value."""
     height, width = values.shape
+    base = int(top.max(initial=0)) + 1
     found = []
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
             a = slice(max(0, -dy), height - max(0, dy)), slice(max(0, -dx), width - max(0, dx))
             b = slice(max(0, dy), height - max(0, -dy)), slice(max(0, dx), width - max(0, -dx))
             same = (values[a] == below[b]) & (labels[a] != 0)
-            found.append(np.stack([labels[a][same], top[b][same]]))
-    return np.unique(np.concatenate(found, axis=1), axis=1)
-
-
-def _joined_numbers(pairs: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Final numbers of the components 1 to n after those of `pairs` became one."""
-    graph = coo_array((np.ones(pairs.shape[1], np.int8), pairs - 1), (n, n))
-    _, group = connected_components(graph, directed=False)
-    _, first, group = np.unique(group, return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.int64)
-    number[np.argsort(first)] = np.arange(1, len(first) + 1)
-    return number[group]
+            found.append(fastremap.unique(labels[a][same] * base + top[b][same]))
+    keys = np.unique(np.concatenate(found))
+    return np.stack([keys // base, keys % base])

@@ -6,7 +6,6 @@ Method: cellmap-segmentation-challenge, utils.eval_utils (2026-06-30).
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,36 +104,45 @@ def score_label(submission: Archive, truth: Archive, task: Task) -> Scores:
     InputError
         An array is broken or does not lie on the grid that it should.
     """
-    crop, label = task.crop, task.label
-    where = f"{crop}/{label}"
-    stored = truth.array(crop, label)
+    stored = truth.array(task.crop, task.label)
     target = task.grid or _own_grid(stored)
-    if stored.shape != target.shape:
-        raise InputError(
-            f"{truth.path}: {where} has the shape {list(stored.shape)} but the manifest says "
-            f"{list(target.shape)}: use the manifest that belongs to the truth"
-        )
     common = {"num_voxels": target.size, "voxel_size": list(target.voxel_size)}
     if task.submitted_as is None:
+        _check_shape(stored, target)
         own = {"voxel_size": stored.attributes.get("voxel_size", common["voxel_size"])}
         return _missing(stored, task) | common | own | {"is_missing": True}
-    pred = placed(submission.array(task.submitted_as, label), target, is_instance(label))
-    true: Volume = stored
-    if label + MASK_SUFFIX in truth.labels[crop]:
-        mask = truth.array(crop, label + MASK_SUFFIX)
-        if mask.shape != true.shape:
-            raise InputError(f"{truth.path}: {where}{MASK_SUFFIX} differs in shape from {where}")
-        pred, true = Masked(pred, mask), Masked(true, mask)
+    pred, true = compared(submission, truth, task.submitted_as, task.crop, task.label, target)
     try:
-        if is_instance(label):
+        if is_instance(task.label):
             score = score_instance(pred, true, target.voxel_size, task.without_collisions)
         else:
             score = score_semantic(pred, true)
     except InputError:
         raise
     except (ValueError, TypeError) as error:
-        raise InputError(f"{where} cannot be scored: {error}") from None
+        raise InputError(f"{task.crop}/{task.label} cannot be scored: {error}") from None
     return score | common | {"is_missing": False}
+
+
+def compared(
+    submission: Archive, truth: Archive, submitted_as: str, crop: str, label: str, target: Grid
+) -> tuple[Volume, Volume]:
+    """A submitted label and its truth as they are compared: on one grid, and masked.
+
+    Raises
+    ------
+    InputError
+        The evaluator would stop at the array, or the truth does not lie on the grid.
+    """
+    stored = truth.array(crop, label)
+    _check_shape(stored, target)
+    pred = placed(submission.array(submitted_as, label), target, is_instance(label))
+    if label + MASK_SUFFIX not in truth.labels[crop]:
+        return pred, stored
+    mask = truth.array(crop, label + MASK_SUFFIX)
+    if mask.shape != stored.shape:
+        raise InputError(f"{mask.name} differs in shape from {crop}/{label}")
+    return Masked(pred, mask), Masked(stored, mask)
 
 
 def placed(array: Stored, target: Grid, instance: bool) -> Volume:
@@ -189,7 +197,7 @@ def score_submission(
     tasks = _tasks(*opened, rows, without_collisions)
     needs = [_needed_bytes(*opened, task) for task in tasks]
     per_crop: dict[str, Scores] = {}
-    memory = int(memory_gb * 2**30) if memory_gb else _half_of_memory()
+    memory = int(memory_gb * 2**30) if memory_gb else None
     for task, score in run_bounded(
         _score_task, tasks, needs, workers, memory, _open, (submission, truth), "Scoring"
     ):
@@ -236,10 +244,6 @@ def _needed_bytes(submission: Archive, truth: Archive, task: Task) -> int:
     return need
 
 
-def _half_of_memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
 # A process's own open archives: file handles must not be shared between processes.
 _opened: list[Archive] = []
 
@@ -251,6 +255,14 @@ def _open(submission: str | Path, truth: str | Path) -> None:
 def _score_task(task: Task) -> Scores:
     submission, truth = _opened
     return score_label(submission, truth, task)
+
+
+def _check_shape(truth: Stored, target: Grid) -> None:
+    if truth.shape != target.shape:
+        raise InputError(
+            f"{truth.name} has the shape {list(truth.shape)} but the manifest says "
+            f"{list(target.shape)}: use the manifest that belongs to the truth"
+        )
 
 
 def _own_grid(array: Stored) -> Grid:
