@@ -113,13 +113,13 @@ def scattered(
         draw(pred, moved, radius * rng.uniform(0.9, 1.1, 3), i + 1)
     made = 0
     while made < stray:
-        made += draw(pred, rng.uniform(0, side, 3), rng.uniform(1.5, 4, 3), n + made + 1, alone=True)
+        made += draw(
+            pred, rng.uniform(0, side, 3), rng.uniform(1.5, 4, 3), n + made + 1, alone=True
+        )
     return pred, truth
 
 
-def draw(
-    volume: NDArray[Any], place: Any, radius: Any, value: int, alone: bool = False
-) -> bool:
+def draw(volume: NDArray[Any], place: Any, radius: Any, value: int, alone: bool = False) -> bool:
     """Put an ellipsoid into a volume; `alone`, only where nothing is yet."""
     low = np.maximum(np.floor(place - radius - 1), 0).astype(int)
     high = np.minimum(np.ceil(place + radius + 2), volume.shape).astype(int)

@@ -12,6 +12,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from isal import isal_zlib
+
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 # Extra fields of a local header that are read along with it.
 GUESSED_EXTRA = 64
@@ -68,6 +70,6 @@ class ZipReader:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.file_size + 1)
             except zlib.error as error:
                 raise zipfile.BadZipFile(f"the entry cannot be unpacked: {error}") from None
-        if len(data) != entry.file_size or zlib.crc32(data) != entry.CRC:
+        if len(data) != entry.file_size or isal_zlib.crc32(data) != entry.CRC:
             raise zipfile.BadZipFile("size or checksum are not what the directory says")
         return data
