@@ -15,6 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.zip_reader import ZipReader
 
 # What zarr, its codecs and zipfile raise on chunks that are broken or cut off.
 DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
@@ -101,16 +102,18 @@ class Archive:
         evaluator does.
     labels : names of the arrays in each crop, sorted. Groups and zarr 3 arrays are not labels,
         as for the evaluator.
+    zip : its entries, where it is one.
     """
 
     path: Path
     store: Any
     root: str = ""
     labels: dict[str, list[str]] = field(default_factory=dict)
+    zip: ZipReader | None = None
 
     @classmethod
-    def open(cls, path: str | Path) -> Archive:
-        """List the labels at `path`.
+    def open(cls, path: str | Path, reader: ZipReader | None = None) -> Archive:
+        """List the labels at `path`, a zip that `reader` may have opened already.
 
         Raises
         ------
@@ -124,8 +127,9 @@ class Archive:
             store = zarr.DirectoryStore(str(path))
             root = ""
         elif zipfile.is_zipfile(path):
-            store = zarr.ZipStore(str(path), mode="r")
-            keys = store.zf.namelist()
+            reader = reader or ZipReader(path)
+            store = zarr.storage.KVStore(reader)
+            keys = list(reader)
             root = _zarr_folder(path, keys)
         else:
             raise InputError(f"{path} is neither a zip nor a folder of crop*/label arrays")
@@ -136,7 +140,8 @@ class Archive:
                 of_crop = labels.setdefault(parts[0], [])
                 if len(parts) == 3 and parts[2] == ".zarray":
                     of_crop.append(parts[1])
-        return cls(path, store, root, {crop: sorted(labels[crop]) for crop in sorted(labels)})
+        named = {crop: sorted(labels[crop]) for crop in sorted(labels)}
+        return cls(path, store, root, named, reader)
 
     def array(self, crop: str, label: str) -> Stored:
         """The array of a label.

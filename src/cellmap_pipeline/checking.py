@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from cellmap_pipeline.bounded_jobs import run_bounded
 from cellmap_pipeline.checking_labels import Checked, check_label
 from cellmap_pipeline.checking_truth import check_against_truth
 from cellmap_pipeline.checking_zip import (
+    MAX_METADATA_BYTES,
     REPACK,
     Problem,
     beside_problems,
     entry_problems,
     group_problems,
+    metadata_entries,
     rejected,
 )
 from cellmap_pipeline.classes import is_instance
@@ -62,18 +65,19 @@ def check(
     """
     if not zipfile.is_zipfile(path):
         return [rejected(f"{path} is not a zip file, or is cut off: {REPACK}")]
-    reader = ZipReader.open(path)
-    problems = list(entry_problems(reader.archive.infolist()))
+    reader = ZipReader(path)
+    problems = list(entry_problems(reader.entries))
+    if any(entry.file_size > MAX_METADATA_BYTES for entry in metadata_entries(reader.entries)):
+        return problems
     try:
-        submission = Archive.open(path)
+        submission = Archive.open(path, reader)
     except InputError as error:
         return [*problems, rejected(str(error))]
-    names = reader.archive.namelist()
-    problems += beside_problems(names, submission.root)
-    problems += group_problems(reader, submission.root, list(submission.labels))
-    reader.close()
+    problems += beside_problems(list(reader), submission.root)
     crops = _crops(submission, manifest)
-    if not any(crop in submission.labels for crop in crops.values()):
+    there = [crop for crop in submission.labels if crop in crops.values()]
+    problems += group_problems(reader, submission.root, there)
+    if not there:
         held = ", ".join(submission.labels) or "none"
         problems.append(
             rejected(
@@ -84,12 +88,14 @@ def check(
     problems += _extra_problems(submission, manifest, crops)
     present = [row for row in manifest if row.label in submission.labels.get(crops[row.crop], ())]
     needs = [_needed_bytes(row, truth is not None) for row in present]
+    _open(path, manifest, truth, submission)
     checked = dict(
         run_bounded(
             _check_row, present, needs, workers, None, _open, (path, manifest, truth), "Checking"
         )
     )
-    problems += _missing_problems(submission, names, manifest, crops)
+    _opened.clear()
+    problems += _missing_problems(submission, reader, manifest, crops)
     for row in sorted(present, key=lambda row: (row.crop, row.label)):
         problems += checked[row].problems
     problems += _implausible(checked)
@@ -146,7 +152,7 @@ def _extra_problems(
 
 def _missing_problems(
     submission: Archive,
-    names: Sequence[str],
+    names: Collection[str],
     manifest: Sequence[CropLabel],
     crops: Mapping[int, str],
 ) -> Iterator[Problem]:
@@ -161,7 +167,6 @@ def _missing_problems(
         left = set(manifest).difference(without)
         return f"{ceiling(manifest, left)['overall']:.4f} at most"
 
-    groups = {name for name in names if name.endswith("/.zgroup")}
     for number, of_crop in itertools.groupby(
         sorted(missing, key=lambda row: (row.crop, row.label)), key=lambda row: row.crop
     ):
@@ -174,8 +179,10 @@ def _missing_problems(
             )  # fmt: skip
             continue
         for row in rows:
+            if f"{submission.root}{crop}/{row.label}/zarr.json" in names:
+                continue
             cost = f"without it the overall score can reach {reach([row])}"
-            if f"{submission.root}{crop}/{row.label}/.zgroup" in groups:
+            if f"{submission.root}{crop}/{row.label}/.zgroup" in names:
                 message = (
                     f"a group, which the evaluator takes for missing ({cost}): store the array "
                     "itself under the label's name"
@@ -218,32 +225,47 @@ def _implausible(checked: Mapping[CropLabel, Checked]) -> Iterator[Problem]:
             )  # fmt: skip
 
 
-# A process's own open archives: file handles must not be shared between processes.
-_opened: dict[str, Any] = {}
+@dataclass
+class _Opened:
+    """What the processes that check labels need; where they are forked, they share it."""
+
+    arguments: tuple[Any, ...]
+    submission: Archive
+    entries: dict[tuple[str, str], Entries]
+    crops: dict[int, str]
+    truth: Archive | None
 
 
-def _open(path: str | Path, manifest: Sequence[CropLabel], truth: str | Path | None) -> None:
-    reader, submission = ZipReader.open(path), Archive.open(path)
+_opened: list[_Opened] = []
+
+
+def _open(
+    path: str | Path,
+    manifest: Sequence[CropLabel],
+    truth: str | Path | None,
+    submission: Archive | None = None,
+) -> None:
+    arguments = (path, manifest, truth)
+    if _opened and _opened[0].arguments == arguments and submission is None:
+        return
+    submission = submission or Archive.open(path)
     entries: dict[tuple[str, str], Entries] = {}
-    for entry in reader.archive.infolist():
+    assert submission.zip
+    for entry in submission.zip.entries:
         parts = entry.filename.removeprefix(submission.root).split("/", 2)
         if len(parts) == 3 and entry.filename.startswith(submission.root):
             entries.setdefault((parts[0], parts[1]), {})[parts[2]] = entry
-    _opened.update(
-        reader=reader,
-        submission=submission,
-        entries=entries,
-        crops=_crops(submission, manifest),
-        truth=Archive.open(truth) if truth else None,
-    )
+    crops = _crops(submission, manifest)
+    opened_truth = Archive.open(truth) if truth else None
+    _opened[:] = [_Opened(arguments, submission, entries, crops, opened_truth)]
 
 
 def _check_row(row: CropLabel) -> Checked:
-    crop = _opened["crops"][row.crop]
-    reader, submission = _opened["reader"], _opened["submission"]
-    result = check_label(reader, submission, crop, row, _opened["entries"][crop, row.label])
-    if _opened["truth"] and not any(p.severity == "rejected" for p in result.problems):
-        more = check_against_truth(submission, _opened["truth"], crop, row)
+    opened = _opened[0]
+    crop = opened.crops[row.crop]
+    result = check_label(opened.submission, crop, row, opened.entries[crop, row.label])
+    if opened.truth and not any(p.severity == "rejected" for p in result.problems):
+        more = check_against_truth(opened.submission, opened.truth, crop, row)
         return Checked([*result.problems, *more], result.labelled)
     return result
 

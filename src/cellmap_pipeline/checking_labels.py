@@ -20,7 +20,7 @@ from cellmap_pipeline.alignment import (
     submitted_grid,
 )
 from cellmap_pipeline.archive import Archive, Stored
-from cellmap_pipeline.checking_voxels import NAMED, Found, chunk_counts, chunk_separator, walk
+from cellmap_pipeline.checking_voxels import NAMED, Found, chunk_counts, walk
 from cellmap_pipeline.checking_zip import REPACK, Problem, rejected
 from cellmap_pipeline.chunk_codecs import ChunkError, check_codecs
 from cellmap_pipeline.classes import is_instance
@@ -28,7 +28,6 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.scoring_instances import instance_ratio_limit
-from cellmap_pipeline.zip_reader import ZipReader
 
 # No codec makes larger chunks; a header that claims them would only fill the memory.
 MAX_CHUNK_BYTES = 2**31
@@ -47,7 +46,6 @@ class Checked:
 
 
 def check_label(
-    reader: ZipReader,
     submission: Archive,
     crop: str,
     row: CropLabel,
@@ -70,14 +68,15 @@ def check_label(
     if refusal:
         return Checked([rejected(refusal, *place)], None)
     problems = [Problem("costs", *place, text) for text in _grid_messages(stored, row.grid)]
-    found = walk(reader, stored.array, entries, row.label)
+    assert submission.zip
+    found = walk(submission.zip, stored.array, entries, row.label)
     if found.broken:
         more = len(found.broken) - NAMED
         named = "; ".join(found.broken[:NAMED]) + (f"; and {more} more" if more > 0 else "")
         message = f"a chunk cannot be decoded ({named}): {REPACK}"
         problems.append(rejected(message, *place))
     problems += [Problem(kind, *place, text) for kind, text in sorted(found.findings)]
-    costs = [*_chunk_messages(stored.array, found, entries)]
+    costs = [*_chunk_messages(stored.array, found)]
     if found.sizes is not None:
         costs += _object_messages(found.sizes)
     problems += [Problem("costs", *place, text) for text in costs]
@@ -133,12 +132,10 @@ def _grid_messages(array: Stored, grid: Grid) -> Iterator[str]:
         )
 
 
-def _chunk_messages(
-    array: zarr.Array, found: Found, entries: Mapping[str, zipfile.ZipInfo]
-) -> Iterator[str]:
+def _chunk_messages(array: zarr.Array, found: Found) -> Iterator[str]:
     """Chunks that are not where they should be, though what is there can be read."""
     total = math.prod(chunk_counts(array))
-    unread = [name for name in entries if _is_stray(name, array)]
+    unread = [name for name in found.others if LOOKS_LIKE_A_CHUNK.fullmatch(name)]
     if unread:
         yield (
             f"{len(unread)} files such as {min(unread)} are not chunks by what .zarray says, and "
@@ -157,19 +154,6 @@ def _chunk_messages(
             f"{found.missing} of {total} chunks are missing, though empty ones are stored; their "
             "voxels count as background: add them"
         )
-
-
-def _is_stray(name: str, array: zarr.Array) -> bool:
-    """Whether an entry looks like a chunk but is none of the array's."""
-    if not LOOKS_LIKE_A_CHUNK.fullmatch(name):
-        return False
-    index = name.split(chunk_separator(array))
-    counts = chunk_counts(array)
-    return len(index) != len(counts) or not all(
-        part == str(int(part)) and int(part) < n
-        for part, n in zip(index, counts, strict=True)
-        if part.isdecimal()
-    )
 
 
 def _object_messages(sizes: NDArray[np.int64]) -> Iterator[str]:

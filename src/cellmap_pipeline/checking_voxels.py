@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import fastremap
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class Found:
     findings : what is wrong with values.
     broken : chunks that cannot be decoded, and why.
     empty, missing : chunks that are stored but hold nothing, and that are not stored.
+    others : names of entries that are no chunks of the array.
     labelled : whether there is a voxel other than 0.
     sizes : voxels of each object of an instance label; None where they were not counted.
     """
@@ -47,6 +49,7 @@ class Found:
     broken: list[str] = field(default_factory=list)
     empty: int = 0
     missing: int = 0
+    others: set[str] = field(default_factory=set)
     labelled: bool = False
     sizes: NDArray[np.int64] | None = None
 
@@ -61,7 +64,7 @@ def walk(
     array : of three axes, that passed `check_codecs`.
     entries : of the array's folder, by their path in it.
     """
-    found = Found()
+    found = Found(others=set(entries))
     chunks = _Chunks(reader, array, entries, label)
     layer_bytes = math.prod(array.shape[1:]) * array.chunks[0] * array.dtype.itemsize
     objects = _Objects() if is_instance(label) and layer_bytes <= MAX_LAYER_BYTES else None
@@ -69,7 +72,6 @@ def walk(
     for k in range(counts[0]):
         layer: NDArray[Any] | None = None
         for j, i in itertools.product(range(counts[1]), range(counts[2])):
-            box = chunks.box((k, j, i))
             try:
                 findings, values = chunks.read((k, j, i), found)
             except (ChunkError, zipfile.BadZipFile, RuntimeError, OSError, EOFError) as error:
@@ -80,6 +82,7 @@ def walk(
                 continue
             found.labelled = True
             if objects:
+                box = chunks.box((k, j, i))
                 if layer is None:
                     thick = box[0].stop - box[0].start
                     layer = np.zeros((thick, *array.shape[1:]), array.dtype)
@@ -147,24 +150,27 @@ class _Chunks:
         self._separator = chunk_separator(array)
         # By stored bytes and shape, the findings in chunks that hold nothing.
         self._remembered: dict[tuple[bytes, tuple[int, ...]], set[Finding]] = {}
+        self._sides = [
+            [slice(a, min(a + c, n)) for a in range(0, n, c)]
+            for c, n in zip(array.chunks, array.shape, strict=True)
+        ]
 
     def key(self, index: Index) -> str:
         return self._separator.join(map(str, index))
 
     def box(self, index: Index) -> list[slice]:
-        return [
-            slice(i * c, min((i + 1) * c, n))
-            for i, c, n in zip(index, self._array.chunks, self._array.shape, strict=True)
-        ]
+        return [side[i] for side, i in zip(self._sides, index, strict=True)]
 
     def read(self, index: Index, found: Found) -> tuple[set[Finding], NDArray[Any] | None]:
         """Findings and voxels of a chunk within the array; None where all of them are 0."""
         shape = tuple(part.stop - part.start for part in self.box(index))
-        entry = self._entries.get(self.key(index))
+        key = self.key(index)
+        entry = self._entries.get(key)
         if entry is None:
             found.missing += 1
             fill = self._array.fill_value
             return self._judged(np.full(shape, fill, self._array.dtype)) if fill else (set(), None)
+        found.others.discard(key)
         raw = self._reader.read(entry)
         remembered = self._remembered.get((raw, shape))
         if remembered is None:
@@ -191,7 +197,9 @@ class _Objects:
 
     def add(self, layer: NDArray[Any] | None) -> None:
         local, n = self._components.add(layer)
-        self._sizes.append(np.bincount(local.ravel(), minlength=n + 1)[1:])
+        if n:
+            numbers, sizes = fastremap.unique(local, return_counts=True)
+            self._sizes.append(sizes[numbers != 0].astype(np.int64))
 
     def sizes(self) -> NDArray[np.int64]:
         sizes, numbers = np.concatenate(self._sizes), self._components.numbers()

@@ -7,7 +7,6 @@ import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
 
 from cellmap_pipeline.zip_reader import ZipReader
@@ -61,41 +60,48 @@ def entry_problems(entries: Sequence[zipfile.ZipInfo]) -> Iterator[Problem]:
             f"{total / 2**30:.1f} GiB unpacked, above the limit of {MAX_BYTES / 2**30:.0f} GiB: "
             "store labels compressed, on the manifest's grid"
         )
-    folders = {
-        parent.as_posix() for entry in entries for parent in PurePosixPath(entry.filename).parents
-    }
+    folders = {name[:end] for name in {e.filename for e in entries} for end in _slashes(name)}
     seen = set()
     for entry in entries:
-        name = PurePosixPath(entry.filename)
-        place = place_of(name)
-        if entry.filename in seen:
-            yield rejected(f"{name} is in the zip twice: {REPACK}", *place)
-        seen.add(entry.filename)
-        if stat.S_ISLNK(entry.external_attr >> 16):
-            yield rejected(f"{name} is a link: put in the file that it points to", *place)
-        if name.is_absolute() or ".." in name.parts or "\\" in entry.filename or not name.parts:
-            yield rejected(f"{entry.filename!r} leaves the archive: {REPACK}")
-        if entry.flag_bits & 1:
-            yield rejected(f"{name} is encrypted: zip without a password", *place)
-        if entry.compress_type not in METHODS:
-            yield rejected(
-                f"{name} is packed by a method that Python cannot unpack "
-                f"({entry.compress_type}): zip it stored or deflated",
-                *place,
-            )
-        if not entry.is_dir() and name.as_posix() in folders:
-            yield rejected(f"{name} is a file and a folder at once: {REPACK}", *place)
-        if any(len(part.encode()) > MAX_NAME_BYTES for part in name.parts):
-            yield rejected(f"the name {entry.filename[:40]!r}… is too long: {REPACK}", *place)
-        if name.name == "zarr.json":
-            yield rejected(
-                f"{name} is zarr 3, the evaluator reads zarr 2: write it again with zarr_format=2",
-                *place,
-            )
-        if name.name in METADATA and entry.file_size > MAX_METADATA_BYTES:
-            yield rejected(
-                f"{name} has {entry.file_size} bytes, far more than metadata take: {REPACK}", *place
-            )
+        name = entry.filename
+        for message in _messages(entry, name in seen, name in folders):
+            yield rejected(message, *place_of(name))
+        seen.add(name)
+
+
+def _messages(entry: zipfile.ZipInfo, again: bool, is_folder: bool) -> Iterator[str]:
+    name = entry.filename
+    parts = name.split("/")
+    if again:
+        yield f"{name} is in the zip twice: {REPACK}"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        yield f"{name} is a link: put in the file that it points to"
+    if name.startswith("/") or ".." in parts or "\\" in name or name.strip("./") == "":
+        yield f"{name!r} leaves the archive: {REPACK}"
+    if entry.flag_bits & 1:
+        yield f"{name} is encrypted: zip without a password"
+    if entry.compress_type not in METHODS:
+        yield (
+            f"{name} is packed by a method that Python cannot unpack ({entry.compress_type}): zip "
+            "it stored or deflated"
+        )
+    if is_folder:
+        yield f"{name} is a file and a folder at once: {REPACK}"
+    if len(name) > MAX_NAME_BYTES and any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        yield f"the name {name[:40]}… is too long: {REPACK}"
+    if parts[-1] == "zarr.json":
+        yield f"{name} is zarr 3, the evaluator reads zarr 2: write it again with zarr_format=2"
+    if parts[-1] in METADATA and entry.file_size > MAX_METADATA_BYTES:
+        yield f"{name} has {entry.file_size} bytes, far more than metadata take: {REPACK}"
+
+
+def _slashes(name: str) -> list[int]:
+    return [i for i, letter in enumerate(name) if letter == "/"]
+
+
+def metadata_entries(entries: Sequence[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
+    """Entries that hold metadata of groups and arrays."""
+    return (entry for entry in entries if entry.filename.rsplit("/", 1)[-1] in METADATA)
 
 
 def beside_problems(entries: Sequence[str], root: str) -> Iterator[Problem]:
@@ -114,18 +120,16 @@ def beside_problems(entries: Sequence[str], root: str) -> Iterator[Problem]:
 
 def group_problems(reader: ZipReader, root: str, crops: Sequence[str]) -> Iterator[Problem]:
     """What is wrong with the groups of the root and of crops."""
-    entries = reader.archive.NameToInfo
     for crop in (None, *crops):
         folder = f"{root}{crop + '/' if crop else ''}"
-        if f"{folder}.zarray" in entries:
+        if f"{folder}.zarray" in reader:
             where = "a crop" if crop else "the root"
             yield rejected(
                 f"{folder}.zarray makes an array of {where}, which must be a group of labels: "
                 "delete it",
                 crop,
             )
-        entry = entries.get(f"{folder}.zgroup")
-        if entry is None:
+        if f"{folder}.zgroup" not in reader:
             yield rejected(
                 f"{folder}.zgroup is missing, which the format asks for (the evaluator of 2026-06 "
                 'adds it): add it with {"zarr_format": 2}',
@@ -133,7 +137,7 @@ def group_problems(reader: ZipReader, root: str, crops: Sequence[str]) -> Iterat
             )
             continue
         try:
-            group = json.loads(reader.read(entry)) if _is_small(entry) else None
+            group = json.loads(reader[f"{folder}.zgroup"])
         except (ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
             yield rejected(
                 f'{folder}.zgroup cannot be read ({error}): write it as {{"zarr_format": 2}}',
@@ -144,14 +148,10 @@ def group_problems(reader: ZipReader, root: str, crops: Sequence[str]) -> Iterat
             yield rejected(f'{folder}.zgroup does not say {{"zarr_format": 2}}: write it so', crop)
 
 
-def place_of(name: PurePosixPath) -> tuple[str | None, str | None]:
+def place_of(name: str) -> tuple[str | None, str | None]:
     """Crop and label that an entry belongs to."""
-    parts = name.parts[:-1]
+    parts = name.split("/")[:-1]
     crop = next((i for i, part in enumerate(parts) if part.startswith("crop")), None)
     if crop is None:
         return None, None
     return parts[crop], parts[crop + 1] if crop + 1 < len(parts) else None
-
-
-def _is_small(entry: zipfile.ZipInfo) -> bool:
-    return entry.file_size <= MAX_METADATA_BYTES

@@ -193,7 +193,9 @@ def score_submission(
         The submission or the truth cannot be read, or they have no crop in common.
     """
     rows = read_manifest(manifest) if isinstance(manifest, str | Path) else manifest
-    opened = Archive.open(submission), Archive.open(truth)
+    _opened.clear()
+    _open(submission, truth)
+    ((opened),) = _opened.values()
     tasks = _tasks(*opened, rows, without_collisions)
     needs = [_needed_bytes(*opened, task) for task in tasks]
     per_crop: dict[str, Scores] = {}
@@ -202,6 +204,7 @@ def score_submission(
         _score_task, tasks, needs, workers, memory, _open, (submission, truth), "Scoring"
     ):
         per_crop.setdefault(task.crop, {})[task.label] = score
+    _opened.clear()
     ordered = {crop: dict(sorted(per_crop[crop].items())) for crop in sorted(per_crop)}
     done = {"total_evals": len(rows), "num_evals_done": len(tasks)}
     return ordered | combine(ordered) | done
@@ -244,16 +247,18 @@ def _needed_bytes(submission: Archive, truth: Archive, task: Task) -> int:
     return need
 
 
-# A process's own open archives: file handles must not be shared between processes.
-_opened: list[Archive] = []
+# The open archives of this process; where processes are forked, they share them.
+_opened: dict[tuple[str | Path, str | Path], tuple[Archive, Archive]] = {}
 
 
 def _open(submission: str | Path, truth: str | Path) -> None:
-    _opened[:] = [Archive.open(submission), Archive.open(truth)]
+    if (submission, truth) not in _opened:
+        _opened.clear()
+        _opened[submission, truth] = Archive.open(submission), Archive.open(truth)
 
 
 def _score_task(task: Task) -> Scores:
-    submission, truth = _opened
+    ((submission, truth),) = _opened.values()
     return score_label(submission, truth, task)
 
 

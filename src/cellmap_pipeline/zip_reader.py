@@ -10,6 +10,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from isal import isal_zlib
@@ -20,27 +21,38 @@ GUESSED_EXTRA = 64
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 
-class ZipReader:
-    """The bytes of entries, with their checksum held against the directory.
+class ZipReader(Mapping[str, bytes]):
+    """The entries of a zip by name; their checksums are held against the directory.
+
+    Zarr takes it as a store. Threads, and processes that are forked, can share it.
 
     Parameters
     ----------
-    archive : open for reading; it is asked for its directory, and for entries of rare methods.
+    path : of the zip.
     """
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self.archive = archive
-        self._file = os.open(str(archive.filename), os.O_RDONLY)
+    def __init__(self, path: str | Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            self.entries = archive.infolist()
+        self.by_name = {entry.filename: entry for entry in self.entries}
+        self.path = path
+        self._file = os.open(path, os.O_RDONLY)
 
-    @classmethod
-    def open(cls, path: str | Path) -> ZipReader:
-        """Read the directory of a zip."""
-        return cls(zipfile.ZipFile(path))
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
-    def close(self) -> None:
-        """Give the file back."""
-        os.close(self._file)
-        self.archive.close()
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.by_name
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.read(self.by_name[name])
 
     def read(self, entry: zipfile.ZipInfo) -> bytes:
         """The unpacked bytes of an entry, `entry.file_size` of them and never more.
@@ -51,7 +63,7 @@ class ZipReader:
             The entry is cut off, or not what the directory says.
         """
         if entry.compress_type not in METHODS:
-            with self.archive.open(entry) as stream:
+            with zipfile.ZipFile(self.path) as archive, archive.open(entry) as stream:
                 return stream.read(entry.file_size)
         name = len(entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"))
         size = LOCAL_HEADER.size + name + entry.compress_size

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
 from isal import isal_zlib
 
 STORED_VERSION, ZIP64_VERSION = 20, 45
@@ -49,7 +50,7 @@ class Entry:
 class Segment:
     """Entries as they lie in the zip, one after the other; made aside, as by a thread."""
 
-    data: bytes | bytearray
+    data: bytes | memoryview
     entries: list[Entry]
 
     @classmethod
@@ -69,8 +70,9 @@ class Segment:
             for file, (_, path) in zip(opened, files, strict=True)
         ]
         names = [name.encode() for name, _ in files]
-        data = bytearray(sum(sizes) + sum(LOCAL.size + len(name) for name in names))
-        view, position, entries = memoryview(data), 0, []
+        # Not a bytearray, which would be filled with zeros first.
+        view = np.empty(sum(sizes) + sum(LOCAL.size + len(name) for name in names), np.uint8).data
+        position, entries = 0, []
         for file, name, size, (_, path) in zip(opened, names, sizes, files, strict=True):
             start = position + LOCAL.size + len(name)
             content = view[start : start + size]
@@ -78,11 +80,11 @@ class Segment:
                 raise OSError(f"{path} changed while it was read")
             os.close(file)
             entry = Entry(name, isal_zlib.crc32(content), size)
-            LOCAL.pack_into(data, position, b"PK\3\4", STORED_VERSION, *entry.header(), 0)
+            LOCAL.pack_into(view, position, b"PK\3\4", STORED_VERSION, *entry.header(), 0)
             view[position + LOCAL.size : start] = name
             position = start + size
             entries.append(entry)
-        return cls(data, entries)
+        return cls(view, entries)
 
 
 class ZipWriter:
