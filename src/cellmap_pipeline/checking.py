@@ -1,270 +1,277 @@
 """Reading a finished submission.zip back and holding it against the manifest.
 
-What is refused and what is only scored worse follows the official evaluator
-(cellmap-segmentation-challenge, utils.eval_utils, 2026-06-30).
+What is refused and what is only scored worse follows the official evaluator and the format that it
+documents (cellmap-segmentation-challenge, utils.eval_utils and docs/submission_data_format,
+2026-06-30).
 """
 
 from __future__ import annotations
 
 import itertools
-import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import zarr
-from numpy.typing import NDArray
-
-from cellmap_pipeline.alignment import MAX_SIZE_RATIO
-from cellmap_pipeline.archive import DECODE_ERRORS, Archive
+from cellmap_pipeline.archive import Archive
+from cellmap_pipeline.bounded_jobs import run_bounded
+from cellmap_pipeline.checking_labels import Checked, check_label
+from cellmap_pipeline.checking_truth import check_against_truth
+from cellmap_pipeline.checking_zip import (
+    MAX_METADATA_BYTES,
+    REPACK,
+    Problem,
+    beside_problems,
+    entry_problems,
+    group_problems,
+    metadata_entries,
+    rejected,
+)
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.score_summary import MASK_SUFFIX
+from cellmap_pipeline.zip_reader import ZipReader
 
-Severity = Literal["rejected", "costs"]
+__all__ = ["Problem", "check", "exit_code"]
 
-# The portal's limit on the unpacked size.
-MAX_BYTES = 50 * 2**30
-# No codec makes larger chunks; a header that claims them would only fill the memory.
-MAX_CHUNK_BYTES = 2**31
+# Bytes of a voxel of a layer while its objects are counted, and voxels of one as it is slabbed.
+LAYER_BYTES = 24
+LAYER_VOXELS = 1 << 27
+# Of a label that is held against the truth.
+INSTANCE_BYTES = 6
 
-REPACK = "package the labels again"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a submission.
-
-    Parameters
-    ----------
-    severity : `rejected`, or `costs`: accepted, but scored lower than it could be.
-    crop, label : where; None where it concerns all.
-    message : what is wrong and what to do.
-    """
-
-    severity: Severity
-    crop: str | None
-    label: str | None
-    message: str
-
-    def __str__(self) -> str:
-        where = "/".join(name for name in (self.crop, self.label) if name)
-        return f"{self.severity}: {where + ': ' if where else ''}{self.message}"
+Entries = dict[str, zipfile.ZipInfo]
 
 
-def check(path: str | Path, manifest: Sequence[CropLabel]) -> list[Problem]:
-    """All that is wrong with the submission at `path`; nothing where it is fine.
+def check(
+    path: str | Path,
+    manifest: Sequence[CropLabel],
+    truth: str | Path | None = None,
+    workers: int = 1,
+) -> list[Problem]:
+    """All that is wrong with the submission at `path`, what gets it rejected first.
 
-    Each chunk is decoded once; memory stays that of one chunk.
+    Each chunk is decoded once; memory stays that of one layer of chunks for each worker.
 
     Parameters
     ----------
     path : a zip, of this pipeline or any other.
     manifest : what it should hold.
+    truth : folder (zarr 2) with `crop{id}/{label}`, where it is known: then the number of objects
+        is held against it.
+    workers : processes that check labels side by side.
     """
     if not zipfile.is_zipfile(path):
-        return [Problem("rejected", None, None, f"{path} is not a zip file: {REPACK}")]
-    with zipfile.ZipFile(path) as archive:
-        problems = list(_entry_problems(archive.infolist()))
-    if any(problem.severity == "rejected" for problem in problems):
+        return [rejected(f"{path} is not a zip file, or is cut off: {REPACK}")]
+    reader = ZipReader(path)
+    problems = list(entry_problems(reader.entries))
+    if any(entry.file_size > MAX_METADATA_BYTES for entry in metadata_entries(reader.entries)):
         return problems
     try:
-        submission = Archive.open(path)
+        submission = Archive.open(path, reader)
     except InputError as error:
-        return [*problems, Problem("rejected", None, None, str(error))]
-    names = set(submission.store.zf.namelist())
-    problems += _group_problems(submission, names)
-    problems += _extra_problems(submission, manifest)
-    for crop, rows in itertools.groupby(
-        sorted(manifest, key=lambda row: (row.crop, row.label)), key=lambda row: f"crop{row.crop}"
-    ):
-        problems += _crop_problems(submission, names, crop, list(rows))
-    return problems
-
-
-def _entry_problems(entries: Sequence[zipfile.ZipInfo]) -> Iterator[Problem]:
-    """What is wrong with the zip itself, before anything in it is read."""
-    total = sum(entry.file_size for entry in entries)
-    if total > MAX_BYTES:
-        yield Problem(
-            "rejected",
-            None,
-            None,
-            f"{total / 2**30:.1f} GiB unpacked, above the limit of {MAX_BYTES / 2**30:.0f} GiB: "
-            "store labels compressed, on the manifest's grid",
+        return [*problems, rejected(str(error))]
+    problems += beside_problems(list(reader), submission.root)
+    crops = _crops(submission, manifest)
+    there = [crop for crop in submission.labels if crop in crops.values()]
+    problems += group_problems(reader, submission.root, there)
+    if not there:
+        held = ", ".join(submission.labels) or "none"
+        problems.append(
+            rejected(
+                f"holds none of the manifest's crops (there are: {held}), at which the evaluator "
+                "stops: name them crop{id} as in the manifest"
+            )
         )
-    seen = set()
-    for entry in entries:
-        name = PurePosixPath(entry.filename)
-        crop, label = _place(name)
-        if entry.filename in seen:
-            yield Problem("rejected", crop, label, f"{name} is in the zip twice: {REPACK}")
-        seen.add(entry.filename)
-        if stat.S_ISLNK(entry.external_attr >> 16):
-            yield Problem(
-                "rejected", crop, label, f"{name} is a link: put in the file that it points to"
-            )
-        if name.is_absolute() or ".." in name.parts or "\\" in entry.filename:
-            yield Problem("rejected", None, None, f"{name} leaves the archive: {REPACK}")
-        if entry.flag_bits & 1:
-            yield Problem("rejected", crop, label, f"{name} is encrypted: zip without a password")
-        if name.name == "zarr.json":
-            yield Problem(
-                "rejected", crop, label, f"{name} is zarr 3, the evaluator reads zarr 2: {REPACK}"
-            )
+    problems += _extra_problems(submission, manifest, crops)
+    present = [row for row in manifest if row.label in submission.labels.get(crops[row.crop], ())]
+    needs = [_needed_bytes(row, truth is not None) for row in present]
+    _open(path, manifest, truth, submission)
+    checked = dict(
+        run_bounded(
+            _check_row, present, needs, workers, None, _open, (path, manifest, truth), "Checking"
+        )
+    )
+    _opened.clear()
+    problems += _missing_problems(submission, reader, manifest, crops)
+    for row in sorted(present, key=lambda row: (row.crop, row.label)):
+        problems += checked[row].problems
+    problems += _implausible(checked)
+    return sorted(problems, key=lambda problem: problem.severity != "rejected")
 
 
-def _place(name: PurePosixPath) -> tuple[str | None, str | None]:
-    """Crop and label that an entry belongs to."""
-    parts = name.parts[:-1]
-    crop = next((i for i, part in enumerate(parts) if part.startswith("crop")), None)
-    if crop is None:
-        return None, None
-    return parts[crop], parts[crop + 1] if crop + 1 < len(parts) else None
+def _needed_bytes(row: CropLabel, with_truth: bool) -> int:
+    """A layer of an instance label, twice, and its components; all of it against the truth."""
+    plane = row.grid.shape[1] * row.grid.shape[2]
+    layer = min(row.grid.size, LAYER_VOXELS, 128 * plane)
+    return LAYER_BYTES * layer + (INSTANCE_BYTES * row.grid.size if with_truth else 0)
 
 
-def _group_problems(submission: Archive, names: set[str]) -> Iterator[Problem]:
-    for group in (None, *submission.labels):
-        entry = f"{submission.root}{group + '/' if group else ''}.zgroup"
-        if entry not in names:
-            yield Problem(
-                "rejected", group, None, f'{entry} is missing: add it with {{"zarr_format": 2}}'
-            )
+def _crops(submission: Archive, manifest: Sequence[CropLabel]) -> dict[int, str]:
+    """Name of each of the manifest's crops in the submission.
+
+    Where none is named crop{id}, the evaluator takes names that are the number alone.
+    """
+    numbers = {row.crop for row in manifest}
+    bare = not any(f"crop{n}" in submission.labels for n in numbers)
+    return {n: str(n) if bare and str(n) in submission.labels else f"crop{n}" for n in numbers}
 
 
-def _extra_problems(submission: Archive, manifest: Sequence[CropLabel]) -> Iterator[Problem]:
+def _extra_problems(
+    submission: Archive, manifest: Sequence[CropLabel], crops: Mapping[int, str]
+) -> Iterator[Problem]:
     wanted: dict[str, set[str]] = {}
     for row in manifest:
-        wanted.setdefault(f"crop{row.crop}", set()).add(row.label)
+        wanted.setdefault(crops[row.crop], set()).add(row.label)
     for crop, labels in submission.labels.items():
         if crop not in wanted:
-            yield Problem(
-                "costs", crop, None, "the manifest has no such crop, it is ignored: leave it out, "
-                "or name it crop{id} as in the manifest",
-            )  # fmt: skip
+            if labels or crop.startswith("crop"):
+                yield Problem(
+                    "costs", crop, None, "the manifest has no such crop, it is ignored: leave it "
+                    "out, or name it crop{id} as in the manifest",
+                )  # fmt: skip
             continue
         for label in labels:
-            if label not in wanted[crop]:
-                yield Problem(
-                    "costs", crop, label, "the manifest does not ask for this label, it is "
-                    "ignored: leave it out, or name it as in the manifest",
-                )  # fmt: skip
+            if label in wanted[crop]:
+                continue
+            if label.removesuffix(MASK_SUFFIX) in wanted[crop]:
+                yield rejected(
+                    "has the name of a mask of the truth, at which the evaluator stops where the "
+                    "truth has one: leave it out",
+                    crop,
+                    label,
+                )
+                continue
+            yield Problem(
+                "costs", crop, label, "the manifest does not ask for this label, it is "
+                "ignored: leave it out, or name it as in the manifest",
+            )  # fmt: skip
 
 
-def _crop_problems(
-    submission: Archive, names: set[str], crop: str, rows: Sequence[CropLabel]
+def _missing_problems(
+    submission: Archive,
+    names: Collection[str],
+    manifest: Sequence[CropLabel],
+    crops: Mapping[int, str],
 ) -> Iterator[Problem]:
-    if crop not in submission.labels:
-        labels = ", ".join(row.label for row in rows)
-        yield Problem("costs", crop, None, f"the crop is missing ({labels}): add it, even empty")
+    missing = [
+        row for row in manifest if row.label not in submission.labels.get(crops[row.crop], ())
+    ]
+    if not missing:
         return
-    for row in rows:
-        if row.label in submission.labels[crop]:
-            yield from _label_problems(submission, crop, row)
-        elif f"{submission.root}{crop}/{row.label}/.zgroup" in names:
+    from cellmap_pipeline.outlook import ceiling
+
+    def reach(without: Collection[CropLabel]) -> str:
+        left = set(manifest).difference(without)
+        return f"{ceiling(manifest, left)['overall']:.4f} at most"
+
+    for number, of_crop in itertools.groupby(
+        sorted(missing, key=lambda row: (row.crop, row.label)), key=lambda row: row.crop
+    ):
+        crop, rows = crops[number], list(of_crop)
+        if crop not in submission.labels:
+            labels = ", ".join(row.label for row in rows)
             yield Problem(
-                "costs", crop, row.label, "a group, which the evaluator takes for missing: "
-                "store the array itself under the label's name",
+                "costs", crop, None, f"the crop is missing ({labels}), without which the overall "
+                f"score can reach {reach(rows)}: add it, even empty",
             )  # fmt: skip
-        else:
+            continue
+        for row in rows:
+            if f"{submission.root}{crop}/{row.label}/zarr.json" in names:
+                continue
+            cost = f"without it the overall score can reach {reach([row])}"
+            if f"{submission.root}{crop}/{row.label}/.zgroup" in names:
+                message = (
+                    f"a group, which the evaluator takes for missing ({cost}): store the array "
+                    "itself under the label's name"
+                )
+            else:
+                message = (
+                    f"the label is missing, and counts {_counted(row)} ({cost}): add it, even "
+                    "empty, which is never scored lower"
+                )
+            yield Problem("costs", crop, row.label, message)
+    if len(missing) > 1:
+        yield Problem(
+            "costs", None, None, f"{len(missing)} of {len(manifest)} labels are missing: perfect "
+            f"ones in all others could reach an overall score of {reach(missing)}",
+        )  # fmt: skip
+
+
+def _counted(row: CropLabel) -> str:
+    if is_instance(row.label):
+        return "all objects of the truth at the worst distance"
+    return f"all {row.grid.size:,} voxels of the crop as missed"
+
+
+def _implausible(checked: Mapping[CropLabel, Checked]) -> Iterator[Problem]:
+    """Instance labels without an object in crops where parts of such objects are labelled."""
+    labelled: dict[int, set[str]] = {}
+    for row, result in checked.items():
+        if result.labelled:
+            labelled.setdefault(row.crop, set()).add(row.label)
+    for row, result in checked.items():
+        if not is_instance(row.label) or result.labelled is not False:
+            continue
+        parts = sorted(
+            label for label in labelled.get(row.crop, ()) if label.startswith(f"{row.label}_")
+        )
+        if parts:
             yield Problem(
-                "costs", crop, row.label, "the label is missing: add it, even empty, which is "
-                "never scored lower",
+                "costs", f"crop{row.crop}", row.label, f"holds no object, though {parts[0]} is "
+                "labelled in the same crop: fewer than plausible; look at its threshold and sizes",
             )  # fmt: skip
 
 
-def _label_problems(submission: Archive, crop: str, row: CropLabel) -> Iterator[Problem]:
-    try:
-        array = submission.array(crop, row.label)
-        attributes = array.attrs.asdict()
-    except InputError as error:
-        yield Problem("rejected", crop, row.label, str(error))
+@dataclass
+class _Opened:
+    """What the processes that check labels need; where they are forked, they share it."""
+
+    arguments: tuple[Any, ...]
+    submission: Archive
+    entries: dict[tuple[str, str], Entries]
+    crops: dict[int, str]
+    truth: Archive | None
+
+
+_opened: list[_Opened] = []
+
+
+def _open(
+    path: str | Path,
+    manifest: Sequence[CropLabel],
+    truth: str | Path | None,
+    submission: Archive | None = None,
+) -> None:
+    arguments = (path, manifest, truth)
+    if _opened and _opened[0].arguments == arguments and submission is None:
         return
-    except DECODE_ERRORS as error:
-        yield Problem("rejected", crop, row.label, f".zattrs cannot be read ({error}): {REPACK}")
-        return
-    refusal = _refusal(array, row.grid)
-    if refusal:
-        yield Problem("rejected", crop, row.label, refusal)
-        return
-    for message in _grid_messages(array, attributes, row.grid):
-        yield Problem("costs", crop, row.label, message)
-    found: set[str] = set()
-    try:
-        for values in _chunks(array):
-            found.update(_value_messages(values, row.label))
-    except DECODE_ERRORS as error:
-        yield Problem("rejected", crop, row.label, f"a chunk cannot be decoded ({error}): {REPACK}")
-    for message in sorted(found):
-        yield Problem("costs", crop, row.label, message)
+    submission = submission or Archive.open(path)
+    entries: dict[tuple[str, str], Entries] = {}
+    assert submission.zip
+    for entry in submission.zip.entries:
+        parts = entry.filename.removeprefix(submission.root).split("/", 2)
+        if len(parts) == 3 and entry.filename.startswith(submission.root):
+            entries.setdefault((parts[0], parts[1]), {})[parts[2]] = entry
+    crops = _crops(submission, manifest)
+    opened_truth = Archive.open(truth) if truth else None
+    _opened[:] = [_Opened(arguments, submission, entries, crops, opened_truth)]
 
 
-def _refusal(array: zarr.Array, grid: Grid) -> str | None:
-    """Why the evaluator would stop at this array, if it would."""
-    if array.ndim != 3:
-        return f"has the shape {list(array.shape)} but must have the axes z, y, x: {REPACK}"
-    if array.dtype.kind not in "buif":
-        return f"has the type {array.dtype} but must be a whole-number type: {REPACK}"
-    if array.size > MAX_SIZE_RATIO * grid.size:
-        return (
-            f"has {array.size / grid.size:.0f} times the crop's voxels, the evaluator stops above "
-            f"{MAX_SIZE_RATIO}: resample it to {list(grid.voxel_size)} nm"
-        )
-    if int(np.prod(array.chunks, dtype=np.float64)) * array.dtype.itemsize > MAX_CHUNK_BYTES:
-        return f"has chunks of {list(array.chunks)} voxels, above 2 GiB each: store smaller ones"
-    return None
+def _check_row(row: CropLabel) -> Checked:
+    opened = _opened[0]
+    crop = opened.crops[row.crop]
+    result = check_label(opened.submission, crop, row, opened.entries[crop, row.label])
+    if opened.truth and not any(p.severity == "rejected" for p in result.problems):
+        more = check_against_truth(opened.submission, opened.truth, crop, row)
+        return Checked([*result.problems, *more], result.labelled)
+    return result
 
 
-def _grid_messages(array: zarr.Array, attributes: dict[str, Any], grid: Grid) -> Iterator[str]:
-    for name in ("voxel_size", "translation"):
-        wanted = np.asarray(getattr(grid, name))
-        stored = attributes.get(name)
-        if stored is None:
-            yield f"the attribute {name} is missing: set it to {wanted.tolist()}"
-        elif not _close(stored, wanted):
-            yield (
-                f"{name} is {stored} but the manifest says {wanted.tolist()}: the evaluator "
-                "resamples and floors such arrays into place; put it onto the manifest's grid"
-            )
-    if array.shape != grid.shape:
-        yield (
-            f"the shape is {list(array.shape)} but the manifest says {list(grid.shape)}: "
-            "put it onto the manifest's grid"
-        )
-
-
-def _close(stored: Any, wanted: NDArray[Any]) -> bool:
-    try:
-        values = np.asarray(stored, np.float64)
-    except (TypeError, ValueError):
-        return False
-    return values.shape == wanted.shape and np.allclose(values, wanted, rtol=1e-6, atol=1e-3)
-
-
-def _chunks(array: zarr.Array) -> Iterator[NDArray[Any]]:
-    ranges = [range(0, n, c) for n, c in zip(array.shape, array.chunks, strict=True)]
-    for start in itertools.product(*ranges):
-        yield array[tuple(slice(a, a + c) for a, c in zip(start, array.chunks, strict=True))]
-
-
-def _value_messages(values: NDArray[Any], label: str) -> Iterator[str]:
-    """What is wrong with voxels; the same words for every chunk of a label."""
-    kind = values.dtype.kind
-    if kind == "f" and np.isnan(values).any():
-        yield "holds NaN: write 0 there"
-    if not is_instance(label):
-        if values.max() > 1 if kind in "bu" else not np.isin(values, (0, 1)).all():
-            yield "holds values other than 0 and 1, and all above 0 counts as inside: threshold it"
-        if kind not in "bu":
-            yield f"has the type {values.dtype}: write uint8"
-        return
-    if kind not in "bu":
-        yield f"has the type {values.dtype}: write ids in an unsigned type that holds them"
-    if kind == "f" and not np.array_equal(values, np.trunc(values), equal_nan=True):
-        yield "holds fractions, and every value becomes an object of its own: write whole ids"
-    if kind in "if" and values.min() < 0:
-        yield "holds ids below 0: write ids from 1 up, 0 for background"
+def exit_code(problems: Sequence[Problem]) -> int:
+    """1 where the submission would be rejected, 2 where it would lose score, 0 where it is fine."""
+    if any(problem.severity == "rejected" for problem in problems):
+        return 1
+    return 2 if problems else 0

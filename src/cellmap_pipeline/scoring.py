@@ -1,31 +1,30 @@
 """Scores of a submission as the CellMap challenge's official evaluator computes them.
 
-Method: cellmap-segmentation-challenge, utils.eval_utils (2026-06-30): counts are pooled over
-crops per class, classes averaged, and the overall score is the geometric mean of the instance and
-the semantic average.
+Method: cellmap-segmentation-challenge, utils.eval_utils (2026-06-30).
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fastremap
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from cellmap_pipeline.alignment import align
-from cellmap_pipeline.archive import DECODE_ERRORS, Archive
+from cellmap_pipeline.alignment import aligned, submitted_grid, will_resample
+from cellmap_pipeline.archive import Archive, Stored
+from cellmap_pipeline.bounded_jobs import run_bounded
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.manifest import CropLabel, read_manifest
-from cellmap_pipeline.scoring_instances import score_instance
+from cellmap_pipeline.objects import count_ids
+from cellmap_pipeline.score_summary import MASK_SUFFIX, Scores, combine, write_csv
+from cellmap_pipeline.scoring_instances import WITHOUT_COLLISIONS, score_instance
+from cellmap_pipeline.slabs import SLAB_VOXELS, Masked, Volume, slabs
 
 __all__ = [
     "combine",
@@ -36,29 +35,11 @@ __all__ = [
     "write_csv",
 ]
 
-MASK_SUFFIX = "_mask"
-# Attribute names that the evaluator takes, in its order.
-VOXEL_SIZE_NAMES = ("voxel_size", "resolution", "scale")
-TRANSLATION_NAMES = ("translation", "offset")
-
-CSV_COLUMNS = [
-    "crop",
-    "label",
-    "status",
-    "score",
-    "iou",
-    "f1",
-    "normalized_hausdorff_distance",
-    "combined_score",
-    "tp",
-    "fp",
-    "fn",
-    "hausdorff_norm_sum",
-    "n_hausdorff",
-    "num_voxels",
-]
-
-Scores = dict[str, Any]
+# Bytes that scoring takes, as measured by benchmarks/scoring.py and rounded up: of each voxel of a
+# slab, of each of an instance label, and of one that is resampled.
+SLAB_BYTES = 40
+INSTANCE_BYTES = 6
+RESAMPLED_BYTES = 24
 
 
 @dataclass(frozen=True)
@@ -70,20 +51,22 @@ class Task:
     crop, label : names in the truth.
     submitted_as : name of the crop in the submission; None where the label is missing there.
     grid : of the label in the manifest; None takes it from the truth's attributes.
+    without_collisions : as for `score_instance`.
     """
 
     crop: str
     label: str
     submitted_as: str | None
     grid: Grid | None
+    without_collisions: bool = False
 
 
-def score_semantic(pred: NDArray[Any], truth: NDArray[Any]) -> Scores:
+def score_semantic(pred: Volume | NDArray[Any], truth: Volume | NDArray[Any]) -> Scores:
     """Voxel counts of one predicted label against the truth.
 
     Parameters
     ----------
-    pred, truth : (z, y, x); voxels above 0 are inside.
+    pred, truth : (z, y, x); voxels above 0 are inside. Read in slabs.
 
     Returns
     -------
@@ -94,13 +77,15 @@ def score_semantic(pred: NDArray[Any], truth: NDArray[Any]) -> Scores:
     ValueError
         The shapes differ.
     """
-    if pred.shape != truth.shape:
+    if tuple(pred.shape) != tuple(truth.shape):
         raise ValueError(f"prediction {pred.shape} and truth {truth.shape} differ in shape")
-    inside, wanted = pred > 0, truth > 0
-    tp = int(np.count_nonzero(inside & wanted))
-    fp = int(np.count_nonzero(inside)) - tp
-    fn = int(np.count_nonzero(wanted)) - tp
-    return {"tp": tp, "fp": fp, "fn": fn, "status": "scored"}
+    tp = predicted = true = 0
+    for pred_slab, true_slab in slabs(pred, truth):
+        inside, wanted = pred_slab > 0, true_slab > 0
+        predicted += int(np.count_nonzero(inside))
+        true += int(np.count_nonzero(wanted))
+        tp += int(np.count_nonzero(inside & wanted))
+    return {"tp": tp, "fp": predicted - tp, "fn": true - tp, "status": "scored"}
 
 
 def score_label(submission: Archive, truth: Archive, task: Task) -> Scores:
@@ -119,32 +104,62 @@ def score_label(submission: Archive, truth: Archive, task: Task) -> Scores:
     InputError
         An array is broken or does not lie on the grid that it should.
     """
-    crop, label = task.crop, task.label
-    where = f"{crop}/{label}"
-    target = task.grid or _own_grid(truth, crop, label)
-    true = truth.read(crop, label)
-    if true.shape != target.shape:
-        raise InputError(
-            f"{truth.path}: {where} has the shape {list(true.shape)} but the manifest says "
-            f"{list(target.shape)}: use the manifest that belongs to the truth"
-        )
-    common = {"num_voxels": true.size, "voxel_size": list(target.voxel_size)}
+    stored = truth.array(task.crop, task.label)
+    target = task.grid or _own_grid(stored)
+    common = {"num_voxels": target.size, "voxel_size": list(target.voxel_size)}
     if task.submitted_as is None:
-        return _missing(true, label) | common | {"is_missing": True}
-    pred = _placed(submission, task.submitted_as, label, target)
-    if label + MASK_SUFFIX in truth.labels[crop]:
-        mask = truth.read(crop, label + MASK_SUFFIX)
-        if mask.shape != true.shape:
-            raise InputError(f"{truth.path}: {where}{MASK_SUFFIX} differs in shape from {where}")
-        pred, true = pred * mask, true * mask
+        _check_shape(stored, target)
+        own = {"voxel_size": stored.attributes.get("voxel_size", common["voxel_size"])}
+        return _missing(stored, task) | common | own | {"is_missing": True}
+    pred, true = compared(submission, truth, task.submitted_as, task.crop, task.label, target)
     try:
-        if is_instance(label):
-            score = score_instance(pred, true, target.voxel_size)
+        if is_instance(task.label):
+            score = score_instance(pred, true, target.voxel_size, task.without_collisions)
         else:
             score = score_semantic(pred, true)
-    except ValueError as error:
-        raise InputError(f"{truth.path}: {where} cannot be scored: {error}") from None
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{task.crop}/{task.label} cannot be scored: {error}") from None
     return score | common | {"is_missing": False}
+
+
+def compared(
+    submission: Archive, truth: Archive, submitted_as: str, crop: str, label: str, target: Grid
+) -> tuple[Volume, Volume]:
+    """A submitted label and its truth as they are compared: on one grid, and masked.
+
+    Raises
+    ------
+    InputError
+        The evaluator would stop at the array, or the truth does not lie on the grid.
+    """
+    stored = truth.array(crop, label)
+    _check_shape(stored, target)
+    pred = placed(submission.array(submitted_as, label), target, is_instance(label))
+    if label + MASK_SUFFIX not in truth.labels[crop]:
+        return pred, stored
+    mask = truth.array(crop, label + MASK_SUFFIX)
+    if mask.shape != stored.shape:
+        raise InputError(f"{mask.name} differs in shape from {crop}/{label}")
+    return Masked(pred, mask), Masked(stored, mask)
+
+
+def placed(array: Stored, target: Grid, instance: bool) -> Volume:
+    """A submitted label on the crop's grid, as the evaluator places it.
+
+    Raises
+    ------
+    InputError
+        The evaluator would stop at the array or at its attributes.
+    """
+    try:
+        voxel_size, translation = submitted_grid(array.attributes)
+        return aligned(array, voxel_size, translation, target, instance)
+    except InputError:
+        raise
+    except (ValueError, TypeError, MemoryError) as error:
+        raise InputError(f"{array.name} cannot be placed: {error}") from None
 
 
 def score_submission(
@@ -152,6 +167,8 @@ def score_submission(
     truth: str | Path,
     manifest: Sequence[CropLabel] | str | Path,
     workers: int = 1,
+    memory_gb: float | None = None,
+    without_collisions: bool = False,
 ) -> Scores:
     """All scores of a submission: per crop and label, per class, and overall.
 
@@ -161,6 +178,9 @@ def score_submission(
     truth : folder (zarr 2) with `crop{id}/{label}`. What it holds is what is scored.
     manifest : grids of the labels, or the path of the test-crop manifest.
     workers : processes that score labels side by side.
+    memory_gb : that all of them may take; by default half of the machine's. A label that takes more
+        is scored alone.
+    without_collisions : also give the scores without the effect of the evaluator's colliding ids.
 
     Returns
     -------
@@ -173,66 +193,26 @@ def score_submission(
         The submission or the truth cannot be read, or they have no crop in common.
     """
     rows = read_manifest(manifest) if isinstance(manifest, str | Path) else manifest
-    tasks = _tasks(Archive.open(submission), Archive.open(truth), rows)
+    _opened.clear()
+    _open(submission, truth)
+    ((opened),) = _opened.values()
+    tasks = _tasks(*opened, rows, without_collisions)
+    needs = [_needed_bytes(*opened, task) for task in tasks]
     per_crop: dict[str, Scores] = {}
-    for task, score in _run(Path(submission), Path(truth), tasks, workers):
+    memory = int(memory_gb * 2**30) if memory_gb else None
+    for task, score in run_bounded(
+        _score_task, tasks, needs, workers, memory, _open, (submission, truth), "Scoring"
+    ):
         per_crop.setdefault(task.crop, {})[task.label] = score
+    _opened.clear()
     ordered = {crop: dict(sorted(per_crop[crop].items())) for crop in sorted(per_crop)}
     done = {"total_evals": len(rows), "num_evals_done": len(tasks)}
     return ordered | combine(ordered) | done
 
 
-def combine(per_crop: dict[str, Scores]) -> Scores:
-    """Scores per class and overall from those per crop and label.
-
-    Returns
-    -------
-    `label_scores` : per class `tp`, `fp`, `fn` and `iou`, or `f1`,
-        `normalized_hausdorff_distance` and `combined_score` (the root of their product).
-    `overall_instance_score`, `overall_semantic_score`, `overall_score` : the means over classes,
-        and the root of their product. The evaluator counts each `{label}_mask` of the truth as a
-        semantic class that scores 0; the last two are also given `…_without_masks`.
-    """
-    pooled: dict[str, list[Scores]] = {}
-    for labels in per_crop.values():
-        for label, score in labels.items():
-            pooled.setdefault(label, []).append(score)
-    classes = {label: _class_score(label, scores) for label, scores in pooled.items()}
-    instance = _mean([s["combined_score"] for label, s in classes.items() if is_instance(label)])
-    semantic = {label: s["iou"] for label, s in classes.items() if not is_instance(label)}
-    official = _mean(list(semantic.values()))
-    unmasked = _mean([s for label, s in semantic.items() if not _is_mask(label, classes)])
-    return {
-        "label_scores": classes,
-        "overall_instance_score": instance,
-        "overall_semantic_score": official,
-        "overall_score": (instance * official) ** 0.5,
-        "overall_semantic_score_without_masks": unmasked,
-        "overall_score_without_masks": (instance * unmasked) ** 0.5,
-    }
-
-
-def write_csv(scores: Scores, path: str | Path) -> None:
-    """Write scores as a table: a row per crop and label, per class (crop `all`), and overall."""
-    rows = []
-    for crop, labels in scores.items():
-        if crop.startswith("crop"):
-            for label, score in labels.items():
-                row = score | _class_score(label, [score])
-                rows.append({"crop": crop, "label": label} | row | {"score": _headline(row)})
-    for label, score in scores["label_scores"].items():
-        rows.append({"crop": "all", "label": label, "score": _headline(score)} | score)
-    for name, value in scores.items():
-        if name.startswith("overall_"):
-            rows.append({"crop": "all", "label": name, "score": value})
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _tasks(submission: Archive, truth: Archive, rows: Sequence[CropLabel]) -> list[Task]:
-    """What is to be scored, large labels first."""
+def _tasks(
+    submission: Archive, truth: Archive, rows: Sequence[CropLabel], without_collisions: bool
+) -> list[Task]:
     submitted = {crop: crop for crop in submission.labels if crop in truth.labels}
     if not submitted:
         # The evaluator also takes crops that are named by their number alone.
@@ -249,112 +229,64 @@ def _tasks(submission: Archive, truth: Archive, rows: Sequence[CropLabel]) -> li
         name = submitted.get(crop)
         for label in labels:
             there = name is not None and label in submission.labels[name]
-            tasks.append(Task(crop, label, name if there else None, grids.get((crop, label))))
-    return sorted(tasks, key=lambda task: -task.grid.size if task.grid else 0)
+            grid = grids.get((crop, label))
+            tasks.append(Task(crop, label, name if there else None, grid, without_collisions))
+    return tasks
 
 
-# A worker's own open archives: file handles must not be shared between processes.
-_opened: list[Archive] = []
+def _needed_bytes(submission: Archive, truth: Archive, task: Task) -> int:
+    voxels = math.prod(truth.array(task.crop, task.label).shape)
+    need = SLAB_BYTES * min(voxels, SLAB_VOXELS)
+    if task.submitted_as is None:
+        return need
+    if is_instance(task.label):
+        need += INSTANCE_BYTES * voxels
+    array = submission.array(task.submitted_as, task.label)
+    if task.grid and will_resample(array.shape, array.attributes, task.grid):
+        need += RESAMPLED_BYTES * max(voxels, math.prod(array.shape))
+    return need
 
 
-def _open_archives(submission: Path, truth: Path) -> None:
-    _opened[:] = [Archive.open(submission), Archive.open(truth)]
+# The open archives of this process; where processes are forked, they share them.
+_opened: dict[tuple[str | Path, str | Path], tuple[Archive, Archive]] = {}
+
+
+def _open(submission: str | Path, truth: str | Path) -> None:
+    if (submission, truth) not in _opened:
+        _opened.clear()
+        _opened[submission, truth] = Archive.open(submission), Archive.open(truth)
 
 
 def _score_task(task: Task) -> Scores:
-    submission, truth = _opened
+    ((submission, truth),) = _opened.values()
     return score_label(submission, truth, task)
 
 
-def _run(
-    submission: Path, truth: Path, tasks: list[Task], workers: int
-) -> Iterator[tuple[Task, Scores]]:
-    scores: Iterator[Scores]
-    if workers == 1:
-        opened = Archive.open(submission), Archive.open(truth)
-        scores = (score_label(*opened, task) for task in tasks)
-        yield from zip(tasks, _with_bar(scores, len(tasks)), strict=True)
-        return
-    with ProcessPoolExecutor(
-        workers, initializer=_open_archives, initargs=(submission, truth)
-    ) as pool:
-        scores = pool.map(_score_task, tasks)
-        yield from zip(tasks, _with_bar(scores, len(tasks)), strict=True)
-
-
-def _with_bar(scores: Iterator[Scores], total: int) -> Iterator[Scores]:
-    # disable=None: no bar where nobody looks at a terminal.
-    yield from tqdm(scores, desc="Scoring", unit="label", total=total, disable=None)
-
-
-def _placed(submission: Archive, crop: str, label: str, target: Grid) -> NDArray[Any]:
-    """The submitted voxels on the crop's grid."""
-    array = submission.array(crop, label)
-    try:
-        attributes = array.attrs.asdict()
-        voxel_size = _vector(attributes, VOXEL_SIZE_NAMES)
-        translation = _vector(attributes, TRANSLATION_NAMES)
-        return align(array, voxel_size, translation, target, is_instance(label))
-    except DECODE_ERRORS as error:
-        raise InputError(f"{submission.path}: {crop}/{label} cannot be read: {error}") from None
-
-
-def _own_grid(truth: Archive, crop: str, label: str) -> Grid:
-    """Grid of a truth array by its own attributes."""
-    array = truth.array(crop, label)
-    attributes = array.attrs.asdict()
-    try:
-        return Grid(attributes["voxel_size"], attributes["translation"], array.shape)
-    except (KeyError, ValueError) as error:
+def _check_shape(truth: Stored, target: Grid) -> None:
+    if truth.shape != target.shape:
         raise InputError(
-            f"{truth.path}: {crop}/{label} is not in the manifest, and its attributes voxel_size "
-            f"and translation do not give its grid ({type(error).__name__}: {error})"
+            f"{truth.name} has the shape {list(truth.shape)} but the manifest says "
+            f"{list(target.shape)}: use the manifest that belongs to the truth"
+        )
+
+
+def _own_grid(array: Stored) -> Grid:
+    """Grid of a truth array by its own attributes."""
+    try:
+        voxel_size, translation = array.attributes["voxel_size"], array.attributes["translation"]
+        return Grid(voxel_size, translation, shape_of(array.shape))
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{array.name} is not in the manifest, and its attributes voxel_size and translation "
+            f"do not give its grid ({type(error).__name__}: {error})"
         ) from None
 
 
-def _vector(attributes: dict[str, Any], names: Sequence[str]) -> tuple[float, ...] | None:
-    for name in names:
-        if name in attributes:
-            return tuple(float(v) for v in attributes[name])
-    return None
-
-
-def _missing(truth: NDArray[Any], label: str) -> Scores:
-    if not is_instance(label):
-        return {"tp": 0, "fp": 0, "fn": truth.size, "status": "missing"}
-    n = int(np.count_nonzero(fastremap.unique(truth)))
+def _missing(truth: Volume, task: Task) -> Scores:
+    if not is_instance(task.label):
+        return {"tp": 0, "fp": 0, "fn": math.prod(truth.shape), "status": "missing"}
+    n = count_ids(truth)
     counts = {"tp": 0, "fp": 0, "fn": n, "hausdorff_norm_sum": 0.0, "n_hausdorff": n}
+    if task.without_collisions:
+        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = 0.0
     return counts | {"status": "missing"}
-
-
-def _class_score(label: str, scores: Sequence[Scores]) -> Scores:
-    tp, fp, fn = (sum(score[count] for score in scores) for count in ("tp", "fp", "fn"))
-    counts = {"tp": tp, "fp": fp, "fn": fn}
-    if not is_instance(label):
-        voxels = tp + fp + fn
-        return {"iou": tp / voxels if voxels else 1.0} | counts
-    distances = sum(score["n_hausdorff"] for score in scores)
-    objects = 2 * tp + fp + fn
-    if not objects and not distances:
-        f1 = hausdorff = 1.0
-    else:
-        f1 = 2 * tp / objects if objects else 0.0
-        total = sum(score["hausdorff_norm_sum"] for score in scores)
-        hausdorff = total / distances if distances else 0.0
-    return {
-        "f1": f1,
-        "normalized_hausdorff_distance": hausdorff,
-        "combined_score": (f1 * hausdorff) ** 0.5,
-    } | counts
-
-
-def _headline(score: Scores) -> float:
-    return score["iou"] if "iou" in score else score["combined_score"]
-
-
-def _is_mask(label: str, classes: Scores) -> bool:
-    return label.endswith(MASK_SUFFIX) and label.removesuffix(MASK_SUFFIX) in classes
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -2,8 +2,7 @@
 
 Predicted ids are split into connected components, matched one to one to the true instances, and
 each true instance gets a Hausdorff distance. Method: cellmap-segmentation-challenge,
-utils.eval_utils (2026-06-30). The distances are the same, but are found from the surfaces of the
-two objects instead of distance transforms of the volume around them.
+utils.eval_utils (2026-06-30).
 """
 
 from __future__ import annotations
@@ -12,33 +11,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cc3d
 import fastremap
 import numpy as np
 from numpy.typing import NDArray
 from ortools.graph.python import min_cost_flow
-from scipy.ndimage import binary_erosion
-from scipy.spatial import cKDTree
+
+from cellmap_pipeline.hausdorff import hausdorff
+from cellmap_pipeline.objects import Objects, label_components, objects_of_ids
+from cellmap_pipeline.slabs import Transposed, Volume, is_fortran, slabs
 
 # The evaluator's constants.
 COST_SCALE = 1_000_000
 MAX_OVERLAPS = 5_000_000
+# Ids above this are matched without the unused ones between them, which the evaluator includes.
+MAX_NODES = 5_000_000
+# Pairs of objects that are counted in a table of all pairs.
+TABLE = 1 << 20
 
-FACTOR = 4
-SLAB_VOXELS = 1 << 24
+WITHOUT_COLLISIONS = "_without_collisions"
 
 
 def score_instance(
-    pred: NDArray[Any], truth: NDArray[Any], voxel_size: Sequence[float]
+    pred: Volume | NDArray[Any],
+    truth: Volume | NDArray[Any],
+    voxel_size: Sequence[float],
+    without_collisions: bool = False,
 ) -> dict[str, Any]:
     """Counts and distances of one predicted label against the truth.
+
+    Volumes larger than a slab are read in slabs; kept of them are numbers of two bytes a voxel
+    each, four where there are more than 65,535 objects.
 
     Parameters
     ----------
     pred : (z, y, x) ids; 0 is background. Parts of an id that do not touch (26-neighbourhood)
         count as objects of their own.
-    truth : (z, y, x) integer ids; 0 is background.
+    truth : (z, y, x) whole ids; 0 is background.
     voxel_size : nm, z, y, x.
+    without_collisions : also measure each true object to its match alone.
 
     Returns
     -------
@@ -47,52 +57,33 @@ def score_instance(
         perfect; an object without a partner counts at the capped distance.
     `status` : `scored`, or why the crop counts for nothing (`skipped_too_many_instances`,
         `matching_failed`).
+    `hausdorff_norm_sum_without_collisions` : if asked for.
 
     Raises
     ------
     ValueError
-        The shapes differ or true ids are negative.
+        The shapes differ, or true ids are negative or not whole.
+    TypeError
+        The prediction has a type that the evaluator cannot split into components.
     """
-    if pred.shape != truth.shape:
+    if tuple(pred.shape) != tuple(truth.shape):
         raise ValueError(f"prediction {pred.shape} and truth {truth.shape} differ in shape")
-    if truth.dtype.kind == "i" and truth.min() < 0:
-        raise ValueError("true ids are 0 or more")
-    if truth.max() >= truth.size:
-        # The evaluator cannot score such ids at all.
-        truth, _ = fastremap.renumber(truth, in_place=False)
-    components, n_pred = cc3d.connected_components(pred, return_N=True)
-    predicted, true = Objects.of(components), Objects.of(truth)
-    if true.highest and n_pred / true.highest > instance_ratio_limit(true.highest):
-        return _unscored("skipped_too_many_instances")
+    if is_fortran(pred):
+        # The evaluator numbers components in the order of memory.
+        pred, truth, voxel_size = Transposed(pred), Transposed(truth), voxel_size[::-1]
+    true = objects_of_ids(truth)
+    limit = instance_ratio_limit(true.highest) * true.highest if true.highest else None
+    components = label_components(pred, limit)
+    if components is None:
+        return _unscored("skipped_too_many_instances", without_collisions)
+    predicted = Objects.of(components)
     overlaps = _overlaps(true, predicted)
     if overlaps.true.size > MAX_OVERLAPS:
-        return _unscored("skipped_too_many_instances")
-    partner = _match(overlaps, true.highest, n_pred)
+        return _unscored("skipped_too_many_instances", without_collisions)
+    partner = _match(overlaps, true, predicted.highest)
     if partner is None:
-        return _unscored("matching_failed")
-
-    cap = min(v * n / 2 for v, n in zip(voxel_size, truth.shape, strict=True))
-    spacing = np.asarray(voxel_size, np.float64)
-    matched = set(partner.values())
-    distances = []
-    for i in true.ids:
-        # An unmatched component keeps its number, and so joins the true object of that number.
-        parts = [partner[i]] if i in partner else []
-        parts += [i] if i <= n_pred and i not in matched else []
-        distances.append(_hausdorff(true, i, predicted, parts, spacing, cap))
-    unmatched = n_pred - len(matched)
-    distances += [cap] * unmatched
-    # The evaluator keeps distances in float32 before it normalises them in float64.
-    rounded = np.asarray(distances, np.float32).astype(np.float64)
-    scores = 1.01 ** (-rounded / np.linalg.norm(spacing))
-    return {
-        "tp": len(partner),
-        "fp": unmatched,
-        "fn": len(true.ids) - len(partner),
-        "hausdorff_norm_sum": float(np.sum(scores)),
-        "n_hausdorff": len(distances),
-        "status": "scored",
-    }
+        return _unscored("matching_failed", without_collisions)
+    return _counts(true, predicted, partner, voxel_size, without_collisions)
 
 
 def instance_ratio_limit(n_true: int) -> float:
@@ -101,56 +92,48 @@ def instance_ratio_limit(n_true: int) -> float:
 
 
 @dataclass
-class Objects:
-    """The objects of a volume of ids, with their sizes and bounding boxes by id."""
-
-    volume: NDArray[Any]
-    sizes: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, volume: NDArray[Any]) -> Objects:
-        statistics = cc3d.statistics(volume, no_slice_conversion=True)
-        boxes = statistics["bounding_boxes"].astype(np.int64)
-        sizes = statistics["voxel_counts"].astype(np.int64)
-        return cls(volume, sizes, boxes[:, ::2], boxes[:, 1::2] + 1)
-
-    @property
-    def highest(self) -> int:
-        """The highest id."""
-        return len(self.sizes) - 1
-
-    @property
-    def ids(self) -> list[int]:
-        """The ids that occur, ascending."""
-        return [int(i) + 1 for i in np.flatnonzero(self.sizes[1:])]
-
-    def box(self, i: int) -> tuple[slice, ...]:
-        """Bounding box of object `i`."""
-        return tuple(slice(a, b) for a, b in zip(self.starts[i], self.stops[i], strict=True))
-
-
-@dataclass
 class Overlaps:
-    """Pairs of a true and a predicted object that share voxels, by true, then predicted id."""
+    """Pairs of a true and a predicted object that share voxels, by true, then predicted number."""
 
     true: NDArray[np.int64]
     predicted: NDArray[np.int64]
     iou: NDArray[np.float32]
 
 
-def _unscored(status: str) -> dict[str, Any]:
-    counts = {"tp": 0, "fp": 0, "fn": 0, "hausdorff_norm_sum": 0.0, "n_hausdorff": 0}
-    return counts | {"status": status}
+def _unscored(status: str, without_collisions: bool) -> dict[str, Any]:
+    counts: dict[str, Any] = {"tp": 0, "fp": 0, "fn": 0}
+    counts |= {"hausdorff_norm_sum": 0.0, "n_hausdorff": 0, "status": status}
+    if without_collisions:
+        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = 0.0
+    return counts
 
 
 def _overlaps(true: Objects, predicted: Objects) -> Overlaps:
-    base = np.uint64(predicted.highest + 1)
+    n_true, n_pred = len(true.sizes), len(predicted.sizes)
+    if n_true * n_pred <= TABLE:
+        table = np.zeros(n_true * n_pred, np.int64)
+        for t, p in slabs(true.volume, predicted.volume):
+            key = t.astype(np.uint32)
+            key *= np.uint32(n_pred)
+            key += p
+            table += np.bincount(key.ravel(), minlength=len(table))
+        pairs = np.flatnonzero(table)
+        shared = table[pairs]
+    else:
+        pairs, shared = _sorted_overlaps(true, predicted)
+    t_numbers, p_numbers = pairs // n_pred, pairs % n_pred
+    both = (t_numbers != 0) & (p_numbers != 0)
+    t_numbers, p_numbers, shared = t_numbers[both], p_numbers[both], shared[both]
+    union = true.sizes[t_numbers] + predicted.sizes[p_numbers] - shared
+    return Overlaps(t_numbers, p_numbers, (shared / union).astype(np.float32))
+
+
+def _sorted_overlaps(
+    true: Objects, predicted: Objects
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    base = np.uint64(len(predicted.sizes))
     keys, counts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    depth = max(1, SLAB_VOXELS // max(1, true.volume[0].size))
-    for z in range(0, len(true.volume), depth):
-        t, p = true.volume[z : z + depth], predicted.volume[z : z + depth]
+    for t, p in slabs(true.volume, predicted.volume):
         both = (t != 0) & (p != 0)
         key = t[both].astype(np.uint64) * base + p[both].astype(np.uint64)
         slab_keys, slab_counts = fastremap.unique(key, return_counts=True)
@@ -159,23 +142,24 @@ def _overlaps(true: Objects, predicted: Objects) -> Overlaps:
     pairs, inverse = np.unique(np.concatenate(keys), return_inverse=True)
     shared = np.zeros(len(pairs), np.int64)
     np.add.at(shared, inverse, np.concatenate(counts))
-    t_ids, p_ids = (pairs // base).astype(np.int64), (pairs % base).astype(np.int64)
-    union = true.sizes[t_ids] + predicted.sizes[p_ids] - shared
-    return Overlaps(t_ids, p_ids, (shared / union).astype(np.float32))
+    return pairs.astype(np.int64), shared
 
 
-def _match(overlaps: Overlaps, n_true: int, n_pred: int) -> dict[int, int] | None:
-    """Component of each matched true id, or None where the solver fails.
+def _match(overlaps: Overlaps, true: Objects, n_pred: int) -> dict[int, int] | None:
+    """Component of each matched true object, by number, or None where the solver fails.
 
     A min-cost flow in which leaving a true object unmatched costs more than any match. Nodes and
     arcs come in the evaluator's order, unused ids included, so that ties end as they do there.
     """
     if overlaps.true.size == 0:
         return {}
+    n_true, ids = true.highest, true.names[overlaps.true]
+    if n_true > MAX_NODES:
+        n_true, ids = len(true.names) - 1, overlaps.true
     source, sink = 0, n_true + n_pred + 1
     true_nodes = np.arange(1, n_true + 1)
     pred_nodes = np.arange(n_true + 1, sink)
-    tails = [np.full(n_true, source), true_nodes, overlaps.true, pred_nodes]
+    tails = [np.full(n_true, source), true_nodes, ids, pred_nodes]
     heads = [true_nodes, np.full(n_true, sink), overlaps.predicted + n_true, np.full(n_pred, sink)]
     costs = [
         np.zeros(n_true, np.int64),
@@ -199,103 +183,41 @@ def _match(overlaps: Overlaps, n_true: int, n_pred: int) -> dict[int, int] | Non
     return {int(overlaps.true[k]): int(overlaps.predicted[k]) for k in used}
 
 
-def _hausdorff(
+def _counts(
     true: Objects,
-    i: int,
     predicted: Objects,
-    parts: list[int],
-    spacing: NDArray[np.float64],
-    cap: float,
-) -> float:
-    """Hausdorff distance (nm, at most `cap`) of true object `i` to the union of `parts`."""
-    if not parts:
-        return cap
-    box = true.box(i)
-    own, other = true.volume[box] == i, predicted.volume[box]
-    missed = own.copy()
-    for part in parts:
-        missed &= other != part
-    distance = 0.0
-    if missed.any():
-        surface = [
-            _surface(predicted.volume[predicted.box(part)] == part, predicted.starts[part])
-            for part in parts
-        ]
-        points = Surface.of(np.concatenate(surface), spacing)
-        distance = _farthest(missed, true.starts[i], points, cap)
-    points_of_truth = None
-    for part in parts:
-        box = predicted.box(part)
-        extra = (predicted.volume[box] == part) & (true.volume[box] != i)
-        if distance < cap and extra.any():
-            if points_of_truth is None:
-                points_of_truth = Surface.of(_surface(own, true.starts[i]), spacing)
-            farthest = _farthest(extra, predicted.starts[part], points_of_truth, cap)
-            distance = max(distance, farthest)
-    return min(distance, cap)
+    partner: dict[int, int],
+    voxel_size: Sequence[float],
+    without_collisions: bool,
+) -> dict[str, Any]:
+    spacing = np.asarray(voxel_size, np.float64)
+    cap = min(v * n / 2 for v, n in zip(voxel_size, true.volume.shape, strict=True))
+    matched = set(partner.values())
+    distances, alone = [], []
+    for number in true.numbers.tolist():
+        match = [partner[number]] if number in partner else []
+        # An unmatched component keeps its number, and so joins the true object of that number.
+        name = int(true.names[number])
+        stray = [name] if name <= predicted.highest and name not in matched else []
+        distances.append(hausdorff(true, number, predicted, match + stray, spacing, cap))
+        if without_collisions:
+            own = hausdorff(true, number, predicted, match, spacing, cap) if stray else None
+            alone.append(distances[-1] if own is None else own)
+    unmatched = [cap] * (predicted.highest - len(matched))
+    counts = {
+        "tp": len(partner),
+        "fp": len(unmatched),
+        "fn": len(distances) - len(partner),
+        "hausdorff_norm_sum": _norm_sum(distances + unmatched, spacing),
+        "n_hausdorff": len(distances) + len(unmatched),
+        "status": "scored",
+    }
+    if without_collisions:
+        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = _norm_sum(alone + unmatched, spacing)
+    return counts
 
 
-@dataclass
-class Surface:
-    """The outermost voxels of an object: for points outside it the nearest voxel is one of them."""
-
-    voxels: NDArray[np.int64]
-    spacing: NDArray[np.float64]
-    tree: cKDTree
-
-    @classmethod
-    def of(cls, voxels: NDArray[np.int64], spacing: NDArray[np.float64]) -> Surface:
-        # On a lattice, medians make slow trees: many points share a coordinate.
-        tree = cKDTree(voxels * spacing, balanced_tree=False, compact_nodes=False)
-        return cls(voxels, spacing, tree)
-
-    def distance(self, points: NDArray[Any]) -> NDArray[np.float64]:
-        """Distance (nm) of each of `points` ((n, 3), voxels) to the nearest voxel."""
-        _, nearest = self.tree.query(points * self.spacing)
-        # From whole voxels apart, as in a distance transform, so that both round alike.
-        apart = (points - self.voxels[nearest]) * self.spacing
-        return np.sqrt((apart * apart).sum(axis=1))
-
-
-def _surface(mask: NDArray[np.bool_], origin: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.argwhere(mask & ~binary_erosion(mask)) + origin
-
-
-def _farthest(
-    mask: NDArray[np.bool_], origin: NDArray[np.int64], surface: Surface, cap: float
-) -> float:
-    """Largest distance (nm) of a voxel of `mask` to `surface`; `cap` or more is not told apart.
-
-    From coarse to fine: the distance at the centre of a cube bounds that of its voxels from both
-    sides, so only cubes that can hold the farthest voxel are divided.
-    """
-    levels: list[NDArray[np.bool_]] = [_divisible(mask)]
-    while max(levels[-1].shape) > FACTOR:
-        levels.append(_divisible(np.any(_cubes(levels[-1]), axis=(1, 3, 5))))
-    cells = np.argwhere(levels[-1])
-    farthest = 0.0
-    for level in range(len(levels) - 1, -1, -1):
-        size = FACTOR**level
-        distance = surface.distance(cells * size + (size - 1) / 2 + origin)
-        radius = (size - 1) / 2 * float(np.linalg.norm(surface.spacing))
-        farthest = max(farthest, float(distance.max()) - radius)
-        if farthest >= cap:
-            return cap
-        if level:
-            cells = cells[distance + radius >= farthest * (1 - 1e-9)]
-            z, y, x = cells.T
-            cube, *inside = np.nonzero(_cubes(levels[level - 1])[z, :, y, :, x, :])
-            cells = cells[cube] * FACTOR + np.stack(inside, axis=1)
-    return farthest
-
-
-def _divisible(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`mask` padded to whole cubes."""
-    pad = [(0, -n % FACTOR) for n in mask.shape]
-    return np.pad(mask, pad) if any(after for _, after in pad) else mask
-
-
-def _cubes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """View of a `_divisible` mask in which axes 1, 3, 5 run within a cube."""
-    nz, ny, nx = (n // FACTOR for n in mask.shape)
-    return mask.reshape(nz, FACTOR, ny, FACTOR, nx, FACTOR)
+def _norm_sum(distances: Sequence[float], spacing: NDArray[np.float64]) -> float:
+    # The evaluator keeps distances in float32 before it normalises them in float64.
+    rounded = np.asarray(distances, np.float32).astype(np.float64)
+    return float(np.sum(1.01 ** (-rounded / np.linalg.norm(spacing))))

@@ -194,7 +194,7 @@ def test_errors_name_what_is_wrong(truth: Path, tmp_path: Path) -> None:
         score_submission(submission, truth, MANIFEST)
     (truth / "crop1" / "er" / "1.0.0").unlink(missing_ok=True)
     (truth / "crop1" / "er" / "0.0.0").write_bytes(b"broken")
-    with pytest.raises(InputError, match="crop1/er cannot be decoded"):
+    with pytest.raises(InputError, match="crop1/er cannot be read"):
         score_submission(truth, truth, MANIFEST)
 
 

@@ -1,0 +1,205 @@
+"""Time and memory of the official score.
+
+Prints one line of JSON. Of a 256³ volume with 39 true and 183 predicted objects `seconds`, and,
+where the official toolbox can be imported, its `official_seconds`, `times_faster` and whether the
+results are the `same`. `seconds_600` for 600 objects in 256³; `seconds_512` for the 39 in 512³
+around the same objects. Of a whole 1000³ crop read from a submission.zip, in a process of its own,
+per kind of label `…_seconds` and `…_peak_gb` (VmHWM of the whole process).
+
+    python benchmarks/scoring.py [--without-official] [--side 1000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel
+
+VOXEL_SIZE = (8.0, 8.0, 8.0)
+# How the objects of a whole crop are drawn, by label.
+LABELS = {"mito": "scattered", "cell": "dense", "er": "semantic"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--without-official", action="store_true")
+    parser.add_argument("--side", type=int, default=1000, help="of the whole crop, voxels")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        folder, label, side = arguments.measure
+        print(json.dumps(score_crop(Path(folder), label, int(side))))
+        return
+    result = small_volumes(official=not arguments.without_official)
+    with tempfile.TemporaryDirectory() as folder:
+        for label, kind in LABELS.items():
+            write_crop(Path(folder), label, arguments.side)
+            measured = measure(Path(folder), label, arguments.side)
+            result |= {f"{kind}_{name}": value for name, value in measured.items()}
+    print(json.dumps(result | {"side": arguments.side, "cpus": os.cpu_count()}))
+
+
+def small_volumes(official: bool) -> dict[str, Any]:
+    """Times for volumes in memory."""
+    from cellmap_pipeline.scoring import score_instance
+
+    pred, truth = scattered(256, 39, (8, 26), 144)
+    score_instance(pred[:64, :64, :64], truth[:64, :64, :64], VOXEL_SIZE)
+    seconds, ours = timed(score_instance, pred, truth)
+    result: dict[str, Any] = {"seconds": seconds, "objects": [int(truth.max()), len(unique(pred))]}
+    if official and importlib.util.find_spec("cellmap_segmentation_challenge"):
+        theirs = official_scorer()
+        official_seconds, expected = timed(theirs, pred, truth)
+        same = all(abs(ours[k] - v) < 1e-9 for k, v in expected.items() if k != "status")
+        result |= {
+            "official_seconds": official_seconds,
+            "times_faster": round(official_seconds / seconds, 1),
+            "same": same and ours["status"] == expected["status"],
+        }
+    result["seconds_600"], _ = timed(score_instance, *scattered(256, 600, (3, 12), 600))
+    margin = [(128, 128)] * 3
+    result["seconds_512"], _ = timed(score_instance, np.pad(pred, margin), np.pad(truth, margin))
+    return result
+
+
+def timed(score: Any, pred: NDArray[Any], truth: NDArray[Any]) -> tuple[float, dict[str, Any]]:
+    begin = time.perf_counter()
+    result = score(pred, truth, VOXEL_SIZE)
+    return round(time.perf_counter() - begin, 3), result
+
+
+def official_scorer() -> Any:
+    """The toolbox's own, without its messages and progress bars."""
+    os.environ["TQDM_DISABLE"] = "1"
+    from cellmap_segmentation_challenge.utils import eval_utils
+
+    return eval_utils.score_instance
+
+
+def unique(volume: NDArray[Any]) -> NDArray[Any]:
+    found = np.unique(volume)
+    return found[found != 0]
+
+
+def scattered(
+    side: int, n: int, radii: tuple[float, float], stray: int
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Prediction and truth: ellipsoids, predicted a little moved and resized, and stray ones."""
+    rng = np.random.default_rng(0)
+    truth, pred = np.zeros((2, side, side, side), np.uint16)
+    # Apart from each other, as organelles are: on a jittered lattice.
+    per_axis = int(np.ceil(n ** (1 / 3)))
+    lattice = np.argwhere(np.ones((per_axis,) * 3))
+    places = (rng.permutation(lattice)[:n] + 0.5) * side / per_axis
+    for i, place in enumerate(places + rng.normal(0, side / per_axis / 12, (n, 3))):
+        radius = np.minimum(rng.uniform(*radii, 3), 0.45 * side / per_axis)
+        draw(truth, place, radius, i + 1)
+        moved = place + rng.normal(0, 0.06, 3) * radius
+        draw(pred, moved, radius * rng.uniform(0.9, 1.1, 3), i + 1)
+    made = 0
+    while made < stray:
+        made += draw(
+            pred, rng.uniform(0, side, 3), rng.uniform(1.5, 4, 3), n + made + 1, alone=True
+        )
+    return pred, truth
+
+
+def draw(volume: NDArray[Any], place: Any, radius: Any, value: int, alone: bool = False) -> bool:
+    """Put an ellipsoid into a volume; `alone`, only where nothing is yet."""
+    low = np.maximum(np.floor(place - radius - 1), 0).astype(int)
+    high = np.minimum(np.ceil(place + radius + 2), volume.shape).astype(int)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    axes = [
+        ((np.arange(a, b) - c) / r) ** 2
+        for a, b, c, r in zip(low, high, place, radius, strict=True)
+    ]
+    inside = axes[0][:, None, None] + axes[1][:, None] + axes[2] <= 1
+    if not inside.any() or (alone and volume[box].any()):
+        return False
+    volume[box][inside] = value
+    return True
+
+
+def dense(side: int, n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Prediction and truth: cells that fill the volume, their borders moved."""
+    rng = np.random.default_rng(0)
+    fine = 8
+    grid = np.indices((side // fine,) * 3).reshape(3, -1).T
+    places = rng.uniform(0, side // fine, (n, 3))
+    volumes = []
+    for centres in (places + rng.normal(0, 1, places.shape), places):
+        cells = (cKDTree(centres).query(grid)[1] + 1).astype(np.uint8)
+        cells = cells.reshape((side // fine,) * 3)
+        for axis in range(3):
+            cells = cells.repeat(fine, axis)
+        volumes.append(cells)
+    return volumes[0], volumes[1]
+
+
+def write_crop(folder: Path, label: str, side: int) -> None:
+    """A submission and its truth, of one label."""
+    import zarr
+    from numcodecs import Zstd
+
+    kind = LABELS[label]
+    if kind == "dense":
+        volumes: tuple[NDArray[Any], ...] = dense(side, 30)
+    else:
+        volumes = scattered(side, side * 2, (side / 100, side / 20), side * 3)
+    if kind == "semantic":
+        volumes = tuple((volume != 0).astype(np.uint8) for volume in volumes)
+    for path, volume in zip((folder / "s", folder / "truth"), volumes, strict=True):
+        zarr.open_group(str(path / "crop1"), mode="w")
+        array = zarr.open(
+            str(path / "crop1" / label), mode="w", shape=volume.shape, dtype=volume.dtype,
+            chunks=(64,) * 3, compressor=Zstd(3), write_empty_chunks=False,
+        )  # fmt: skip
+        array.attrs.update(voxel_size=VOXEL_SIZE, translation=(0, 0, 0))
+        array[:] = volume
+    with zipfile.ZipFile(folder / "s.zip", "w") as archive:
+        for file in sorted(path for path in (folder / "s").rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(folder / "s"))
+
+
+def measure(folder: Path, label: str, side: int) -> dict[str, Any]:
+    """Score in a process of its own."""
+    command = [sys.executable, __file__, "--measure", str(folder), label, str(side)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def score_crop(folder: Path, label: str, side: int) -> dict[str, Any]:
+    from cellmap_pipeline.scoring import score_submission
+
+    rows = [CropLabel(1, "d", label, Grid(VOXEL_SIZE, (0, 0, 0), (side,) * 3))]
+    begin = time.perf_counter()
+    scores = score_submission(folder / "s.zip", folder / "truth", rows)
+    seconds = time.perf_counter() - begin
+    counts = {name: scores["crop1"][label][name] for name in ("tp", "fp", "fn")}
+    return {"seconds": round(seconds, 1), "peak_gb": peak_gb(), "counts": counts}
+
+
+def peak_gb() -> float:
+    """Most memory that this process has held. (What `resource` says counts the parent's, too.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return round(int(kilobytes) / 2**20, 2)
+
+
+if __name__ == "__main__":
+    main()

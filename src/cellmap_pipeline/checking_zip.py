@@ -1,0 +1,157 @@
+"""What is wrong with a submission's zip itself, before any array in it is read."""
+
+from __future__ import annotations
+
+import json
+import stat
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cellmap_pipeline.zip_reader import ZipReader
+
+Severity = Literal["rejected", "costs"]
+
+# The portal's limit on the unpacked size.
+MAX_BYTES = 50 * 2**30
+# Metadata are far smaller; more would only fill the memory.
+MAX_METADATA_BYTES = 2**20
+METADATA = {".zgroup", ".zarray", ".zattrs"}
+# Of file systems: bytes of a name.
+MAX_NAME_BYTES = 255
+# What Python's zipfile unpacks everywhere.
+METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+
+REPACK = "package the labels again"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a submission.
+
+    Parameters
+    ----------
+    severity : `rejected`, or `costs`: accepted, but scored lower than it could be.
+    crop, label : where; None where it concerns all.
+    message : what is wrong and what to do.
+    """
+
+    severity: Severity
+    crop: str | None
+    label: str | None
+    message: str
+
+    def __str__(self) -> str:
+        where = "/".join(name for name in (self.crop, self.label) if name)
+        return f"{self.severity}: {where + ': ' if where else ''}{self.message}"
+
+
+def rejected(message: str, crop: str | None = None, label: str | None = None) -> Problem:
+    """A problem for which the submission is refused."""
+    return Problem("rejected", crop, label, message)
+
+
+def entry_problems(entries: Sequence[zipfile.ZipInfo]) -> Iterator[Problem]:
+    """What is wrong with the entries of a zip by what its directory says."""
+    total = sum(entry.file_size for entry in entries)
+    if total > MAX_BYTES:
+        yield rejected(
+            f"{total / 2**30:.1f} GiB unpacked, above the limit of {MAX_BYTES / 2**30:.0f} GiB: "
+            "store labels compressed, on the manifest's grid"
+        )
+    folders = {name[:end] for name in {e.filename for e in entries} for end in _slashes(name)}
+    seen = set()
+    for entry in entries:
+        name = entry.filename
+        for message in _messages(entry, name in seen, name in folders):
+            yield rejected(message, *place_of(name))
+        seen.add(name)
+
+
+def _messages(entry: zipfile.ZipInfo, again: bool, is_folder: bool) -> Iterator[str]:
+    name = entry.filename
+    parts = name.split("/")
+    if again:
+        yield f"{name} is in the zip twice: {REPACK}"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        yield f"{name} is a link: put in the file that it points to"
+    if name.startswith("/") or ".." in parts or "\\" in name or name.strip("./") == "":
+        yield f"{name!r} leaves the archive: {REPACK}"
+    if entry.flag_bits & 1:
+        yield f"{name} is encrypted: zip without a password"
+    if entry.compress_type not in METHODS:
+        yield (
+            f"{name} is packed by a method that Python cannot unpack ({entry.compress_type}): zip "
+            "it stored or deflated"
+        )
+    if is_folder:
+        yield f"{name} is a file and a folder at once: {REPACK}"
+    if len(name) > MAX_NAME_BYTES and any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        yield f"the name {name[:40]}… is too long: {REPACK}"
+    if parts[-1] == "zarr.json":
+        yield f"{name} is zarr 3, the evaluator reads zarr 2: write it again with zarr_format=2"
+    if parts[-1] in METADATA and entry.file_size > MAX_METADATA_BYTES:
+        yield f"{name} has {entry.file_size} bytes, far more than metadata take: {REPACK}"
+
+
+def _slashes(name: str) -> list[int]:
+    return [i for i, letter in enumerate(name) if letter == "/"]
+
+
+def metadata_entries(entries: Sequence[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
+    """Entries that hold metadata of groups and arrays."""
+    return (entry for entry in entries if entry.filename.rsplit("/", 1)[-1] in METADATA)
+
+
+def beside_problems(entries: Sequence[str], root: str) -> Iterator[Problem]:
+    """Crops that lie beside the zarr folder `root`."""
+    beside = {
+        name.split("/")[0]
+        for name in entries
+        if not name.startswith(root) and name.endswith((".zarray", ".zgroup"))
+    }
+    if beside:
+        yield rejected(
+            f"{', '.join(sorted(beside)[:5])} lies beside the zarr folder {root}: put all crops "
+            "into one"
+        )
+
+
+def group_problems(reader: ZipReader, root: str, crops: Sequence[str]) -> Iterator[Problem]:
+    """What is wrong with the groups of the root and of crops."""
+    for crop in (None, *crops):
+        folder = f"{root}{crop + '/' if crop else ''}"
+        if f"{folder}.zarray" in reader:
+            where = "a crop" if crop else "the root"
+            yield rejected(
+                f"{folder}.zarray makes an array of {where}, which must be a group of labels: "
+                "delete it",
+                crop,
+            )
+        if f"{folder}.zgroup" not in reader:
+            yield rejected(
+                f"{folder}.zgroup is missing, which the format asks for (the evaluator of 2026-06 "
+                'adds it): add it with {"zarr_format": 2}',
+                crop,
+            )
+            continue
+        try:
+            group = json.loads(reader[f"{folder}.zgroup"])
+        except (ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            yield rejected(
+                f'{folder}.zgroup cannot be read ({error}): write it as {{"zarr_format": 2}}',
+                crop,
+            )
+            continue
+        if not isinstance(group, dict) or group.get("zarr_format") != 2:
+            yield rejected(f'{folder}.zgroup does not say {{"zarr_format": 2}}: write it so', crop)
+
+
+def place_of(name: str) -> tuple[str | None, str | None]:
+    """Crop and label that an entry belongs to."""
+    parts = name.split("/")[:-1]
+    crop = next((i for i, part in enumerate(parts) if part.startswith("crop")), None)
+    if crop is None:
+        return None, None
+    return parts[crop], parts[crop + 1] if crop + 1 < len(parts) else None

@@ -1,0 +1,135 @@
+"""Chunks of zarr 2 arrays decoded without trusting what they say of themselves.
+
+A chunk comes to as many bytes as its array says. One whose own header claims another size is
+broken, and nothing is allocated for it.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+# Filters that neither run code nor grow what they decode by more than this factor.
+FILTERS = {"astype", "bitround", "crc32", "adler32", "delta", "fixedscaleoffset", "fletcher32",
+           "packbits", "quantize", "shuffle"}  # fmt: skip
+GROWTH = 8
+
+
+class ChunkError(ValueError):
+    """A chunk, or the way in which it is stored, cannot be decoded."""
+
+
+def check_codecs(array: zarr.Array) -> None:
+    """Refuse an array whose chunks could not be decoded, or not safely.
+
+    Raises
+    ------
+    ChunkError
+        Its codecs are not known here.
+    """
+    compressor = array.compressor.codec_id if array.compressor else None
+    if compressor not in (None, *DECLARED, *BOUNDED):
+        raise ChunkError(f"the compressor {compressor} is not one that every reader knows")
+    unknown = {codec.codec_id for codec in array.filters or ()} - FILTERS
+    if unknown:
+        raise ChunkError(f"the filter {', '.join(sorted(unknown))} is not one that is safe to read")
+
+
+def decode_chunk(raw: bytes, array: zarr.Array) -> NDArray[Any]:
+    """The voxels of a chunk, in the shape of the array's chunks.
+
+    Parameters
+    ----------
+    raw : as stored.
+    array : that it belongs to; it passed `check_codecs`.
+
+    Raises
+    ------
+    ChunkError
+        It does not decode to as many bytes as the chunk has.
+    """
+    size = math.prod(array.chunks) * array.dtype.itemsize
+    filters = array.filters or ()
+    limit = size * GROWTH if filters else size
+    try:
+        data = _decompressed(raw, array.compressor, limit)
+        for codec in reversed(filters):
+            data = codec.decode(data)
+    except (ValueError, RuntimeError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ChunkError(str(error)) from None
+    values = np.frombuffer(np.ascontiguousarray(data), np.uint8)
+    if values.nbytes != size:
+        raise ChunkError(f"it holds {values.nbytes} bytes, but a chunk has {size}")
+    return values.view(array.dtype).reshape(array.chunks, order=array.order)
+
+
+def _decompressed(raw: bytes, compressor: Any, limit: int) -> Any:
+    if compressor is None:
+        return raw
+    if compressor.codec_id in BOUNDED:
+        data = BOUNDED[compressor.codec_id](raw, limit + 1, compressor)
+        if len(data) > limit:
+            raise ChunkError(f"it unpacks to more than {limit} bytes")
+        return data
+    declared = DECLARED[compressor.codec_id](raw)
+    if declared is None or declared > limit:
+        raise ChunkError(f"its header says {declared} bytes, but a chunk has {limit}")
+    return compressor.decode(raw)
+
+
+def _blosc_size(raw: bytes) -> int | None:
+    """Size that the header of a Blosc 1 chunk declares; None where the chunk is cut off."""
+    whole = int.from_bytes(raw[12:16], "little")
+    return int.from_bytes(raw[4:8], "little") if 16 <= whole <= len(raw) else None
+
+
+def _zstd_size(raw: bytes) -> int | None:
+    """Content size of a frame (RFC 8878, 3.1.1.1), None where it is not given."""
+    if len(raw) < 6 or raw[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flag, single, dictionary = raw[4] >> 6, raw[4] >> 5 & 1, raw[4] & 3
+    start = 5 + (not single) + (0, 1, 2, 4)[dictionary]
+    length = (single, 2, 4, 8)[flag]
+    if not length:
+        return None
+    return int.from_bytes(raw[start : start + length], "little") + (256 if length == 2 else 0)
+
+
+def _gunzip(raw: bytes, limit: int, codec: Any) -> bytes:
+    return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(raw, limit)
+
+
+def _inflate(raw: bytes, limit: int, codec: Any) -> bytes:
+    return zlib.decompressobj().decompress(raw, limit)
+
+
+def _bunzip(raw: bytes, limit: int, codec: Any) -> bytes:
+    return bz2.BZ2Decompressor().decompress(raw, limit)
+
+
+def _unxz(raw: bytes, limit: int, codec: Any) -> bytes:
+    filters = codec.filters if codec.format == lzma.FORMAT_RAW else None
+    return lzma.LZMADecompressor(codec.format, filters=filters).decompress(raw, limit)
+
+
+# How the size of what a codec decodes is told before: by the size that its header declares, or
+# by stopping there.
+DECLARED: dict[str, Callable[[bytes], int | None]] = {
+    "blosc": _blosc_size,
+    "lz4": lambda raw: int.from_bytes(raw[:4], "little"),
+    "zstd": _zstd_size,
+}
+BOUNDED: dict[str, Callable[[bytes, int, Any], bytes]] = {
+    "gzip": _gunzip,
+    "zlib": _inflate,
+    "bz2": _bunzip,
+    "lzma": _unxz,
+}
