@@ -42,8 +42,8 @@ rule segment:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
     params:
         cfg=lambda wildcards: version("segment")
         | {
