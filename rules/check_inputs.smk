@@ -15,8 +15,8 @@ checkpoint check_inputs:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         cfg=version("check_inputs")
         | {

@@ -73,12 +73,17 @@ def untracked(get):
     return params
 
 
+def growing(amount):
+    """A resources function: each retry of a job asks for more."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 def asked(stage, key, grows=True):
-    """A resources function: what a training's jobs of `stage` ask for; retries for more."""
+    """A resources function: what a training's jobs of `stage` ask for."""
 
     def resources(wildcards, attempt):
-        once = planning.resources(PLAN.trainings[wildcards.training], stage)[key]
-        return once * attempt if grows else once
+        amount = planning.resources(PLAN.trainings[wildcards.training], stage)[key]
+        return amount * attempt if grows else amount
 
     return resources
 

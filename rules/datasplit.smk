@@ -19,8 +19,8 @@ rule datasplit:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         cfg=lambda wildcards: training_params("datasplit", planning.DATASPLIT_KEYS)(wildcards)
         | {"data_root": PLAN.config.data_root}

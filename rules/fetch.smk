@@ -13,8 +13,8 @@ rule fetch_crop:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=720,
+        mem_mb=growing(2000),
+        runtime=growing(720),
     params:
         cfg=lambda wildcards: version("fetch")
         | {

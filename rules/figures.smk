@@ -19,6 +19,7 @@ rule plot_datasplit:
         OUTPUT / "logs/plot_datasplit/{training}.log",
     benchmark:
         OUTPUT / "benchmarks/plot_datasplit/{training}.tsv"
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -46,6 +47,7 @@ rule plot_training:
         OUTPUT / "logs/plot_training/{training}.log",
     benchmark:
         OUTPUT / "benchmarks/plot_training/{training}.tsv"
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -74,6 +76,7 @@ rule plot_validation:
         OUTPUT / "logs/plot_validation/{source}.log",
     benchmark:
         OUTPUT / "benchmarks/plot_validation/{source}.tsv"
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -101,6 +104,7 @@ rule plot_selection:
         OUTPUT / "logs/plot_selection.log",
     benchmark:
         OUTPUT / "benchmarks/plot_selection.tsv"
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -134,8 +138,8 @@ rule plot_crop:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=growing(8000),
+        runtime=growing(60),
     params:
         cfg=lambda wildcards: DRAWN
         | {
@@ -166,6 +170,7 @@ rule plot_scores:
         OUTPUT / "logs/plot_scores.log",
     benchmark:
         OUTPUT / "benchmarks/plot_scores.tsv"
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1

@@ -17,8 +17,8 @@ rule package:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
     params:
         cfg=version("package")
         | {

@@ -64,8 +64,8 @@ rule report:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         cfg=DRAWN,
         again=AGAIN,

@@ -13,8 +13,8 @@ rule score:
         "../envs/cellmap-pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=growing(16000),
+        runtime=growing(240),
     params:
         cfg=version("score")
         | {

@@ -56,8 +56,8 @@ rule segment:
         "../envs/cellmap-pipeline.yaml"
     threads: lambda wildcards: planning.segmentation_threads(segment_row(wildcards))
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=growing(8000),
+        runtime=growing(120),
     params:
         cfg=segment_params,
     script:

@@ -16,6 +16,7 @@ rule select:
         OUTPUT / "logs/select.log",
     benchmark:
         OUTPUT / "benchmarks/select.tsv"
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
