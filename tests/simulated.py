@@ -28,12 +28,16 @@ def inner_boundary(truth):
     return boundary & (truth > 0)
 
 
-def predicted(truth, label, noise=0.06, seed=0):
-    """What a network could predict of all channels of a label: blurred, noisy."""
+def predicted(truth, label, noise=0.06, seed=0, blur=1.0, eroded=0):
+    """What a network could predict of all channels of a label: noisy, and blurred by so many times
+    the usual; and of objects that lost their outermost voxels."""
     rng = np.random.default_rng(seed)
+    if eroded:
+        inside = [ndimage.binary_erosion(truth == i, iterations=eroded) for i in np.unique(truth)]
+        truth = truth * np.any(inside[1:], axis=0)
 
     def channel(mask, sigma, gain):
-        value = gain * ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+        value = gain * ndimage.gaussian_filter(mask.astype(np.float32), sigma * blur)
         noisy = value + noise * rng.standard_normal(mask.shape, np.float32)
         return np.clip(255 * noisy, 0, 255).astype(np.uint8)
 
