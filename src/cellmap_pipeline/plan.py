@@ -35,8 +35,8 @@ RESULT_VERSION = {
     "predict": 2,
     "select": 1,
     "segment": 1,
-    "package": 1,
-    "score": 1,
+    "package": 2,
+    "score": 2,
     "figures": 1,
 }
 
