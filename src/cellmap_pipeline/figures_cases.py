@@ -44,7 +44,7 @@ def best_and_worst(scores: Path, rows: Sequence[CropLabel]) -> list[Case]:
     ]
     found.sort(key=lambda pair: -pair[1])
     # Where there are few, none is drawn twice.
-    best = found[: min(CASES, (len(found) + 1) // 2)]
+    best = [pair for pair in found[: min(CASES, (len(found) + 1) // 2)] if pair[1] > 0]
     worst = found[len(best) :][-CASES:]
     return [Case("best", *pair) for pair in best] + [Case("worst", *pair) for pair in worst[::-1]]
 
