@@ -181,3 +181,64 @@ rule plot_scores:
         cfg=DRAWN,
     script:
         "../workflow/scripts/plot_scores.py"
+
+
+rule plot_cases:
+    """Draw the labels of test crops that came out best and worst: raw, truth and prediction."""
+    input:
+        scores=OUTPUT / "scores.csv",
+        segmentations=[segmentation_of(row) for row in PLAN.segmented()],
+    output:
+        report(
+            FIGURES / "cases.png",
+            caption="../workflow/report/cases.rst",
+            category="6 Scores",
+            labels={"figure": "best and worst"},
+        ),
+    log:
+        OUTPUT / "logs/plot_cases.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_cases.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        cfg=DRAWN
+        | {
+            "data_root": PLAN.config.data_root,
+            "ground_truth": PLAN.config.ground_truth,
+            "rows": [planning.row_settings(row) for row in PLAN.segmented()],
+        },
+        segmentations=str(OUTPUT / "segmentations"),
+    script:
+        "../workflow/scripts/plot_cases.py"
+
+
+rule plot_leaderboard:
+    """Draw the scores of all trainings side by side."""
+    input:
+        OUTPUT / "leaderboard.csv",
+    output:
+        report(
+            FIGURES / "leaderboard.png",
+            caption="../workflow/report/leaderboard.rst",
+            category="6 Scores",
+            labels={"figure": "leaderboard"},
+        ),
+    log:
+        OUTPUT / "logs/plot_leaderboard.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_leaderboard.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+    script:
+        "../workflow/scripts/plot_leaderboard.py"

@@ -15,9 +15,9 @@ rule package:
         OUTPUT / "benchmarks/package.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 1
+    threads: 4
     resources:
-        mem_mb=growing(4000),
+        mem_mb=growing(8000),
         runtime=growing(120),
     params:
         cfg=version("package")
@@ -29,3 +29,9 @@ rule package:
         segmentations=str(OUTPUT / "segmentations"),
     script:
         "../workflow/scripts/package.py"
+
+
+rule check:
+    """What reading submission.zip back found; a submission that would be rejected is not made."""
+    input:
+        OUTPUT / "submission_check.json",

@@ -52,7 +52,8 @@ rule report:
         expand(FIGURES / "validation/{source}.png", source=PLAN.validated()),
         FIGURES / "selection.png",
         [FIGURES / f"crops/{dataset}/crop{crop}.png" for dataset, crop in DRAWN_CROPS],
-        [FIGURES / "scores.png"] if SCORED else [],
+        [FIGURES / "scores.png", FIGURES / "cases.png"] if SCORED else [],
+        FIGURES / "leaderboard.png",
         "submission.zip",
     output:
         OUTPUT / "report.html",
@@ -75,7 +76,7 @@ rule report:
 
 # What a user looks for has its short name in the working directory.
 AT_HAND = (
-    ["report.html", "selection.csv", "dag.mmd"]
+    ["report.html", "selection.csv", "leaderboard.csv", "dag.mmd"]
     + (["dag.svg"] if DOT else [])
     + (["scores.json", "scores.csv"] if SCORED else [])
 )

@@ -25,3 +25,27 @@ rule score:
         },
     script:
         "../workflow/scripts/score.py"
+
+
+rule leaderboard:
+    """The scores of all trainings in the output folder side by side, and of the submission."""
+    input:
+        [OUTPUT / name / "validation/scores.json" for name in USED],
+        [OUTPUT / "scores.json"] if PLAN.config.ground_truth else [],
+    output:
+        OUTPUT / "leaderboard.csv",
+    log:
+        OUTPUT / "logs/leaderboard.log",
+    benchmark:
+        OUTPUT / "benchmarks/leaderboard.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=version("score"),
+        folder=str(OUTPUT),
+    script:
+        "../workflow/scripts/leaderboard.py"

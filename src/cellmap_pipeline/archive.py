@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.zip_reader import ZipReader
+from cellmap_pipeline.zip_reader import UNREADABLE, ZipReader
 
 # What zarr, its codecs and zipfile raise on chunks that are broken or cut off.
 DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
@@ -127,7 +127,10 @@ class Archive:
             store = zarr.DirectoryStore(str(path))
             root = ""
         elif zipfile.is_zipfile(path):
-            reader = reader or ZipReader(path)
+            try:
+                reader = reader or ZipReader(path)
+            except UNREADABLE as error:
+                raise InputError(f"{path}: the zip's directory cannot be read: {error}") from None
             store = zarr.storage.KVStore(reader)
             keys = list(reader)
             root = _zarr_folder(path, keys)

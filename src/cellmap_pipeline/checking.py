@@ -32,7 +32,7 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.score_summary import MASK_SUFFIX
-from cellmap_pipeline.zip_reader import ZipReader
+from cellmap_pipeline.zip_reader import UNREADABLE, ZipReader
 
 __all__ = ["Problem", "check", "exit_code"]
 
@@ -65,7 +65,10 @@ def check(
     """
     if not zipfile.is_zipfile(path):
         return [rejected(f"{path} is not a zip file, or is cut off: {REPACK}")]
-    reader = ZipReader(path)
+    try:
+        reader = ZipReader(path)
+    except UNREADABLE as error:
+        return [rejected(f"{path}: the zip's directory cannot be read ({error}): {REPACK}")]
     problems = list(entry_problems(reader.entries))
     if any(entry.file_size > MAX_METADATA_BYTES for entry in metadata_entries(reader.entries)):
         return problems
@@ -79,10 +82,12 @@ def check(
     problems += group_problems(reader, submission.root, there)
     if not there:
         held = ", ".join(submission.labels) or "none"
+        deeper = any(f"/{crop}/" in name for name in reader for crop in set(crops.values()))
+        remedy = "zip what is in that folder" if deeper else "name them crop{id} as in the manifest"
         problems.append(
             rejected(
                 f"holds none of the manifest's crops (there are: {held}), at which the evaluator "
-                "stops: name them crop{id} as in the manifest"
+                f"stops: {remedy}"
             )
         )
     problems += _extra_problems(submission, manifest, crops)

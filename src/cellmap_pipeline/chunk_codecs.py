@@ -80,7 +80,9 @@ def _decompressed(raw: bytes, compressor: Any, limit: int) -> Any:
             raise ChunkError(f"it unpacks to more than {limit} bytes")
         return data
     declared = DECLARED[compressor.codec_id](raw)
-    if declared is None or declared > limit:
+    if declared is None:
+        raise ChunkError("it is cut off, or its header is broken")
+    if declared > limit:
         raise ChunkError(f"its header says {declared} bytes, but a chunk has {limit}")
     return compressor.decode(raw)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from cellmap_pipeline.errors import InputError
+
+MANIFEST_HELP = "test-crop manifest, path or URL"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +20,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     `check` and `package` end with 1 where the submission would be rejected, with 2 where it would
     be accepted but loses score. Any command ends with 1 on bad input.
     """
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if options.run is _run:
+        options.arguments = list(sys.argv[1:] if arguments is None else arguments)[1:]
+    elif others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    try:
+        return options.run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cellmap-pipeline", description=main.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -36,25 +53,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "package", help="make submission.zip of a folder of {dataset}/crop{id}/{label}"
     )
     package.add_argument("folder", type=Path, help="labels or probabilities, zarr 2")
-    package.add_argument("--manifest", required=True, help="test-crop manifest, path or URL")
+    package.add_argument("--manifest", required=True, help=MANIFEST_HELP)
     package.add_argument("--output", type=Path, default=Path("submission.zip"))
-    package.set_defaults(run=_package)
+    package.set_defaults(run=_package, truth=None, official=False)
 
     check = commands.add_parser("check", help="hold a submission.zip against the manifest")
     check.add_argument("zip", type=Path)
-    check.add_argument("--manifest", required=True, help="test-crop manifest, path or URL")
+    check.add_argument("--manifest", required=True, help=MANIFEST_HELP)
+    check.add_argument("--truth", type=Path, help="hold the number of objects against this, too")
+    check.add_argument(
+        "--official", action="store_true", help="let the official toolbox read it, too"
+    )
     check.set_defaults(run=_check)
 
-    options, others = parser.parse_known_args(arguments)
-    if options.run is _run:
-        options.arguments = list(sys.argv[1:] if arguments is None else arguments)[1:]
-    elif others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
-    try:
-        return options.run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    score = commands.add_parser("score", help="the official scores of a submission.zip")
+    score.add_argument("zip", type=Path)
+    score.add_argument("--truth", type=Path, required=True, help="zarr with crop{id}/{label}")
+    score.add_argument("--manifest", required=True, help=MANIFEST_HELP)
+    score.add_argument("--output", type=Path, default=Path("scores.json"), help="and .csv beside")
+    score.add_argument("--memory-gb", type=float, help="default: half of the machine's")
+    score.add_argument(
+        "--without-collisions",
+        action="store_true",
+        help="also give the scores without the effect of the evaluator's colliding ids",
+    )
+    score.set_defaults(run=_score)
+
+    for command in (package, check, score):
+        command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+
+    board = commands.add_parser("leaderboard", help="compare all trainings in a results folder")
+    board.add_argument("folder", type=Path)
+    board.add_argument("--output", type=Path, help="write it as CSV, too")
+    board.set_defaults(run=_leaderboard)
+    return parser
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -77,24 +109,60 @@ def _package(options: argparse.Namespace) -> int:
     rows = _manifest(options)
     package(options.folder, rows, options.output)
     print(f"wrote {options.output}")
-    return _report(options.output, options)
+    options.zip = options.output
+    return _check(options)
 
 
 def _check(options: argparse.Namespace) -> int:
-    return _report(options.zip, options)
+    from cellmap_pipeline.checking import check, exit_code
+    from cellmap_pipeline.official_reader import check_officially
 
-
-def _report(path: Path, options: argparse.Namespace) -> int:
-    from cellmap_pipeline.checking import check
-
-    problems = check(path, _manifest(options))
+    rows = _manifest(options)
+    problems = check(options.zip, rows, options.truth, options.workers)
+    if options.official:
+        try:
+            found = check_officially(options.zip, rows)
+        except InputError as error:
+            print(f"note: {error}", file=sys.stderr)
+        else:
+            problems += found
+            if not found:
+                print(f"{options.zip}: the official reader takes all of it")
     for problem in problems:
         print(problem)
-    if any(problem.severity == "rejected" for problem in problems):
-        return 1
-    if problems:
-        return 2
-    print(f"{path}: fine")
+    if not problems:
+        print(f"{options.zip}: fine")
+    return exit_code(problems)
+
+
+def _score(options: argparse.Namespace) -> int:
+    import json
+
+    from cellmap_pipeline.score_summary import overall_scores, write_csv
+    from cellmap_pipeline.scoring import score_submission
+
+    scores = score_submission(
+        options.zip,
+        options.truth,
+        _manifest(options),
+        options.workers,
+        options.memory_gb,
+        options.without_collisions,
+    )
+    options.output.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    write_csv(scores, options.output.with_suffix(".csv"))
+    for name, value in overall_scores(scores).items():
+        print(f"{name:45} {value:.6f}")
+    return 0
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from cellmap_pipeline.leaderboard import leaderboard, write_leaderboard
+
+    table = leaderboard(options.folder)
+    print(table.to_string(index=False, na_rep="", float_format="{:.3f}".format))
+    if options.output:
+        write_leaderboard(table, options.output)
     return 0
 
 

@@ -76,7 +76,7 @@ def plot_crop(
     across = math.ceil(len(panels) / down)
     shared = any(len(panel.labels) > 1 for panel in panels)
     widths = (([1.0] * cells + [BETWEEN_PANELS]) * across)[:-1]
-    aspect = max(_extent(p.grid, 0, 1) / _extent(p.grid, 0, 2) for p in panels)
+    aspect = max(extent(p.grid, 0, 1) / extent(p.grid, 0, 2) for p in panels)
     height = down * (CELL_INCHES * aspect + 0.3) + (0.8 if shared else 0.4)
     with drawing(path, sum(widths) * CELL_INCHES, height) as figure:
         figure.suptitle(f"{rows[0].dataset}, crop {rows[0].crop}")
@@ -85,7 +85,7 @@ def plot_crop(
             ax.set_axis_off()
         for i, panel in enumerate(panels):
             first = i % across * (cells + 1)
-            _draw(list(axes[i // across, first : first + cells]), raw, panel, with_truth)
+            draw_panel(list(axes[i // across, first : first + cells]), raw, panel, with_truth)
         if shared:
             _legend(figure, panels)
 
@@ -178,11 +178,11 @@ def _panels(rows: Sequence[CropLabel], made: Path, truth: Path | None) -> list[P
     ]
 
 
-def _draw(axes: Sequence[Axes], raw: Volume, panel: Panel, with_truth: bool) -> None:
+def draw_panel(axes: Sequence[Axes], raw: Volume, panel: Panel, with_truth: bool) -> None:
     """Fill the cells of a panel: raw, truth (where any panel has one), labels made."""
     grid = panel.grid
     at = most_labelled(grid, [*panel.made.values(), *panel.truth.values()])
-    pixel = max(_extent(grid, 0, 1), _extent(grid, 0, 2)) / PIXELS
+    pixel = max(extent(grid, 0, 1), extent(grid, 0, 2)) / PIXELS
     boxes = [_slice(grid, axis, index) for axis, index in enumerate(at)]
     planes = [_pixels(box, axis, pixel) for axis, box in enumerate(boxes)]
     grey = [
@@ -224,7 +224,7 @@ def _mark(ax: Axes, grid: Grid, at: Shape, pixel: float, grey: Sequence[Image]) 
         ((right, right + depth - 1), (y, y)),
     ):
         ax.plot(xs, ys, **line)
-    length, name = scale_bar(_extent(grid, 2))
+    length, name = scale_bar(extent(grid, 2))
     left, bottom = 0.05 * width, 0.94 * height
     for colour, lw in (("black", 4.5), ("white", 2.5)):
         ax.plot((left, left + length / pixel), (bottom, bottom), color=colour, lw=lw)
@@ -261,7 +261,7 @@ def _labelled_voxels(grid: Grid, volume: LabelVolume) -> list[NDArray[np.int64]]
     return counts
 
 
-def _extent(grid: Grid, *axes: int) -> float:
+def extent(grid: Grid, *axes: int) -> float:
     """Length along `axes` together, nm."""
     return sum(grid.shape[axis] * grid.voxel_size[axis] for axis in axes)
 

@@ -121,6 +121,30 @@ def plot_scores(scores: Path, path: Path) -> None:
         _crop_map(cells, labels, crops, per_crop)
 
 
+def plot_leaderboard(leaderboard: Path, path: Path) -> None:
+    """Draw the scores of all trainings, and of the submission where they are known, per class.
+
+    Parameters
+    ----------
+    leaderboard : `leaderboard.csv`.
+    path : PNG to write.
+    """
+    table = pd.read_csv(leaderboard)
+    names = [f"{name}\n({on})" for name, on in zip(table["name"], table["scored_on"], strict=True)]
+    rows = list(table.columns[table.columns.get_loc("overall_score") :])
+    values = {
+        (rows.index(row), column): float(value)
+        for row in rows
+        for column, value in enumerate(table[row])
+        if not pd.isna(value)
+    }
+    shown = [row.replace("_", " ") if row.startswith("overall_") else row for row in rows]
+    with drawing(path, 3 + 1.6 * len(names), 1.8 + ROW_INCHES * len(rows)) as figure:
+        axes = figure.subplots()
+        heat_map(axes, shown, names, values, {at: f"{v:.3f}" for at, v in values.items()})
+        axes.set_title("official scores; overall: over the classes that each has")
+
+
 def _threshold_curve(axes: Axes, label: str, size: Mapping[str, Any]) -> None:
     if not size["curve"]:
         return

@@ -75,7 +75,7 @@ def local_manifest(source: str, folder: Path) -> Path:
         The URL cannot be read, or the toolbox is not installed.
     """
     if source == TOOLBOX:
-        return _toolbox_manifest()
+        return toolbox_manifest()
     return local_copy(source, folder / "test_crop_manifest.csv", "test_crops", parse_manifest)
 
 
@@ -153,7 +153,7 @@ def write_manifest(rows: Iterable[CropLabel], path: str | Path) -> None:
             writer.writerow([row.crop, row.dataset, row.label, *vectors])
 
 
-def _toolbox_manifest() -> Path:
+def toolbox_manifest() -> Path:
     """The manifest inside the official toolbox, found without importing it."""
     spec = importlib.util.find_spec(TOOLBOX.replace("-", "_"))
     folders = spec.submodule_search_locations if spec else None

@@ -37,8 +37,8 @@ RESULT_VERSION = {
     "predict": 3,
     "select": 2,
     "segment": 2,
-    "package": 1,
-    "score": 1,
+    "package": 2,
+    "score": 2,
     "figures": 1,
 }
 

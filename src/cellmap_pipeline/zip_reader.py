@@ -18,6 +18,8 @@ from isal import isal_zlib
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 # Extra fields of a local header that are read along with it.
 GUESSED_EXTRA = 64
+# What `zipfile` raises on a directory that is broken.
+UNREADABLE = (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error)
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
 
 

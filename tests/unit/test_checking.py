@@ -19,6 +19,7 @@ from cellmap_pipeline import checking_voxels, checking_zip
 from cellmap_pipeline.checking import Problem, check, exit_code
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel, read_manifest
+from cellmap_pipeline.scoring import score_submission
 
 GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (10, 12, 8))
 MANIFEST = [CropLabel(crop, "a-1", label, GRID) for crop in (1, 2) for label in ("er", "mito")]
@@ -310,6 +311,25 @@ def test_no_crop_of_the_manifest(folder: Path) -> None:
     problems = check(zipped(folder), MANIFEST)
     assert described(problems[0]) == (REJECTED, None, None)
     assert "holds none of the manifest's crops (there are: crop11, crop12)" in problems[0].message
+    assert "name them crop{id}" in problems[0].message
+
+
+def test_crops_in_a_folder_of_their_own(folder: Path) -> None:
+    problems = check(zipped(folder, "my_submission/"), MANIFEST)
+    message = next(p.message for p in problems if "none of the manifest's crops" in p.message)
+    assert "(there are: my_submission)" in message
+    assert "zip what is in that folder" in message
+
+
+def test_a_broken_directory(folder: Path) -> None:
+    path = zipped(folder)
+    content = path.read_bytes()
+    start = content.index(b"PK\1\2")
+    path.write_bytes(content[:start] + b"what" + content[start + 4 :])
+    problem = only(check(path, MANIFEST))
+    assert "the zip's directory cannot be read" in problem.message
+    with pytest.raises(ValueError, match="the zip's directory cannot be read"):
+        score_submission(path, folder, MANIFEST)
 
 
 def test_no_zip(tmp_path: Path) -> None:

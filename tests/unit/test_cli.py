@@ -1,3 +1,7 @@
+import importlib.util
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -40,3 +44,31 @@ def test_exit_codes(labels, capsys):
     assert call(labels, "check", zip_path) == 1
     assert main(["check", str(zip_path), "--manifest", "none.csv"]) == 1
     assert "error: test-crop manifest none.csv does not exist" in capsys.readouterr().err
+
+
+def test_score(labels, capsys):
+    call(labels, "package", labels / "labels", "--output", labels / "out.zip")
+    truth = labels / "truth.zarr"
+    for label in ("mito", "pm"):
+        shutil.copytree(labels / "labels/d/crop1" / label / "s0", truth / "crop1" / label)
+    output = labels / "scores.json"
+    options = ["--truth", truth, "--output", output, "--without-collisions", "--workers", 2]
+    assert call(labels, "score", labels / "out.zip", *options) == 0
+    assert "overall_score_without_collisions" in capsys.readouterr().out
+    assert json.loads(output.read_text())["overall_score"] == 1
+    assert output.with_suffix(".csv").is_file()
+
+
+def test_check_against_the_truth_and_by_the_official_reader(labels, capsys):
+    call(labels, "package", labels / "labels", "--output", labels / "out.zip")
+    truth = labels / "truth.zarr/crop1/mito"
+    shutil.copytree(labels / "labels/d/crop1/mito/s0", truth)
+    for _ in range(2):
+        assert call(labels, "check", labels / "out.zip", "--truth", truth.parents[1]) == 0
+    if importlib.util.find_spec("cellmap_segmentation_challenge") is None:
+        capsys.readouterr()
+        assert call(labels, "check", labels / "out.zip", "--official") == 0
+        printed = capsys.readouterr()
+        assert "fine" in printed.out
+        assert printed.err.count("\n") == 1
+        assert "toolbox (cellmap-segmentation-challenge) is not installed here" in printed.err

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from cellmap_pipeline import figures_crop, figures_scores, figures_training
+from cellmap_pipeline import figures_cases, figures_crop, figures_scores, figures_training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.figures import CLASSES, COLOURS, drawing, in_order, in_panels, look_of
+from cellmap_pipeline.figures_cases import Case, best_and_worst, plot_cases
 from cellmap_pipeline.figures_crop import (
     OBJECT_COLOURS,
     most_labelled,
@@ -22,7 +23,12 @@ from cellmap_pipeline.figures_crop import (
     plot_crop,
     scale_bar,
 )
-from cellmap_pipeline.figures_scores import plot_scores, plot_selection, plot_validation
+from cellmap_pipeline.figures_scores import (
+    plot_leaderboard,
+    plot_scores,
+    plot_selection,
+    plot_validation,
+)
 from cellmap_pipeline.figures_training import plot_datasplit, plot_training
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
@@ -44,7 +50,7 @@ def drawn(monkeypatch):
         yield kept[-1]
         kept[-1].draw_without_rendering()
 
-    for module in (figures_crop, figures_scores, figures_training):
+    for module in (figures_cases, figures_crop, figures_scores, figures_training):
         monkeypatch.setattr(module, "drawing", keep)
     return kept
 
@@ -393,6 +399,80 @@ def test_scores_are_drawn_per_class_and_crop(tmp_path, drawn):
     at = {tuple(int(v) for v in text.get_position()): text.get_text() for text in cells.texts}
     assert at == {(1, 0): "0.50", (1, 1): "0.25", (0, 1): "missing"}
     assert len(cells.patches) == 2
+
+
+def test_trainings_and_the_submission_are_drawn_side_by_side(tmp_path, drawn):
+    (tmp_path / "leaderboard.csv").write_text(
+        "name,scored_on,classes,overall_score,overall_instance_score,overall_semantic_score,mito,pm\n"
+        "submission,test,1,0.25,0.5,0.125,,0.125\nsmall,validation,2,0.5,0.5,0.5,0.75,0.25\n"
+    )
+    plot_leaderboard(tmp_path / "leaderboard.csv", tmp_path / "a.png")
+    (cells,) = drawn[0].axes
+    columns = [tick.get_text() for tick in cells.get_xticklabels()]
+    assert columns == ["submission\n(test)", "small\n(validation)"]
+    rows = [tick.get_text() for tick in cells.get_yticklabels()]
+    assert rows == [
+        "overall score", "overall instance score", "overall semantic score", "mito", "pm"
+    ]  # fmt: skip
+    at = {tuple(int(v) for v in text.get_position()): text.get_text() for text in cells.texts}
+    assert at[0, 0] == "0.250"
+    assert at[1, 3] == "0.750"
+    assert (0, 3) not in at
+
+
+def scored(n, skipped=()):
+    """scores.csv of labels `er` in crops 1 to n, the better the higher the number."""
+    per_crop = {
+        f"crop{i}": {"er": {"tp": i, "fp": 10 - i, "fn": 1, "status": "scored"}}
+        for i in range(1, n + 1)
+    }
+    for i in skipped:
+        per_crop[f"crop{i}"]["er"]["status"] = "missing"
+    return per_crop | combine(per_crop)
+
+
+@pytest.mark.parametrize(
+    ("n", "expected"),
+    [
+        (9, ["best 9", "best 8", "best 7", "worst 1", "worst 2", "worst 3"]),
+        (3, ["best 3", "best 2", "worst 1"]),
+        (1, ["best 1"]),
+    ],
+)
+def test_best_and_worst_cases(tmp_path, n, expected):
+    write_csv(scored(n), tmp_path / "scores.csv")
+    rows = [CropLabel(i, "a-1", "er", GRID) for i in range(1, n + 1)]
+    cases = best_and_worst(tmp_path / "scores.csv", rows)
+    assert [f"{case.kind} {case.row.crop}" for case in cases] == expected
+    assert cases[0].score == pytest.approx(n / 11)
+
+
+def test_cases_are_what_was_scored_and_made(tmp_path):
+    per_crop = scored(4, skipped=[3])
+    per_crop["crop2"]["er"] |= {"tp": 0, "fn": 0}  # nothing true
+    per_crop["crop1"]["er_mask"] = per_crop["crop1"]["er"]
+    write_csv(per_crop, tmp_path / "scores.csv")
+    rows = [CropLabel(i, "a-1", "er", GRID) for i in (1, 2, 3)]
+    (case,) = best_and_worst(tmp_path / "scores.csv", rows)
+    assert (case.row, case.kind) == (rows[0], "best")
+
+
+def test_cases_are_drawn_with_truth_and_prediction(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    values = (rng.random(GRID.shape) < 0.2).astype(np.uint8)
+    for folder in ("made/a-1/crop1", "truth/crop1"):
+        (tmp_path / folder).mkdir(parents=True)
+        label(tmp_path / folder, "er", values)
+    cases = [Case(kind, CropLabel(1, "a-1", "er", GRID), 0.5) for kind in ("best", "worst")]
+    raw = Volume.open(label(tmp_path, "raw", values).volume.path)
+    plot_cases(cases, {"a-1": raw}, tmp_path / "made", tmp_path / "truth", tmp_path / "a.png")
+    titles = [ax.get_title() or ax.get_title(loc="left") for ax in drawn[0].axes]
+    assert titles == [
+        "best: er, crop 1: 0.500", "truth", "prediction",
+        "worst: er, crop 1: 0.500", "truth", "prediction",
+    ]  # fmt: skip
+    plot_cases([], {}, tmp_path, tmp_path, tmp_path / "b.png")
+    assert [text.get_text() for ax in drawn[1].axes for text in ax.texts] == ["no label was scored"]
 
 
 # Snakemake called again

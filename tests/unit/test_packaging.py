@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from drawn_volumes import draw_pair, write_array
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellmap_pipeline.checking import check
@@ -15,6 +19,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.packaging import package
+from cellmap_pipeline.scoring import score_instance, score_semantic, score_submission
 from cellmap_pipeline.volumes import create
 
 GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (70, 20, 30))
@@ -118,3 +123,66 @@ def test_plain_arrays_of_any_layout(tmp_path: Path) -> None:
         np.testing.assert_array_equal(packed[:], ids("u4") * 1000)
         assert packed.dtype == np.uint32
     assert check(tmp_path / "s.zip", [row]) == []
+
+
+def test_the_written_translation_is_one_that_the_evaluator_places_right(tmp_path: Path) -> None:
+    grid = Grid((3.48, 4, 4), (20.88, 8, 12), (9, 8, 7))
+    row = CropLabel(3, "a-1", "mito", grid)
+    voxels = np.arange(grid.size).reshape(grid.shape).astype("u2") // 60
+    create(tmp_path / "in/a-1/crop3/mito", grid, "uint16").write(voxels).result()
+    package(tmp_path / "in", [row], tmp_path / "s.zip")
+    assert check(tmp_path / "s.zip", [row]) == []
+    attributes = {"voxel_size": grid.voxel_size, "translation": grid.translation}
+    write_array(tmp_path / "truth.zarr/crop3/mito", voxels, attributes)
+    scores = score_submission(tmp_path / "s.zip", tmp_path / "truth.zarr", [row])
+    assert scores["label_scores"]["mito"]["combined_score"] == 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seeds=st.lists(st.integers(0, 10_000), min_size=1, max_size=3),
+    layout=st.sampled_from(["ours", "plain", "F", "deflated chunks"]),
+)
+def test_what_is_packaged_passes_the_check_and_scores_as_its_arrays_do(
+    seeds: list[int], layout: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows, expected = [], {}
+        for i, seed in enumerate(seeds):
+            kind, pred, truth, voxel_size = draw_pair(seed)
+            label = "mito" if seed % 2 else "er"
+            if kind in ("float", "signed"):
+                pred = np.abs(np.trunc(pred)).astype("u2")
+            if label == "er":
+                pred, truth = (pred > 0).astype("u1"), (truth > 0).astype("u1")
+            # A translation whose floor division is exact, and one that is not.
+            origin = [round(v * (i + 6), 2) for v in voxel_size]
+            row = CropLabel(i, "a-1", label, Grid(voxel_size, origin, pred.shape))
+            path = folder / "in" / "a-1" / f"crop{i}" / label
+            attributes = {"voxel_size": voxel_size, "translation": origin}
+            if layout == "ours":
+                pred = pred.astype(f"u{max(1, pred.dtype.itemsize)}")
+                create(path, row.grid, pred.dtype.name).write(pred).result()
+            else:
+                stored = {"chunks": (7, 5, 9), "order": "F" if layout == "F" else "C"}
+                stored["compressor"] = zarr.Zlib() if layout.startswith("deflated") else None
+                write_array(path, pred, attributes, stored)
+            write_array(folder / "truth" / f"crop{i}" / label, truth, attributes)
+            rows.append(row)
+            # As the evaluator, which numbers components in the order of memory.
+            pred = np.asarray(pred, order="F" if layout == "F" else "C")
+            expected[f"crop{i}"] = (
+                score_instance(pred, truth, voxel_size)
+                if label == "mito"
+                else score_semantic(pred, truth)
+            )
+        result = package(folder / "in", rows, folder / "s.zip")
+        assert result["missing"] == []
+        problems = check(folder / "s.zip", rows)
+        assert [p for p in problems if "too many objects" not in p.message] == []
+        scores = score_submission(folder / "s.zip", folder / "truth", rows)
+        for row in rows:
+            got = scores[f"crop{row.crop}"][row.label]
+            want = expected[f"crop{row.crop}"]
+            assert {key: got[key] for key in want} == want

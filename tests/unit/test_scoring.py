@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from drawn_volumes import write_submission
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.scoring import combine, score_semantic, score_submission, write_csv
 
+# What the official evaluator (2026-06-30) returns for `write_submission` of each seed.
+DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_submissions.json").read_text())
 GRID = Grid((8, 8, 8), (80, 0, 40), (8, 10, 12))
 MANIFEST = [CropLabel(crop, "a-1", label, GRID) for crop in (1, 2) for label in ("er", "mito")]
 
@@ -67,6 +70,18 @@ def test_equals_the_official_evaluator_on_the_golden_submission(shared: Path) ->
         (0.6117702153570944 * 0.45860897550509566 / 3) ** 0.5, rel=0, abs=1e-9
     )
     assert_same(json.loads(json.dumps(scores)), expected)
+
+
+@pytest.mark.parametrize("seed", range(len(DRAWN)))
+def test_equals_the_official_evaluator_on_drawn_submissions(seed: int, tmp_path: Path) -> None:
+    rows = write_submission(seed, tmp_path)
+    zipped = zip_folder(tmp_path / "s.zarr", tmp_path / "s.zip", "s.zarr/" if seed % 2 else "")
+    for submission in (tmp_path / "s.zarr", zipped):
+        scores = score_submission(submission, tmp_path / "truth.zarr", rows)
+        for name in list(scores):
+            if name.endswith("_without_masks"):
+                assert scores.pop(name) >= scores[name.removesuffix("_without_masks")]
+        assert_same(json.loads(json.dumps(scores)), DRAWN[seed])
 
 
 def assert_same(value: Any, expected: Any, where: str = "") -> None:
@@ -139,6 +154,45 @@ def test_prediction_on_another_grid_is_placed(truth: Path, tmp_path: Path) -> No
     moved = Grid(GRID.voxel_size, (80 + 8, 0, 40), (7, 10, 12))
     write_array(submission / "crop1" / "mito", mito[1:], moved)
     assert score_submission(submission, truth, MANIFEST)["overall_score"] == 1
+
+
+def test_scores_without_collisions(truth: Path, tmp_path: Path) -> None:
+    submission = shutil.copytree(truth, tmp_path / "s.zarr")
+    mito = zarr.open(str(truth / "crop1" / "mito"))[:]
+    # A stray voxel is component 1, and its own first object 2: the first true object meets both.
+    mito[0, 8, 0] = 9
+    write_array(submission / "crop1" / "mito", mito)
+    shutil.rmtree(submission / "crop2" / "mito")
+    plain = score_submission(submission, truth, MANIFEST)
+    scores = score_submission(submission, truth, MANIFEST, without_collisions=True)
+    extra = {name for name in scores if name not in plain}
+    assert extra == {
+        "overall_instance_score_without_collisions", "overall_score_without_collisions",
+        "overall_score_without_masks_or_collisions",
+    }  # fmt: skip
+    for name in plain.keys() - {"crop1", "crop2", "label_scores"}:
+        assert scores[name] == plain[name]
+    official, alone = scores["crop1"]["mito"], "hausdorff_norm_sum_without_collisions"
+    assert official[alone] > official["hausdorff_norm_sum"]
+    assert scores["crop2"]["mito"][alone] == 0
+    mito_score = scores["label_scores"]["mito"]
+    assert mito_score["combined_score_without_collisions"] > mito_score["combined_score"]
+    assert scores["overall_score_without_collisions"] > scores["overall_score"]
+    write_csv(scores, tmp_path / "scores.csv")
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = {(row["crop"], row["label"]): row for row in csv.DictReader(file)}
+    value = float(rows["all", "mito"]["combined_score_without_collisions"])
+    assert value == mito_score["combined_score_without_collisions"]
+    assert rows["crop1", "er"]["combined_score_without_collisions"] == ""
+    value = float(rows["crop1", "mito"]["combined_score_without_collisions"])
+    assert value == pytest.approx((0.8 * official[alone] / 3) ** 0.5)
+
+
+def test_large_labels_are_scored_alone(truth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two run together that would take more than there is."""
+    scores = score_submission(truth, truth, MANIFEST)
+    # A millionth of a GB: nothing fits, so one runs at a time.
+    assert score_submission(truth, truth, MANIFEST, workers=3, memory_gb=1e-6) == scores
 
 
 def test_nothing_anywhere_is_perfect() -> None:

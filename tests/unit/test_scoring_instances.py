@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_volumes import KINDS, draw_pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from cellmap_pipeline import hausdorff, objects, scoring_instances, slabs
 from cellmap_pipeline.scoring_instances import instance_ratio_limit, score_instance
 
 # What the official evaluator (2026-06-30) returns for `draw_case` of each seed.
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "instance_scores.json").read_text())
+DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_scores.json").read_text())
 VOXEL_SIZES = [(8.0, 8.0, 8.0), (3.48, 4.0, 4.0), (1.74, 2.0, 2.0), (16.0, 5.0, 11.3)]
 
 
@@ -51,6 +54,34 @@ def assert_score(score: dict[str, Any], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("seed", range(len(REFERENCE)))
 def test_equals_the_official_evaluator(seed: int) -> None:
     assert_score(score_instance(*draw_case(seed)), REFERENCE[seed])
+
+
+@pytest.mark.parametrize("first", range(len(KINDS)), ids=KINDS)
+def test_equals_the_official_evaluator_on_every_kind_of_volume(first: int) -> None:
+    seeds = range(first, len(DRAWN), len(KINDS))
+    assert len(seeds) == 6
+    for seed in seeds:
+        kind, pred, truth, voxel_size = draw_pair(seed)
+        kept = pred.copy(), truth.copy()
+        assert_score(score_instance(pred, truth, voxel_size), DRAWN[seed])
+        assert kind == KINDS[first]
+        np.testing.assert_array_equal(pred, kept[0])
+        np.testing.assert_array_equal(truth, kept[1])
+
+
+@pytest.mark.parametrize("voxels", [1, 90, 1001])
+def test_slabs_score_as_the_whole_does(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Volumes read in slabs of a plane or some, large surfaces in parts, overlaps sorted."""
+    for module in (slabs, hausdorff):
+        monkeypatch.setattr(module, "SLAB_VOXELS", voxels)
+    monkeypatch.setattr(hausdorff, "TREE_POINTS", 40)
+    monkeypatch.setattr(hausdorff, "BATCH", 2)
+    monkeypatch.setattr(scoring_instances, "TABLE", 0)
+    # So that numbers outgrow two bytes, and ids are renumbered.
+    monkeypatch.setattr(objects, "SMALL", 5)
+    for seed in range(len(DRAWN)):
+        _, pred, truth, voxel_size = draw_pair(seed)
+        assert_score(score_instance(pred, truth, voxel_size), DRAWN[seed])
 
 
 def test_equals_the_official_evaluator_on_the_golden_cases(shared: Path) -> None:
@@ -108,6 +139,31 @@ def test_unmatched_component_joins_the_true_instance_of_its_number() -> None:
     assert score["hausdorff_norm_sum"] == pytest.approx(1 + capped, abs=1e-9)
 
 
+def test_scores_without_the_collision_of_ids() -> None:
+    truth, pred = np.zeros((2, 9, 9, 60), np.uint8)
+    truth[3:6, 3:6, 20:24] = 1
+    pred[3:6, 3:6, 20:24] = 5
+    pred[3, 3, 10] = 5
+    capped = 1.01 ** (-(9 * 8 / 2) / np.linalg.norm([8, 8, 8]))
+    score = score_instance(pred, truth, (8, 8, 8), without_collisions=True)
+    assert score.pop("hausdorff_norm_sum_without_collisions") == pytest.approx(1 + capped, abs=1e-9)
+    assert score == score_instance(pred, truth, (8, 8, 8))
+    # A true object without a match is measured to the component of its number, if there is one.
+    pred[3:6, 3:6, 20:24] = 0
+    score = score_instance(pred, truth, (8, 8, 8), without_collisions=True)
+    near = 1.01 ** (-np.linalg.norm([2, 2, 13]) * 8 / np.linalg.norm([8, 8, 8]))
+    near = max(near, capped)
+    assert score["hausdorff_norm_sum"] == pytest.approx(near + capped, abs=1e-9)
+    alone = score["hausdorff_norm_sum_without_collisions"]
+    assert alone == pytest.approx(2 * capped, abs=1e-9)
+    skipped = score_instance(np.indices((9, 9, 60)).sum(0) % 2, truth, (8, 8, 8), True)
+    assert skipped["status"] == "scored"
+    many = np.arange(truth.size).reshape(truth.shape)
+    skipped = score_instance(many, truth, (8, 8, 8), True)
+    assert skipped["status"] == "skipped_too_many_instances"
+    assert skipped["hausdorff_norm_sum_without_collisions"] == 0
+
+
 def test_far_too_many_objects_count_for_nothing() -> None:
     truth, pred = np.zeros((2, 20, 20, 20), np.uint8)
     truth[:2] = 1
@@ -124,13 +180,42 @@ def test_true_ids_above_the_number_of_voxels() -> None:
     truth[:2], truth[4:] = 2**40, 2**40 + 5
     score = score_instance(truth > 0, truth, (8, 8, 8))
     assert (score["tp"], score["hausdorff_norm_sum"]) == (2, 2.0)
+    # As many as there are voxels can still be scored, and counts as so many objects.
+    truth[truth > 0] = truth.size
+    many = np.zeros_like(truth)
+    many[::2, ::2, ::2] = 1
+    many[:, :, 5] = np.arange(1, 37).reshape(6, 6)
+    assert score_instance(many, truth, (8, 8, 8))["status"] == "scored"
+    truth[truth > 0] += 1
+    assert score_instance(many, truth, (8, 8, 8))["status"] == "skipped_too_many_instances"
+
+
+def test_ids_between_the_many_that_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = np.zeros((20, 20, 20), np.uint32)
+    truth[2:6, 2:6, 2:6], truth[10:15, 2:6, 2:6] = 3, 7000
+    pred = np.roll(truth, 1, 0)
+    expected = score_instance(pred, truth, (8, 8, 8))
+    assert expected["tp"] == 2
+    monkeypatch.setattr(scoring_instances, "MAX_NODES", 100)
+    assert score_instance(pred, truth, (8, 8, 8)) == expected
+
+
+def test_ids_above_two_bytes() -> None:
+    truth = np.zeros((44, 44, 44), np.uint32)
+    truth[2:6, 2:6, 2:6], truth[10:15, 2:6, 2:6], truth[30:34, 30:33, 30:] = 70_001, 3, 85_184
+    pred = truth.astype(np.float64)
+    score = score_instance(pred, truth.astype(np.float64), (8, 8, 8))
+    assert (score["tp"], score["fp"], score["fn"], score["hausdorff_norm_sum"]) == (3, 0, 0, 3.0)
 
 
 def test_rejects_what_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         score_instance(np.zeros((2, 2, 2), "u1"), np.zeros((2, 2, 3), "u1"), (1, 1, 1))
-    with pytest.raises(ValueError, match="0 or more"):
-        score_instance(np.zeros((2, 2, 2), "u1"), np.full((2, 2, 2), -1), (1, 1, 1))
+    for truth in (np.full((2, 2, 2), -1), np.full((2, 2, 2), 0.5), np.full((2, 2, 2), np.nan)):
+        with pytest.raises(ValueError, match="0 or more"):
+            score_instance(np.zeros((2, 2, 2), "u1"), truth, (1, 1, 1))
+    with pytest.raises(TypeError, match="not currently supported"):
+        score_instance(np.ones((2, 2, 2), ">u2"), np.ones((2, 2, 2), "u1"), (1, 1, 1))
 
 
 masks = arrays(bool, st.tuples(*[st.integers(1, 11)] * 3), elements=st.booleans())

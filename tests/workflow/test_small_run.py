@@ -54,6 +54,11 @@ def test_scores_and_report_are_there(run):
     scores = json.loads((run.folder / "scores.json").read_text())
     assert 0 <= scores["overall_score"] <= 1
     assert set(scores["label_scores"]) >= {"nuc", "mito", "pm"}
+    assert "overall_score_without_collisions" in scores
+    board = (run.folder / "leaderboard.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in board] == ["name", "submission", "tiny"]
+    for name in ("cases", "leaderboard", "scores"):
+        assert (run.folder / f"results/figures/{name}.png").stat().st_size > 10_000
     assert "<html" in (run.folder / "report.html").read_text()[:1000]
     assert "flowchart" in (run.folder / "dag.mmd").read_text()
 

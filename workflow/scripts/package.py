@@ -18,7 +18,8 @@ with job(snakemake.log[0], snakemake.output):
     rows = snakemake.params.cfg["rows"]
     made = [crop_label(row) for row in rows if row["made"]]
     package(snakemake.params.segmentations, made, snakemake.output.zip)
-    problems = check(snakemake.output.zip, [crop_label(row) for row in rows])
+    manifest = [crop_label(row) for row in rows]
+    problems = check(snakemake.output.zip, manifest, workers=snakemake.threads)
     for problem in problems:
         logging.warning("%s", problem)
     if any(problem.severity == "rejected" for problem in problems):

@@ -9,7 +9,8 @@ from cellmap_pipeline.jobs import job, whole, write_json
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.plan import crop_label
-    from cellmap_pipeline.scoring import score_submission, write_csv
+    from cellmap_pipeline.score_summary import write_csv
+    from cellmap_pipeline.scoring import score_submission
 
     cfg = snakemake.params.cfg
     scores = score_submission(
@@ -17,6 +18,8 @@ with job(snakemake.log[0], snakemake.output):
         Path(cfg["ground_truth"]),
         [crop_label(row) for row in cfg["rows"]],
         workers=snakemake.threads,
+        memory_gb=snakemake.resources.mem_mb / 1024,
+        without_collisions=True,
     )
     write_json(scores, snakemake.output.json)
     with whole(snakemake.output.csv) as beside:

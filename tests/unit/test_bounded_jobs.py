@@ -1,0 +1,57 @@
+"""Jobs side by side as memory allows."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cellmap_pipeline.bounded_jobs import run_bounded
+
+folder: list[Path] = []
+
+
+def start(path: Path) -> None:
+    folder[:] = [path]
+
+
+def work(task: int) -> int:
+    (folder[0] / f"{task}-{os.getpid()}").touch()
+    mark = folder[0] / f"running-{task}"
+    mark.touch()
+    beside = len(list(folder[0].glob("running-*")))
+    time.sleep(0.1)
+    beside = max(beside, len(list(folder[0].glob("running-*"))))
+    mark.unlink()
+    if task < 0:
+        raise ValueError("a task failed")
+    return beside
+
+
+def run(path: Path, tasks: list[int], workers: int, memory: int | None) -> dict[int, int]:
+    return dict(run_bounded(work, tasks, tasks, workers, memory, start, (path,), "Test"))
+
+
+def test_a_large_task_runs_alone_and_small_ones_side_by_side(tmp_path: Path) -> None:
+    beside = run(tmp_path, [1, 9, 2, 3], workers=3, memory=6)
+    assert beside[9] == 1
+    assert max(beside[task] for task in (1, 2, 3)) > 1
+
+
+def test_one_worker_takes_the_largest_first_in_its_own_process(tmp_path: Path) -> None:
+    assert list(run(tmp_path, [1, 9, 2], workers=1, memory=None)) == [9, 2, 1]
+    assert {path.name.split("-")[1] for path in tmp_path.iterdir()} == {str(os.getpid())}
+
+
+def test_more_tasks_than_workers(tmp_path: Path) -> None:
+    assert max(run(tmp_path, [1, 2, 3, 4, 5], workers=2, memory=None).values()) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_is_raised(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(ValueError, match="a task failed"):
+        run(tmp_path, [1, -1, 2], workers=workers, memory=None)
+
+
+def test_nothing_to_do(tmp_path: Path) -> None:
+    assert run(tmp_path, [], workers=2, memory=None) == {}

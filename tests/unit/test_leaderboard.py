@@ -1,0 +1,65 @@
+"""All trainings side by side."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cellmap_pipeline.cli import main
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.leaderboard import leaderboard, write_leaderboard
+from cellmap_pipeline.score_summary import combine
+
+
+def write(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def validated(**classes: float) -> dict[str, Any]:
+    overall = {f"overall_{name}score": sum(classes.values()) for name in
+               ("", "instance_", "semantic_")}  # fmt: skip
+    return {"classes": {label: {"score": score} for label, score in classes.items()}} | overall
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two trainings and a submission."""
+    write(tmp_path / "weak/validation/scores.json", validated(mito=0.2, pm=0.1))
+    write(tmp_path / "strong/validation/scores.json", validated(mito=0.5))
+    er = {"tp": 1, "fp": 1, "fn": 0}
+    write(tmp_path / "scores.json", {"crop1": {"er": er}} | combine({"crop1": {"er": er}}))
+    return tmp_path
+
+
+def test_the_submission_first_then_the_best_training(results: Path) -> None:
+    table = leaderboard(results)
+    assert list(table["name"]) == ["submission", "strong", "weak"]
+    assert list(table["scored_on"]) == ["test", "validation", "validation"]
+    assert list(table["classes"]) == [1, 1, 2]
+    assert list(table.columns[-3:]) == ["mito", "er", "pm"]
+    assert table["er"].tolist()[0] == 0.5
+    assert table["mito"].tolist()[1:] == [0.5, 0.2]
+    write_leaderboard(table, results / "leaderboard.csv")
+    assert (results / "leaderboard.csv").read_text().splitlines() == [
+        "name,scored_on,classes,overall_score,overall_instance_score,overall_semantic_score,"
+        "mito,er,pm",
+        "submission,test,1,0.0,0.0,0.5,,0.5,",
+        "strong,validation,1,0.5,0.5,0.5,0.5,,",
+        f"weak,validation,2,{0.2 + 0.1},{0.2 + 0.1},{0.2 + 0.1},0.2,,0.1",
+    ]
+
+
+def test_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leaderboard", str(results), "--output", str(results / "l.csv")]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["strong", "validation"]
+    assert (results / "l.csv").is_file()
+
+
+def test_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no scores"):
+        leaderboard(tmp_path)
+    (tmp_path / "scores.json").write_text("{")
+    with pytest.raises(InputError, match=r"scores\.json is not JSON"):
+        leaderboard(tmp_path)

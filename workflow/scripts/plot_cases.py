@@ -1,0 +1,27 @@
+"""Draw the labels of test crops that came out best and worst.
+
+In: scores.csv and the segmentations, and by params raw, truth and the manifest's rows. Out: a PNG.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0]):
+    from dataclasses import replace
+
+    from cellmap_pipeline.datasplit import raw_path
+    from cellmap_pipeline.figures_cases import best_and_worst, plot_cases
+    from cellmap_pipeline.plan import crop_label
+    from cellmap_pipeline.volumes import Volume
+
+    cfg = snakemake.params.cfg
+    rows = [crop_label(row) for row in cfg["rows"]]
+    cases = best_and_worst(Path(snakemake.input.scores), rows)
+    # A picture takes the finest level that is here.
+    raws = {
+        name: replace(Volume.open(raw_path(cfg["data_root"], name)), absent=[])
+        for name in {case.row.dataset for case in cases}
+    }
+    made, truth = Path(snakemake.params.segmentations), Path(cfg["ground_truth"])
+    plot_cases(cases, raws, made, truth, Path(snakemake.output[0]))
