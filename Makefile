@@ -1,7 +1,7 @@
 # The entry points: `make help` lists them. Needs Python 3.11+, make, git and a package index.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-demo lint format lock clean
+.PHONY: help env demo test test-demo test-slurm test-chaos install-profiles lint format lock clean
 
 # The first Python that works and is new enough; another one with `make env PYTHON=/path/to/python3`.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -21,7 +21,7 @@ SMK := $(wildcard Snakefile workflow/Snakefile rules/*.smk)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 env: .venv/.installed  ## set up the environment in .venv, with the versions of requirements.lock
 
@@ -30,10 +30,24 @@ demo: env  ## make the demo data and run the workflow on them: submission.zip, s
 	snakemake --profile profiles/local
 
 test: lint  ## run the checks and the tests
-	pytest tests -m "not slow" -n 2 --dist loadfile
+	pytest tests -m "not slow and not slurm and not chaos" -n 2 --dist loadfile
 
 test-demo: env  ## run the whole demo in a scratch folder and check its results (minutes)
 	pytest tests -m slow
+
+test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in many ways (minutes)
+	tests/slurm/install.sh
+	pytest tests/slurm
+
+test-chaos: env  ## kill the demo's run 24 times, anywhere, and look that nothing is lost (minutes)
+	pytest tests/chaos --kills 24
+
+install-profiles: env  ## link profiles/ into the folder where `snakemake --profile slurm` looks
+	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake" && mkdir -p "$$folder" && \
+	for name in local slurm; do \
+	    if [ -e "$$folder/$$name" ] || [ -L "$$folder/$$name" ]; then echo "kept $$folder/$$name"; \
+	    else ln -s "$(CURDIR)/profiles/$$name" "$$folder/$$name" && echo "made $$folder/$$name"; fi; \
+	done
 
 lint: env  ## check style and types
 	ruff check .

@@ -1,5 +1,6 @@
 """What the stages share: the plan of the run, and the parts of it that each rule depends on."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -114,8 +115,11 @@ def print_failures():
     jobs = list(failed_jobs())
     if jobs:
         left = len(workflow.scheduler.remaining_jobs)
-        print(f"\n{len(jobs)} jobs failed, and {left} more need them:", file=sys.stderr)
+        print(f"\n{len(jobs)} failed; {left} that need them did not run:", file=sys.stderr)
         print(failures.describe(jobs), file=sys.stderr)
+        # Then no log can say why.
+        if shutil.disk_usage(LOGS).free < 1e6:
+            print(f"the disk of {LOGS.parent.resolve()} is full", file=sys.stderr)
 
 
 def check_folders():

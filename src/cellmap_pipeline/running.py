@@ -59,20 +59,20 @@ def start(arguments: Sequence[str]) -> None:
     SystemExit
         The lock of a dead run can't be removed; Snakemake has said why.
     """
-    command = [sys.executable, "-m", "snakemake", *arguments]
+    snakemake = [sys.executable, "-m", "snakemake"]
     if not _only_plans(arguments):
         folder = _folder(arguments)
         stop, before = _alone(folder / RUN)
         if before and before.logs:
             _settle(folder, folder / before.logs)
         if any((folder / OWN / "locks").glob("*.lock")):
-            unlocked = subprocess.run([*command, "--unlock"])
+            unlocked = subprocess.run([*snakemake, "--unlock", *arguments])
             if unlocked.returncode:
                 sys.exit(unlocked.returncode)
         # In Snakemake, which is this very process then, `resume` goes on with it.
         stop()
     sys.stdout.flush()
-    os.execv(command[0], command)
+    os.execv(sys.executable, [*snakemake, *arguments])
 
 
 def resume(logs: Path) -> None:

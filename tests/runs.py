@@ -1,4 +1,4 @@
-"""Runs of Snakemake in folders of their own."""
+"""Runs of Snakemake in folders of their own, and the fixtures that make them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,10 +36,15 @@ TINY = {
 
 @dataclass
 class Run:
-    """A working directory with a configuration, and Snakemake to run in it."""
+    """A working directory with a configuration, and Snakemake to run in it.
+
+    `profile` is one of this repository's; `options` go before the arguments of each call.
+    """
 
     folder: Path
     root: Path
+    profile: str = "local"
+    options: tuple[str, ...] = ("--cores", "2")
 
     def configure(self, **changes: object) -> None:
         """Write config/config.yaml with these keys changed."""
@@ -50,21 +56,38 @@ class Run:
         path = self.folder / f"config/training/{name}.yaml"
         path.write_text(yaml.safe_dump(TINY | changes))
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start Snakemake here; its output is both streams together."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--snakefile", self.root / "Snakefile",
-             "--profile", self.root / "profiles/local", "--cores", "2", *arguments],
-            cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "2"},
-        )  # fmt: skip
+    def command(self, *arguments: str, entry: bool = False) -> list[str]:
+        """Snakemake's command line, or that of `cellmap-pipeline run`."""
+        start = ["cellmap_pipeline.cli", "run"] if entry else ["snakemake"]
+        snakefile, profile = self.root / "Snakefile", self.root / "profiles" / self.profile
+        files = ["--snakefile", str(snakefile), "--profile", str(profile)]
+        return [sys.executable, "-m", *start, *files, *self.options, *arguments]
 
-    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here to its end."""
-        process = self.start(*arguments)
-        output, _ = process.communicate()
-        assert not check or process.returncode == 0, output
-        return subprocess.CompletedProcess(process.args, process.returncode, output)
+    def start(self, *arguments: str, entry: bool = False) -> subprocess.Popen[str]:
+        """Begin a run; what it says goes to `said`, and it is the first of a session of its own."""
+        with self.said.open("a") as file:
+            return subprocess.Popen(
+                self.command(*arguments, entry=entry), cwd=self.folder, text=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "2"}, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def said(self) -> Path:
+        """What runs that were started have said."""
+        return self.folder / "said.log"
+
+    def snakemake(
+        self, *arguments: str, check: bool = True, entry: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here; its output is both streams together."""
+        done = subprocess.run(
+            self.command(*arguments, entry=entry), cwd=self.folder, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout
+        return done
 
     def job(self, script: str) -> int:
         """The process id of the job that runs workflow/scripts/{script}.py here."""
@@ -86,6 +109,18 @@ class Run:
         jobs = dict(line.split() for line in lines)
         jobs.pop("total", None)
         return {rule: int(count) for rule, count in jobs.items()}
+
+
+def wait_until(
+    happened: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = 300
+) -> object:
+    """What `happened` returns as soon as it is true, as long as `process` runs."""
+    end = time.monotonic() + seconds
+    while not (found := happened()):
+        assert process is None or process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+    return found
 
 
 @pytest.fixture(scope="session")

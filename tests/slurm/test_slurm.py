@@ -1,0 +1,201 @@
+"""The small demo on a real Slurm, undisturbed and disturbed."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from runs import wait_until
+
+from cellmap_pipeline.checking import check
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel, read_manifest, write_manifest
+
+pytestmark = pytest.mark.slurm
+
+
+def steps(run, training):
+    """The optimiser steps after each epoch."""
+    with (run.folder / f"results/{training}/training/metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def locally(run):
+    """The same folder, to run what a test is not about."""
+    return replace(run, profile="local", options=("--cores", "2"))
+
+
+def splits(*names):
+    return [f"results/{name}/datasplit.csv" for name in names]
+
+
+def log_of(run, name):
+    path = run.folder / f"results/logs/{name}.log"
+    return path.read_text() if path.exists() else ""
+
+
+def test_the_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
+    # As a user calls it, by the profile's name.
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    subprocess.run(["make", "-C", run.root, "install-profiles"], check=True)
+    # Less than some rules ask for: it bounds the jobs of one crop, and no others.
+    said = run.snakemake(
+        "--profile", "slurm", "--resources", "mem_mb=17000", "--", "submission.zip"
+    )
+    assert check(run.folder / "submission.zip", read_manifest(
+        small_data / "test_crop_manifest.csv")) == []  # fmt: skip
+    jobs = cluster.jobs(run.folder)
+    # Five labels of two crops take two jobs, and no job was needed twice.
+    assert list(jobs.values()) == ["COMPLETED"] * 9, said.stdout
+    assert len(cluster.jobs(run.folder, "crop_demo_cell-")) == 2
+    assert run.planned("submission.zip") == {}
+
+
+def memory_of(cluster, job):
+    """What a job asked for, MB."""
+    said = cluster.ask("scontrol", "show", "job", job)
+    return int(re.search(r"MinMemoryNode=(\d+)M", said)[1])
+
+
+def test_time_and_memory_run_out(run, cluster):
+    endless = {"epochs": 10_000, "checkpoint_minutes": 0.02}
+    run.train("slow", **endless, resources={"train": {"runtime": 1}})
+    run.train("warned", **endless, resources={"train": {"runtime": 1}})
+    run.train("hungry", resources={"train": {"mem_mb": 400}})
+    run.configure(trainings=["slow", "warned", "hungry"])
+    locally(run).snakemake(*splits("slow", "warned", "hungry"))
+    signal_early = "'--signal=TERM@25' if wildcards.training == 'warned' else ''"
+    process = run.start(
+        "--set-resources", f"train:slurm_extra={signal_early}", "--",
+        *(f"results/{name}/model.ckpt" for name in ("slow", "warned", "hungry")),
+    )  # fmt: skip
+    # Their retries go on from where they were.
+    for name in ("slow", "warned"):
+        wait_until(lambda name=name: "going on from" in log_of(run, f"train/{name}"), process)
+        assert int(re.search(r", step (\d+)", log_of(run, f"train/{name}"))[1]) > 0
+    wait_until((run.folder / "results/hungry/model.ckpt").exists, process)
+    first, *_ = cluster.jobs(run.folder, "train_wildcards_slow").values()
+    assert first == "TIMEOUT"
+    # It ended by itself, after it had written its checkpoint.
+    first, *_ = cluster.jobs(run.folder, "train_wildcards_warned").values()
+    assert first == "FAILED"
+    jobs = cluster.jobs(run.folder, "train_wildcards_hungry")
+    assert list(jobs.values())[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED")
+    asked = [memory_of(cluster, job) for job in jobs]
+    assert len(asked) > 1 and asked == [400 * (i + 1) for i in range(len(asked))]
+    # Ctrl-C takes the jobs along.
+    process.send_signal(signal.SIGINT)
+    process.wait(120)
+    wait_until(lambda: "RUNNING" not in cluster.jobs(run.folder, "train_wildcards").values())
+
+
+def test_a_cancelled_prediction_goes_on(run, cluster):
+    # Deep enough to be finished piece by piece.
+    rows = [CropLabel(5, "demo_cell-1", "pm", Grid((8, 8, 8), (0, 1264, 128), (96, 32, 32)))]
+    write_manifest(rows, run.folder / "deep.csv")
+    run.configure(test_crops="deep.csv", ground_truth=None)
+    run.train("tiny", inference={"overlap": 0.5, "symmetries": 8})
+    locally(run).snakemake("results/tiny/model.ckpt")
+    process = run.start("--", "crop5")
+    done = run.folder / "results/tiny/predictions/demo_cell-1/crop5.partial/done.json"
+
+    def noted():
+        return done.exists() and json.loads(done.read_text())["done"]["pm"] > 0
+
+    wait_until(noted, process)
+    (job,) = cluster.jobs(run.folder, "rule_predict")
+    cluster.ask("scancel", job)
+    assert process.wait(300) == 0
+    assert list(cluster.jobs(run.folder, "rule_predict").values()) == ["CANCELLED", "COMPLETED"]
+    assert "goes on where it was" in log_of(run, "predict/tiny/demo_cell-1/crop5")
+    assert not done.parent.exists()
+
+
+def test_training_on_two_devices(run, cluster):
+    run.train("tiny", devices=2, iterations_per_epoch=20)
+    locally(run).snakemake(*splits("tiny"))
+    process = run.start("results/tiny/model.ckpt")
+    # Lightning starts the second process itself, in the job that Slurm gave.
+    (second,) = wait_until(lambda: processes_of(run, "LOCAL_RANK=1"), process)
+    environment = Path(f"/proc/{second}/environ").read_bytes().split(b"\0")
+    assert b"CUDA_VISIBLE_DEVICES=0,1" in environment
+    (job,) = cluster.jobs(run.folder, "rule_train")
+    assert f"SLURM_JOB_ID={job}".encode() in environment
+    assert process.wait(300) == 0
+    assert steps(run, "tiny") == [20]
+
+
+def test_what_a_dead_run_left_is_taken_up(run, cluster):
+    # There are three GPUs: three trainings run, one waits.
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        run.train(name, epochs=10, iterations_per_epoch=20, checkpoint_minutes=0.005)
+    run.configure(trainings=names)
+    locally(run).snakemake(*splits(*names))
+    targets = ["--", *(f"results/{name}/model.ckpt" for name in names)]
+    process = run.start(*targets, entry=True)
+    wait_until(lambda: len(list(run.folder.rglob("last.ckpt"))) == 3, process)
+    before = cluster.jobs(run.folder, "rule_train")
+    assert sorted(before.values()) == ["PENDING", "RUNNING", "RUNNING", "RUNNING"]
+    process.kill()
+    process.wait()
+
+    process = run.start(*targets, entry=True)
+    wait_until(lambda: "waiting for jobs of the run before" in run.said.read_text(), process)
+    refused = run.snakemake(*targets, entry=True, check=False)
+    assert refused.returncode == 1
+    assert f"a run lives in this folder: process {process.pid} on" in refused.stdout
+    assert process.wait(300) == 0
+    after = cluster.jobs(run.folder, "rule_train")
+    assert sorted(after[job] for job in before) == ["CANCELLED"] + ["COMPLETED"] * 3
+    assert [state for job, state in after.items() if job not in before] == ["COMPLETED"] * 4
+    for name in names:
+        assert steps(run, name) == [20 * (i + 1) for i in range(10)]
+    # With which settings it was made is known.
+    assert run.planned(*targets) == {}
+    run.train("a", epochs=10, iterations_per_epoch=20, learning_rate=2e-2)
+    assert run.planned(*targets)["train"] == 1
+
+
+def processes_of(run, variable):
+    """Of the run's folder, the processes with a variable in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            here = Path(os.readlink(entry / "cwd")) == run.folder
+            if here and variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:  # It has ended meanwhile.
+            continue
+    return found
+
+
+@pytest.fixture
+def small_disk(run):
+    """The results' folder, which holds 50 MB."""
+    folder = run.folder / "results"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk(run, cluster, small_disk):
+    locally(run).snakemake("results/tiny/model.ckpt")
+    with (small_disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(4096))
+    said = run.snakemake("--retries", "0", "--", "crop5", check=False)
+    assert said.returncode == 1
+    assert "1 failed; 1 that need them did not run:\n  predict tiny demo_cell-1 5\n" in said.stdout
+    assert f"{small_disk} is full" in said.stdout
+    (small_disk / "other").unlink()
+    locally(run).snakemake("submission.zip", entry=True)
+    assert [path for path in small_disk.rglob("*.partial")] == []
