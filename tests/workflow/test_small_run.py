@@ -57,8 +57,10 @@ def test_scores_and_report_are_there(run):
     assert "overall_score_without_collisions" in scores
     board = (run.folder / "leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in board] == ["name", "submission", "tiny"]
-    for name in ("cases", "leaderboard", "scores"):
-        assert (run.folder / f"results/figures/{name}.png").stat().st_size > 10_000
+    for name in ("cases.jpg", "data.jpg", "leaderboard.png", "resources.png", "scores.png"):
+        assert (run.folder / f"results/figures/{name}").stat().st_size > 10_000
+    page = (run.folder / "results/figures/run.html").read_text()
+    assert "learning_rate: 0.01" in page and "test_crops: " in page and "commit" in page
     assert "<html" in (run.folder / "report.html").read_text()[:1000]
     assert "flowchart" in (run.folder / "dag.mmd").read_text()
 
