@@ -1,7 +1,7 @@
 # The entry points: `make help` lists them. Needs Python 3.11+, make, git and a package index.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-demo test-slurm test-chaos install-profiles lint format lock clean
+.PHONY: help env demo images test test-demo test-slurm test-chaos install-profiles lint format lock clean
 
 # The first Python that works and is new enough; another one with `make env PYTHON=/path/to/python3`.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -28,6 +28,11 @@ env: .venv/.installed  ## set up the environment in .venv, with the versions of 
 demo: env  ## make the demo data and run the workflow on them: submission.zip, scores.json, report.html
 	cellmap-pipeline demo-data data/demo
 	snakemake --profile profiles/local
+
+images: demo  ## bring the pictures of the demo in docs/images up to date
+	cp results/figures/crops/demo_cell-1/crop10.jpg docs/images/demo_crop.jpg
+	cp results/figures/training/demo.png docs/images/demo_training.png
+	cp results/figures/scores.png docs/images/demo_scores.png
 
 test: lint  ## run the checks and the tests
 	pytest tests -m "not slow and not slurm and not chaos" -n 2 --dist loadfile
