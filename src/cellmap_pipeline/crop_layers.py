@@ -25,14 +25,24 @@ class CropLayer:
 
     Parameters
     ----------
-    label : the class that it is about.
-    name : what it is called, such as `mito labels`.
+    channel : its class, or a further channel of one (`classes.FURTHER`).
+    source : who made it: `truth`, `labels`, or in brackets a training or the name of predictions.
     """
 
     kind: Kind
-    label: str
-    name: str
+    channel: str
+    source: str
     path: Path
+
+    @property
+    def label(self) -> str:
+        """The class that it is about."""
+        return class_of(self.channel)
+
+    @property
+    def name(self) -> str:
+        """What it is called, such as `mito labels`."""
+        return f"{self.channel} {self.source}"
 
 
 @dataclass(frozen=True)
@@ -66,18 +76,18 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
     dataset, truth, labels = _place(run, crop)
     output = Path(run.output)
     found = [
-        *_in_folder("truth", truth, "{} truth"),
-        *_in_folder("labels", output / f"segmentations/{dataset}/crop{crop}", "{} labels"),
+        *_in_folder("truth", truth, "truth"),
+        *_in_folder("labels", output / f"segmentations/{dataset}/crop{crop}", "labels"),
     ]
     for training in run.trainings:
         for folder in ("predictions", "validation/predictions"):
             path = output / training / folder / dataset / f"crop{crop}"
-            found += _in_folder("probability", path, f"{{}} probability ({training})")
+            found += _in_folder("probability", path, f"({training})")
     for name, elsewhere in run.predictions.items():
         for label in labels:
             path = Path(elsewhere.path.format(dataset=dataset, crop=crop, label=label))
             if path.is_dir():
-                found.append(CropLayer("probability", label, f"{label} probability ({name})", path))
+                found.append(CropLayer("probability", label, f"({name})", path))
     if not found:
         raise InputError(_nothing(run, crop))
     there = in_order(list(dict.fromkeys(layer.label for layer in found)))
@@ -115,12 +125,12 @@ def _place(run: RunConfig, crop: int) -> tuple[str, Path | None, list[str]]:
     )
 
 
-def _in_folder(kind: Kind, folder: Path | None, name: str) -> Iterator[CropLayer]:
+def _in_folder(kind: Kind, folder: Path | None, source: str) -> Iterator[CropLayer]:
     """The volumes in a folder, those of further channels after their class's own."""
     if folder is not None and folder.is_dir():
         for path in sorted(folder.iterdir()):
             if (path / ".zattrs").is_file() and path.suffix != ".partial":
-                yield CropLayer(kind, class_of(path.name), name.format(path.name), path)
+                yield CropLayer(kind, path.name, source, path)
 
 
 def _nothing(run: RunConfig, crop: int) -> str:

@@ -40,6 +40,8 @@ TINTED = """#uicontrol vec3 colour color
 #uicontrol invlerp probability(range=[0, 255])
 void main() { emitRGBA(vec4(colour, probability())); }
 """
+# Classes with tabs of their own; with more, no room is left.
+TABS = 12
 # That the longest side of a crop takes at first.
 PIXELS = 360
 
@@ -157,6 +159,7 @@ def state_of(
     """What the viewer shows at first.
 
     A column each for truth, labels and probabilities, over raw: the first class in all of them.
+    What has no tab stands in Neuroglancer's list of layers: further channels, and many classes.
 
     Parameters
     ----------
@@ -179,15 +182,18 @@ def state_of(
     state.show_axis_lines = False
     if RAW in volumes:
         state.layers[RAW] = _raw_layer(volumes[RAW], grid, urls[RAW])
+    tabs = list(dict.fromkeys(layer.label for layer in crop.layers))[:TABS]
     shown: set[str] = set()
     for layer in crop.layers:
         if layer.kind == "probability":
             made = _probability_layer(layer, urls[layer.name])
         else:
             made = _label_layer(layer, LabelVolume.open(layer.path).unknown, urls[layer.name])
-        first = layer.label == crop.layers[0].label and layer.kind not in shown
+        first = layer.label == tabs[0] and layer.kind not in shown
         shown |= {layer.kind} if first else set()
-        state.layers.append(name=layer.name, layer=made, visible=first)
+        # An archived layer has no tab, but stands in the list of layers.
+        archived = layer.channel not in tabs
+        state.layers.append(name=layer.name, layer=made, visible=first, archived=archived)
     columns = [[layer.name for layer in crop.of(kind)] for kind in KINDS if crop.of(kind)]
     raw = [RAW] * (RAW in volumes)
     layout = "xy" if len(columns) > 1 else "4panel"

@@ -14,7 +14,7 @@ from chromium import errors, is_blank, pixels
 from runs import wait_until
 
 from cellmap_pipeline.config import read_run
-from cellmap_pipeline.crop_layers import CropLayer, CropLayers, find_layers
+from cellmap_pipeline.crop_layers import KINDS, CropLayer, CropLayers, find_layers
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.viewer import RAW, serve
 from cellmap_pipeline.volumes import create
@@ -27,11 +27,11 @@ GRIDS = {
     "mito truth": Grid((8, 8, 8), (1066, 2062, 3062), (24, 24, 24)),
     "mito labels": Grid((8, 8, 8), (1062, 2062, 3062), (24, 24, 24)),
     "pm labels": Grid((3.48, 4, 4), (1070.44, 2062, 3064), (40, 40, 40)),
-    "mito probability (net)": Grid((16, 16, 16), (1064, 2064, 3060), (12, 12, 12)),
+    "mito (net)": Grid((16, 16, 16), (1064, 2064, 3060), (12, 12, 12)),
 }
 BOXES = {
     "raw": (30, 40, 50, 8), "mito truth": (5, 9, 13, 3), "mito labels": (7, 3, 11, 4),
-    "pm labels": (11, 17, 6, 7), "mito probability (net)": (2, 5, 4, 2),
+    "pm labels": (11, 17, 6, 7), "mito (net)": (2, 5, 4, 2),
 }  # fmt: skip
 
 
@@ -57,11 +57,12 @@ def known(tmp_path_factory):
             array.attrs.update(voxel_size=grid.voxel_size, translation=grid.translation)
         else:
             voxels = np.zeros(grid.shape, np.uint8)
-            voxels[box] = {"raw": 200, "mito probability (net)": 255}.get(name, 1)
+            voxels[box] = {"raw": 200, "mito (net)": 255}.get(name, 1)
             create(path, grid, "uint8", chunk=(7, 16, 16)).write(voxels).result()
         if name != "raw":
-            label, kind, *_ = name.split()
-            layers.append(CropLayer(kind, label, name, path))
+            channel, source = name.split()
+            kind = source if source in KINDS else "probability"
+            layers.append(CropLayer(kind, channel, source, path))
     return CropLayers(1, "drawn", folder / "raw", layers)
 
 
@@ -113,7 +114,7 @@ def test_layers_of_a_finished_run(browser, finished, monkeypatch):
     state = view.viewer.state
     assert view.notes == []
     assert [layer.name for layer in state.layers] == [
-        RAW, "nuc truth", "nuc labels", "nuc probability (tiny)",
+        RAW, "nuc truth", "nuc labels", "nuc (tiny)",
     ]  # fmt: skip
     assert not is_blank(browser.get_screenshot_as_png())
     assert errors(browser) == []

@@ -47,12 +47,12 @@ MADE = (
 def test_all_that_is_made_of_a_test_crop_class_by_class(run):
     crop = find_layers(run(*MADE), 7)
     assert [layer.name for layer in crop.layers] == [
-        "nuc probability (net)",
+        "nuc (net)",
         "mito truth",
         "mito labels",
-        "mito probability (net)",
-        "mito_boundary probability (net)",
-        "pm probability (lab)",
+        "mito (net)",
+        "mito_boundary (net)",
+        "pm (lab)",
     ]
     assert [layer.label for layer in crop.of("probability")] == ["nuc", "mito", "mito", "pm"]
     assert (crop.crop, crop.dataset) == (7, "d")
@@ -69,7 +69,7 @@ def test_a_crop_with_labels(run):
     labels = "data/d/d.zarr/recon-1/labels/groundtruth/crop3"
     made = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
     names = [layer.name for layer in find_layers(made, 3).layers]
-    assert names == ["pm truth", "pm probability (other)"]
+    assert names == ["pm truth", "pm (other)"]
 
 
 def test_what_is_not_there_is_said(run, tmp_path):
