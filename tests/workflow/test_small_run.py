@@ -96,7 +96,7 @@ def test_volumes_are_ome_ngff(run, small_data):
                 {"type": "translation", "translation": list(finest.grid.translation)},
             ]
             voxels = finest.read((0, 0, 0), finest.grid.shape)
-            assert np.array_equal(node.data[0], voxels)
+            assert np.array_equal(np.asarray(node.data[0]), voxels)
             assert finest.metadata["dimension_separator"] == "/"
             # As labels, not as an image.
             assert node.load(Label) or kind != "segmentations"
