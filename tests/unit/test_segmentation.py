@@ -39,6 +39,31 @@ def test_touching_spheres(method, least, most):
     assert least <= score(labels, TOUCHING) <= most
 
 
+WORSE = {
+    "blurred": {"blur": 1.8},
+    "noisy": {"noise": 0.25},
+    "eroded": {"eroded": 1},
+    "worn": {"blur": 1.5, "noise": 0.15, "eroded": 1},
+}
+# What each must reach where not 0.99: no more than whole objects, or blurred affinities, tell.
+AT_LEAST = {
+    ("connected_components", "blurred"): 0.85,
+    ("connected_components", "noisy"): 0.85,
+    ("connected_components", "worn"): 0.85,
+    ("mutex_watershed", "blurred"): 0.85,
+    ("mutex_watershed", "noisy"): 0.85,
+}
+
+
+@pytest.mark.parametrize("worse", WORSE)
+@pytest.mark.parametrize("method", INSTANCE_METHODS)
+def test_worse_predictions(method, worse):
+    channels = predicted(TOUCHING, "mito", **WORSE[worse])
+    chosen = {"method": method, "smooth_nm": 8.0, "min_size_nm3": 5e4}
+    labels = segment("mito", channels, VOXELS, chosen)
+    assert score(labels, TOUCHING) >= AT_LEAST.get((method, worse), 0.99)
+
+
 def test_eroded_prediction_with_a_lower_threshold():
     channels = predicted(TOUCHING, "mito")
     channels["mito"] //= 2
