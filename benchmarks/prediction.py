@@ -137,7 +137,8 @@ def _speed(arguments: argparse.Namespace) -> dict[str, object]:
 
             task.forward = count  # type: ignore[method-assign]
             try:
-                _predict(task, raw, shape, Path(name) / "output", window, batch)
+                # A folder of its own: what is there already isn't computed again.
+                _predict(task, raw, shape, Path(tempfile.mkdtemp(dir=name)), window, batch)
             finally:
                 task.forward = forward  # type: ignore[method-assign]
 
