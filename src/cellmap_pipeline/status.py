@@ -192,7 +192,7 @@ def _product(rule: str, wildcards: dict[str, str], plan: Plan) -> Path:
 
 
 def _work(rule: str, wildcards: dict[str, str], plan: Plan) -> float:
-    """What a job's time goes by: voxels of the network's or the label's; else all jobs are alike."""
+    """What a job's time goes by: voxels, of the network or of the label; else all are alike."""
     if "crop" not in wildcards:
         return 1.0
     rows = [row for row in plan.crop_labels if row.crop == int(wildcards["crop"])]

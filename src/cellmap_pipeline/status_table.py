@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType

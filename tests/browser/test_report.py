@@ -75,9 +75,7 @@ def test_the_page_about_the_run(page):
     page.execute_script(
         "app.setView({content: 'html', contentPath: results[arguments[0]].data_uri})", path
     )
-    frame = WebDriverWait(page, 10).until(
-        lambda page: page.find_elements(By.TAG_NAME, "iframe")
-    )[0]
+    frame = WebDriverWait(page, 10).until(lambda page: page.find_elements(By.TAG_NAME, "iframe"))[0]
     page.switch_to.frame(frame)
     WebDriverWait(page, 10).until(
         lambda page: "learning_rate" in page.find_element(By.TAG_NAME, "body").text

@@ -27,7 +27,19 @@ NAMES = {
     "FOLDER": "results/segmentations",
 }
 # Of the shell, or for a machine that the test is not on.
-ELSEWHERE = ("cd ", "git ", "source ", ". ", "export ", "ssh ", "pre-commit ", "sbatch ", "rm ")
+ELSEWHERE = (
+    "cd ",
+    "git ",
+    "source ",
+    ". ",
+    "export ",
+    "ssh ",
+    "pre-commit ",
+    "sbatch ",
+    "rm ",
+    "pip ",
+    "napari ",
+)
 
 
 def commands(page: Path) -> list[str]:
