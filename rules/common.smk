@@ -4,7 +4,8 @@ import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(workflow.current_basedir).parent
+# Where this workflow lies; no path where another one takes it from a repository as a module.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 # The library, without `pip install`: Snakemake passes this on to the scripts of all jobs.
 sys.path.insert(0, str(ROOT / "src"))
 

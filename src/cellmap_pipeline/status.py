@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from cellmap_pipeline.ownership import SILENCE, Watch, read
+from cellmap_pipeline.ownership import SILENCE, is_ended, lives, read
 from cellmap_pipeline.plan import Plan
 from cellmap_pipeline.progress import Progress, progress_of
 from cellmap_pipeline.run_log import LoggedJob, RunLog, read_logs
@@ -97,7 +97,8 @@ def look(plan: Plan, folder: Path = Path()) -> Status | None:
     if not logs:
         return None
     run = logs[0]
-    alive = Watch(folder / RUN).living() is not None
+    owner = read(folder / RUN)
+    alive = owner is not None and _works(folder / RUN) and lives(owner) is not False
     begun = min((job.begun for job in run.jobs), default=datetime.now())
     jobs = [_begun(job, folder, alive) for job in run.jobs if not NAMES.fullmatch(job.rule)]
     for rule, count in run.planned.items():
@@ -126,29 +127,36 @@ def time_left(jobs: Sequence[Job]) -> float | None:
 
 def _begun(job: LoggedJob, folder: Path, alive: bool) -> Job:
     made = Job(job.rule, job.wildcards, "done", job.begun)
-    owner_file = folder / job.log.with_suffix(".owner") if job.log else None
-    owner = read(owner_file) if owner_file else None
+    log = folder / job.log if job.log else None
+    owner = log.with_suffix(".owner") if log else None
     if job.failed:
         made.state = "failed"
-    elif job.ended or (owner and owner.ended and _is_newer(owner_file, job.begun)):
-        # Of a group of jobs, Snakemake only sees the end of the last one.
+    elif job.ended or (owner and _is_ended(owner, job.begun)):
         made.state = "done"
-    elif owner and not owner.ended and (alive or _is_newer(owner_file, None)):
+    elif log and owner and _works(owner):
         made.state = "running"
+        made.progress = progress_of(log)
     elif alive:
         # What runs here has no owner while it starts, or where it is a matter of seconds.
         made.state = "running" if job.local else "queued"
     else:
         made.state = "stopped"
-    if made.state == "running" and owner and job.log:
-        made.progress = progress_of(folder / job.log)
     return made
 
 
-def _is_newer(path: Path | None, begun: datetime | None) -> bool:
-    """Whether a file was changed since then, or within the time that an owner can be silent."""
-    since = begun.timestamp() if begun else time.time() - SILENCE
-    return path is not None and path.is_file() and path.stat().st_mtime >= since
+def _is_ended(path: Path, begun: datetime) -> bool:
+    """Whether a job of a group has ended, of which Snakemake sees only the end of all."""
+    return is_ended(path) and path.stat().st_mtime >= begun.timestamp()
+
+
+def _works(path: Path) -> bool:
+    """Whether an owner gives signs of life."""
+    owner = read(path)
+    try:
+        heard = path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return owner is not None and not owner.ended and time.time() - heard < SILENCE
 
 
 def _not_begun(

@@ -1,13 +1,16 @@
 """The workflow as a module of another one."""
 
+import shutil
 import subprocess
 import sys
+
+import pytest
 
 OTHER = """
 configfile: "config/config.yaml"
 
 module cellmap:
-    snakefile: "{root}/workflow/Snakefile"
+    snakefile: "{snakefile}"
     config: config
 
 use rule * from cellmap as cellmap_*
@@ -26,9 +29,26 @@ def snakemake(run, *arguments):
     return done.stdout
 
 
-def test_rules_are_used_by_another_workflow(new_run):
+@pytest.fixture
+def repository(repo_root, tmp_path):
+    """The workflow in a git repository, as it is now; without the library, which is installed."""
+    for name in ("Snakefile", "workflow", "rules", "envs"):
+        copy = shutil.copytree if (repo_root / name).is_dir() else shutil.copy
+        copy(repo_root / name, tmp_path / name)
+    someone = ["-c", "user.name=Someone", "-c", "user.email=someone@localhost"]
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "All"]):
+        subprocess.run(["git", *someone, *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize("where", ["folder", "repository"])
+def test_rules_are_used_by_another_workflow(new_run, repository, where):
     run = new_run()
-    (run.folder / "Snakefile").write_text(OTHER.format(root=run.root))
+    snakefile = f"{run.root}/workflow/Snakefile"
+    if where == "repository":
+        # As `github(…)`, which snakedeploy writes, but on this machine.
+        snakefile = f"git+file://{repository}/workflow/Snakefile@main"
+    (run.folder / "Snakefile").write_text(OTHER.format(snakefile=snakefile))
     planned = snakemake(run, "--dry-run", "submission.zip", "results/scores.json", "summary")
     for rule in ("cellmap_train", "cellmap_segment", "cellmap_score", "summary"):
         assert rule in planned
