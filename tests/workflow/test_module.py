@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 OTHER = """
 configfile: "config/config.yaml"
@@ -60,3 +61,14 @@ def test_nothing_to_complain_of(repo_root):
     command = [sys.executable, "-m", "snakemake", "--lint"]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_meets_the_standard_of_the_workflow_catalogue(repo_root):
+    """Its "standardized usage", as the catalogue's page on adding workflows says."""
+    readme = (repo_root / "README.md").read_text().lower()
+    assert "snakemake" in readme and "workflow" in readme
+    assert (repo_root / "config/README.md").is_file()
+    assert (repo_root / "workflow/Snakefile").is_file()
+    assert not (repo_root / "workflow/rules").exists() and list((repo_root / "rules").glob("*.smk"))
+    usage = yaml.safe_load((repo_root / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["report"] is True and usage["software-stack-deployment"]["conda"] is True
