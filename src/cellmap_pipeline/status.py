@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cellmap_pipeline.ownership import SILENCE, is_ended, lives, read
 from cellmap_pipeline.plan import Plan
@@ -23,8 +23,15 @@ from cellmap_pipeline.run_log import LoggedJob, RunLog, read_logs
 from cellmap_pipeline.running import RUN
 
 State = Literal["done", "running", "queued", "waiting", "failed", "stopped"]
-# Rules that only name others, and do nothing.
-NAMES = re.compile(r"all|crop\d+|check|fetch|calibrate")
+# Rules that only name others, or link what these made.
+NAMES = re.compile(r"all|at_hand|crop\d+|check|fetch|calibrate")
+
+
+class TimeLeft(NamedTuple):
+    """Seconds, and whether they are all: of some jobs nothing may be known yet."""
+
+    seconds: float
+    complete: bool
 
 
 @dataclass
@@ -86,9 +93,10 @@ class Status:
         return found
 
     @property
-    def left(self) -> float | None:
-        """Seconds until the run ends, if stage follows upon stage; None where one is not known."""
-        return _sum(time_left(jobs) for jobs in self.by_stage().values())
+    def left(self) -> TimeLeft:
+        """Until the run ends, if stage follows upon stage."""
+        stages = [time_left(jobs) for jobs in self.by_stage().values()]
+        return TimeLeft(sum(s.seconds for s in stages), all(s.complete for s in stages))
 
 
 def look(plan: Plan, folder: Path = Path()) -> Status | None:
@@ -115,14 +123,13 @@ def look(plan: Plan, folder: Path = Path()) -> Status | None:
     return Status(alive, begun, jobs)
 
 
-def time_left(jobs: Sequence[Job]) -> float | None:
-    """Seconds that the open jobs of a stage still take, as many at once as run now."""
-    left = _sum(job.left for job in jobs if job.is_open)
-    if left is None:
-        return None
+def time_left(jobs: Sequence[Job]) -> TimeLeft:
+    """What the open jobs of a stage still take, as many at once as run now."""
+    jobs = [job for job in jobs if job.is_open]
+    known = [job.left for job in jobs if job.left is not None]
     at_once = max(1, sum(job.state == "running" for job in jobs))
-    longest = max((job.left or 0.0 for job in jobs if job.is_open), default=0.0)
-    return max(longest, left / at_once)
+    seconds = max([*known, sum(known) / at_once])
+    return TimeLeft(seconds, len(known) == len(jobs))
 
 
 def _begun(job: LoggedJob, folder: Path, alive: bool) -> Job:
@@ -246,13 +253,3 @@ def _left(job: Job, pace: dict[str, float], plan: Plan) -> float | None:
     if job.state == "running" and job.begun:
         spent = (datetime.now() - job.begun).total_seconds()
     return max(0.0, pace[job.rule] * _work(job.rule, job.wildcards, plan) - spent)
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    """None where any is not known."""
-    total = 0.0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cellmap_pipeline.plan import Plan
-from cellmap_pipeline.status import Job, Status, look, time_left
+from cellmap_pipeline.status import Job, Status, TimeLeft, look, time_left
 
 NO_RUN = "no run has done anything in this folder"
 
@@ -49,8 +49,8 @@ def _headline(status: Status) -> Text:
     failed = sum(job.state == "failed" for job in status.jobs)
     if failed:
         text += f", {failed} failed"
-    if status.alive and status.left:
-        text += f", about {_time(status.left)} left"
+    if status.alive and (left := _words(status.left)):
+        text += f", {left} left"
     return Text(text, style="bold")
 
 
@@ -65,11 +65,11 @@ def _stages(status: Status) -> Table:
         failed = sum(job.state == "failed" for job in jobs)
         table.add_row(
             stage,
-            ProgressBar(len(jobs), _done(jobs), width=24),
+            ProgressBar(len(jobs), _done(jobs), width=12),
             f"{_done(jobs)}/{len(jobs)}",
             *(str(count or "") for count in counts),
             Text(str(failed or ""), style="red"),
-            _left(jobs),
+            _words(time_left(jobs)),
         )
     return table
 
@@ -81,9 +81,9 @@ def _crops(crops: dict[int, list[Job]]) -> Table:
         both = [*of[0], *of[1]]
         table.add_row(
             str(crop),
-            ProgressBar(len(both), _done(both), width=24),
+            ProgressBar(len(both), _done(both), width=12),
             *(f"{_done(part)}/{len(part)}" if part else "" for part in of),
-            _left(both),
+            _words(time_left(both)),
         )
     return table
 
@@ -101,7 +101,7 @@ def _running(jobs: Sequence[Job]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < 2 else "right")
+        table.add_column(column, justify="left" if i < 2 else "right", no_wrap=i == 0)
     return table
 
 
@@ -109,8 +109,10 @@ def _done(jobs: Sequence[Job]) -> int:
     return sum(job.state == "done" for job in jobs)
 
 
-def _left(jobs: Sequence[Job]) -> str:
-    return _time(time_left(jobs)) if any(job.is_open for job in jobs) else ""
+def _words(left: TimeLeft) -> str:
+    if left.complete:
+        return _time(left.seconds) if left.seconds else ""
+    return f"> {_time(left.seconds)}" if left.seconds else "?"
 
 
 def _time(seconds: float | None) -> str:

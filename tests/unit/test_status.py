@@ -184,7 +184,7 @@ def test_a_job_in_the_queue_and_one_that_works(run, tmp_path):
     status = run(TRAIN)
     assert states(status)["train"] == ["running"]
     # Nothing is known of what follows.
-    assert status.left is None
+    assert status.left == (0, False)
 
 
 def test_jobs_of_a_group_end_one_by_one(run, tmp_path):
@@ -236,10 +236,10 @@ def test_a_run_that_is_gone(run, tmp_path):
 def test_jobs_at_once_shorten_the_time_and_the_longest_bounds_it():
     jobs = [Job("segment", {}, "running", left=5.0), Job("segment", {}, "running", left=1.0)]
     waiting = [Job("segment", {}, "waiting", left=4.0) for _ in range(6)]
-    assert time_left(jobs + waiting) == 15
-    assert time_left(jobs) == 5
-    assert time_left([*jobs, Job("segment", {}, "waiting")]) is None
-    assert time_left([Job("segment", {}, "done")]) == 0
+    assert time_left(jobs + waiting) == (15, True)
+    assert time_left(jobs) == (5, True)
+    assert time_left([*jobs, Job("segment", {}, "waiting")]) == (5, False)
+    assert time_left([Job("segment", {}, "done")]) == (0, True)
 
 
 @pytest.mark.parametrize(
