@@ -1,17 +1,17 @@
 """The workflow as a module of another one."""
 
+import os
 import shutil
 import subprocess
 import sys
 
-import pytest
 import yaml
 
 OTHER = """
 configfile: "config/config.yaml"
 
 module cellmap:
-    snakefile: "{snakefile}"
+    snakefile: {snakefile}
     config: config
 
 use rule * from cellmap as cellmap_*
@@ -23,38 +23,53 @@ rule summary:
 """
 
 
-def snakemake(run, *arguments):
+GITHUB = 'github("someone/workflow", path="workflow/Snakefile", branch="main")'
+
+
+def snakemake(run, *arguments, **environment):
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    done = subprocess.run(command, cwd=run.folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=run.folder, capture_output=True, text=True, env=os.environ | environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@pytest.fixture
-def repository(repo_root, tmp_path):
-    """The workflow in a git repository, as it is now; without the library, which is installed."""
-    for name in ("Snakefile", "workflow", "rules", "envs"):
-        copy = shutil.copytree if (repo_root / name).is_dir() else shutil.copy
-        copy(repo_root / name, tmp_path / name)
-    someone = ["-c", "user.name=Someone", "-c", "user.email=someone@localhost"]
-    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "All"]):
-        subprocess.run(["git", *someone, *command], cwd=tmp_path, check=True)
-    return tmp_path
-
-
-@pytest.mark.parametrize("where", ["folder", "repository"])
-def test_rules_are_used_by_another_workflow(new_run, repository, where):
-    run = new_run()
-    snakefile = f"{run.root}/workflow/Snakefile"
-    if where == "repository":
-        # As `github(…)`, which snakedeploy writes, but on this machine.
-        snakefile = f"git+file://{repository}/workflow/Snakefile@main"
+def use_it(run, snakefile, **environment):
+    """Plan, and run the first jobs, of a workflow that uses this one."""
     (run.folder / "Snakefile").write_text(OTHER.format(snakefile=snakefile))
-    planned = snakemake(run, "--dry-run", "submission.zip", "results/scores.json", "summary")
+    targets = ("submission.zip", "results/scores.json", "summary")
+    planned = snakemake(run, "--dry-run", *targets, **environment)
     for rule in ("cellmap_train", "cellmap_segment", "cellmap_score", "summary"):
         assert rule in planned
-    snakemake(run, "summary")
+    snakemake(run, "summary", **environment)
     assert "train_um3" in (run.folder / "summary.txt").read_text()
+
+
+def test_rules_are_used_by_another_workflow(new_run):
+    run = new_run()
+    use_it(run, f'"{run.root}/workflow/Snakefile"')
+
+
+def test_rules_are_used_from_a_repository(new_run, repo_root, tmp_path):
+    # As snakedeploy sets it up; without the library, which is installed.
+    repository = tmp_path / "github/someone/workflow"
+    repository.mkdir(parents=True)
+    for name in ("Snakefile", "workflow", "rules", "envs"):
+        copy = shutil.copytree if (repo_root / name).is_dir() else shutil.copy
+        copy(repo_root / name, repository / name)
+    someone = ["-c", "user.name=Someone", "-c", "user.email=someone@localhost"]
+    for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "All"]):
+        subprocess.run(["git", *someone, *command], cwd=repository, check=True)
+    # Where git looks instead.
+    here = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.file://{tmp_path}/github/.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://github.com/",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "GITHUB_TOKEN": "",
+    }
+    use_it(new_run(), GITHUB, **here)
 
 
 def test_nothing_to_complain_of(repo_root):
