@@ -1,5 +1,6 @@
 """What the stages share: the plan of the run, and the parts of it that each rule depends on."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ def failed_jobs():
             batch = failures.batch_log(folder / f"group_{item.name}")
             jobs = [job for job in item if not all(map(ownership.is_ended, owners_of(job)))]
         else:
-            wildcards = "_".join(item.wildcards).replace("/", "_")
+            wildcards = "_".join(item.wildcards).replace(os.sep, "_")
             batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)
             jobs = [item]
         for job in jobs:

@@ -310,7 +310,7 @@ rule plot_cases:
             "ground_truth": PLAN.config.ground_truth,
             "rows": [planning.row_settings(row) for row in PLAN.segmented()],
         },
-        segmentations=str(OUTPUT / "segmentations"),
+        segmentations=lambda wildcards: str(OUTPUT / "segmentations"),
     script:
         "../workflow/scripts/plot_cases.py"
 
