@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 # What stands in the docs for a user's own names, and what it is in the small run.
 NAMES = {
     "/path/to/cellmap-pipeline": str(ROOT),
-    "profiles/": f"{ROOT}/profiles/",
+    " profiles/": f" {ROOT}/profiles/",
     "results/NAME": "results/tiny",
     "DATASET": "demo_cell-1",
     "{training}": "tiny",
