@@ -30,6 +30,8 @@ demo: env  ## make the demo data and run the workflow on them: submission.zip, s
 	snakemake --profile profiles/local
 
 images: demo  ## bring the pictures of the demo in docs/images up to date
+	tests/browser/install.sh
+	python tests/browser/pictures.py 10 docs/images/viewer.jpg
 	cp results/figures/crops/demo_cell-1/crop10.jpg docs/images/demo_crop.jpg
 	cp results/figures/training/demo.png docs/images/demo_training.png
 	cp results/figures/scores.png docs/images/demo_scores.png

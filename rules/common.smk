@@ -1,10 +1,12 @@
 """What the stages share: the plan of the run, and the parts of it that each rule depends on."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(workflow.current_basedir).parent
+# Where this workflow lies; no path where another one takes it from a repository as a module.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 # The library, without `pip install`: Snakemake passes this on to the scripts of all jobs.
 sys.path.insert(0, str(ROOT / "src"))
 
@@ -97,7 +99,7 @@ def failed_jobs():
             batch = failures.batch_log(folder / f"group_{item.name}")
             jobs = [job for job in item if not all(map(ownership.is_ended, owners_of(job)))]
         else:
-            wildcards = "_".join(item.wildcards).replace("/", "_")
+            wildcards = "_".join(item.wildcards).replace(os.sep, "_")
             batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)
             jobs = [item]
         for job in jobs:

@@ -1,8 +1,3 @@
-def own_datasplit(wildcards):
-    """The CSV that the training's file names, if it names one."""
-    return PLAN.trainings[wildcards.training].datasplit or []
-
-
 rule datasplit:
     """Which crops train and which validate."""
     input:

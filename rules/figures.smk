@@ -225,7 +225,8 @@ rule plot_crop:
             FIGURES / "crops/{dataset}/crop{crop}.jpg",
             caption="../workflow/report/crop.rst",
             category="5 Test crops",
-            labels={"dataset": "{dataset}", "crop": "{crop}"},
+            # One label: with two crops, of two datasets, the page of two labels is empty.
+            labels={"crop": "{crop} of {dataset}"},
         ),
     log:
         OUTPUT / "logs/plot_crop/{dataset}/crop{crop}.log",
@@ -309,7 +310,7 @@ rule plot_cases:
             "ground_truth": PLAN.config.ground_truth,
             "rows": [planning.row_settings(row) for row in PLAN.segmented()],
         },
-        segmentations=str(OUTPUT / "segmentations"),
+        segmentations=lambda wildcards: str(OUTPUT / "segmentations"),
     script:
         "../workflow/scripts/plot_cases.py"
 

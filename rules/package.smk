@@ -1,7 +1,3 @@
-def segmentation_of(row):
-    return OUTPUT / "segmentations" / row.dataset / f"crop{row.crop}" / row.label
-
-
 rule package:
     """Put submission.zip together and read it back against the manifest."""
     input:
@@ -26,7 +22,7 @@ rule package:
                 planning.row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels
             ]
         },
-        segmentations=str(OUTPUT / "segmentations"),
+        segmentations=lambda wildcards: str(OUTPUT / "segmentations"),
     script:
         "../workflow/scripts/package.py"
 

@@ -1,5 +1,7 @@
 rule plan:
     """Say what the run can reach and about how long it takes; run nothing else."""
+    log:
+        OUTPUT / "logs/plan.log",
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"

@@ -1,25 +1,9 @@
-def predict_params(wildcards):
-    """What a crop's prediction depends on, with the rows that this training predicts in it."""
-    rows = PLAN.predicted(wildcards.training)[int(wildcards.crop)]
-    return inference_params("predict")(wildcards) | {
-        "rows": [planning.row_settings(row) for row in rows],
-        "data_root": PLAN.config.data_root,
-    }
-
-
 # By training and crop, into how many jobs its prediction is cut.
 JOBS = {
     (name, crop): planning.prediction_jobs(PLAN.trainings[name], rows)
     for name in USED
     for crop, rows in PLAN.predicted(name).items()
 }
-
-
-def parts_of(wildcards):
-    """The parts that a crop's prediction is put together from; none where one job makes it."""
-    jobs = JOBS[wildcards.training, int(wildcards.crop)]
-    path = f"{wildcards.training}/predictions/{wildcards.dataset}/crop{wildcards.crop}"
-    return [OUTPUT / f"{path}.part{part}of{jobs}" for part in range(1, jobs + 1) if jobs > 1]
 
 
 rule predict_part:
@@ -73,10 +57,6 @@ rule predict:
         expected=NETWORK,
     script:
         "../workflow/scripts/predict.py"
-
-
-def predictions_of(training, crop):
-    return OUTPUT / training / "predictions" / DATASET[crop] / f"crop{crop}"
 
 
 for _crop in DATASET:

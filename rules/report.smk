@@ -99,6 +99,8 @@ else:
         wildcard_constraints:
             name="|".join(name.replace(".", "[.]") for name in AT_HAND),
         localrule: True
+        conda:
+            "../envs/cellmap-pipeline.yaml"
         threads: 1
         resources:
             mem_mb=100,

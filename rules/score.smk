@@ -46,6 +46,6 @@ rule leaderboard:
         runtime=10,
     params:
         cfg=version("score"),
-        folder=str(OUTPUT),
+        folder=lambda wildcards: str(OUTPUT),
     script:
         "../workflow/scripts/leaderboard.py"

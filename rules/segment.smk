@@ -1,45 +1,6 @@
 ROW = {(row.crop, row.label): row for row in PLAN.segmented()}
 
 
-def segment_row(wildcards):
-    return ROW[int(wildcards.crop), wildcards.label]
-
-
-def segment_origins(wildcards):
-    """The trainings and the predictions made elsewhere that give a label, and averages of them."""
-    row = segment_row(wildcards)
-    averaged = planning.choice_for(PLAN, row) == planning.AVERAGE
-    names = [planning.origin(source) for source in PLAN.sources(row)]
-    return list(dict.fromkeys(names + [planning.AVERAGE] * averaged))
-
-
-def segment_predictions(wildcards):
-    """The predictions of the trainings that give a label."""
-    return [
-        predictions_of(name, int(wildcards.crop))
-        for name in segment_origins(wildcards)
-        if name in PLAN.trainings
-    ]
-
-
-def segment_params(wildcards):
-    """What a label depends on."""
-    row = segment_row(wildcards)
-    sources = planning.label_sources(PLAN, row)
-    return version("segment") | {
-        "lineage": LINEAGE[row],
-        "row": planning.row_settings(row),
-        "select": planning.choice_for(PLAN, row),
-        "origins": segment_origins(wildcards),
-        "sources": sources,
-        "postprocess": {
-            source: PLAN.trainings[planning.origin(source)].postprocess.get(row.label, {})
-            for source in sources
-            if planning.origin(source) in PLAN.trainings
-        },
-    }
-
-
 rule segment:
     """Make the final label of a crop from the probabilities of the chosen source."""
     input:

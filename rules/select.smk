@@ -1,8 +1,3 @@
-def validation_files(name):
-    """By source, the path of a file of its validation."""
-    return {source: OUTPUT / source / "validation" / name for source in PLAN.validated()}
-
-
 SCORES, TUNED = validation_files("scores.json"), validation_files("postprocess.json")
 
 

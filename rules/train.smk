@@ -1,8 +1,3 @@
-def initial_weights(wildcards):
-    """The file to begin with, which may be another training's model.ckpt."""
-    return PLAN.trainings[wildcards.training].initial_weights or []
-
-
 rule train:
     """Train a network; a job that was stopped goes on from `training/` beside its output."""
     input:

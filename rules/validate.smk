@@ -1,14 +1,3 @@
-def inference_params(stage):
-    """A params function: what the result of a prediction depends on besides the checkpoint."""
-
-    def params(wildcards):
-        training = PLAN.trainings[wildcards.training]
-        lineage = {"lineage": planning.training_lineage(training)}
-        return version(stage) | lineage | planning.inference_settings(training)
-
-    return params
-
-
 INFERENCE_OPTIONS = untracked(
     lambda wildcards: {"batch": PLAN.trainings[wildcards.training].inference.batch}
 )
@@ -20,14 +9,6 @@ NETWORK = untracked(
         PLAN.trainings[wildcards.training], planning.NETWORK_KEYS
     )
 )
-
-
-def checkpoint_of(wildcards):
-    """The checkpoint to predict with: the training's, or the file that its configuration names."""
-    choice = PLAN.trainings[wildcards.training].inference.checkpoint
-    if choice in ("best", "last"):
-        return OUTPUT / wildcards.training / "model.ckpt"
-    return choice
 
 
 rule predict_validation:
@@ -55,35 +36,6 @@ rule predict_validation:
         expected=NETWORK,
     script:
         "../workflow/scripts/predict_validation.py"
-
-
-def validation_trainings(wildcards):
-    """The trainings on whose validation crops a source is scored."""
-    return planning.validation_trainings(PLAN, wildcards.source)
-
-
-def validate_params(wildcards):
-    """What the scores of a source depend on."""
-    trainings = {name: PLAN.trainings[name] for name in validation_trainings(wildcards)}
-    own = trainings.get(wildcards.source)
-    return version("validate") | {
-        "lineage": [planning.training_lineage(training) for training in trainings.values()],
-        "inference": [planning.inference_settings(training) for training in trainings.values()],
-        "labels": planning.validation_settings(PLAN, wildcards.source),
-        "voxel_size": list(own.voxel_size) if own else None,
-        "everywhere": wildcards.source == planning.AVERAGE,
-    }
-
-
-def validation_asks(key):
-    """A resources function: what the scoring of a source asks for; retries for more memory."""
-
-    def resources(wildcards, attempt):
-        if wildcards.source in PLAN.trainings:
-            return attempt * planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
-        return attempt * planning.RESOURCES["validate"][key]
-
-    return resources
 
 
 rule validate:

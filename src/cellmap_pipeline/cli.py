@@ -52,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("--no-browser", action="store_true", help="only print the link")
     view.set_defaults(run=_view)
 
+    status = commands.add_parser("status", help="how far a run is, and how long it still takes")
+    status.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
+    status.add_argument("--watch", action="store_true", help="go on until the run ends")
+    status.add_argument(
+        "--every", type=float, default=5.0, metavar="SECONDS", help="default: %(default)g"
+    )
+    status.set_defaults(run=_status)
+
     demo = commands.add_parser("demo-data", help="make the demo data")
     demo.add_argument("folder", type=Path)
     demo.add_argument("--seed", type=int, default=0)
@@ -112,6 +120,21 @@ def _view(options: argparse.Namespace) -> int:
 
     crop = find_layers(read_run(options.configfile), options.crop, options.classes)
     view(crop, options.address, options.port, not options.no_browser)
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from cellmap_pipeline.plan import read_plan
+    from cellmap_pipeline.status import look
+    from cellmap_pipeline.status_table import show, watch
+
+    plan = read_plan(options.configfile)
+    if options.watch:
+        watch(plan, options.every)
+    else:
+        Console().print(show(look(plan)))
     return 0
 
 

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.config import PARTS, RunConfig, Training, load_training, parse_run
+from cellmap_pipeline.config import (
+    PARTS,
+    RunConfig,
+    Training,
+    load_training,
+    parse_run,
+    read_run,
+)
 from cellmap_pipeline.crop_table import (
     crop_folders,
     crops_to_fetch,
@@ -220,6 +227,13 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
     plan = replace(plan, parts=_parts(plan))
     _check_selection(plan, source)
     return replace(plan, fetched=_crops_to_fetch(plan)) if run.fetch else plan
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of the run that a file configures, without Snakemake; raises as `make_plan`."""
+    here = Path(__file__).resolve().parents[2]
+    folders = [folder / "training" for folder in (Path("config"), path.parent, here / "config")]
+    return make_plan(read_run(path).model_dump(mode="json"), str(path), folders)
 
 
 def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]:

@@ -114,8 +114,11 @@ def test_layers_of_a_finished_run(browser, finished, monkeypatch):
     state = view.viewer.state
     assert view.notes == []
     assert [layer.name for layer in state.layers] == [
-        RAW, "nuc truth", "nuc labels", "nuc (tiny)",
-    ]  # fmt: skip
+        RAW,
+        *("nuc truth", "nuc labels", "nuc (tiny)", "nuc_boundary (tiny)"),
+        *("mito truth", "mito labels", "mito (tiny)", "mito_boundary (tiny)"),
+        *("pm truth", "pm labels", "pm (tiny)"),
+    ]
     assert not is_blank(browser.get_screenshot_as_png())
     assert errors(browser) == []
 

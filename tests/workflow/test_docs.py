@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 # What stands in the docs for a user's own names, and what it is in the small run.
 NAMES = {
     "/path/to/cellmap-pipeline": str(ROOT),
-    "profiles/": f"{ROOT}/profiles/",
+    " profiles/": f" {ROOT}/profiles/",
     "results/NAME": "results/tiny",
     "DATASET": "demo_cell-1",
     "{training}": "tiny",
@@ -27,7 +27,19 @@ NAMES = {
     "FOLDER": "results/segmentations",
 }
 # Of the shell, or for a machine that the test is not on.
-ELSEWHERE = ("cd ", "git ", "source ", ". ", "export ", "ssh ", "pre-commit ", "sbatch ", "rm ")
+ELSEWHERE = (
+    "cd ",
+    "git ",
+    "source ",
+    ". ",
+    "export ",
+    "ssh ",
+    "pre-commit ",
+    "sbatch ",
+    "rm ",
+    "pip ",
+    "napari ",
+)
 
 
 def commands(page: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Print what the run can reach and about how long it takes.
 
 In: by params the run's configuration.
-Out: nothing but what it prints.
+Out: nothing but what it prints, and the same as its log.
 """
 
 from pathlib import Path
@@ -10,4 +10,7 @@ from cellmap_pipeline.outlook import write_outlook
 from cellmap_pipeline.plan import make_plan
 
 params = snakemake.params
-print(write_outlook(make_plan(params.config, params.source, [Path(f) for f in params.folders])))
+plan = make_plan(params.config, params.source, [Path(folder) for folder in params.folders])
+outlook = write_outlook(plan)
+print(outlook)
+Path(snakemake.log[0]).write_text(outlook + "\n", encoding="utf-8")

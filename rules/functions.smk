@@ -1,0 +1,147 @@
+"""What the inputs, params and resources of rules are made by, stage by stage."""
+
+# datasplit
+
+
+def own_datasplit(wildcards):
+    """The CSV that the training's file names, if it names one."""
+    return PLAN.trainings[wildcards.training].datasplit or []
+
+
+# train
+
+
+def initial_weights(wildcards):
+    """The file to begin with, which may be another training's model.ckpt."""
+    return PLAN.trainings[wildcards.training].initial_weights or []
+
+
+# validate
+
+
+def inference_params(stage):
+    """A params function: what the result of a prediction depends on besides the checkpoint."""
+
+    def params(wildcards):
+        training = PLAN.trainings[wildcards.training]
+        lineage = {"lineage": planning.training_lineage(training)}
+        return version(stage) | lineage | planning.inference_settings(training)
+
+    return params
+
+
+def checkpoint_of(wildcards):
+    """The checkpoint to predict with: the training's, or the file that its configuration names."""
+    choice = PLAN.trainings[wildcards.training].inference.checkpoint
+    if choice in ("best", "last"):
+        return OUTPUT / wildcards.training / "model.ckpt"
+    return choice
+
+
+def validation_trainings(wildcards):
+    """The trainings on whose validation crops a source is scored."""
+    return planning.validation_trainings(PLAN, wildcards.source)
+
+
+def validate_params(wildcards):
+    """What the scores of a source depend on."""
+    trainings = {name: PLAN.trainings[name] for name in validation_trainings(wildcards)}
+    own = trainings.get(wildcards.source)
+    return version("validate") | {
+        "lineage": [planning.training_lineage(training) for training in trainings.values()],
+        "inference": [planning.inference_settings(training) for training in trainings.values()],
+        "labels": planning.validation_settings(PLAN, wildcards.source),
+        "voxel_size": list(own.voxel_size) if own else None,
+        "everywhere": wildcards.source == planning.AVERAGE,
+    }
+
+
+def validation_asks(key):
+    """A resources function: what the scoring of a source asks for; retries for more memory."""
+
+    def resources(wildcards, attempt):
+        if wildcards.source in PLAN.trainings:
+            return attempt * planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
+        return attempt * planning.RESOURCES["validate"][key]
+
+    return resources
+
+
+# predict
+
+
+def predict_params(wildcards):
+    """What a crop's prediction depends on, with the rows that this training predicts in it."""
+    rows = PLAN.predicted(wildcards.training)[int(wildcards.crop)]
+    return inference_params("predict")(wildcards) | {
+        "rows": [planning.row_settings(row) for row in rows],
+        "data_root": PLAN.config.data_root,
+    }
+
+
+def parts_of(wildcards):
+    """The parts that a crop's prediction is put together from; none where one job makes it."""
+    jobs = JOBS[wildcards.training, int(wildcards.crop)]
+    path = f"{wildcards.training}/predictions/{wildcards.dataset}/crop{wildcards.crop}"
+    return [OUTPUT / f"{path}.part{part}of{jobs}" for part in range(1, jobs + 1) if jobs > 1]
+
+
+def predictions_of(training, crop):
+    return OUTPUT / training / "predictions" / DATASET[crop] / f"crop{crop}"
+
+
+# select
+
+
+def validation_files(name):
+    """By source, the path of a file of its validation."""
+    return {source: OUTPUT / source / "validation" / name for source in PLAN.validated()}
+
+
+# segment
+
+
+def segment_row(wildcards):
+    return ROW[int(wildcards.crop), wildcards.label]
+
+
+def segment_origins(wildcards):
+    """The trainings and the predictions made elsewhere that give a label, and averages of them."""
+    row = segment_row(wildcards)
+    averaged = planning.choice_for(PLAN, row) == planning.AVERAGE
+    names = [planning.origin(source) for source in PLAN.sources(row)]
+    return list(dict.fromkeys(names + [planning.AVERAGE] * averaged))
+
+
+def segment_predictions(wildcards):
+    """The predictions of the trainings that give a label."""
+    return [
+        predictions_of(name, int(wildcards.crop))
+        for name in segment_origins(wildcards)
+        if name in PLAN.trainings
+    ]
+
+
+def segment_params(wildcards):
+    """What a label depends on."""
+    row = segment_row(wildcards)
+    sources = planning.label_sources(PLAN, row)
+    return version("segment") | {
+        "lineage": LINEAGE[row],
+        "row": planning.row_settings(row),
+        "select": planning.choice_for(PLAN, row),
+        "origins": segment_origins(wildcards),
+        "sources": sources,
+        "postprocess": {
+            source: PLAN.trainings[planning.origin(source)].postprocess.get(row.label, {})
+            for source in sources
+            if planning.origin(source) in PLAN.trainings
+        },
+    }
+
+
+# package
+
+
+def segmentation_of(row):
+    return OUTPUT / "segmentations" / row.dataset / f"crop{row.crop}" / row.label

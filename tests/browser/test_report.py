@@ -1,0 +1,84 @@
+"""The report in a real browser: its figures, their captions, and its pages."""
+
+import pytest
+from chromium import errors, is_blank
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+pytestmark = pytest.mark.browser
+# Draws all pictures that the report holds; their widths, 0 for what is no picture.
+WIDTHS = """
+const done = arguments[arguments.length - 1];
+const pictures = Object.entries(results).filter(([_, r]) => r.mime_type.startsWith("image/"));
+Promise.all(pictures.map(([path, result]) => new Promise((resolve) => {
+    const image = new Image();
+    image.onload = image.onerror = () => resolve([path, image.naturalWidth]);
+    image.src = result.data_uri;
+}))).then((widths) => done(Object.fromEntries(widths)));
+"""
+
+
+@pytest.fixture
+def page(browser, finished):
+    browser.get((finished.folder / "report.html").resolve().as_uri())
+    yield browser
+    # Of whatever the test has opened.
+    assert errors(browser) == []
+
+
+def click(page, text):
+    """Click what shows this text, as soon as it is there."""
+    path = f"//nav//*[normalize-space(text())='{text}']"
+    WebDriverWait(page, 10).until(lambda page: page.find_elements(By.XPATH, path))[0].click()
+
+
+def test_the_first_page(page, finished):
+    assert (finished.folder / "results/report.html").stat().st_size < 20e6
+    text = page.find_element(By.TAG_NAME, "body").text
+    assert "This page describes one run of the cellmap-pipeline workflow" in text
+    assert "5 Test crops" in text and "7 Resources" in text
+    # The graph of the rules.
+    graph = WebDriverWait(page, 10).until(lambda page: page.find_elements(By.TAG_NAME, "canvas"))
+    assert graph[0].size["height"] > 300
+    assert not is_blank(page.get_screenshot_as_png())
+
+
+def test_all_figures_are_pictures_with_captions(page, finished):
+    figures = finished.folder / "results/figures"
+    drawn = {path.name for suffix in ("png", "jpg") for path in figures.rglob(f"*.{suffix}")}
+    widths = page.execute_async_script(WIDTHS)
+    assert {path.rpartition("/")[2] for path in widths} == drawn
+    assert min(widths.values()) > 300
+    captions = page.execute_script(
+        "return Object.values(results).map((result) => result.caption || '')"
+    )
+    assert len(captions) == len(widths) + 1
+    assert all(len(caption) > 100 for caption in captions)
+    # What docutils says of a mistake in them.
+    assert not any("system-message" in caption for caption in captions)
+
+
+def test_a_crop_is_found_by_its_menu(page):
+    click(page, "5 Test crops")
+    button = "//nav//tr[td='5 of demo_cell-1']//a"
+    WebDriverWait(page, 10).until(lambda page: page.find_elements(By.XPATH, button))[0].click()
+    picture = WebDriverWait(page, 10).until(
+        lambda page: page.find_elements(By.CSS_SELECTOR, "div.p-3 > img")
+    )[0]
+    assert picture.get_property("naturalWidth") > 1000
+    assert not is_blank(picture.screenshot_as_png)
+
+
+def test_the_page_about_the_run(page):
+    path = page.execute_script(
+        "return Object.keys(results).find((path) => results[path].mime_type == 'text/html')"
+    )
+    page.execute_script(
+        "app.setView({content: 'html', contentPath: results[arguments[0]].data_uri})", path
+    )
+    frame = WebDriverWait(page, 10).until(lambda page: page.find_elements(By.TAG_NAME, "iframe"))[0]
+    page.switch_to.frame(frame)
+    WebDriverWait(page, 10).until(
+        lambda page: "learning_rate" in page.find_element(By.TAG_NAME, "body").text
+    )
+    page.switch_to.default_content()

@@ -1,0 +1,280 @@
+"""What a run is at, from a log as Snakemake 9.27 writes it."""
+
+import io
+from datetime import datetime
+
+import pytest
+import yaml
+from rich.console import Console
+
+from cellmap_pipeline.cli import main
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel, write_manifest
+from cellmap_pipeline.ownership import bury, claim, read, this_process
+from cellmap_pipeline.plan import read_plan
+from cellmap_pipeline.progress import progress_of
+from cellmap_pipeline.run_log import parse, read_logs
+from cellmap_pipeline.running import RUN
+from cellmap_pipeline.status import Job, look, time_left
+from cellmap_pipeline.status_table import show
+
+START = """
+Building DAG of jobs...
+Provided remote nodes: 100
+Job stats:
+job             count
+------------  -------
+check_inputs        1
+train               1
+predict             2
+segment             3
+package             1
+all                 1
+total               9
+
+Select jobs to execute...
+Execute 1 jobs...
+[Wed Nov 25 05:32:39 2026]
+localcheckpoint check_inputs:
+    input: m.csv
+    output: results/check_inputs.json
+    log: results/logs/check_inputs.log
+    jobid: 5
+    benchmark: results/benchmarks/check_inputs.tsv
+    reason: Missing output files: results/check_inputs.json
+    resources: tmpdir=/tmp, mem_mb=4000
+DAG of jobs will be updated after completion.
+[Wed Nov 25 05:32:51 2026]
+Finished jobid: 5 (Rule: check_inputs)
+1 of 9 steps (11%) done
+"""
+TRAIN = """[Wed Nov 25 05:33:04 2026]
+rule train:
+    output: results/net/model.ckpt
+    log: results/logs/train/net.log
+    jobid: 3
+    benchmark: results/benchmarks/train/net.tsv
+    wildcards: training=net
+Job 3 has been submitted with SLURM jobid 25 (log: results/logs/slurm/rule_train/net/25.log).
+"""
+TRAIN_FAILED = """[Wed Nov 25 05:40:00 2026]
+Error in rule train:
+    message: None
+    jobid: 3
+    output: results/net/model.ckpt
+    log: results/logs/train/net.log (check log file(s) for error details)
+Trying to restart job 3.
+"""
+TRAIN_DONE = """[Wed Nov 25 05:50:04 2026]
+Finished jobid: 3 (Rule: train)
+2 of 9 steps (22%) done
+"""
+PREDICT = """[Wed Nov 25 05:51:00 2026]
+rule predict:
+    output: results/net/predictions/d/crop7
+    log: results/logs/predict/net/d/crop7.log
+    jobid: 2
+    benchmark: results/benchmarks/predict/net/d/crop7.tsv
+    wildcards: training=net, dataset=d, crop=7
+"""
+PREDICTED = """[Wed Nov 25 05:52:40 2026]
+Finished jobid: 2 (Rule: predict)
+3 of 9 steps (33%) done
+"""
+GROUP = """[Wed Nov 25 05:53:00 2026] Group job crop_d_7 (jobs in lexicogr. order):
+    [Wed Nov 25 05:53:00 2026]
+    rule segment:
+        output: results/segmentations/d/crop7/mito
+        log: results/logs/segment/d/crop7/mito.log
+        jobid: 9
+        wildcards: dataset=d, crop=7, label=mito
+    [Wed Nov 25 05:53:00 2026]
+    rule segment:
+        output: results/segmentations/d/crop7/nuc
+        log: results/logs/segment/d/crop7/nuc.log
+        jobid: 8
+        wildcards: dataset=d, crop=7, label=nuc
+"""
+GROUP_FAILED = """[Wed Nov 25 05:55:00 2026]
+    message: SLURM-job '29' failed, SLURM status is: 'TIMEOUT'.
+    jobs:
+        rule segment:
+            jobid: 9
+            output: results/segmentations/d/crop7/mito
+        rule segment:
+            jobid: 8
+            output: results/segmentations/d/crop7/nuc
+"""
+BAR = "\rcrop7:  25%|##5       | 2/8 [00:10<00:30,  5.00s/window]"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A folder in which a run lives; the function writes its log and returns its status."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        CropLabel(7, "d", "mito", Grid((8, 8, 8), (0, 0, 0), (10, 10, 10))),
+        CropLabel(7, "d", "nuc", Grid((8, 8, 8), (0, 0, 0), (10, 10, 10))),
+        CropLabel(9, "d", "nuc", Grid((8, 8, 8), (0, 0, 0), (10, 10, 40))),
+    ]
+    write_manifest(rows, tmp_path / "m.csv")
+    training = {
+        "classes": ["mito", "nuc"], "voxel_size": 8, "patch_size": 32,
+        "model": {"architecture": "monai_basic_unet3d"},
+    }  # fmt: skip
+    config = {"data_root": "data", "test_crops": "m.csv", "trainings": ["net"]}
+    for name, content in {"training/net.yaml": training, "config.yaml": config}.items():
+        path = tmp_path / "config" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    claim(tmp_path / RUN, this_process())
+    (tmp_path / ".snakemake/log").mkdir()
+
+    def status(*parts):
+        file = tmp_path / ".snakemake/log/2026-11-25T053239.647943.snakemake.log"
+        file.write_text("".join([START, *parts]))
+        return look(read_plan(tmp_path / "config/config.yaml"))
+
+    return status
+
+
+def states(status):
+    """By stage the states of its jobs."""
+    return {stage: [job.state for job in jobs] for stage, jobs in status.by_stage().items()}
+
+
+def runs(folder, name, said=""):
+    """A job that has begun its work."""
+    log = folder / "results/logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(said)
+    claim(log.with_suffix(".owner"), this_process())
+
+
+def test_jobs_of_a_log():
+    log = parse(START + TRAIN + TRAIN_FAILED)
+    assert log.planned == {
+        "check_inputs": 1, "train": 1, "predict": 2, "segment": 3, "package": 1, "all": 1
+    }  # fmt: skip
+    check, train = log.jobs
+    assert (check.rule, check.local, check.failed) == ("check_inputs", True, False)
+    assert check.begun == datetime(2026, 11, 25, 5, 32, 39)
+    assert check.ended == datetime(2026, 11, 25, 5, 32, 51)
+    assert train.wildcards == {"training": "net"} and train.failed and not train.local
+    again = parse(START + TRAIN + TRAIN_FAILED + TRAIN).jobs[1]
+    assert not again.failed and again.ended is None
+
+
+def test_a_snakemake_that_a_job_calls_is_no_run(run, tmp_path):
+    run()
+    later = tmp_path / ".snakemake/log/2026-11-25T060000.000000.snakemake.log"
+    later.write_text("Building DAG of jobs...\nCreating report...\n")
+    assert [log.planned["train"] for log in read_logs(tmp_path)] == [1]
+
+
+def test_a_job_in_the_queue_and_one_that_works(run, tmp_path):
+    assert states(run(TRAIN)) == {
+        "check_inputs": ["done"],
+        "train": ["queued"],
+        "predict": ["waiting"] * 2,
+        "segment": ["waiting"] * 3,
+        "package": ["waiting"],
+    }
+    runs(tmp_path, "train/net")
+    status = run(TRAIN)
+    assert states(status)["train"] == ["running"]
+    # Nothing is known of what follows.
+    assert status.left == (0, False)
+
+
+def test_jobs_of_a_group_end_one_by_one(run, tmp_path):
+    runs(tmp_path, "segment/d/crop7/mito")
+    status = run(TRAIN, TRAIN_DONE, PREDICT, PREDICTED, GROUP)
+    assert states(status)["segment"] == ["running", "queued", "waiting"]
+    owner = tmp_path / "results/logs/segment/d/crop7/mito.owner"
+    bury(owner, read(owner))
+    assert states(run(TRAIN, TRAIN_DONE, PREDICT, PREDICTED, GROUP, GROUP_FAILED))["segment"] == [
+        "failed", "failed", "waiting"
+    ]  # fmt: skip
+
+
+def test_time_left_goes_by_the_voxels_of_what_is_done(run, tmp_path):
+    for name, seconds in (("train/net", 900), ("predict/net/d/crop7", 50)):
+        path = tmp_path / f"results/benchmarks/{name}.tsv"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"s\th:m:s\n{seconds}\t-\n")
+    status = run(TRAIN, TRAIN_DONE, PREDICT, PREDICTED)
+    predicted = {job.crop: (job.state, job.left) for job in status.by_stage()["predict"]}
+    assert predicted == {7: ("done", None), 9: ("waiting", 200)}
+    crops = status.by_crop()
+    assert sorted(crops) == [7, 9]
+    assert [job.rule for job in crops[9]] == ["predict", "segment"]
+
+
+def test_the_bar_of_a_job_says_how_long_it_takes(run, tmp_path):
+    runs(tmp_path, "predict/net/d/crop7", BAR)
+    (job, other) = run(TRAIN, TRAIN_DONE, PREDICT).by_stage()["predict"]
+    assert (job.progress.what, job.progress.share, job.left) == ("crop7", 0.25, 30)
+    assert other.left is None
+
+
+def test_what_an_earlier_run_made_is_done(run, tmp_path):
+    (tmp_path / "results/net/predictions/d/crop9").mkdir(parents=True)
+    text = START.replace("predict             2", "predict             1")
+    (tmp_path / ".snakemake/log/2026-11-26T000000.000000.snakemake.log").write_text(text)
+    predicted = {job.crop: job.state for job in run().by_stage()["predict"]}
+    assert predicted == {9: "done", 7: "waiting"}
+
+
+def test_a_run_that_is_gone(run, tmp_path):
+    bury(tmp_path / RUN, read(tmp_path / RUN))
+    status = run(TRAIN)
+    assert not status.alive
+    assert states(status)["train"] == ["stopped"]
+
+
+def test_jobs_at_once_shorten_the_time_and_the_longest_bounds_it():
+    jobs = [Job("segment", {}, "running", left=5.0), Job("segment", {}, "running", left=1.0)]
+    waiting = [Job("segment", {}, "waiting", left=4.0) for _ in range(6)]
+    assert time_left(jobs + waiting) == (15, True)
+    assert time_left(jobs) == (5, True)
+    assert time_left([*jobs, Job("segment", {}, "waiting")]) == (5, False)
+    assert time_left([Job("segment", {}, "done")]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("05:33:44 8 windows\n", None),
+        ("\rcrop5:   0%|          | 0/8 [00:00<?, ?window/s]", ("crop5", 0.0, None)),
+        (
+            "\rEpoch 2:  75%|#######   | 6/8 [00:00<00:01, 9it/s, loss=1.3, all done in=1:02:03]"
+            "\rValidation DataLoader 0: 100%|##########| 2/2 [00:00<00:00, 49.95it/s]",
+            ("Epoch 2", 0.75, 3723.0),
+        ),
+        (
+            "\rEpoch 0: 1%|  | 6/800 [00:00<09:59, 9it/s, all done in=2 days, 0:00:01]",
+            ("Epoch 0", 0.01, 172801.0),
+        ),
+    ],
+)
+def test_the_last_bar_of_a_log(tmp_path, text, expected):
+    (tmp_path / "a.log").write_text(text)
+    assert progress_of(tmp_path / "a.log") == expected
+
+
+def test_the_tables(run, tmp_path, capsys):
+    runs(tmp_path, "predict/net/d/crop7", BAR)
+    status = run(TRAIN, TRAIN_DONE, PREDICT)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(show(status))
+    said = console.file.getvalue()
+    assert "running, begun 2026-11-25 05:32: 2 of 8 jobs done" in said
+    assert "predict net d 7" in said and "25%" in said and "0:00:30" in said
+    assert main(["status"]) == 0
+    assert "0/2" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_run(run, tmp_path, capsys):
+    assert main(["status"]) == 0
+    assert "no run has done anything" in capsys.readouterr().out

@@ -1,0 +1,28 @@
+"""The status of a run while it goes on, from what Snakemake and its jobs really write."""
+
+from runs import wait_until
+
+from cellmap_pipeline.plan import read_plan
+from cellmap_pipeline.status import look
+
+
+def test_a_training_as_it_goes(new_run, monkeypatch):
+    run = new_run()
+    run.train("tiny", epochs=3, iterations_per_epoch=40)
+    monkeypatch.chdir(run.folder)
+    plan = read_plan(run.folder / "config/config.yaml")
+    process = run.start("results/tiny/model.ckpt")
+
+    def training():
+        status = look(plan)
+        jobs = status.by_stage().get("train", []) if status else []
+        return next((job for job in jobs if job.progress and job.progress.left), None)
+
+    job = wait_until(training, process)
+    assert job.state == "running" and job.wildcards == {"training": "tiny"}
+    assert job.progress.what.startswith("Epoch ") and 0 < job.left < 600
+    assert process.wait() == 0, run.said.read_text()
+    status = look(plan)
+    assert not status.alive
+    assert list(status.by_stage()) == ["check_inputs", "datasplit", "train"]
+    assert {job.state for job in status.jobs} == {"done"}
