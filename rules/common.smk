@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from cellmap_pipeline import failures, ownership, running
 from cellmap_pipeline import plan as planning
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.state import fingerprint_of
 
 CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
 TRAINING_FOLDERS = list(

@@ -1,8 +1,7 @@
 def predict_params(wildcards):
     """What a crop's prediction depends on, with the rows that this training predicts in it."""
-    rows = PLAN.predicted(wildcards.training)[int(wildcards.crop)]
     return inference_params("predict")(wildcards) | {
-        "rows": [planning.row_settings(row) for row in rows],
+        "rows": rows_of(wildcards.training, int(wildcards.crop)),
         "data_root": PLAN.config.data_root,
     }
 
@@ -26,7 +25,7 @@ rule predict_part:
     """Predict all labels in one part of a test crop that is cut into several jobs."""
     input:
         checkpoint=checkpoint_of,
-        checked=ancient(OUTPUT / "check_inputs.json"),
+        checked=lambda wildcards: checked(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
         temp(directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}.part{part}of{parts}")),
     log:
@@ -53,7 +52,7 @@ rule predict:
     input:
         parts=parts_of,
         checkpoint=checkpoint_of,
-        checked=ancient(OUTPUT / "check_inputs.json"),
+        checked=lambda wildcards: checked(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
         directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}"),
     log:

@@ -97,6 +97,9 @@ rule validate:
             for name in validation_trainings(wildcards)
             if wildcards.source not in PLAN.config.predictions
         ],
+        checked=lambda wildcards: (
+            checked(wildcards.source) if wildcards.source in PLAN.config.predictions else []
+        ),
     output:
         scores=OUTPUT / "{source}/validation/scores.json",
         settings=OUTPUT / "{source}/validation/postprocess.json",

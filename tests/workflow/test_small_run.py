@@ -40,7 +40,7 @@ def stages(planned):
     """Of planned jobs, the rules that are not figures and reports."""
     return {
         rule for rule in planned
-        if rule in RETRAINED | {"check_inputs", "datasplit"}
+        if rule in RETRAINED | {"inspect_inputs", "datasplit"}
     }  # fmt: skip
 
 
@@ -145,7 +145,9 @@ def test_predictions_made_elsewhere_become_labels(changed, small_data):
     target = f"own/segmentations/{row.dataset}/crop{row.crop}/{row.label}"
     # With what validation finds of them, on the validation crops of the trainings.
     planned = changed.planned(target)
-    assert planned == {"check_inputs": 1, "datasplit": 1, "validate": 1, "segment": 1}
+    assert planned == {
+        "inspect_inputs": 1, "checked": 1, "datasplit": 1, "validate": 1, "segment": 1
+    }  # fmt: skip
     changed.snakemake(target)
     (level,) = Volume.open(changed.folder / target).levels
     assert level.grid == row.grid
@@ -186,8 +188,9 @@ def test_a_crop_cut_into_four_jobs_is_the_same_crop(run, small_data):
 
 def test_what_the_check_and_later_stages_depend_on_reruns_all_of_it_in_one_run(run):
     run.train("tiny", validation_fraction=0.45)
-    assert stages(run.planned("scores.json")) == {"check_inputs"}
+    expected = RETRAINED - {"select"} | {"inspect_inputs", "datasplit"}
+    assert stages(run.planned("scores.json")) == expected
     output = run.snakemake("scores.json").stdout
     done = set(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", output))
-    assert stages(done) == RETRAINED - {"select"} | {"check_inputs", "datasplit"}
+    assert stages(done) == expected
     assert run.planned("scores.json") == {}
