@@ -371,6 +371,13 @@ def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
     return run
 
 
+def read_run(path: Path) -> RunConfig:
+    """Read the run's configuration from a file, without Snakemake; raises as `parse_run`."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: name the run's configuration by --configfile")
+    return parse_run(_read_yaml(path), str(path))
+
+
 def load_training(name: str, folders: Sequence[Path]) -> Training:
     """Read `{name}.yaml` from the first of `folders` that has it.
 
@@ -387,13 +394,17 @@ def load_training(name: str, folders: Sequence[Path]) -> Training:
             f"trainings: there is no file for {name!r} (looked for "
             f"{', '.join(str(p) for p in paths)}); there are: {', '.join(there) or 'none'}"
         )
+    return _validate(Training, _read_yaml(path), str(path))
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold keys and values, such as `classes: [mito]`")
-    return _validate(Training, values, str(path))
+    return values
 
 
 def _validate(model: type[Any], values: dict[Any, Any], source: str) -> Any:
