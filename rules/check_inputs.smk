@@ -1,61 +1,47 @@
-def split_settings(training):
-    """What a training's datasplit depends on."""
-    settings = planning.training_settings(PLAN.trainings[training], planning.DATASPLIT_KEYS)
-    settings["data_root"] = PLAN.config.data_root
-    # More crops in the data folder are another split.
-    return settings | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {})
-
-
-def rows_of(training, crop):
-    """The rows of the manifest that a training predicts in a crop."""
-    return [planning.row_settings(row) for row in PLAN.predicted(training)[crop]]
-
+from cellmap_pipeline.state import fingerprint_of
 
 # Trainings whose validation crops are needed.
 SPLIT = USED or list(PLAN.trainings)
-# What waits for the check, with settings that it depends on itself. It waits for a mark that is
-# named after these: a mark that is not there makes the check run. A check that ran for its own
-# settings would hide from Snakemake that those of what waits for it changed, too.
-CHECKED = {name: [split_settings(name), PLAN.trainings[name].datasplit] for name in SPLIT}
-for _name in USED:
-    for _crop in PLAN.predicted(_name):
-        CHECKED[f"{_name}/crop{_crop}"] = [
-            rows_of(_name, _crop),
-            PLAN.config.data_root,
-            PLAN.trainings[_name].voxel_size,
-            PLAN.trainings[_name].inference.checkpoint,
-        ]
-for _name in PLAN.config.predictions:
-    CHECKED[_name] = planning.validation_settings(PLAN, _name)
-MARKS = {
-    name: OUTPUT / f"checked/{name}.{fingerprint_of(settings)}"
-    for name, settings in CHECKED.items()
+# By training, which crops it reads, and how.
+READ = {
+    name: planning.training_settings(
+        PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"]
+    )
+    for name in SPLIT
 }
-LOOKED = OUTPUT / "checked/done"
+# By what waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
+CHECKED = {name: [READ[name], sorted(PLAN.fetched)] for name in SPLIT}
+CHECKED |= {name: planning.validation_settings(PLAN, name) for name in PLAN.config.predictions}
+CHECKED |= {
+    f"{name}/crop{crop}": [
+        rows_of(name, crop),
+        PLAN.trainings[name].voxel_size,
+        PLAN.trainings[name].inference.checkpoint,
+    ]
+    for name, crop in PREDICTED
+}
+
+
+def mark_of(name):
+    """The empty file that it waits for, named after them."""
+    settings = {"data_root": PLAN.config.data_root, "settings": CHECKED[name]}
+    return OUTPUT / "checked" / f"{name}.{fingerprint_of(settings)}"
 
 
 def checked(name):
-    """To wait for the check of a source or of TRAINING/cropN, and not to run again for it."""
-    return ancient(MARKS[name])
+    """To wait for the check, and for what is fetched, and not to run again for them."""
+    return ancient([mark_of(name)] if name in CHECKED else []) + ancient(ALL_FETCHED)
 
 
 rule check_inputs:
-    """Look at all data now, also at what was looked at before, and stop."""
-    input:
-        LOOKED,
-        list(MARKS.values()),
-
-
-# A checkpoint: what runs is decided again after it, for when it runs for a reason of its own, since
-# a crop is fetched again or since it was killed.
-checkpoint inspect_inputs:
     """Look at the data before anything expensive: what must be there, is, and can be read."""
     input:
         manifest=ancient(PLAN.manifest),
         fetched=FETCHED,
+    # A mark that is there has no rule. So what has been looked at is not again, unless this rule is
+    # the target; and of what waits for it, Snakemake sees whether settings of its own changed.
     output:
-        found=OUTPUT / "check_inputs.json",
-        looked=temp(touch(LOOKED)),
+        [touch(mark) for mark in map(mark_of, CHECKED) if not mark.exists()],
     log:
         OUTPUT / "logs/check_inputs.log",
     benchmark:
@@ -71,12 +57,7 @@ checkpoint inspect_inputs:
             lambda wildcards: {
                 "data_root": PLAN.config.data_root,
                 "ground_truth": PLAN.config.ground_truth,
-                "trainings": {
-                    name: planning.training_settings(
-                        PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"]
-                    )
-                    for name in SPLIT
-                },
+                "trainings": READ,
                 # Made elsewhere, and predicted with.
                 "checkpoints": {
                     name: [
@@ -92,27 +73,14 @@ checkpoint inspect_inputs:
                 "predicted": {
                     name: [
                         planning.row_settings(row)
-                        for rows in PLAN.predicted(name).values()
+                        for (training, _), rows in PREDICTED.items()
                         for row in rows
+                        if training == name
                     ]
                     for name in USED
                 },
             }
         ),
+        found=str(OUTPUT / "check_inputs.json"),
     script:
         "../workflow/scripts/check_inputs.py"
-
-
-rule checked:
-    """Mark what was looked at."""
-    input:
-        ancient(LOOKED),
-    output:
-        [touch(update(mark)) for mark in MARKS.values()],
-    localrule: True
-    threads: 1
-    resources:
-        mem_mb=100,
-        runtime=1,
-    shell:
-        "true"

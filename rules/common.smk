@@ -11,7 +11,6 @@ sys.path.insert(0, str(ROOT / "src"))
 from cellmap_pipeline import failures, ownership, running
 from cellmap_pipeline import plan as planning
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.state import fingerprint_of
 
 CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
 TRAINING_FOLDERS = list(
@@ -37,6 +36,10 @@ DATASET = PLAN.dataset_of()
 SELECT = PLAN.config.submission.select
 # A training that gives nothing that is submitted is not trained.
 USED = PLAN.used()
+# By training and test crop, the rows of the manifest that it predicts.
+PREDICTED = {
+    (name, crop): rows for name in USED for crop, rows in PLAN.predicted(name).items()
+}
 # By row of the submission, a hash of all settings that its label depends on.
 LINEAGE = {row: planning.label_lineage(PLAN, row) for row in PLAN.segmented()}
 
@@ -49,6 +52,11 @@ wildcard_constraints:
     part=r"\d+",
     parts=r"\d+",
     label="[^/]+",
+
+
+def rows_of(training, crop):
+    """The rows that a training predicts in a crop, in plain builtins."""
+    return [planning.row_settings(row) for row in PREDICTED[training, crop]]
 
 
 def version(stage):

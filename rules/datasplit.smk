@@ -1,3 +1,11 @@
+def split_params(wildcards):
+    """What a datasplit depends on."""
+    own = training_params("datasplit", planning.DATASPLIT_KEYS)(wildcards)
+    own["data_root"] = PLAN.config.data_root
+    # More crops in the data folder are another split.
+    return own | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {})
+
+
 def own_datasplit(wildcards):
     """The CSV that the training's file names, if it names one."""
     return PLAN.trainings[wildcards.training].datasplit or []
@@ -22,6 +30,6 @@ rule datasplit:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        cfg=lambda wildcards: version("datasplit") | split_settings(wildcards.training),
+        cfg=split_params,
     script:
         "../workflow/scripts/datasplit.py"

@@ -9,8 +9,7 @@ def predict_params(wildcards):
 # By training and crop, into how many jobs its prediction is cut.
 JOBS = {
     (name, crop): planning.prediction_jobs(PLAN.trainings[name], rows)
-    for name in USED
-    for crop, rows in PLAN.predicted(name).items()
+    for (name, crop), rows in PREDICTED.items()
 }
 
 
@@ -85,4 +84,4 @@ for _crop in DATASET:
         name:
             f"crop{_crop}"
         input:
-            [predictions_of(name, _crop) for name in USED if _crop in PLAN.predicted(name)],
+            [predictions_of(name, _crop) for name in USED if (name, _crop) in PREDICTED],

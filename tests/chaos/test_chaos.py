@@ -4,59 +4,41 @@ What is killed and when is drawn with a seed; `--seed` draws the same again, as 
 does the same.
 """
 
+import csv
 import hashlib
 import os
-import random
 import time
 
 import psutil
 import pytest
+from runs import wait_until
 
 pytestmark = pytest.mark.chaos
 
 TARGET = "submission.zip"
-# By script, what its jobs make, in the order in which data flow.
-STAGES = {
-    "check_inputs": ["results/check_inputs.json"],
-    "datasplit": ["results/tiny/datasplit.csv"],
-    "train": ["results/tiny/model.ckpt"],
-    "predict_validation": ["results/tiny/validation/predictions"],
-    "validate": ["results/tiny/validation/scores.json"],
-    "predict": [f"results/tiny/predictions/demo_cell-{i}/crop{i + 4}" for i in (1, 2)],
-    "segment": [
-        f"results/segmentations/demo_cell-{crop - 4}/crop{crop}/{label}"
-        for crop, labels in {5: ("nuc", "mito", "pm"), 6: ("mito", "pm")}.items()
-        for label in labels
-    ],
-    "package": ["submission.zip"],
-}
-# Kills in one run from its begin to its end; more take several runs.
-MOST = 12
-# Seconds after the begin of a stage's job within which a process is killed.
-WITHIN = 8.0
+# In the order in which data flow; each is the name of its script, too.
+STAGES = [
+    "check_inputs", "datasplit", "train", "predict_validation", "validate", "predict", "segment",
+    "package",
+]  # fmt: skip
 
 
 @pytest.fixture
 def undisturbed(new_run):
-    """What a run makes that nobody disturbs."""
+    """A run that nobody disturbs."""
     run = new_run()
     run.snakemake(TARGET, entry=True)
-    return made(run)
+    return run
 
 
 def made(run):
     """By path, a hash of each file that does not tell how the run went."""
-    files = [path for path in (run.folder / "results").rglob("*") if path.is_file()]
     found = {}
-    for path in [run.folder / TARGET, *files]:
+    for path in [run.folder / TARGET, *(run.folder / "results").rglob("*")]:
         name = path.relative_to(run.folder)
-        if not {"logs", "benchmarks", "training"}.intersection(name.parts):
-            found[str(name)] = digest(path)
+        if path.is_file() and not {"logs", "benchmarks", "training"}.intersection(name.parts):
+            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def half_written(run, expected):
@@ -64,74 +46,98 @@ def half_written(run, expected):
     found = []
     for name, whole in expected.items():
         try:
-            if digest(run.folder / name) != whole:
-                found.append(name)
+            content = (run.folder / name).read_bytes()
         except FileNotFoundError:
+            continue
+        if hashlib.sha256(content).hexdigest() != whole:
+            found.append(name)
+    return found
+
+
+def seconds(run, stage):
+    """How long the shortest job of a stage took."""
+    folder = run.folder / "results/benchmarks"
+    tables = [*folder.glob(f"{stage}.tsv"), *folder.glob(f"{stage}/**/*.tsv")]
+    times = []
+    for path in tables:
+        with path.open() as file:
+            times += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+    return min(times)
+
+
+def processes(run):
+    """By number, the command lines of all processes in the run's folder, also of those that a dead
+    Snakemake left."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(run.folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = " ".join(process.cmdline())
+        except psutil.Error:  # It has ended meanwhile, or is somebody else's.
             continue
     return found
 
 
-def processes(run):
-    """All processes in the run's folder, also those that a dead Snakemake left; the oldest first."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(run.folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append((process.create_time(), process.pid, process.cmdline()))
-        except psutil.Error:  # It has ended meanwhile, or is somebody else's.
-            continue
-    return sorted(found)
-
-
 def works_on(run, stage):
-    return any(f".{stage}.py" in word for *_, words in processes(run) for word in words)
-
-
-def is_made(run, stage):
-    return all((run.folder / path).exists() for path in STAGES[stage])
+    return any(f".{stage}.py" in line for line in processes(run).values())
 
 
 def kill_one(run, rng):
-    """Kill one of the run's processes; what it was."""
-    while True:
-        _, pid, words = rng.choice(processes(run))
+    """Kill one of the run's processes; what it was, or nothing where none is there any more."""
+    while found := processes(run):
+        pid, line = rng.choice(sorted(found.items()))
         try:
             os.kill(pid, 9)
         except ProcessLookupError:
             continue
-        return f"{pid} {' '.join(words)[-100:]}"
+        return f"{pid} {line[-100:]}"
+    return None
 
 
-def disturb(run, stages, rng, expected):
-    """Start the run as often as it takes, and kill one of its processes in each of the stages.
+def disturb(run, stages, rng, undisturbed):
+    """Kill one process while each of `stages` is at work, and start the run again after each.
 
     Returns
     -------
-    The number of kills: fewer where the run came to its end.
+    The stages at which a process was killed: not those that were over before it was noticed.
     """
-    process = None
-    for done, stage in enumerate(stages):
-        while not works_on(run, stage):
-            if process is None or process.poll() is not None:
-                if is_made(run, TARGET_STAGE):
-                    return done
-                process = run.start(TARGET, entry=True)
-            if is_made(run, stage):
-                break
-            time.sleep(0.05)
-        after = rng.uniform(0, WITHIN)
+    expected, hit = made(undisturbed), []
+    process = run.start(TARGET, entry=True)
+    for stage in stages:
+        starts = 0
+        while not works_on(run, stage) and process.poll() != 0:
+            if process.poll() is not None:
+                assert starts < 5, run.said.read_text()[-20_000:]
+                process, starts = run.start(TARGET, entry=True), starts + 1
+            time.sleep(0.02)
+        after = rng.uniform(0, 0.9 * seconds(undisturbed, stage))
         time.sleep(after)
-        if process.poll() is not None:
-            process = run.start(TARGET, entry=True)
-            time.sleep(after)
-        killed = kill_one(run, rng)
-        print(f"{stage}, after {after:.1f} s: killed {killed}", flush=True)
+        at_work = works_on(run, stage)
+        if killed := kill_one(run, rng):
+            print(f"{stage}, after {after:.1f} s: killed {killed}", flush=True)
+            hit += [stage] if at_work else ["between stages"]
         time.sleep(0.2)
         assert half_written(run, expected) == []
         if process.poll() is None:
             refused = run.snakemake(TARGET, entry=True, check=False)
             assert process.poll() is not None or "a run lives in this folder" in refused.stdout
-    # Whatever the last one left, the same command goes on from there.
-    if process.wait(300):
-        run.snakemake(TARGET, entry=True)
-    return len(stages)
+    # A run that goes on comes to an end; the same command then makes what is missing.
+    wait_until(lambda: process.poll() is not None)
+    run.snakemake(TARGET, entry=True)
+    return hit
+
+
+def test_nothing_is_lost(undisturbed, new_run, kills, rng):
+    hit = []
+    while len(hit) < kills:
+        run = new_run()
+        left = min(kills - len(hit), len(STAGES))
+        stages = [STAGES[i] for i in sorted(rng.sample(range(len(STAGES)), left))]
+        hit += disturb(run, stages, rng, undisturbed)
+        assert made(run) == made(undisturbed)
+        assert processes(run) == {}
+        assert [str(path) for path in run.folder.rglob("*.partial")] == []
+        # With which settings all of it was made is known.
+        assert run.planned(TARGET) == {}
+    print({stage: hit.count(stage) for stage in dict.fromkeys(hit)}, flush=True)
+    assert kills < 2 * len(STAGES) or set(hit) >= set(STAGES)
