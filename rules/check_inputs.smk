@@ -4,9 +4,7 @@ from cellmap_pipeline.state import fingerprint_of
 SPLIT = USED or list(PLAN.trainings)
 # By training, which crops it reads, and how.
 READ = {
-    name: planning.training_settings(
-        PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"]
-    )
+    name: planning.training_settings(PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"])
     for name in SPLIT
 }
 # By what waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
@@ -20,6 +18,8 @@ CHECKED |= {
     ]
     for name, crop in PREDICTED
 }
+# A graph that is drawn shows the check also where nothing is left to look at.
+DRAWS = {"--dag", "--rulegraph", "--filegraph"}.intersection(sys.argv)
 
 
 def mark_of(name):
@@ -41,7 +41,7 @@ rule check_inputs:
     # A mark that is there has no rule. So what has been looked at is not again, unless this rule is
     # the target; and of what waits for it, Snakemake sees whether settings of its own changed.
     output:
-        [touch(mark) for mark in map(mark_of, CHECKED) if not mark.exists()],
+        [touch(mark) for mark in map(mark_of, CHECKED) if DRAWS or not mark.exists()],
     log:
         OUTPUT / "logs/check_inputs.log",
     benchmark:

@@ -37,9 +37,7 @@ SELECT = PLAN.config.submission.select
 # A training that gives nothing that is submitted is not trained.
 USED = PLAN.used()
 # By training and test crop, the rows of the manifest that it predicts.
-PREDICTED = {
-    (name, crop): rows for name in USED for crop, rows in PLAN.predicted(name).items()
-}
+PREDICTED = {(name, crop): rows for name in USED for crop, rows in PLAN.predicted(name).items()}
 # By row of the submission, a hash of all settings that its label depends on.
 LINEAGE = {row: planning.label_lineage(PLAN, row) for row in PLAN.segmented()}
 

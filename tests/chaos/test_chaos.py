@@ -135,7 +135,7 @@ def test_nothing_is_lost(undisturbed, new_run, kills, rng):
         stages = [STAGES[i] for i in sorted(rng.sample(range(len(STAGES)), left))]
         hit += disturb(run, stages, rng, undisturbed)
         assert made(run) == made(undisturbed)
-        assert processes(run) == {}
+        wait_until(lambda run=run: not processes(run), seconds=60)
         assert [str(path) for path in run.folder.rglob("*.partial")] == []
         # With which settings all of it was made is known.
         assert run.planned(TARGET) == {}
