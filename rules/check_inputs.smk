@@ -38,14 +38,13 @@ rule check_inputs:
     input:
         manifest=ancient(PLAN.manifest),
         fetched=FETCHED,
-    # A mark that is there has no rule. So what has been looked at is not again, unless this rule is
-    # the target; and of what waits for it, Snakemake sees whether settings of its own changed.
+    # A mark that is there has no rule. So nothing is looked at again, unless this rule is the target
+    # (with no output left, not even a benchmark, it always runs then); and of what waits for a mark,
+    # Snakemake sees whether its own settings changed.
     output:
         [touch(mark) for mark in map(mark_of, CHECKED) if DRAWS or not mark.exists()],
     log:
         OUTPUT / "logs/check_inputs.log",
-    benchmark:
-        OUTPUT / "benchmarks/check_inputs.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
