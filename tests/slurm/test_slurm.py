@@ -43,7 +43,7 @@ def asked(cluster, job):
     """What a job asked for: GPUs, memory (MB), minutes, processors."""
     said = cluster.ask("scontrol", "show", "job", job)
     days, hours, minutes = re.search(r"TimeLimit=(?:(\d+)-)?(\d+):(\d+):00", said).groups()
-    gpus = re.search(r"TresPerNode=gres[:/]gpu:(\d+)", said)
+    gpus = re.search(r"TresPer(?:Job|Node)=gres[:/]gpu:(\d+)", said)
     return (
         int(gpus[1]) if gpus else 0,
         int(re.search(r"MinMemoryNode=(\d+)M", said)[1]),
@@ -58,9 +58,8 @@ def test_the_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
     # As a user calls it, by the profile's name.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     subprocess.run(["make", "-C", run.root, "install-profiles"], check=True)
-    # Less than some rules ask for: it bounds the jobs of one crop, and no others.
     said = run.snakemake(
-        "--profile", "slurm", "--resources", "mem_mb=17000",
+        "--profile", "slurm", "--resources", "labels=2",
         "--set-resources", "predict:runtime=90", "--", "submission.zip"
     )  # fmt: skip
     assert check(run.folder / "submission.zip", read_manifest(
@@ -71,13 +70,15 @@ def test_the_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
     assert len(cluster.jobs(run.folder, "crop_demo_cell-")) == 2
     # By the rule, the training's file, the command line and the profile.
     for rule, expected in {
-        "train_": (1, 26_000, 2880, 8),
-        "predict_validation_": (1, 10_000, 720, 2),
-        "validate_": (0, 32_000, 480, 3),
-        "predict_wildcards": (1, 10_000, 90, 2),
-        "package": (0, 8000, 120, 4),
+        "rule_train_": (1, 26_000, 2880, 8),
+        "rule_predict_validation_": (1, 10_000, 720, 2),
+        "rule_validate_": (0, 32_000, 480, 3),
+        "rule_predict_wildcards": (1, 10_000, 90, 2),
+        "rule_package": (0, 8000, 120, 4),
+        # Three labels, two side by side.
+        "crop_demo_cell-1": (0, 16_000, 240, 2),
     }.items():
-        found = [asked(cluster, job) for job in cluster.jobs(run.folder, f"rule_{rule}")]
+        found = [asked(cluster, job) for job in cluster.jobs(run.folder, rule)]
         assert found and set(found) == {expected}, rule
     assert run.planned("submission.zip") == {}
 
