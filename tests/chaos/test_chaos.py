@@ -78,8 +78,10 @@ def processes(run):
     return found
 
 
-def works_on(run, stage):
-    return any(f".{stage}.py" in line for line in processes(run).values())
+def at_work(run, first=STAGES[0]):
+    """The first stage, from one on, whose script runs."""
+    lines = " ".join(processes(run).values())
+    return next((s for s in STAGES[STAGES.index(first) :] if f".{s}.py" in lines), None)
 
 
 def kill_one(run, rng):
@@ -95,27 +97,26 @@ def kill_one(run, rng):
 
 
 def disturb(run, stages, rng, undisturbed):
-    """Kill one process while each of `stages` is at work, and start the run again after each.
-
-    Returns
-    -------
-    The stages at which a process was killed: not those that were over before it was noticed.
+    """Kill one process while each of `stages` is at work, or the next one where it is over, and
+    start the run again after each; the stages at which that was.
     """
     expected, hit = made(undisturbed), []
     process = run.start(TARGET, entry=True)
     for stage in stages:
         starts = 0
-        while not works_on(run, stage) and process.poll() != 0:
+        while not (now := at_work(run, stage)) and process.poll() != 0:
             if process.poll() is not None:
                 assert starts < 5, run.said.read_text()[-20_000:]
                 process, starts = run.start(TARGET, entry=True), starts + 1
             time.sleep(0.02)
-        after = rng.uniform(0, 0.9 * seconds(undisturbed, stage))
+        if now is None:
+            break
+        after = rng.uniform(0, 0.9 * seconds(undisturbed, now))
         time.sleep(after)
-        at_work = works_on(run, stage)
+        now = at_work(run)
         if killed := kill_one(run, rng):
-            print(f"{stage}, after {after:.1f} s: killed {killed}", flush=True)
-            hit += [stage] if at_work else ["between stages"]
+            print(f"{stage}, after {after:.1f} s, at {now}: killed {killed}", flush=True)
+            hit.append(now)
         time.sleep(0.2)
         assert half_written(run, expected) == []
         if process.poll() is None:
