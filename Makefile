@@ -46,8 +46,8 @@ test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in man
 	tests/slurm/install.sh
 	pytest tests/slurm
 
-test-chaos: env  ## kill the demo's run 24 times, anywhere, and look that nothing is lost (minutes)
-	pytest tests/chaos --kills 24
+test-chaos: env  ## kill processes of a run, anywhere, and see that nothing is lost (minutes; CHAOS="--kills 24 --seed 0")
+	pytest -s tests/chaos $(CHAOS)
 
 test-browser: env  ## look at the viewer and the report in a real browser (minutes)
 	tests/browser/install.sh

@@ -1,16 +1,37 @@
-# A checkpoint: what runs is decided again after it. Of jobs that wait for a job of the run through
-# `ancient` alone, Snakemake does not see that their own settings changed, too.
-checkpoint check_inputs:
+# Trainings whose validation crops are needed.
+SPLIT = USED or list(PLAN.trainings)
+# By training, which crops it reads, and how.
+READ = {
+    name: planning.training_settings(PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"])
+    for name in SPLIT
+}
+# By what waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
+CHECKED = {name: [READ[name], sorted(PLAN.fetched)] for name in SPLIT}
+CHECKED |= {name: planning.validation_settings(PLAN, name) for name in PLAN.config.predictions}
+CHECKED |= {
+    f"{name}/crop{crop}": [
+        rows_of(name, crop),
+        PLAN.trainings[name].voxel_size,
+        PLAN.trainings[name].inference.checkpoint,
+    ]
+    for name, crop in PREDICTED
+}
+# A graph that is drawn shows the check also where nothing is left to look at.
+DRAWS = {"--dag", "--rulegraph", "--filegraph"}.intersection(sys.argv)
+
+
+rule check_inputs:
     """Look at the data before anything expensive: what must be there, is, and can be read."""
     input:
         manifest=ancient(PLAN.manifest),
         fetched=FETCHED,
+    # A mark that is there has no rule. So nothing is looked at again, unless this rule is the target
+    # (with no output left, not even a benchmark, it always runs then); and of what waits for a mark,
+    # Snakemake sees whether its own settings changed.
     output:
-        OUTPUT / "check_inputs.json",
+        [touch(mark) for mark in map(mark_of, CHECKED) if DRAWS or not mark.exists()],
     log:
         OUTPUT / "logs/check_inputs.log",
-    benchmark:
-        OUTPUT / "benchmarks/check_inputs.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -18,36 +39,34 @@ checkpoint check_inputs:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        cfg=version("check_inputs")
-        | {
-            "data_root": PLAN.config.data_root,
-            "ground_truth": PLAN.config.ground_truth,
-            "trainings": {
-                name: planning.training_settings(
-                    PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"]
-                )
-                for name in USED
-            },
-            # Made elsewhere, and predicted with.
-            "checkpoints": {
-                name: [
-                    PLAN.trainings[name].inference.checkpoint,
-                    planning.training_settings(PLAN.trainings[name], planning.NETWORK_KEYS),
-                ]
-                for name in USED
-                if PLAN.trainings[name].inference.checkpoint not in ("best", "last")
-            },
-            "elsewhere": {
-                name: planning.elsewhere_paths(PLAN, name) for name in PLAN.config.predictions
-            },
-            "predicted": {
-                name: [
-                    planning.row_settings(row)
-                    for rows in PLAN.predicted(name).values()
-                    for row in rows
-                ]
-                for name in USED
-            },
-        },
+        cfg=untracked(
+            lambda wildcards: {
+                "data_root": PLAN.config.data_root,
+                "ground_truth": PLAN.config.ground_truth,
+                "trainings": READ,
+                # Made elsewhere, and predicted with.
+                "checkpoints": {
+                    name: [
+                        PLAN.trainings[name].inference.checkpoint,
+                        planning.training_settings(PLAN.trainings[name], planning.NETWORK_KEYS),
+                    ]
+                    for name in USED
+                    if PLAN.trainings[name].inference.checkpoint not in ("best", "last")
+                },
+                "elsewhere": {
+                    name: planning.elsewhere_paths(PLAN, name) for name in PLAN.config.predictions
+                },
+                "predicted": {
+                    name: [
+                        planning.row_settings(row)
+                        for (training, _), rows in PREDICTED.items()
+                        for row in rows
+                        if training == name
+                    ]
+                    for name in USED
+                },
+            }
+        ),
+        found=str(OUTPUT / "check_inputs.json"),
     script:
         "../workflow/scripts/check_inputs.py"

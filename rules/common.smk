@@ -38,6 +38,8 @@ DATASET = PLAN.dataset_of()
 SELECT = PLAN.config.submission.select
 # A training that gives nothing that is submitted is not trained.
 USED = PLAN.used()
+# By training and test crop, the rows of the manifest that it predicts.
+PREDICTED = {(name, crop): rows for name in USED for crop, rows in PLAN.predicted(name).items()}
 # By row of the submission, a hash of all settings that its label depends on.
 LINEAGE = {row: planning.label_lineage(PLAN, row) for row in PLAN.segmented()}
 
@@ -50,6 +52,11 @@ wildcard_constraints:
     part=r"\d+",
     parts=r"\d+",
     label="[^/]+",
+
+
+def rows_of(training, crop):
+    """The rows that a training predicts in a crop, in plain builtins."""
+    return [planning.row_settings(row) for row in PREDICTED[training, crop]]
 
 
 def version(stage):

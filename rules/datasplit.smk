@@ -1,7 +1,7 @@
 rule datasplit:
     """Which crops train and which validate."""
     input:
-        checked=ancient(OUTPUT / "check_inputs.json"),
+        checked=lambda wildcards: checked(wildcards.training),
         own=own_datasplit,
     output:
         split=OUTPUT / "{training}/datasplit.csv",
@@ -17,9 +17,6 @@ rule datasplit:
         mem_mb=growing(2000),
         runtime=growing(30),
     params:
-        cfg=lambda wildcards: training_params("datasplit", planning.DATASPLIT_KEYS)(wildcards)
-        | {"data_root": PLAN.config.data_root}
-        # More crops in the data folder are another split.
-        | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {}),
+        cfg=split_params,
     script:
         "../workflow/scripts/datasplit.py"

@@ -1,4 +1,5 @@
 FETCHED = [OUTPUT / f"fetched/crop{crop}.json" for crop in PLAN.fetched]
+ALL_FETCHED = [OUTPUT / "checked/fetched"] if FETCHED else []
 
 
 rule fetch_crop:
@@ -26,7 +27,16 @@ rule fetch_crop:
         "../workflow/scripts/fetch.py"
 
 
-rule fetch:
+# A checkpoint: what runs is decided again after it. Of jobs that wait for a job of the run through
+# `ancient` alone, Snakemake does not see that their own settings changed, too.
+checkpoint fetch:
     """Bring all that the run needs, and stop."""
     input:
         FETCHED,
+    output:
+        touch(OUTPUT / "checked/fetched"),
+    localrule: True
+    threads: 1
+    resources:
+        mem_mb=100,
+        runtime=1,

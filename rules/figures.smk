@@ -8,8 +8,6 @@ TRAINED = [name for name in USED if PLAN.trainings[name].inference.checkpoint in
 
 rule plot_run:
     """Write a page about the run: its configuration, its trainings, and with what it is made."""
-    input:
-        ancient(OUTPUT / "check_inputs.json"),
     output:
         report(
             FIGURES / "run.html",

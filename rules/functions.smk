@@ -1,6 +1,30 @@
 """What the inputs, params and resources of rules are made by, stage by stage."""
 
+from cellmap_pipeline.state import fingerprint_of
+
+# check_inputs
+
+
+def mark_of(name):
+    """The empty file that `name` waits for, named after the settings that both depend on."""
+    settings = {"data_root": PLAN.config.data_root, "settings": CHECKED[name]}
+    return OUTPUT / "checked" / f"{name}.{fingerprint_of(settings)}"
+
+
+def checked(name):
+    """To wait for the check, and for what is fetched, and not to run again for them."""
+    return ancient([mark_of(name)] if name in CHECKED else []) + ancient(ALL_FETCHED)
+
+
 # datasplit
+
+
+def split_params(wildcards):
+    """What a datasplit depends on."""
+    own = training_params("datasplit", planning.DATASPLIT_KEYS)(wildcards)
+    own["data_root"] = PLAN.config.data_root
+    # More crops in the data folder are another split.
+    return own | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {})
 
 
 def own_datasplit(wildcards):
@@ -72,9 +96,8 @@ def validation_asks(key):
 
 def predict_params(wildcards):
     """What a crop's prediction depends on, with the rows that this training predicts in it."""
-    rows = PLAN.predicted(wildcards.training)[int(wildcards.crop)]
     return inference_params("predict")(wildcards) | {
-        "rows": [planning.row_settings(row) for row in rows],
+        "rows": rows_of(wildcards.training, int(wildcards.crop)),
         "data_root": PLAN.config.data_root,
     }
 

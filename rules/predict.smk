@@ -1,8 +1,7 @@
 # By training and crop, into how many jobs its prediction is cut.
 JOBS = {
     (name, crop): planning.prediction_jobs(PLAN.trainings[name], rows)
-    for name in USED
-    for crop, rows in PLAN.predicted(name).items()
+    for (name, crop), rows in PREDICTED.items()
 }
 
 
@@ -10,7 +9,7 @@ rule predict_part:
     """Predict all labels in one part of a test crop that is cut into several jobs."""
     input:
         checkpoint=checkpoint_of,
-        checked=ancient(OUTPUT / "check_inputs.json"),
+        checked=lambda wildcards: checked(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
         temp(directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}.part{part}of{parts}")),
     log:
@@ -37,7 +36,7 @@ rule predict:
     input:
         parts=parts_of,
         checkpoint=checkpoint_of,
-        checked=ancient(OUTPUT / "check_inputs.json"),
+        checked=lambda wildcards: checked(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
         directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}"),
     log:
@@ -66,4 +65,4 @@ for _crop in DATASET:
         name:
             f"crop{_crop}"
         input:
-            [predictions_of(name, _crop) for name in USED if _crop in PLAN.predicted(name)],
+            [predictions_of(name, _crop) for name in USED if (name, _crop) in PREDICTED],

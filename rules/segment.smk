@@ -19,6 +19,8 @@ rule segment:
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),
+        # So that a profile can bound how many are made side by side in one job.
+        labels=1,
     params:
         cfg=segment_params,
     script:

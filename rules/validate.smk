@@ -49,6 +49,7 @@ rule validate:
             for name in validation_trainings(wildcards)
             if wildcards.source not in PLAN.config.predictions
         ],
+        checked=lambda wildcards: checked(wildcards.source),
     output:
         scores=OUTPUT / "{source}/validation/scores.json",
         settings=OUTPUT / "{source}/validation/postprocess.json",

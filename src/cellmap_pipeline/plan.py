@@ -37,7 +37,6 @@ from cellmap_pipeline.state import fingerprint_of
 # a new version of this package makes the stage run again.
 RESULT_VERSION = {
     "fetch": 1,
-    "check_inputs": 1,
     "datasplit": 2,
     "train": 3,
     "validate": 4,
@@ -102,7 +101,9 @@ PER_LOADER_GB = 2000
 # Of a crop to be labelled, for each process.
 THREAD_VOXELS = 32_000_000
 # Folders of the output that are not a training's.
-RESERVED = {"segmentations", "figures", "logs", "benchmarks", "inputs", "fetched", AVERAGE}
+RESERVED = {
+    "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", AVERAGE
+}  # fmt: skip
 INFERENCE_KEYS = ("checkpoint", "checkpoints", "window", "overlap", "blending", "symmetries")
 # What a checkpoint to predict with must agree with.
 NETWORK_KEYS = ("classes", "voxel_size", "targets")
@@ -367,7 +368,7 @@ def validation_trainings(plan: Plan, name: str) -> list[str]:
     if name in plan.trainings:
         return [name]
     if name != AVERAGE:
-        return plan.used()
+        return plan.used() or list(plan.trainings)
     averaged = {origin(s) for sources in plan.averaged().values() for s in sources}
     return [training for training in plan.used() if training in averaged] or plan.used()
 

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 for chatty in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(chatty).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+# Each GPU's process is started here, not by `srun`.
+warnings.filterwarnings("ignore", "The `srun` command is available")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
 
 

@@ -39,27 +39,48 @@ def log_of(run, name):
     return path.read_text() if path.exists() else ""
 
 
+def asked(cluster, job):
+    """What a job asked for: GPUs, memory (MB), minutes, processors."""
+    said = cluster.ask("scontrol", "show", "job", job)
+    days, hours, minutes = re.search(r"TimeLimit=(?:(\d+)-)?(\d+):(\d+):00", said).groups()
+    gpus = re.search(r"TresPer(?:Job|Node)=gres[:/]gpu:(\d+)", said)
+    return (
+        int(gpus[1]) if gpus else 0,
+        int(re.search(r"MinMemoryNode=(\d+)M", said)[1]),
+        int(days or 0) * 1440 + int(hours) * 60 + int(minutes),
+        int(re.search(r"NumCPUs=(\d+)", said)[1]),
+    )
+
+
 def test_the_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
+    own = {"predict": {"mem_mb": 10_000, "cpus_per_task": 2}, "validate": {"cpus_per_task": 3}}
+    run.train("tiny", memory_gb=1, resources=own)
     # As a user calls it, by the profile's name.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     subprocess.run(["make", "-C", run.root, "install-profiles"], check=True)
-    # Less than some rules ask for: it bounds the jobs of one crop, and no others.
     said = run.snakemake(
-        "--profile", "slurm", "--resources", "mem_mb=17000", "--", "submission.zip"
-    )
+        "--profile", "slurm", "--resources", "labels=2",
+        "--set-resources", "predict:runtime=90", "--", "submission.zip"
+    )  # fmt: skip
     assert check(run.folder / "submission.zip", read_manifest(
         small_data / "test_crop_manifest.csv")) == []  # fmt: skip
     jobs = cluster.jobs(run.folder)
     # Five labels of two crops take two jobs, and no job was needed twice.
-    assert list(jobs.values()) == ["COMPLETED"] * 9, said.stdout
+    assert list(jobs.values()) == ["COMPLETED"] * 10, said.stdout
     assert len(cluster.jobs(run.folder, "crop_demo_cell-")) == 2
+    # By the rule, the training's file, the command line and the profile.
+    for rule, expected in {
+        "rule_train_": (1, 26_000, 2880, 8),
+        "rule_predict_validation_": (1, 10_000, 720, 2),
+        "rule_validate_": (0, 32_000, 480, 3),
+        "rule_predict_wildcards": (1, 10_000, 90, 2),
+        "rule_package": (0, 8000, 120, 4),
+        # Three labels, two side by side.
+        "crop_demo_cell-1": (0, 16_000, 240, 2),
+    }.items():
+        found = [asked(cluster, job) for job in cluster.jobs(run.folder, rule)]
+        assert found and set(found) == {expected}, rule
     assert run.planned("submission.zip") == {}
-
-
-def memory_of(cluster, job):
-    """What a job asked for, MB."""
-    said = cluster.ask("scontrol", "show", "job", job)
-    return int(re.search(r"MinMemoryNode=(\d+)M", said)[1])
 
 
 def test_time_and_memory_run_out(run, cluster):
@@ -86,8 +107,8 @@ def test_time_and_memory_run_out(run, cluster):
     assert first == "FAILED"
     jobs = cluster.jobs(run.folder, "train_wildcards_hungry")
     assert list(jobs.values())[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED")
-    asked = [memory_of(cluster, job) for job in jobs]
-    assert len(asked) > 1 and asked == [400 * (i + 1) for i in range(len(asked))]
+    memory = [asked(cluster, job)[1] for job in jobs]
+    assert len(memory) > 1 and memory == [400 * (i + 1) for i in range(len(memory))]
     # Ctrl-C takes the jobs along.
     process.send_signal(signal.SIGINT)
     process.wait(120)
@@ -119,7 +140,12 @@ def test_a_cancelled_prediction_goes_on(run, cluster):
 def test_training_on_two_devices(run, cluster):
     run.train("tiny", devices=2, iterations_per_epoch=20)
     locally(run).snakemake(*splits("tiny"))
+    # Two GPUs are free, but of two nodes.
+    other = cluster.ask("sbatch", "--parsable", "-w", "node1", "--gpus=1", "--wrap", "sleep 600")
     process = run.start("results/tiny/model.ckpt")
+    wait_until(lambda: "PENDING" in cluster.jobs(run.folder, "rule_train").values(), process)
+    wait_until(lambda: "(Resources)" in cluster.ask("squeue", "-h", "-o", "%r"), process)
+    cluster.ask("scancel", other.strip())
     # Lightning starts the second process itself, in the job that Slurm gave.
     (second,) = wait_until(lambda: processes_of(run, "LOCAL_RANK=1"), process)
     environment = Path(f"/proc/{second}/environ").read_bytes().split(b"\0")
@@ -128,6 +154,7 @@ def test_training_on_two_devices(run, cluster):
     assert f"SLURM_JOB_ID={job}".encode() in environment
     assert process.wait(300) == 0
     assert steps(run, "tiny") == [20]
+    assert "srun" not in log_of(run, "train/tiny")
 
 
 def test_what_a_dead_run_left_is_taken_up(run, cluster):

@@ -17,7 +17,7 @@ module cellmap:
 use rule * from cellmap as cellmap_*
 
 rule summary:
-    input: "results/tiny/datasplit_summary.csv", "results/check_inputs.json"
+    input: "results/tiny/datasplit_summary.csv"
     output: "summary.txt"
     shell: "cat {{input}} > {{output}}"
 """

@@ -54,7 +54,6 @@ def test_the_printed_map_leaves_losers_unpredicted(run):
         row["training"] for row in table(run) if row["chosen"] == "yes"
     }
     run.configure(submission=yaml.safe_load(line))
-    run.snakemake("results/check_inputs.json")
     planned = run.planned("submission.zip")
     rows = read_manifest(yaml.safe_load(kept)["test_crops"])
     assert planned["segment"] == len(rows) == 5

@@ -1,7 +1,8 @@
 """Look at the data before anything expensive.
 
 In: the data folder, the trainings' settings and the manifest's rows (all by params).
-Out: check_inputs.json, the crops and labels that each training finds.
+Out: check_inputs.json, the crops and labels that each training finds, and empty files that say what
+was looked at.
 """
 
 from pathlib import Path
@@ -27,4 +28,4 @@ with job(snakemake.log[0], snakemake.output):
     found = check_inputs(
         Path(cfg["data_root"]), trainings, predicted, truth, checkpoints, cfg["elsewhere"]
     )
-    write_json(found, snakemake.output[0])
+    write_json(found, snakemake.params.found)

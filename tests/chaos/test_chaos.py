@@ -1,0 +1,144 @@
+"""Kill any process of a run at any time, start it again, and lose nothing.
+
+What is killed and when is drawn with a seed; `--seed` draws the same again, as far as the machine
+does the same.
+"""
+
+import csv
+import hashlib
+import os
+import time
+
+import psutil
+import pytest
+from runs import wait_until
+
+pytestmark = pytest.mark.chaos
+
+TARGET = "submission.zip"
+# In the order in which data flow; each is the name of its script, too.
+STAGES = [
+    "check_inputs", "datasplit", "train", "predict_validation", "validate", "predict", "segment",
+    "package",
+]  # fmt: skip
+
+
+@pytest.fixture
+def undisturbed(new_run):
+    """A run that nobody disturbs."""
+    run = new_run()
+    run.snakemake(TARGET, entry=True)
+    return run
+
+
+def made(run):
+    """By path, a hash of each file that does not tell how the run went."""
+    found = {}
+    for path in [run.folder / TARGET, *(run.folder / "results").rglob("*")]:
+        name = path.relative_to(run.folder)
+        if path.is_file() and not {"logs", "benchmarks", "training"}.intersection(name.parts):
+            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def half_written(run, expected):
+    """Files that are there and not what they will be."""
+    found = []
+    for name, whole in expected.items():
+        try:
+            content = (run.folder / name).read_bytes()
+        except FileNotFoundError:
+            continue
+        if hashlib.sha256(content).hexdigest() != whole:
+            found.append(name)
+    return found
+
+
+def seconds(run, stage):
+    """How long the shortest job of a stage took; of the check, which has no benchmark, a guess."""
+    folder = run.folder / "results/benchmarks"
+    tables = [*folder.glob(f"{stage}.tsv"), *folder.glob(f"{stage}/**/*.tsv")]
+    times = []
+    for path in tables:
+        with path.open() as file:
+            times += [float(row["s"]) for row in csv.DictReader(file, delimiter="\t")]
+    return min(times, default=2.0)
+
+
+def processes(run):
+    """By number, the command lines of all processes in the run's folder, also of those that a dead
+    Snakemake left."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(run.folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = " ".join(process.cmdline())
+        except psutil.Error:  # It has ended meanwhile, or is somebody else's.
+            continue
+    return found
+
+
+def at_work(run, first=STAGES[0]):
+    """The first stage, from one on, whose script runs."""
+    lines = " ".join(processes(run).values())
+    return next((s for s in STAGES[STAGES.index(first) :] if f".{s}.py" in lines), None)
+
+
+def kill_one(run, rng):
+    """Kill one of the run's processes; what it was, or nothing where none is there any more."""
+    while found := processes(run):
+        pid, line = rng.choice(sorted(found.items()))
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            continue
+        return f"{pid} {line[-100:]}"
+    return None
+
+
+def disturb(run, stages, rng, undisturbed):
+    """Kill one process while each of `stages` is at work, or the next one where it is over, and
+    start the run again after each; the stages at which that was.
+    """
+    expected, hit = made(undisturbed), []
+    process = run.start(TARGET, entry=True)
+    for stage in stages:
+        starts = 0
+        while not (now := at_work(run, stage)) and process.poll() != 0:
+            if process.poll() is not None:
+                assert starts < 5, run.said.read_text()[-20_000:]
+                process, starts = run.start(TARGET, entry=True), starts + 1
+            time.sleep(0.02)
+        if now is None:
+            break
+        after = rng.uniform(0, 0.9 * seconds(undisturbed, now))
+        time.sleep(after)
+        now = at_work(run)
+        if killed := kill_one(run, rng):
+            print(f"{stage}, after {after:.1f} s, at {now}: killed {killed}", flush=True)
+            hit.append(now)
+        time.sleep(0.2)
+        assert half_written(run, expected) == []
+        if process.poll() is None:
+            refused = run.snakemake(TARGET, entry=True, check=False)
+            assert process.poll() is not None or "a run lives in this folder" in refused.stdout
+    # A run that goes on comes to an end; the same command then makes what is missing.
+    wait_until(lambda: process.poll() is not None)
+    run.snakemake(TARGET, entry=True)
+    return hit
+
+
+def test_nothing_is_lost(undisturbed, new_run, kills, rng):
+    hit = []
+    while len(hit) < kills:
+        run = new_run()
+        left = min(kills - len(hit), len(STAGES))
+        stages = [STAGES[i] for i in sorted(rng.sample(range(len(STAGES)), left))]
+        hit += disturb(run, stages, rng, undisturbed)
+        assert made(run) == made(undisturbed)
+        wait_until(lambda run=run: not processes(run), seconds=60)
+        assert [str(path) for path in run.folder.rglob("*.partial")] == []
+        # With which settings all of it was made is known.
+        assert run.planned(TARGET) == {}
+    print({stage: hit.count(stage) for stage in dict.fromkeys(hit)}, flush=True)
+    assert kills < 2 * len(STAGES) or set(hit) >= set(STAGES)

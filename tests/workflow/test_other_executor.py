@@ -1,0 +1,54 @@
+"""The profile for PBS that docs/cluster.md gives, with stand-ins for PBS's commands."""
+
+import os
+import re
+
+import pytest
+import yaml
+
+QSUB = """#!/bin/sh
+# Runs a job in the background and notes how it ended.
+echo "$*" >> "$PBS/asked"
+number=$(wc -l < "$PBS/asked")
+for script; do :; done
+(sh "$script" > "$PBS/$number.out" 2>&1; echo $? > "$PBS/$number.ended") < /dev/null &
+echo "$number.server"
+"""
+QSTAT = """#!/bin/sh
+for job; do :; done
+ended="$PBS/${job%.server}.ended"
+if [ -s "$ended" ]; then echo "    job_state = F"; echo "    Exit_status = $(cat "$ended")"
+else echo "    job_state = R"; fi
+"""
+
+
+@pytest.fixture
+def pbs(tmp_path, monkeypatch):
+    """The folder of what was asked of PBS."""
+    for name, text in {"qsub": QSUB, "qstat": QSTAT}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PBS", str(tmp_path))
+    return tmp_path
+
+
+def test_the_documented_profile(new_run, pbs):
+    run = new_run()
+    page = (run.root / "docs/cluster.md").read_text()
+    (text,) = re.findall(r"```yaml\n(executor: cluster-generic\n.*?)```", page, re.S)
+    assert yaml.safe_load(text)["executor"] == "cluster-generic"
+    (run.folder / "pbs").mkdir()
+    (run.folder / "pbs/config.yaml").write_text(text)
+    run.profile, run.options = str(run.folder / "pbs"), ("--latency-wait", "5")
+    assert run.planned("submission.zip")["train"] == 1
+    run.snakemake("results/tiny/datasplit.csv")
+    first, second = (pbs / "asked").read_text().splitlines()
+    assert "select=1:ncpus=1:ngpus=0:mem=4000mb -l walltime=3600" in first
+    assert "mem=2000mb -l walltime=1800" in second
+    # A job that fails asks for more.
+    run.train("tiny", classes=["mito", "golgi"])
+    done = run.snakemake("results/tiny/datasplit.csv", check=False)
+    assert done.returncode != 0 and "a labelled voxel of golgi" in done.stdout
+    asked = (pbs / "asked").read_text().splitlines()[2:]
+    assert [re.search(r"mem=(\d+)mb", line)[1] for line in asked] == ["4000", "8000", "12000"]
