@@ -7,7 +7,6 @@ label dataset with the classes in brackets.
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import numpy as np
 from cellmap_pipeline.balancing import balanced_choice
 from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.crop_table import crop_folders
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.csv_files import csv_lines, read_csv_text
+from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.stores import Location, location, volumes_in
 from cellmap_pipeline.volumes import LabelVolume
@@ -252,29 +252,23 @@ def read_datasplit(
     Raises
     ------
     InputError
-        It cannot be read, a row is malformed (with its line number), or a side is empty.
+        It cannot be read, rows are malformed (a line each, with its number), or a side is empty.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"datasplit {path} cannot be read ({error}): `datasplit` in the training's file is "
-            "the path of a CSV"
-        ) from None
+    text = read_csv_text(
+        path, "datasplit", "`datasplit` in the training's file is the path of a CSV"
+    )
     rows = []
-    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     order: list[str] | None = None
-    try:
-        for fields in lines:
-            fields = [field.strip() for field in fields]
-            if not any(fields) or fields[0].startswith("#"):
-                continue
-            if sorted(fields) == ["label", "raw", "usage"]:
-                order = fields
-                continue
-            rows.append(_parse_row(fields, order, f"{path} line {lines.line_num}", classes))
-    except csv.Error as error:
-        raise InputError(f"{path} line {lines.line_num}: not CSV ({error})") from None
+    problems: list[str] = []
+    for number, fields in csv_lines(text, str(path)):
+        if fields[0].startswith("#"):
+            continue
+        if sorted(fields) == ["label", "raw", "usage"]:
+            order = fields
+            continue
+        with gathered(problems):
+            rows.append(_parse_row(fields, order, f"{path} line {number}", classes))
+    raise_all(problems)
     for side in ("train", "validate"):
         if not any(row[0] == side for row in rows):
             raise InputError(f"{path} has no row for {side!r}: it needs both train and validate")

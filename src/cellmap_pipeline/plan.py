@@ -19,9 +19,10 @@ from cellmap_pipeline.crop_table import (
     parse_crop_table,
     read_crop_table,
 )
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart, union
 from cellmap_pipeline.manifest import CropLabel, local_copy, local_manifest, read_manifest
+from cellmap_pipeline.plan_checks import check_plan
 from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
 from cellmap_pipeline.selection import AVERAGE, named_sources, origin
 from cellmap_pipeline.state import fingerprint_of
@@ -203,7 +204,8 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
     Raises
     ------
     InputError
-        Anything in the configuration, the trainings' files or the manifest is wrong.
+        Anything in the configuration, the trainings' files or the manifest is wrong; the message
+        lists all of it, a line each.
     """
     run = parse_run(config, source)
     for key, names in (("trainings", run.trainings), ("predictions", run.predictions)):
@@ -213,12 +215,19 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
                 f"{source}: {key}: {', '.join(sorted(taken))} is the name of a folder of the "
                 "results: choose another name"
             )
-    trainings = {name: load_training(name, training_folders) for name in run.trainings}
-    manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
-    rows = read_manifest(manifest)
-    plan = Plan(run, trainings, _submitted(rows, run, source), manifest, rows)
+    problems: list[str] = []
+    trainings: dict[str, Training] = {}
+    for name in run.trainings:
+        with gathered(problems):
+            trainings[name] = load_training(name, training_folders)
+    with gathered(problems):
+        manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
+        rows = read_manifest(manifest)
+        submitted = _submitted(rows, run, source)
+    raise_all(problems)
+    plan = Plan(run, trainings, submitted, manifest, rows)
     plan = replace(plan, parts=_parts(plan))
-    _check_selection(plan, source)
+    check_plan(plan, source)
     return replace(plan, fetched=_crops_to_fetch(plan)) if run.fetch else plan
 
 
@@ -452,43 +461,3 @@ def _crops_to_fetch(plan: Plan) -> dict[int, dict[str, Any]]:
         [plan.trainings[name] for name in used],
         [plan.predicted(name) for name in used],
     )
-
-
-def _check_selection(plan: Plan, source: str) -> None:
-    select = plan.config.submission.select
-    for label, choice in select.items() if isinstance(select, dict) else ():
-        for name in _names_in(choice):
-            problem = _cannot_give(plan, label, name)
-            if problem:
-                raise InputError(f"{source}: submission.select.{label}: {problem}")
-    if not plan.given():
-        raise InputError(
-            f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
-            "`trainings`, or see `classes` and `serves` in its file"
-        )
-
-
-def _names_in(choice: Any) -> list[str]:
-    if isinstance(choice, str):
-        return [choice]
-    parts = choice.values() if isinstance(choice, dict) else choice
-    return [name for part in parts for name in _names_in(part)]
-
-
-def _cannot_give(plan: Plan, label: str, source: str) -> str | None:
-    """Why a source cannot give a label, or None."""
-    name = origin(source)
-    if name in plan.config.predictions and name == source:
-        return None
-    if name not in plan.trainings:
-        known = ", ".join([*plan.trainings, *plan.config.predictions])
-        return f"{source!r} is not among trainings or predictions ({known})"
-    classes = ", ".join(plan.trainings[name].classes)
-    if name == source and label not in plan.trainings[name].classes:
-        return f"training {name!r} does not predict it (its classes: {classes})"
-    if name != source and label not in plan.parts.get(name, {}):
-        return (
-            f"training {name!r} does not predict all parts of it (its classes: {classes}; "
-            f"class_table: {plan.config.class_table})"
-        )
-    return None
