@@ -1,7 +1,7 @@
 # The entry points: `make help` lists them. Needs Python 3.11+, make, git and a package index.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-demo test-slurm test-chaos install-profiles lint format lock clean
+.PHONY: help env demo images test test-demo test-slurm test-chaos test-browser install-profiles lint format lock clean
 
 # The first Python that works and is new enough; another one with `make env PYTHON=/path/to/python3`.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -29,8 +29,13 @@ demo: env  ## make the demo data and run the workflow on them: submission.zip, s
 	cellmap-pipeline demo-data data/demo
 	snakemake --profile profiles/local
 
+images: demo  ## bring the pictures of the demo in docs/images up to date
+	cp results/figures/crops/demo_cell-1/crop10.jpg docs/images/demo_crop.jpg
+	cp results/figures/training/demo.png docs/images/demo_training.png
+	cp results/figures/scores.png docs/images/demo_scores.png
+
 test: lint  ## run the checks and the tests
-	pytest tests -m "not slow and not slurm and not chaos" -n 2 --dist loadfile
+	pytest tests -m "not slow and not slurm and not chaos and not browser" -n 2 --dist loadfile
 
 test-demo: env  ## run the whole demo in a scratch folder and check its results (minutes)
 	pytest tests -m slow
@@ -41,6 +46,10 @@ test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in man
 
 test-chaos: env  ## kill the demo's run 24 times, anywhere, and look that nothing is lost (minutes)
 	pytest tests/chaos --kills 24
+
+test-browser: env  ## look at the viewer and the report in a real browser (minutes)
+	tests/browser/install.sh
+	pytest tests/browser
 
 install-profiles: env  ## link profiles/ into the folder where `snakemake --profile slurm` looks
 	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake" && mkdir -p "$$folder" && \

@@ -2,6 +2,73 @@
 
 FIGURES = OUTPUT / "figures"
 DRAWN = version("figures")
+# Trainings whose checkpoint is made in this run, and so has curves.
+TRAINED = [name for name in USED if PLAN.trainings[name].inference.checkpoint in ("best", "last")]
+
+
+rule plot_run:
+    """Write a page about the run: its configuration, its trainings, and with what it is made."""
+    input:
+        ancient(OUTPUT / "check_inputs.json"),
+    output:
+        report(
+            FIGURES / "run.html",
+            caption="../workflow/report/run.rst",
+            category="0 The run",
+            labels={"page": "configuration"},
+        ),
+    log:
+        OUTPUT / "logs/plot_run.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_run.tsv"
+    localrule: True
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN
+        | {
+            "config": PLAN.config.model_dump(mode="json"),
+            "trainings": {name: PLAN.trainings[name].model_dump(mode="json") for name in USED},
+        },
+        root=str(ROOT),
+    script:
+        "../workflow/scripts/plot_run.py"
+
+
+rule plot_data:
+    """Draw a slice of each labelled crop with its labels."""
+    input:
+        [OUTPUT / name / "datasplit.csv" for name in USED],
+    output:
+        report(
+            FIGURES / "data.jpg",
+            caption="../workflow/report/data.rst",
+            category="1 Training data",
+            labels={"figure": "crops and their labels"},
+        ),
+    log:
+        OUTPUT / "logs/plot_data.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_data.tsv"
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        cfg=DRAWN
+        | {
+            "voxel_size": [
+                min(PLAN.trainings[name].voxel_size[axis] for name in USED) for axis in range(3)
+            ]
+        },
+    script:
+        "../workflow/scripts/plot_data.py"
 
 
 rule plot_datasplit:
@@ -13,7 +80,7 @@ rule plot_datasplit:
             FIGURES / "datasplit/{training}.png",
             caption="../workflow/report/datasplit.rst",
             category="1 Training data",
-            labels={"training": "{training}"},
+            labels={"figure": "{training}"},
         ),
     log:
         OUTPUT / "logs/plot_datasplit/{training}.log",
@@ -41,7 +108,7 @@ rule plot_training:
             FIGURES / "training/{training}.png",
             caption="../workflow/report/training.rst",
             category="2 Training",
-            labels={"training": "{training}"},
+            labels={"figure": "{training}"},
         ),
     log:
         OUTPUT / "logs/plot_training/{training}.log",
@@ -61,10 +128,40 @@ rule plot_training:
         "../workflow/scripts/plot_training.py"
 
 
+rule plot_trainings:
+    """Draw the curves of all trainings in one figure."""
+    input:
+        [OUTPUT / name / "model.ckpt" for name in TRAINED],
+    output:
+        report(
+            FIGURES / "trainings.png",
+            caption="../workflow/report/trainings.rst",
+            category="2 Training",
+            labels={"figure": "all"},
+        ),
+    log:
+        OUTPUT / "logs/plot_trainings.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_trainings.tsv"
+    localrule: True
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+        metrics={name: str(OUTPUT / name / "training/metrics.csv") for name in TRAINED},
+    script:
+        "../workflow/scripts/plot_trainings.py"
+
+
 rule plot_validation:
     """Draw the scores of a training on its validation crops, over the threshold and at its best."""
     input:
-        OUTPUT / "{source}/validation/scores.json",
+        scores=OUTPUT / "{source}/validation/scores.json",
+        settings=OUTPUT / "{source}/validation/postprocess.json",
     output:
         report(
             FIGURES / "validation/{source}.png",
@@ -125,7 +222,7 @@ rule plot_crop:
         ],
     output:
         report(
-            FIGURES / "crops/{dataset}/crop{crop}.png",
+            FIGURES / "crops/{dataset}/crop{crop}.jpg",
             caption="../workflow/report/crop.rst",
             category="5 Test crops",
             labels={"dataset": "{dataset}", "crop": "{crop}"},
@@ -190,7 +287,7 @@ rule plot_cases:
         segmentations=[segmentation_of(row) for row in PLAN.segmented()],
     output:
         report(
-            FIGURES / "cases.png",
+            FIGURES / "cases.jpg",
             caption="../workflow/report/cases.rst",
             category="6 Scores",
             labels={"figure": "best and worst"},
@@ -242,3 +339,33 @@ rule plot_leaderboard:
         cfg=DRAWN,
     script:
         "../workflow/scripts/plot_leaderboard.py"
+
+
+rule plot_resources:
+    """Draw the time, memory and GPU that the jobs of each rule took."""
+    input:
+        "submission.zip",
+    output:
+        report(
+            FIGURES / "resources.png",
+            caption="../workflow/report/resources.rst",
+            category="7 Resources",
+            labels={"figure": "time, memory, GPU"},
+        ),
+    log:
+        OUTPUT / "logs/plot_resources.log",
+    benchmark:
+        OUTPUT / "benchmarks/plot_resources.tsv"
+    localrule: True
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=DRAWN,
+        benchmarks=str(OUTPUT / "benchmarks"),
+        logs=str(LOGS),
+    script:
+        "../workflow/scripts/plot_resources.py"

@@ -4,8 +4,6 @@ import shutil
 
 SCORED = PLAN.config.ground_truth is not None
 DOT = shutil.which("dot") is not None
-# Trainings whose checkpoint is made in this run, and so has curves.
-TRAINED = [name for name in USED if PLAN.trainings[name].inference.checkpoint in ("best", "last")]
 DRAWN_CROPS = list(dict.fromkeys((row.dataset, row.crop) for row in PLAN.segmented()))
 # What a second Snakemake needs to see the same workflow (beside the job's own `config`).
 AGAIN = untracked(
@@ -47,13 +45,17 @@ rule dag:
 rule report:
     """Write report.html: all figures, with how they were made."""
     input:
+        FIGURES / "run.html",
+        FIGURES / "data.jpg",
         expand(FIGURES / "datasplit/{training}.png", training=USED),
+        [FIGURES / "trainings.png"] if TRAINED else [],
         expand(FIGURES / "training/{training}.png", training=TRAINED),
         expand(FIGURES / "validation/{source}.png", source=PLAN.validated()),
         FIGURES / "selection.png",
-        [FIGURES / f"crops/{dataset}/crop{crop}.png" for dataset, crop in DRAWN_CROPS],
-        [FIGURES / "scores.png", FIGURES / "cases.png"] if SCORED else [],
+        [FIGURES / f"crops/{dataset}/crop{crop}.jpg" for dataset, crop in DRAWN_CROPS],
+        [FIGURES / "scores.png", FIGURES / "cases.jpg"] if SCORED else [],
         FIGURES / "leaderboard.png",
+        FIGURES / "resources.png",
         "submission.zip",
     output:
         OUTPUT / "report.html",

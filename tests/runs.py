@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -50,6 +51,10 @@ class Run:
         """Write config/config.yaml with these keys changed."""
         path = self.folder / "config/config.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+    def setting(self, key: str) -> Any:
+        """What config/config.yaml says."""
+        return yaml.safe_load((self.folder / "config/config.yaml").read_text())[key]
 
     def train(self, name: str, **changes: object) -> None:
         """Write the file of training `name`: the tiny one with these keys changed."""

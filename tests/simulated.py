@@ -11,7 +11,7 @@ from cellmap_pipeline.targets import REACH
 
 def spheres(shape, *centres_and_radii):
     """Ids 1.. of spheres (z, y, x, radius in voxels); the first keeps what they share."""
-    grid = np.indices(shape)
+    grid = np.ogrid[tuple(map(slice, shape))]
     truth = np.zeros(shape, np.uint16)
     for i, (*centre, radius) in enumerate(centres_and_radii, 1):
         squares = sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True))

@@ -43,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(run=_run)
 
+    view = commands.add_parser("view", help="look at a crop in the browser")
+    view.add_argument("crop", type=int, help="its number")
+    view.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
+    view.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="default: all")
+    view.add_argument("--port", type=int, default=0, help="default: a free one")
+    view.add_argument("--address", default="127.0.0.1", help="to listen at; default: %(default)s")
+    view.add_argument("--no-browser", action="store_true", help="only print the link")
+    view.set_defaults(run=_view)
+
     demo = commands.add_parser("demo-data", help="make the demo data")
     demo.add_argument("folder", type=Path)
     demo.add_argument("--seed", type=int, default=0)
@@ -93,6 +102,16 @@ def _run(options: argparse.Namespace) -> int:
     from cellmap_pipeline.running import start
 
     start(options.arguments)
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    from cellmap_pipeline.config import read_run
+    from cellmap_pipeline.crop_layers import find_layers
+    from cellmap_pipeline.viewer import view
+
+    crop = find_layers(read_run(options.configfile), options.crop, options.classes)
+    view(crop, options.address, options.port, not options.no_browser)
     return 0
 
 

@@ -358,6 +358,13 @@ def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
     return run
 
 
+def read_run(path: Path) -> RunConfig:
+    """Read the run's configuration from a file, without Snakemake; raises as `parse_run`."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: name the run's configuration by --configfile")
+    return parse_run(read_yaml(path), str(path))
+
+
 def load_training(name: str, folders: Sequence[Path]) -> Training:
     """Read `{name}.yaml` from the first of `folders` that has it.
 

@@ -44,6 +44,7 @@ CLASSES = (
 )  # fmt: skip
 
 DPI = 150
+PICTURE_DPI = 90
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -91,12 +92,18 @@ def in_order(labels: Sequence[str]) -> list[str]:
 
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of `width` × `height` inches, written to `path` (PNG) whole or not at all."""
+    """A figure of `width` × `height` inches, written to `path` whole or not at all.
+
+    PNG, or JPEG in a lower resolution for pictures, which else would fill the report.
+    """
+    kind: dict[str, Any] = {"format": "png", "metadata": {"Software": None}}
+    if path.suffix == ".jpg":
+        kind = {"format": "jpeg", "dpi": PICTURE_DPI, "pil_kwargs": {"quality": 70}}
     with rc_context(STYLE):
         figure = Figure((width, height), layout="constrained")
         yield figure
         partial = path.with_name(path.name + ".partial")
-        figure.savefig(partial, format="png", metadata={"Software": None})
+        figure.savefig(partial, **kind)
         os.replace(partial, path)
 
 

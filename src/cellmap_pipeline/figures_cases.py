@@ -59,7 +59,7 @@ def plot_cases(
     raws : by dataset.
     made : folder of the labels made, `{dataset}/crop{id}/{label}`.
     truth : folder of the true labels, `crop{id}/{label}`.
-    path : PNG to write.
+    path : JPEG to write.
 
     Raises
     ------

@@ -18,7 +18,7 @@ from skimage.segmentation import find_boundaries
 
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.figures import COLOURS, drawing, in_order, look_of
-from cellmap_pipeline.geometry import Grid, Shape
+from cellmap_pipeline.geometry import Grid, Shape, middle
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
@@ -34,6 +34,8 @@ BETWEEN_PANELS = 0.1  # of a cell's width
 # Without truth beside them, several semantic labels share a picture.
 LABELS_PER_PANEL = 3
 SLAB = 64
+# Of a label's voxels, to find the slices that show most of it.
+MOST_LOOKED_AT = 64_000_000
 # Outlines of the labels in a picture: whole, and in pieces of so many pixels.
 DASHES = (0, 5, 2)
 LINES = ("-", "--", ":")
@@ -62,7 +64,7 @@ def plot_crop(
     rows : the manifest's rows of the labels to draw, all of one crop.
     made : folder of the labels made, `{label}`.
     truth : folder of the true labels, `{label}`, as far as they are known; None: nowhere.
-    path : PNG to write.
+    path : JPEG to write.
 
     Raises
     ------
@@ -121,10 +123,13 @@ def scale_bar(nm: float) -> tuple[float, str]:
     return length, f"{length:g} nm" if length < 1000 else f"{length / 1000:g} µm"
 
 
-def paint(image: Image, ids: NDArray, label: str, position: int = 0) -> None:
+def paint(
+    image: Image, ids: NDArray, label: str, position: int = 0, by_object: bool = True
+) -> None:
     """Draw a label over an image, in place: filled, with an outline around each object.
 
-    Objects of an instance label get colours of their own, others the colour of their class.
+    Objects of an instance label get colours of their own (if `by_object`), others the colour of
+    their class.
 
     Parameters
     ----------
@@ -132,7 +137,7 @@ def paint(image: Image, ids: NDArray, label: str, position: int = 0) -> None:
     ids : (h, w); 0 is background.
     position : of the label among those in the image; sets how its outline is dashed.
     """
-    if is_instance(label):
+    if by_object and is_instance(label):
         colours = OBJECT_COLOURS[(ids.astype(np.int64) - 1) % len(OBJECT_COLOURS)]
     else:
         colours = np.broadcast_to(np.array(to_rgb(look_of(label).colour), np.float32), image.shape)
@@ -189,7 +194,7 @@ def draw_panel(axes: Sequence[Axes], raw: Volume, panel: Panel, with_truth: bool
         _upright(raw.read_raw(plane, core=box), axis)
         for axis, (plane, box) in enumerate(zip(planes, boxes, strict=True))
     ]
-    grey = _stretch(grey)
+    grey = stretched(grey)
     axes[0].imshow(_mosaic([_rgb(g) for g in grey]))
     axes[0].set_title(", ".join(panel.labels), loc="left", weight="bold")
     if len(panel.labels) == 1:
@@ -249,15 +254,21 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
 
 
 def _labelled_voxels(grid: Grid, volume: LabelVolume) -> list[NDArray[np.int64]]:
-    """Labelled voxels of each slice along z, y and x; a slab at a time."""
-    depth, height, width = grid.shape
+    """Labelled voxels of each slice along z, y and x, of large crops in the middle of them.
+
+    A slab at a time.
+    """
+    looked_at = middle(grid, MOST_LOOKED_AT)
+    first = grid.offset(looked_at)
+    assert first
+    (z0, y0, x0), (depth, height, width) = first, looked_at.shape
     counts = [np.zeros(n, np.int64) for n in grid.shape]
     for z in range(0, depth, SLAB):
-        slab = grid.box((z, 0, 0), (min(SLAB, depth - z), height, width))
+        slab = looked_at.box((z, 0, 0), (min(SLAB, depth - z), height, width))
         labelled = volume.read(slab)[0] != 0
-        counts[0][z : z + SLAB] = np.count_nonzero(labelled, axis=(1, 2))
-        counts[1] += np.count_nonzero(labelled, axis=(0, 2))
-        counts[2] += np.count_nonzero(labelled, axis=(0, 1))
+        counts[0][z0 + z : z0 + z + len(labelled)] = np.count_nonzero(labelled, axis=(1, 2))
+        counts[1][y0 : y0 + height] += np.count_nonzero(labelled, axis=(0, 2))
+        counts[2][x0 : x0 + width] += np.count_nonzero(labelled, axis=(0, 1))
     return counts
 
 
@@ -282,7 +293,7 @@ def _upright(voxels: NDArray, axis: int) -> NDArray:
     return plane.T if axis == 2 else plane
 
 
-def _stretch(grey: list[Image]) -> list[Image]:
+def stretched(grey: list[Image]) -> list[Image]:
     """Contrast stretched to the darkest and brightest hundredth of all planes together."""
     low, high = np.percentile(np.concatenate([g.ravel() for g in grey]), (0.5, 99.5))
     return [np.clip((g - low) / max(high - low, 1e-6), 0, 1) for g in grey]

@@ -21,19 +21,22 @@ from cellmap_pipeline.figures import (
     look_of,
 )
 
-ROW_INCHES = 0.42
+ROW_INCHES = 0.5
+BEHIND = {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "lw": 0}
 
 
-def plot_validation(scores: Path, path: Path) -> None:
-    """Draw per class the validation score, tuned and with a plain 0.5, and the threshold curves.
+def plot_validation(scores: Path, settings: Path, path: Path) -> None:
+    """Draw per class the validation score, tuned and with a plain 0.5, what was found, and the
+    threshold curves.
 
     Parameters
     ----------
-    scores : `validation/scores.json`.
+    scores, settings : `validation/scores.json` and `postprocess.json`.
     path : PNG to write.
     """
     read = json.loads(scores.read_text())
     classes: dict[str, Any] = read["classes"]
+    found = json.loads(settings.read_text())
     labels = in_order(list(classes))
     panels = in_panels(labels)
     height = 1.6 + max(ROW_INCHES * len(labels), 3.0 * len(panels))
@@ -45,6 +48,8 @@ def plot_validation(scores: Path, path: Path) -> None:
             [classes[label]["score_at_half"] for label in labels], range(len(labels)), ls="",
             marker="d", ms=8, mfc="white", mec="black", label="not tuned: threshold 0.5",
         )  # fmt: skip
+        for y, label in enumerate(labels):
+            bars.text(0.02, y + 0.28, _found(found[label]), fontsize=7, bbox=BEHIND)
         bars.set_xlabel("score on the validation crops")
         bars.set_title(_overall(read), fontsize=10)
         left.legend(loc="outside lower left")
@@ -143,6 +148,19 @@ def plot_leaderboard(leaderboard: Path, path: Path) -> None:
         axes = figure.subplots()
         heat_map(axes, shown, names, values, {at: f"{v:.3f}" for at, v in values.items()})
         axes.set_title("official scores; overall: over the classes that each has")
+
+
+def _found(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Methods and thresholds found, by voxel size."""
+    by_size = {
+        _voxels(" ".join(f"{v:g}" for v in entry["voxel_size"])): (
+            f"{entry['settings']['method']} ≥ {entry['settings']['threshold']:.2f}"
+        )
+        for entry in entries
+    }
+    if len(set(by_size.values())) == 1:
+        return next(iter(by_size.values()))
+    return "; ".join(f"{size}: {text}" for size, text in by_size.items())
 
 
 def _threshold_curve(axes: Axes, label: str, size: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ from matplotlib.ticker import MaxNLocator
 
 from cellmap_pipeline.classes import class_of
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import class_rows, drawing, in_order, in_panels, look_of, tint
+from cellmap_pipeline.figures import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    class_rows,
+    drawing,
+    in_order,
+    in_panels,
+    look_of,
+    tint,
+)
 
 DICE = "val_dice/"
 ROW_INCHES = 0.5
@@ -95,6 +106,44 @@ def plot_training(metrics: Path, path: Path) -> None:
             axes.grid(axis="y", color="0.9")
         for axes in (loss, *dice):
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+
+
+def plot_trainings(metrics: Mapping[str, Path], path: Path) -> None:
+    """Draw the curves of all trainings together: validation Dice and losses.
+
+    Parameters
+    ----------
+    metrics : by training, its `metrics.csv`.
+    path : PNG to write.
+
+    Raises
+    ------
+    InputError
+        A file is missing or holds no epoch.
+    """
+    with drawing(path, 9, 8) as figure:
+        panels = figure.subplots(3, 1, sharex=True)
+        for axes, (column, name) in zip(
+            panels,
+            (
+                ("val_dice", "mean Dice of validation patches"),
+                ("train_loss", "loss, training patches"),
+                ("val_loss", "loss, validation patches"),
+            ),
+            strict=True,
+        ):
+            for i, (training, file) in enumerate(metrics.items()):
+                _curve(
+                    axes, _read_metrics(file), column, label=training, mec="black", mew=0.4,
+                    color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+                    ls=LINES[i % len(LINES)],
+                )  # fmt: skip
+            axes.set_ylabel(name)
+            axes.grid(axis="y", color="0.9")
+        panels[0].set_ylim(0, 1.02)
+        panels[-1].set_xlabel("epochs (of each training's own length)")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        panels[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
 def _split_bars(axes: Axes, table: pd.DataFrame, unit: str) -> None:

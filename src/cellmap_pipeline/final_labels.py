@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.colors import to_rgb
+
 from cellmap_pipeline.block_segmentation import segment_blocks
-from cellmap_pipeline.classes import further
+from cellmap_pipeline.classes import further, is_instance
+from cellmap_pipeline.figures import look_of
 from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.ngff import read_json, write_json
 from cellmap_pipeline.postprocess import NEEDS, complete
 from cellmap_pipeline.probabilities import Probabilities, Source
 from cellmap_pipeline.segmentation import segment
@@ -68,7 +72,7 @@ def write_empty(row: CropLabel, output: Path) -> None:
     """Write a label without any voxel on a row's grid."""
     beside = output.with_name(output.name + ".partial")
     create(beside, row.grid, "uint8", LABELS)
-    put_in_place(beside, output)
+    _finish(beside, row.label, output)
 
 
 def segment_crop(
@@ -106,4 +110,18 @@ def segment_crop(
         voxel_size = row.grid.voxel_size
         labels = segment(row.label, probabilities.read(), voxel_size, settings, threads)
         create(beside, row.grid, labels.dtype.name, LABELS).write(labels).result()
+    _finish(beside, row.label, output)
+
+
+def _finish(beside: Path, label: str, output: Path) -> None:
+    """Say that a volume holds labels, so that viewers show it so, and make it the output.
+
+    `image-label` of OME-NGFF 0.4; a class without objects has its colour of all figures.
+    """
+    metadata: dict[str, Any] = {"version": "0.4"}
+    if not is_instance(label):
+        red, green, blue = (round(255 * part) for part in to_rgb(look_of(label).colour))
+        metadata["colors"] = [{"label-value": 1, "rgba": [red, green, blue, 255]}]
+    attributes = beside / ".zattrs"
+    write_json(attributes, read_json(attributes) | {"image-label": metadata})
     put_in_place(beside, output)

@@ -170,6 +170,18 @@ def union(grids: Sequence[Grid]) -> Grid:
     return first.box(start, shape)
 
 
+def middle(grid: Grid, most: int) -> Grid:
+    """The middle of a grid, of at most `most` voxels; its longest axes (nm) are cut."""
+    shape = list(grid.shape)
+    while math.prod(shape) > most:
+        lengths = [n * v if n > 1 else 0 for n, v in zip(shape, grid.voxel_size, strict=True)]
+        axis = lengths.index(max(lengths))
+        fits = most * shape[axis] // math.prod(shape)
+        shape[axis] = max(1, fits, shape[axis] // 2)
+    start = [(n - s) // 2 for n, s in zip(grid.shape, shape, strict=True)]
+    return grid.box(start, shape)
+
+
 def _vector(values: Iterable[float]) -> Vector:
     z, y, x = (float(v) for v in values)
     return z, y, x

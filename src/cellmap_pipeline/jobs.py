@@ -10,12 +10,13 @@ import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, BinaryIO, TextIO
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.gpu_use import watched
 from cellmap_pipeline.ownership import owned
 
 # Read when torch is first imported. Threads that spin while they wait make a job on a shared node
@@ -81,7 +82,10 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
             force=True,
         )
         try:
-            with owned(Path(log).with_suffix(".owner"), outputs) if first else nullcontext():
+            with ExitStack() as alone:
+                if first:
+                    alone.enter_context(owned(Path(log).with_suffix(".owner"), outputs))
+                    alone.enter_context(watched(Path(log).with_suffix(".gpu.json")))
                 yield
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -14,13 +14,13 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config import Inference
 from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.datasplit import read_datasplit
-from cellmap_pipeline.geometry import Vector
+from cellmap_pipeline.geometry import Vector, middle
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.stores import volumes_in
 from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.tuning import plain_settings, score_each, tune
-from cellmap_pipeline.validation_cases import Truth, ValidationCrop, find_truths, middle
+from cellmap_pipeline.validation_cases import Truth, ValidationCrop, find_truths
 from cellmap_pipeline.volumes import LabelVolume
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cellmap_pipeline.crops import intersection
-from cellmap_pipeline.geometry import Grid, Vector, apart
+from cellmap_pipeline.geometry import Grid, Vector, apart, middle
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.stores import Location, volumes_in
 from cellmap_pipeline.tuning_evaluators import Case
@@ -132,15 +131,3 @@ def find_truths(
             probabilities = Probabilities(label, intersection(grid, there), paths)
             found.append(Truth(crop.name, volume, probabilities))
     return found
-
-
-def middle(grid: Grid, most: int) -> Grid:
-    """The middle of a grid, of at most `most` voxels; its longest axes (nm) are cut."""
-    shape = list(grid.shape)
-    while math.prod(shape) > most:
-        lengths = [n * v if n > 1 else 0 for n, v in zip(shape, grid.voxel_size, strict=True)]
-        axis = int(np.argmax(lengths))
-        fits = most * shape[axis] // math.prod(shape)
-        shape[axis] = max(1, fits, shape[axis] // 2)
-    start = [(n - s) // 2 for n, s in zip(grid.shape, shape, strict=True)]
-    return grid.box(start, shape)

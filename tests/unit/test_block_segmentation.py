@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated import filling, predicted, spheres, with_gaps
+from scipy import ndimage
+from simulated import filling, inner_boundary, predicted, spheres, with_gaps
 from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.block_fragments as block_fragments
@@ -58,13 +59,13 @@ def test_components_are_those_of_the_whole_volume(shape, share, values, connecti
         assert volume.ravel()[found.first[i]] == found.values[i]
 
 
-def made(channels, chosen, folder, label, voxel_size=VOXELS, threads=1):
-    """The label made in blocks of 64."""
+def made(channels, chosen, folder, label, voxel_size=VOXELS, threads=1, size=64):
+    """The label made in blocks."""
     grid = Grid(voxel_size, (100, 0, -50), channels[label].shape)
     for name, values in channels.items():
         create(folder / "p" / name, grid, "uint8").write(values).result()
     probabilities = Probabilities(label, grid, [[folder / "p" / label]])
-    segment_blocks(probabilities, chosen, folder / "s", {}, threads, size=64)
+    segment_blocks(probabilities, chosen, folder / "s", {}, threads, size)
     (level,) = Volume.open(folder / "s").levels
     assert level.grid == grid
     return level.read((0, 0, 0), grid.shape)
@@ -127,6 +128,38 @@ def test_cells_over_seams(tmp_path, monkeypatch, method):
     found = made(channels, chosen, tmp_path, "cell")
     error, _, _ = adapted_rand_error(wanted, found)
     assert error < 0.01
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Objects of all sizes in 384³ voxels, two of them far larger than a block, and channels."""
+    rng = np.random.default_rng(0)
+    chance = [(*rng.uniform(0, 384, 3), rng.uniform(6, 40)) for _ in range(150)]
+    truth = spheres((384,) * 3, (150, 180, 140, 110), (230, 190, 290, 70), *chance)
+    noise = rng.standard_normal(truth.shape, np.float32)
+    channels = {}
+    for name, mask, sigma in (
+        ("mito", truth > 0, 1.0), ("mito_boundary", inner_boundary(truth), 0.7)
+    ):  # fmt: skip
+        value = ndimage.gaussian_filter(mask.astype(np.float32), sigma) + np.float32(0.05) * noise
+        channels[name] = (255 * value).clip(0, 255).astype(np.uint8)
+    return channels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", ["connected_components", "watershed_distance", "watershed_boundary"]
+)
+def test_a_large_volume_over_seams(tmp_path, large, method):
+    chosen = {"method": method, "min_size_nm3": 1e5}
+    wanted = segment("mito", large, VOXELS, chosen, threads=2)
+    found = made(large, chosen, tmp_path, "mito", threads=2, size=None)
+    if method == "connected_components":
+        assert np.array_equal(found, wanted)
+        return
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+    assert found.max() > 100
 
 
 def test_nothing_inside(tmp_path):

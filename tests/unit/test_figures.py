@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from cellmap_pipeline import figures_cases, figures_crop, figures_scores, figures_training
+from cellmap_pipeline import (
+    figures_cases,
+    figures_crop,
+    figures_data,
+    figures_resources,
+    figures_scores,
+    figures_training,
+)
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.figures import CLASSES, COLOURS, drawing, in_order, in_panels, look_of
 from cellmap_pipeline.figures_cases import Case, best_and_worst, plot_cases
@@ -23,13 +30,15 @@ from cellmap_pipeline.figures_crop import (
     plot_crop,
     scale_bar,
 )
+from cellmap_pipeline.figures_data import labelled_crops, middle_slice, plot_data, spread
+from cellmap_pipeline.figures_resources import plot_resources, read_benchmarks
 from cellmap_pipeline.figures_scores import (
     plot_leaderboard,
     plot_scores,
     plot_selection,
     plot_validation,
 )
-from cellmap_pipeline.figures_training import plot_datasplit, plot_training
+from cellmap_pipeline.figures_training import plot_datasplit, plot_training, plot_trainings
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.report import run_snakemake
@@ -50,7 +59,10 @@ def drawn(monkeypatch):
         yield kept[-1]
         kept[-1].draw_without_rendering()
 
-    for module in (figures_cases, figures_crop, figures_scores, figures_training):
+    for module in (
+        figures_cases, figures_crop, figures_data, figures_resources, figures_scores,
+        figures_training,
+    ):  # fmt: skip
         monkeypatch.setattr(module, "drawing", keep)
     return kept
 
@@ -117,6 +129,9 @@ def test_a_drawing_is_whole_or_not_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "c.png"]
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+    with drawing(tmp_path / "d.jpg", 2, 1) as figure:
+        figure.text(0.5, 0.5, "a picture")
+    assert (tmp_path / "d.jpg").read_bytes().startswith(b"\xff\xd8")
 
 
 # Crops
@@ -328,6 +343,94 @@ def test_volumes_far_apart_are_drawn_on_a_logarithmic_axis(tmp_path, drawn):
     assert texts_of(drawn[0].axes[1]) == ["50", "0.001", "9", "0"]
 
 
+def test_trainings_share_a_figure(tmp_path, drawn):
+    paths = {}
+    for i, name in enumerate(("fine", "coarse")):
+        paths[name] = tmp_path / f"{name}.csv"
+        paths[name].write_text(
+            f"epoch,train_loss,val_loss,val_dice\n0,0.9,0.8,0.{i + 1}\n1,0.5,0.6,0.{i + 3}\n"
+        )
+    plot_trainings(paths, tmp_path / "a.png")
+    dice, train, _ = drawn[0].axes
+    assert curves_of(dice)["fine"].tolist() == [[1, 0.1], [2, 0.3]]
+    assert curves_of(dice)["coarse"].tolist() == [[1, 0.2], [2, 0.4]]
+    assert curves_of(train)["fine"].tolist() == [[1, 0.9], [2, 0.5]]
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in dice.lines}
+    assert len(looks) == 2
+
+
+# Data
+
+
+@pytest.fixture
+def datasplit(tmp_path):
+    """Two crops of one dataset; the second has a label that the first lacks."""
+    raw = np.random.default_rng(0).integers(0, 255, GRID.shape).astype(np.uint8)
+    create(tmp_path / "raw", GRID, "uint8")[...] = raw
+    rows = []
+    for number, names in ((1, ["mito"]), (2, ["mito", "pm"])):
+        folder = tmp_path / f"a.zarr/crop{number}"
+        folder.mkdir(parents=True)
+        for name in names:
+            label(folder, name, np.ones(GRID.shape, np.uint8))
+        usage = "train" if number == 1 else "validate"
+        rows.append(f'{usage},{tmp_path}/raw,"{folder}/[{",".join(names)}]"\n')
+    path = tmp_path / "datasplit.csv"
+    path.write_text("".join(rows))
+    return path
+
+
+def test_a_slice_of_each_crop_with_its_labels(datasplit, tmp_path, drawn):
+    plot_data([datasplit, datasplit], (8, 8, 8), tmp_path / "a.jpg")
+    (figure,) = drawn
+    first, second = figure.axes
+    assert [ax.get_title() for ax in (first, second)] == ["a\ncrop 1", "a\ncrop 2 (held back)"]
+    assert first.images[0].get_array().shape == (16, 20, 3)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["mito", "pm"]
+
+
+def test_a_crop_of_several_trainings_has_the_classes_of_all(datasplit, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text(datasplit.read_text().replace("mito,pm", "er"))
+    first, second = labelled_crops([datasplit, other])
+    assert first.classes == ["mito"] and second.classes == ["mito", "pm", "er"]
+
+
+def test_of_many_crops_some_are_drawn():
+    assert spread(5, 300) == [0, 1, 2, 3, 4]
+    assert len(spread(1000, 300)) == 300 and spread(1000, 300)[-1] == 999
+
+
+def test_slices_have_square_pixels():
+    plane = middle_slice(Grid((10, 8, 4), (0, 0, 0), (11, 400, 800)), (4, 4, 4))
+    assert plane.shape == (1, 160, 160) and plane.voxel_size == (10, 20, 20)
+    assert plane.translation[0] == 50
+
+
+# Resources
+
+
+def test_time_memory_and_gpu_by_rule(tmp_path, drawn):
+    head = "s\th:m:s\tmax_rss\n"
+    for name, seconds, memory in (("train/a", 7200, 2000), ("train/b", 3600, "-"), ("plan", 9, 5)):
+        path = tmp_path / f"benchmarks/{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{head}{seconds}\t0:00:01\t{memory}\n")
+    gpu = tmp_path / "logs/train/a.gpu.json"
+    gpu.parent.mkdir(parents=True)
+    gpu.write_text('{"gpus": ["A100"], "busy_percent": 91.0, "peak_memory_mb": 40000, "looks": 9}')
+    jobs = read_benchmarks(tmp_path / "benchmarks", tmp_path / "logs")
+    assert jobs["rule"].tolist() == ["plan", "train", "train"]
+    assert jobs["hours"].tolist() == [9 / 3600, 2, 1]
+    plot_resources(tmp_path / "benchmarks", tmp_path / "logs", tmp_path / "a.png")
+    time, memory, busy, full = drawn[0].axes
+    assert [tick.get_text() for tick in time.get_yticklabels()] == ["train (2)", "plan"]
+    assert texts_of(time) == ["3.0 h", "9 s"]
+    assert texts_of(memory) == ["2.0", "0.0"]
+    assert (texts_of(busy), texts_of(full)) == (["91"], ["40.0"])
+
+
 # Scores
 
 
@@ -347,9 +450,19 @@ def test_validation_shows_tuned_and_plain_scores_and_curves(tmp_path, drawn):
         "overall_semantic_score": 0.2,
     }
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    plot_validation(tmp_path / "scores.json", tmp_path / "a.png")
+    settings = {"method": "watershed_boundary", "threshold": 0.3}
+    found = [{"voxel_size": [3.48, 4, 4], "settings": settings}]
+    found.append({"voxel_size": [8, 8, 8], "settings": settings | {"threshold": 0.4}})
+    plain = {"voxel_size": [8, 8, 8], "settings": {"method": "threshold", "threshold": 0.55}}
+    (tmp_path / "post.json").write_text(json.dumps({"mito": found, "pm": [plain, plain]}))
+    plot_validation(tmp_path / "scores.json", tmp_path / "post.json", tmp_path / "a.png")
     bars, curves = drawn[0].get_axes() or [ax for sub in drawn[0].subfigs for ax in sub.axes]
-    assert texts_of(bars) == ["0.600", "0.200"]
+    assert texts_of(bars) == [
+        "0.600",
+        "0.200",
+        "3.48 × 4 × 4 nm: watershed_boundary ≥ 0.30; 8 nm: watershed_boundary ≥ 0.40",
+        "threshold ≥ 0.55",
+    ]
     assert [bar.get_width() for bar in bars.patches] == [0.6, 0.2]
     assert curves_of(bars)["not tuned: threshold 0.5"].tolist() == [[0.5, 0], [0.2, 1]]
     assert curves_of(curves)["mito, 3.48 × 4 × 4 nm"].tolist() == [

@@ -8,10 +8,10 @@ from simulated import predicted, spheres
 
 import cellmap_pipeline.validation as validation
 from cellmap_pipeline.config import Inference
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.geometry import Grid, middle
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.validation import predict_validation, validate
-from cellmap_pipeline.validation_cases import Truth, middle
+from cellmap_pipeline.validation_cases import Truth
 from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))

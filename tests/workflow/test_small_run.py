@@ -7,6 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Label, Reader
+from yaozarrs import validate_zarr_store
 
 from cellmap_pipeline.checking import check
 from cellmap_pipeline.cli import main
@@ -57,8 +60,10 @@ def test_scores_and_report_are_there(run):
     assert "overall_score_without_collisions" in scores
     board = (run.folder / "leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in board] == ["name", "submission", "tiny"]
-    for name in ("cases", "leaderboard", "scores"):
-        assert (run.folder / f"results/figures/{name}.png").stat().st_size > 10_000
+    for name in ("cases.jpg", "data.jpg", "leaderboard.png", "resources.png", "scores.png"):
+        assert (run.folder / f"results/figures/{name}").stat().st_size > 10_000
+    page = (run.folder / "results/figures/run.html").read_text()
+    assert "learning_rate: 0.01" in page and "test_crops: " in page and "commit" in page
     assert "<html" in (run.folder / "report.html").read_text()[:1000]
     assert "flowchart" in (run.folder / "dag.mmd").read_text()
 
@@ -69,6 +74,39 @@ def test_predictions_lie_on_the_manifests_grids(run, small_data):
         (level,) = Volume.open(folder / row.label).levels
         assert level.grid == row.grid
         assert level.metadata["dtype"] == "|u1"
+
+
+def test_volumes_are_ome_ngff(run, small_data):
+    results = run.folder / "results"
+    volumes = {
+        "raw": list(small_data.glob("*/*.zarr/recon-1/em/fibsem-uint8")),
+        "labels": list(small_data.glob("*/*.zarr/recon-1/labels/groundtruth/crop*/*/")),
+        "predictions": list(results.glob("tiny/predictions/*/crop*/*/")),
+        "validation": list(results.glob("tiny/validation/predictions/*/crop*/*/")),
+        "segmentations": list(results.glob("segmentations/*/crop*/*/")),
+    }
+    for kind, paths in volumes.items():
+        assert paths, kind
+        for path in paths:
+            validate_zarr_store(str(path))
+            # By the reader of napari's plugin.
+            node = next(iter(Reader(parse_url(str(path)))()))
+            finest = Volume.open(path).levels[0]
+            steps = node.metadata["coordinateTransformations"][0]
+            assert steps == [
+                {"type": "scale", "scale": list(finest.grid.voxel_size)},
+                {"type": "translation", "translation": list(finest.grid.translation)},
+            ]
+            voxels = finest.read((0, 0, 0), finest.grid.shape)
+            assert np.array_equal(np.asarray(node.data[0]), voxels)
+            assert finest.metadata["dimension_separator"] == "/"
+            # As labels, not as an image.
+            assert node.load(Label) or kind != "segmentations"
+    shutil.copytree(volumes["raw"][0], run.folder / "broken")
+    file = run.folder / "broken/.zattrs"
+    file.write_text(file.read_text().replace("translation", "shift"))
+    with pytest.raises(ValueError, match="shift"):
+        validate_zarr_store(str(file.parent))
 
 
 def test_a_second_run_finds_nothing_to_do(run):

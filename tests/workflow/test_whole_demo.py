@@ -43,6 +43,11 @@ def test_it_makes_a_submission_without_a_flaw(demo):
     assert (demo / "report.html").stat().st_size > 100_000
 
 
+def test_the_manifest_that_it_is_planned_with_is_its_own(demo, repo_root):
+    made = (demo / "data/demo/test_crop_manifest.csv").read_text()
+    assert (repo_root / "config/demo_test_crops.csv").read_text() == made
+
+
 def test_it_learns_what_no_threshold_can(demo):
     raws, truths, labels = {}, {}, {}
     for row in read_manifest(demo / "data/demo/test_crop_manifest.csv"):

@@ -10,4 +10,6 @@ from cellmap_pipeline.jobs import job
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.figures_scores import plot_validation
 
-    plot_validation(Path(snakemake.input[0]), Path(snakemake.output[0]))
+    plot_validation(
+        Path(snakemake.input.scores), Path(snakemake.input.settings), Path(snakemake.output[0])
+    )

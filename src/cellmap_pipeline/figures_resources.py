@@ -1,0 +1,101 @@
+"""Figure of the time, memory and GPU that the jobs of each rule took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from cellmap_pipeline.figures import drawing
+
+ROW_INCHES = 0.42
+BAR: dict[str, Any] = {"color": "0.75", "edgecolor": "black", "lw": 0.6}
+
+
+def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
+    """What Snakemake measured of each job, a row per job.
+
+    Parameters
+    ----------
+    benchmarks : folder of `{rule}.tsv` and `{rule}/….tsv`.
+    logs : folder of the jobs' logs, with `….gpu.json` beside them where a job used a GPU.
+
+    Returns
+    -------
+    Columns `rule`, `hours`, `memory_gb` (peak), `gpu_busy` (percent) and `gpu_gb` (peak); NaN where
+    it was not measured.
+    """
+    rows = []
+    for path in sorted(benchmarks.rglob("*.tsv")):
+        name = path.relative_to(benchmarks).with_suffix("")
+        table = pd.read_csv(path, sep="\t")
+        gpu_file = logs / f"{name}.gpu.json"
+        gpu = json.loads(gpu_file.read_text()) if gpu_file.is_file() else {}
+        for _, job in table.iterrows():
+            rows.append(
+                {
+                    "rule": name.parts[0],
+                    "hours": job["s"] / 3600,
+                    "memory_gb": pd.to_numeric(job["max_rss"], errors="coerce") / 1e3,
+                    "gpu_busy": gpu.get("busy_percent"),
+                    "gpu_gb": gpu.get("peak_memory_mb", float("nan")) / 1e3,
+                }
+            )
+    columns = ["rule", "hours", "memory_gb", "gpu_busy", "gpu_gb"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[1:], float))
+
+
+def plot_resources(benchmarks: Path, logs: Path, path: Path) -> None:
+    """Draw per rule the time of all jobs together and of the longest, peak memory, GPU use.
+
+    Parameters
+    ----------
+    benchmarks, logs : as for `read_benchmarks`.
+    path : PNG to write.
+    """
+    jobs = read_benchmarks(benchmarks, logs)
+    by_rule = jobs.groupby("rule")
+    rules = by_rule["hours"].sum().sort_values(ascending=False).index
+    with_gpu = bool(jobs["gpu_busy"].notna().any())
+    columns = 4 if with_gpu else 2
+    with drawing(path, 3 + 2.6 * columns, 1.5 + ROW_INCHES * max(1, len(rules))) as figure:
+        axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+        counts = by_rule.size()
+        names = [f"{rule} ({counts[rule]})" if counts[rule] > 1 else rule for rule in rules]
+        time, memory = axes[:2]
+        _bars(time, by_rule["hours"].sum()[rules], _hours)
+        time.plot(
+            by_rule["hours"].max()[rules], range(len(rules)), ls="", marker="d", ms=7, mfc="white",
+            mec="black", label="longest job",
+        )  # fmt: skip
+        time.set_xlabel("hours of all jobs (number of jobs)")
+        if len(rules):
+            time.legend(loc="lower right")
+        _bars(memory, by_rule["memory_gb"].max()[rules], "{:.1f}".format)
+        memory.set_xlabel("most memory of a job, GB")
+        if with_gpu:
+            _bars(axes[2], by_rule["gpu_busy"].mean()[rules], "{:.0f}".format)
+            axes[2].set_xlabel("GPU busy, % (mean)")
+            _bars(axes[3], by_rule["gpu_gb"].max()[rules], "{:.1f}".format)
+            axes[3].set_xlabel("most GPU memory, GB")
+        time.set_yticks(range(len(rules)), names)
+        time.set_ylim(len(rules) - 0.5, -0.5)
+
+
+def _bars(axes: Axes, values: pd.Series, text: Any) -> None:
+    for y, value in enumerate(values):
+        if pd.notna(value):
+            axes.barh(y, value, 0.7, **BAR)
+            axes.annotate(text(value), (value, y), (4, 0), textcoords="offset points", va="center")
+    axes.margins(x=0.2)
+    axes.set_xlim(left=0)
+
+
+def _hours(hours: float) -> str:
+    seconds = 3600 * hours
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if hours < 1 else f"{hours:.1f} h"

@@ -1,0 +1,37 @@
+"""A browser for the tests that look at pages, and a finished run for them to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from chromium import missing, started
+from runs import Run
+from selenium.webdriver import Chrome
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """The browser, ended when the tests are over."""
+    if lacking := missing():
+        pytest.skip(
+            f"Chromium is not installed ({', '.join(lacking)}): see tests/browser/install.sh"
+        )
+    with started(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium: Chrome) -> Chrome:
+    """The browser, with nothing of another test on its console."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    return chromium
+
+
+@pytest.fixture(scope="session")
+def finished(new_run: Callable[[], Run]) -> Run:
+    """A finished run of the small demo."""
+    made = new_run()
+    made.snakemake("all")
+    return made

@@ -1,0 +1,137 @@
+"""The viewer in a real browser: its layers, and that voxels lie where they belong."""
+
+import re
+import signal
+import subprocess
+import sys
+from urllib.request import urlopen
+
+import neuroglancer as ng
+import numpy as np
+import pytest
+import zarr
+from chromium import errors, is_blank, pixels
+from runs import wait_until
+
+from cellmap_pipeline.config import read_run
+from cellmap_pipeline.crop_layers import KINDS, CropLayer, CropLayers, find_layers
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.viewer import RAW, serve
+from cellmap_pipeline.volumes import create
+
+pytestmark = pytest.mark.browser
+
+# Grids that neither share voxels nor corners: some lie half a voxel of another one off.
+GRIDS = {
+    "raw": Grid((4, 4, 4), (1000, 2000, 3000), (96, 96, 96)),
+    "mito truth": Grid((8, 8, 8), (1066, 2062, 3062), (24, 24, 24)),
+    "mito labels": Grid((8, 8, 8), (1062, 2062, 3062), (24, 24, 24)),
+    "pm labels": Grid((3.48, 4, 4), (1070.44, 2062, 3064), (40, 40, 40)),
+    "mito (net)": Grid((16, 16, 16), (1064, 2064, 3060), (12, 12, 12)),
+}
+BOXES = {
+    "raw": (30, 40, 50, 8), "mito truth": (5, 9, 13, 3), "mito labels": (7, 3, 11, 4),
+    "pm labels": (11, 17, 6, 7), "mito (net)": (2, 5, 4, 2),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def end_server():
+    yield
+    ng.stop()
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """A crop whose volumes hold one box of voxels each."""
+    folder = tmp_path_factory.mktemp("known")
+    layers = []
+    for name, grid in GRIDS.items():
+        *start, n = BOXES[name]
+        box = tuple(slice(a, a + n) for a in start)
+        path = folder / name.replace(" ", "_")
+        if name == "mito truth":
+            # As the challenge's ground truth: a single array, keys with dots.
+            array = zarr.open(str(path), "w", shape=grid.shape, chunks=10, dtype="<u8")
+            array[box] = 3
+            array.attrs.update(voxel_size=grid.voxel_size, translation=grid.translation)
+        else:
+            voxels = np.zeros(grid.shape, np.uint8)
+            voxels[box] = {"raw": 200, "mito (net)": 255}.get(name, 1)
+            create(path, grid, "uint8", chunk=(7, 16, 16)).write(voxels).result()
+        if name != "raw":
+            channel, source = name.split()
+            kind = source if source in KINDS else "probability"
+            layers.append(CropLayer(kind, channel, source, path))
+    return CropLayers(1, "drawn", folder / "raw", layers)
+
+
+def lit(picture, axis):
+    """First and last pixel along an axis of the picture that is brighter than black and grey."""
+    bright = picture.max(axis=2) - picture.min(axis=2) > 20
+    bright |= picture.min(axis=2) > 180
+    along = np.flatnonzero(bright.any(axis=1 - axis))
+    return along[0], along[-1]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_voxels_lie_where_they_belong(browser, known, name):
+    view = serve(known)
+    browser.get(view.url)
+    *start, n = BOXES[name]
+    box = GRIDS[name].box(start, (n, n, n))
+    # Off the middle, since there pixels of the two sides might be mixed up.
+    centre = np.array(box.lower) * 0.4 + np.array(box.upper) * 0.6
+    pixel = 0.5  # nm
+    with view.viewer.txn() as state:
+        size = state.dimensions.scales * 1e9
+        state.position = centre[::-1] / size
+        state.cross_section_scale = pixel / size.min()
+        state.show_scale_bar = state.show_default_annotations = False
+        for layer in state.layers:
+            layer.visible = layer.name == name
+    # What a picture shows downwards and to the right; Neuroglancer's y–z has z to the left.
+    for layout, axes in (("xy", (1, 2)), ("xz", (0, 2)), ("yz", (1, 0))):
+        with view.viewer.txn() as state:
+            state.layout = ng.LayerGroupViewer(layers=[name], layout=layout)
+        picture = pixels(view.viewer.screenshot((500, 400)).screenshot.image)
+        for across, axis in enumerate(axes):
+            first, last = lit(picture, across)
+            middle = picture.shape[across] / 2
+            off = np.array([first, last + 1]) - middle
+            off = -off[::-1] if (layout, axis) == ("yz", 0) else off
+            found = off * pixel + centre[axis]
+            assert found == pytest.approx([box.lower[axis], box.upper[axis]], abs=pixel), layout
+    assert errors(browser) == []
+
+
+def test_layers_of_a_finished_run(browser, finished, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    crop = find_layers(read_run(finished.folder / "config/config.yaml"), 5)
+    view = serve(crop)
+    browser.get(view.url)
+    view.viewer.screenshot()
+    state = view.viewer.state
+    assert view.notes == []
+    assert [layer.name for layer in state.layers] == [
+        RAW, "nuc truth", "nuc labels", "nuc (tiny)",
+    ]  # fmt: skip
+    assert not is_blank(browser.get_screenshot_as_png())
+    assert errors(browser) == []
+
+
+def test_the_command(browser, finished):
+    command = [sys.executable, "-m", "cellmap_pipeline.cli", "view", "5", "--no-browser"]
+    process = subprocess.Popen(command, cwd=finished.folder, stdout=subprocess.PIPE, text=True)
+    said = ""
+    while "Ctrl-C" not in said:
+        said += process.stdout.readline()
+        assert process.poll() is None, said
+    url = re.search(r"http://127\.0\.0\.1:(\d+)/v/\w+/", said)
+    assert f"ssh -L {url[1]}:localhost:{url[1]} " in said
+    browser.get(url[0])
+    assert wait_until(lambda: "crop 5 of demo_cell-1" in browser.title)
+    with urlopen(url[0].replace("127.0.0.1", "localhost")) as page:
+        assert page.status == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from cellmap_pipeline.config import parse_run
+from cellmap_pipeline.crop_layers import find_layers
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.manifest import CropLabel, write_manifest
+from cellmap_pipeline.volumes import create
+
+GRID = Grid((8, 8, 8), (0, 0, 0), (4, 4, 4))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A configuration, and what makes volumes below its folder."""
+    rows = [CropLabel(7, "d", label, GRID) for label in ("mito", "nuc", "pm")]
+    write_manifest(rows, tmp_path / "m.csv")
+    config = {
+        "data_root": str(tmp_path / "data"),
+        "test_crops": str(tmp_path / "m.csv"),
+        "ground_truth": str(tmp_path / "truth.zarr"),
+        "output": str(tmp_path / "results"),
+        "trainings": ["net", "other"],
+        "predictions": {"lab": str(tmp_path / "lab/{crop}/{label}/{dataset}")},
+    }
+
+    def make(*paths):
+        for path in paths:
+            create(tmp_path / path, GRID, "uint8").write(np.ones(GRID.shape, np.uint8)).result()
+        return parse_run(config, "config.yaml")
+
+    return make
+
+
+MADE = (
+    "truth.zarr/crop7/mito",
+    "results/segmentations/d/crop7/mito",
+    "results/segmentations/d/crop7/pm.partial",
+    "results/net/predictions/d/crop7/mito",
+    "results/net/predictions/d/crop7/mito_boundary",
+    "results/net/predictions/d/crop7/nuc",
+    "lab/7/pm/d",
+)
+
+
+def test_all_that_is_made_of_a_test_crop_class_by_class(run):
+    crop = find_layers(run(*MADE), 7)
+    assert [layer.name for layer in crop.layers] == [
+        "nuc (net)",
+        "mito truth",
+        "mito labels",
+        "mito (net)",
+        "mito_boundary (net)",
+        "pm (lab)",
+    ]
+    assert [layer.label for layer in crop.of("probability")] == ["nuc", "mito", "mito", "pm"]
+    assert (crop.crop, crop.dataset) == (7, "d")
+
+
+def test_some_classes(run):
+    made = run(*MADE)
+    assert {layer.label for layer in find_layers(made, 7, ["pm"]).layers} == {"pm"}
+    with pytest.raises(InputError, match="crop 7 has nothing of er; there is: nuc, mito, pm"):
+        find_layers(made, 7, ["er", "pm"])
+
+
+def test_a_crop_with_labels(run):
+    labels = "data/d/d.zarr/recon-1/labels/groundtruth/crop3"
+    made = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
+    names = [layer.name for layer in find_layers(made, 3).layers]
+    assert names == ["pm truth", "pm (other)"]
+
+
+def test_what_is_not_there_is_said(run, tmp_path):
+    made = run("data/d/d.zarr/recon-1/labels/groundtruth/crop3/pm")
+    with pytest.raises(InputError, match=r"there is no crop 9: .* are 7; crops with .* are 3$"):
+        find_layers(made, 9)
+    with pytest.raises(InputError, match="nothing of crop 7 is made yet in .*run crop7` predicts"):
+        find_layers(made, 7)
+    (tmp_path / "results/net/predictions/d/crop7.partial").mkdir(parents=True)
+    with pytest.raises(InputError, match="nothing of crop 7 is complete yet; .*crop7.partial is"):
+        find_layers(made, 7)

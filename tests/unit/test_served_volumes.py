@@ -1,0 +1,113 @@
+import json
+import shutil
+from collections.abc import Mapping
+
+import numcodecs
+import numpy as np
+import pytest
+import tensorstore as ts
+import zarr
+
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.served_volumes import ServedVolume
+from cellmap_pipeline.volumes import Volume, create
+
+GRID = Grid((8, 4, 4), (100, 20, 30), (20, 33, 17))
+VOXELS = np.random.default_rng(0).integers(0, 200, GRID.shape).astype(np.uint8)
+
+
+class Files(Mapping):
+    """What a volume hands out, as a store for zarr."""
+
+    def __init__(self, volume):
+        self.volume = volume
+
+    def __getitem__(self, key):
+        content = self.volume.read(key)
+        if content is None:
+            raise KeyError(key)
+        return content
+
+    def __iter__(self):
+        return iter(())
+
+    def __len__(self):
+        return 0
+
+
+def read(served, name="s0"):
+    return zarr.open_array(zarr.storage.KVStore(Files(served)), mode="r", path=name)[:]
+
+
+def written(path, voxels=VOXELS, **settings):
+    """A single zarr 2 array that says where it lies."""
+    array = zarr.open(
+        str(path), "w", shape=voxels.shape, chunks=(7, 16, 9), dtype=voxels.dtype, **settings
+    )
+    array[:] = voxels
+    array.attrs.update(voxel_size=GRID.voxel_size, translation=GRID.translation)
+    return ServedVolume(Volume.open(path))
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_chunks_are_handed_out_as_they_lie_there(tmp_path, separator):
+    served = written(tmp_path / "label", dimension_separator=separator)
+    key = separator.join("021")
+    assert served.read(f"s0/{key}") == (tmp_path / "label" / key).read_bytes()
+    assert np.array_equal(read(served), VOXELS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"voxels": VOXELS.astype("<i8")},
+        {"voxels": VOXELS.astype(">u2")},
+        {"voxels": VOXELS > 100},
+        {"voxels": VOXELS / 256},
+        {"voxels": VOXELS, "compressor": numcodecs.BZ2()},
+    ],
+    ids=["int64", "big-endian", "bool", "float64", "bzip2"],
+)
+def test_what_the_viewer_lacks_is_decoded(tmp_path, settings):
+    served = written(tmp_path / "label", **settings)
+    assert json.loads(served.read("s0/.zarray"))["dtype"] in {"<u8", "<u2", "|u1", "<f4"}
+    assert np.array_equal(read(served), settings["voxels"])
+
+
+def test_n5(tmp_path):
+    spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{tmp_path}/raw/"}}
+    metadata = {
+        "dimensions": VOXELS.shape[::-1], "blockSize": [8, 6, 5], "dataType": "uint8",
+        "compression": {"type": "gzip"},
+    }  # fmt: skip
+    ts.open(spec | {"metadata": metadata}, create=True).result().T.write(VOXELS).result()
+    file = tmp_path / "raw/attributes.json"
+    place = {"axes": ["z", "y", "x"], "scale": [8, 4, 4], "translate": [100, 20, 30]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"transform": place}))
+    assert np.array_equal(read(ServedVolume(Volume.open(tmp_path / "raw"))), VOXELS)
+
+
+def test_only_levels_that_are_here_are_told_of(tmp_path):
+    create(tmp_path / "raw", GRID, "uint8").write(VOXELS).result()
+    file = tmp_path / "raw/.zattrs"
+    attributes = json.loads(file.read_text())
+    (fine,) = attributes["multiscales"][0]["datasets"]
+    shutil.move(tmp_path / "raw/s0", tmp_path / "raw/s1")
+    attributes["multiscales"][0]["datasets"] = [
+        {"path": "s0", "coordinateTransformations": [{"type": "scale", "scale": [4, 2, 2]}]},
+        fine | {"path": "s1"},
+    ]
+    file.write_text(json.dumps(attributes))
+    served = ServedVolume(Volume.open(tmp_path / "raw"))
+    (told,) = json.loads(served.read(".zattrs"))["multiscales"][0]["datasets"]
+    assert told == fine
+    assert np.array_equal(read(served), VOXELS)
+
+
+def test_there_is_no_other_file(tmp_path):
+    served = written(tmp_path / "label")
+    (tmp_path / "label/2.2.1").unlink()
+    (tmp_path / "secret").write_text("")
+    for key in ("s0/2.2.1", "s0/9.9.9", "s1/.zarray", "s0/../secret", "s0/", "", ".zarray"):
+        assert served.read(key) is None
+    assert not read(served)[14:, 32:, 9:].any()

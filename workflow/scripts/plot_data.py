@@ -1,0 +1,14 @@
+"""Draw a slice of each labelled crop with its labels.
+
+In: datasplits. Out: data.jpg.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0], snakemake.output):
+    from cellmap_pipeline.figures_data import plot_data
+
+    splits = [Path(path) for path in snakemake.input]
+    plot_data(splits, snakemake.params.cfg["voxel_size"], Path(snakemake.output[0]))

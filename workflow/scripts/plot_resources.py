@@ -1,0 +1,14 @@
+"""Draw the time, memory and GPU that the jobs of each rule took.
+
+In: by params the folders of benchmarks and logs. Out: resources.png.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0], snakemake.output):
+    from cellmap_pipeline.figures_resources import plot_resources
+
+    params = snakemake.params
+    plot_resources(Path(params.benchmarks), Path(params.logs), Path(snakemake.output[0]))

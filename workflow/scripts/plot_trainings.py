@@ -1,0 +1,14 @@
+"""Draw the curves of all trainings in one figure.
+
+In: by params their metrics.csv. Out: trainings.png.
+"""
+
+from pathlib import Path
+
+from cellmap_pipeline.jobs import job
+
+with job(snakemake.log[0], snakemake.output):
+    from cellmap_pipeline.figures_training import plot_trainings
+
+    metrics = {name: Path(path) for name, path in snakemake.params.metrics.items()}
+    plot_trainings(metrics, Path(snakemake.output[0]))
