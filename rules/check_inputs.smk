@@ -13,11 +13,16 @@ checkpoint check_inputs:
         OUTPUT / "benchmarks/check_inputs.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 1
+    threads: 8
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
+        # What it goes by; `cfg` is the part of it that makes it run again.
+        config=untracked(lambda wildcards: config),
+        source=untracked(lambda wildcards: str(CONFIGFILES[0] if CONFIGFILES else "config")),
+        folders=untracked(lambda wildcards: [str(folder) for folder in TRAINING_FOLDERS]),
+        trains_here=untracked(lambda wildcards: not workflow.remote_exec),
         cfg=version("check_inputs")
         | {
             "data_root": PLAN.config.data_root,

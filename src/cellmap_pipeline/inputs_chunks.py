@@ -118,9 +118,7 @@ def decode(looks: Collection[Look], threads: int) -> None:
             with lock:
                 bar.update(len(indices))
 
-        tasks = [
-            (look, some) for look in looks for some in _batches(chosen[id(look)], TOGETHER)
-        ]
+        tasks = [(look, some) for look in looks for some in _batches(chosen[id(look)], TOGETHER)]
         for _ in pool.map(work, tasks):
             pass
 

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,18 @@ class Volumes:
                 )
             self._want_all(self.predictions, level)
 
+    def summary(self) -> list[str]:
+        """What was decoded, a line for each kind of volume."""
+        return [
+            f"{what}: {sum(look.values.decoded for look in looks.values()):,} of "
+            f"{sum(len(look.here) for look in looks.values()):,} chunks of {len(looks)} arrays "
+            f"decoded, {sum(len(look.values.broken) for look in looks.values()):,} broken"
+            for what, looks in (
+                ("raw", self.raw), ("labels", self.labels), ("predictions", self.predictions)
+            )
+            if looks
+        ]  # fmt: skip
+
     def judge(self) -> None:
         """Note what is wrong with what was decoded."""
         for look in self.looks:
@@ -164,17 +177,14 @@ class Volumes:
         for crop, extent in self._crops[level.path]:
             start, stop = level.grid.index_box(extent)
             chunks = level.metadata["chunks"]
-            first = [max(0, a) // c for a, c in zip(start, chunks, strict=True)]
-            last = [-(-b // c) for b, c in zip(stop, chunks, strict=True)]
-            under = [
-                range_
-                for index, range_ in values.ranges.items()
-                if all(a <= i < b for a, i, b in zip(first, index, last, strict=True))
+            axes = [
+                range(max(0, a) // c, -(-b // c))
+                for a, b, c in zip(start, stop, chunks, strict=True)
             ]
-            lows, highs = {low for low, _ in under}, {high for _, high in under}
-            if len(lows | highs) == 1:
+            found = {v for index in product(*axes) for v in values.ranges.get(index, ())}
+            if len(found) == 1:
                 self.warnings.append(
-                    f"{crop}: all raw under it is {lows.pop():g} in {level.path}: nothing can be "
+                    f"{crop}: all raw under it is {found.pop():g} in {level.path}: nothing can be "
                     "seen there; check its translation"
                 )
 
@@ -196,8 +206,8 @@ class Volumes:
         level, values = look.level, look.values
         if values.low < 0:
             self.problems.append(
-                f"{level.path} holds {values.low:g}, but ids are 0 or more: mark what is unknown by "
-                "an `unknown` value (docs/own-data.md)"
+                f"{level.path} holds {values.low:g}, but ids are 0 or more: mark what is unknown "
+                "by an `unknown` value (docs/own-data.md)"
             )
         counted = counted_voxels(level)
         if counted is None or not look.whole or values.broken:

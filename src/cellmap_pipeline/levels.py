@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from cellmap_pipeline.stores import ABSENT, Location, S3Path, kvstore, present, 
 
 # Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
 CACHE_BYTES = 1 << 30
+# Of a decoded chunk: Blosc's own limit. More is a slip, or fills the memory on purpose.
+MOST_CHUNK_BYTES = 2**31
 CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
 
@@ -47,9 +50,11 @@ class Level:
         stored = read_json(file)
         try:
             metadata = array_metadata(stored) if self.is_n5 else stored
-            np.dtype(metadata["dtype"])
+            size = np.dtype(metadata["dtype"]).itemsize
             if len(metadata["chunks"]) != 3 or not all(int(n) > 0 for n in metadata["chunks"]):
                 raise ValueError(f"chunks are {metadata['chunks']}")
+            if math.prod(metadata["chunks"]) * size > MOST_CHUNK_BYTES:
+                raise ValueError(f"a chunk of {metadata['chunks']} voxels is more than 2 GiB")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{file} does not say how the array is stored ({type(error).__name__}: {error}): "

@@ -39,8 +39,8 @@ def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> li
         unknown = [] if wanted == "all" else [str(v) for v in wanted if v not in there]
         if unknown:
             raise InputError(
-                f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}; there "
-                f"are: {', '.join(sorted(str(v) for v in there))}"
+                f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}: name "
+                f"some that are there: {', '.join(sorted(str(v) for v in there))}"
             )
     return [
         row

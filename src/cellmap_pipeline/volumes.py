@@ -33,6 +33,8 @@ from cellmap_pipeline.resampling import resample
 from cellmap_pipeline.stores import Location, location, read_text
 
 CHUNK = 64
+# Voxels of a labelled crop: a terabyte.
+MOST_LABELLED = 2**40
 
 
 @dataclass
@@ -203,6 +205,12 @@ class LabelVolume:
         the attributes of the group or of its finest array.
         """
         volume = Volume.open(path)
+        largest = max(volume.levels, key=lambda level: level.grid.size)
+        if largest.grid.size > MOST_LABELLED:
+            raise InputError(
+                f"{largest.path}: its shape {list(largest.grid.shape)} is more than any crop has: "
+                "check its .zarray"
+            )
         unknown = None
         for attributes in (volume.attributes, annotation_attributes(volume)):
             kind = _named(annotation(attributes, volume.path), "annotation_type", volume.path)
