@@ -301,7 +301,10 @@ ROWS = {
         lambda it: it.train(voxel_size=8e-9),
     ),
     "a patch that the network cannot take": Row(
-        PARSING, f"{TINY}: `patch_size…", lambda it: it.train(patch_size=33)
+        PARSING,
+        f"{TINY}: patch_size: [33, 33, 33] does not suit monai_basic_unet3d, which needs "
+        "three multiples of 16 that are not all 16; the nearest are [32, 32, 32] and [48, 48, 48]",
+        lambda it: it.train(patch_size=33),
     ),
     "a batch that no GPU holds": Row(
         PARSING,
@@ -609,7 +612,7 @@ ROWS = {
     ),
     "a broken chunk of a label": Row(
         LOOK,
-        "demo crop1: …mito/s0: cannot read voxels … (…): copy or fetch it again",
+        "crop1/mito/s0: cannot read voxels … (…): copy or fetch it again",
         lambda it: truncate(it.label() / CHUNK),
     ),
     "a broken chunk of the truth": Row(
@@ -643,7 +646,8 @@ ROWS = {
     ),
     "a label whose chunks are gone": Row(
         LOOK,
-        "s0 has no chunk here, but its annotation counts 5,…",
+        "crop1/mito/s0 has no chunk here, but its annotation counts 6,336 labelled voxels: copy or "
+        "fetch it again",
         lambda it: shutil.rmtree(it.label() / "s0/0"),
     ),
     "negative ids": Row(
@@ -780,9 +784,7 @@ ROWS = {
         LOOK,
         "training tiny: model: … cannot be built for patches of [32, 32, 32] voxels (…): see "
         "docs/configuration.md for its options",
-        lambda it: it.train(
-            model={"architecture": "monai_unet", "channels": [4, 8], "strides": [2, 2, 2]}
-        ),
+        lambda it: it.train(model={"architecture": "monai_unetr", "num_heads": 7}),
     ),
     # Truth and predictions made elsewhere.
     "a truth of other crops": Row(
