@@ -29,16 +29,7 @@ def check_network(training: Training) -> int:
     InputError
         It cannot be built, or the weights are none of such a network.
     """
-    try:
-        task = SegmentationTask(training_settings(training, TRAIN_KEYS))
-    except InputError:
-        raise
-    except Exception as error:  # Whatever a library has against the options.
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"model: {training.model} cannot be built for patches of {list(training.patch_size)} "
-            f"voxels ({why}): see docs/configuration.md for its options"
-        ) from error
+    task = SegmentationTask(training_settings(training, TRAIN_KEYS))
     initial = training.initial_weights
     if initial is not None and Path(initial).exists():
         load_initial(task, Path(initial))

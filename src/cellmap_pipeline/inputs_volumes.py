@@ -232,15 +232,18 @@ class Volumes:
     def _note_strays(self, look: Look) -> None:
         """Chunks under other names than the metadata say are taken for absent ones: background."""
         level = look.level
-        if look.here or not isinstance(level.path, Path):
+        if look.here or level.is_n5 or not isinstance(level.path, Path):
             return
-        names = sorted(path.name for path in level.path.iterdir())
-        strays = [name for name in names if CHUNK_NAME.fullmatch(name)]
+        separator = level.metadata.get("dimension_separator", ".")
+        strays = [
+            path.name
+            for path in sorted(level.path.iterdir())
+            if CHUNK_NAME.fullmatch(path.name) and path.is_dir() == (separator == ".")
+        ]
         if strays:
-            separator = level.metadata.get("dimension_separator", ".")
             self.problems.append(
                 f"{level.path} has no chunk by what .zarray says (dimension_separator "
-                f"{separator!r}), but files such as {strays[0]}: put the separator right"
+                f"{separator!r}), but there is {strays[0]}: put the separator right"
             )
 
     def _note_place(self, level: Level, extent: Grid, crop: str, trains: bool) -> None:

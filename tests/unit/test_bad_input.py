@@ -4,6 +4,7 @@ A row says what is spoiled, when the run ends, and what it says then: `…` stan
 The messages of docs/troubleshooting.md are among those here.
 """
 
+import json
 import logging
 import os
 import pickle
@@ -21,6 +22,7 @@ import pytorch_lightning
 import torch
 import zarr
 from networks import tiny_task
+from numcodecs import Zstd
 from spoiled import CROP, HEADER, LOOK, PARSING, RAW, START, Folder, edit, make_folder, said_to
 
 from cellmap_pipeline import gpus
@@ -129,7 +131,7 @@ def split_by(it: Folder, text: str) -> None:
 
 
 def own_row(it: Folder, usage: str, crop: int) -> str:
-    return f"{usage},{it.raw},{it.label(crop=crop).parent}/[mito,pm]\n"
+    return f'{usage},{it.raw},"{it.label(crop=crop).parent}/[mito,pm]"\n'
 
 
 def elsewhere(it: Folder, voxels: np.ndarray | None, translation=(128, 128, 512)) -> None:
@@ -640,7 +642,7 @@ ROWS = {
     ),
     "chunks by another separator": Row(
         LOOK,
-        "s0 has no chunk by what .zarray says (dimension_separator '.'), but files such as 0: put "
+        "s0 has no chunk by what .zarray says (dimension_separator '.'), but there is 0: put "
         "the separator right",
         lambda it: array(it.label() / "s0", dimension_separator="."),
     ),
@@ -727,7 +729,7 @@ ROWS = {
     ),
     "a split of crops that are not there": Row(
         LOOK,
-        "crop9: the folder does not exist or holds none of mito, pm: correct or remove the row of "
+        "crop9: the folder does not exist or holds none of mito, pm: correct or remove its row in "
         "own.csv",
         lambda it: split_by(it, own_row(it, "train", 9) + own_row(it, "validate", 2)),
     ),
@@ -748,7 +750,7 @@ ROWS = {
         LOOK,
         "training tiny: inference.checkpoint: other.ckpt is not a checkpoint of this pipeline (…): "
         "give the model.ckpt that its training wrote; it holds tensors and plain settings only",
-        lambda it: predict_with(it, pickle.dumps({"state_dict": Code()})),
+        lambda it: predict_with(it, pickle.dumps({"state_dict": Code()}, protocol=2)),
     ),
     "a checkpoint of other classes": Row(
         LOOK,
@@ -768,7 +770,9 @@ ROWS = {
         "training tiny: initial_weights: other.ckpt cannot be read as weights (…): give a "
         "checkpoint "
         "or a state dict saved by torch, of tensors and plain values only",
-        lambda it: predict_with(it, pickle.dumps({"state_dict": Code()}), "initial_weights"),
+        lambda it: predict_with(
+            it, pickle.dumps({"state_dict": Code()}, protocol=2), "initial_weights"
+        ),
     ),
     "initial weights of another network": Row(
         LOOK,
@@ -782,8 +786,8 @@ ROWS = {
     ),
     "a model that cannot be built": Row(
         LOOK,
-        "training tiny: model: … cannot be built for patches of [32, 32, 32] voxels (…): see "
-        "docs/configuration.md for its options",
+        "training tiny: model: monai_unetr can't be built with … for patches of [32, 32, 32] "
+        "(…): see docs/configuration.md for its options",
         lambda it: it.train(model={"architecture": "monai_unetr", "num_heads": 7}),
     ),
     # Truth and predictions made elsewhere.
@@ -934,6 +938,11 @@ def outside(it: Folder) -> None:
     link(it.label(), "../../../../../../../elsewhere")
 
 
+def coarse_raw(it: Folder) -> None:
+    voxels = np.arange(32 * 32 * 48).astype(np.uint8).reshape(32, 32, 48)
+    it.store(it.raw, voxels, Grid((16, 16, 16), (4, 4, 4), voxels.shape))
+
+
 def wide_raw(it: Folder) -> None:
     it.store(it.raw, np.full(RAW.shape, 200, np.uint16), RAW)
 
@@ -968,9 +977,9 @@ WARNINGS = {
         ),
     ),
     "voxels finer than the raw": (
-        "training tiny: its voxels of [4.0, 4.0, 4.0] nm are finer than the raw … ([8.0, 8.0, 8.0] "
-        "nm), which is interpolated: that costs time and shows nothing more",
-        lambda it: it.train(voxel_size=4, classes=["mito"]),
+        "training tiny: its voxels of [8.0, 8.0, 8.0] nm are finer than the raw … ([16.0, 16.0, "
+        "16.0] nm), which is interpolated: that costs time and shows nothing more",
+        coarse_raw,
     ),
 }
 
@@ -985,8 +994,12 @@ def test_what_may_be_meant_is_a_warning(it, caplog, says, spoil):
 
 
 def zip_bomb(path: Path) -> None:
-    """A chunk that unpacks to a gigabyte of zeros."""
-    rezip(path, {"crop3/mito/0.0.0": bytes(10**9)})
+    """A chunk of some kilobytes that unpacks to a quarter of a gigabyte."""
+    with zipfile.ZipFile(path) as archive:
+        metadata = json.loads(archive.read("crop3/mito/.zarray"))
+    metadata["compressor"] = Zstd().get_config()
+    bomb = Zstd().encode(bytes(2**28))
+    rezip(path, {"crop3/mito/.zarray": json.dumps(metadata).encode(), "crop3/mito/0.0.0": bomb})
 
 
 def rezip(path: Path, changed: dict[str, bytes]) -> None:
@@ -1000,12 +1013,12 @@ def rezip(path: Path, changed: dict[str, bytes]) -> None:
 
 CHECKER = {
     "a zip bomb": (
-        "crop3/mito: 0.0.0 …",
+        "crop3/mito: a chunk cannot be decoded (0.0.0: …): package the labels again",
         zip_bomb,
     ),
     "metadata that fill the memory": (
-        "mito/.zarray has 1000000000 bytes, far more than metadata take: package the labels again",
-        lambda path: rezip(path, {"crop3/mito/.zarray": bytes(10**9)}),
+        "mito/.zarray has 100000000 bytes, far more than metadata take: package the labels again",
+        lambda path: rezip(path, {"crop3/mito/.zarray": bytes(10**8)}),
     ),
     "a zip that leads out": (
         "'../crop3/x' leaves the archive: package the labels again",

@@ -118,7 +118,7 @@ def test_a_class_without_data_says_what_there_is(data_root, tmp_path):
     labels = data_root / "a/a.zarr/recon-1/labels/groundtruth"
     own = tmp_path / "own.csv"
     own.write_text(f"train,a,{labels}/crop1\nvalidate,a,{labels}/crop2\n")
-    with pytest.raises(InputError, match=r"own.csv holds .* of golgi; .* annotate: mito, nuc$"):
+    with pytest.raises(InputError, match=r"own.csv holds .* of golgi: .* annotate: mito, nuc$"):
         make_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)), own)
 
 
