@@ -181,7 +181,8 @@ class Volumes:
                 range(max(0, a) // c, -(-b // c))
                 for a, b, c in zip(start, stop, chunks, strict=True)
             ]
-            found = {v for index in product(*axes) for v in values.ranges.get(index, ())}
+            under = values.ranges.keys() & map(shape_of, product(*axes))
+            found = {value for index in under for value in values.ranges[index]}
             if len(found) == 1:
                 self.warnings.append(
                     f"{crop}: all raw under it is {found.pop():g} in {level.path}: nothing can be "
