@@ -34,39 +34,16 @@ rule check_inputs:
         OUTPUT / "logs/check_inputs.log",
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: 1
+    threads: 8
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
     params:
-        cfg=untracked(
-            lambda wildcards: {
-                "data_root": PLAN.config.data_root,
-                "ground_truth": PLAN.config.ground_truth,
-                "trainings": READ,
-                # Made elsewhere, and predicted with.
-                "checkpoints": {
-                    name: [
-                        PLAN.trainings[name].inference.checkpoint,
-                        planning.training_settings(PLAN.trainings[name], planning.NETWORK_KEYS),
-                    ]
-                    for name in USED
-                    if PLAN.trainings[name].inference.checkpoint not in ("best", "last")
-                },
-                "elsewhere": {
-                    name: planning.elsewhere_paths(PLAN, name) for name in PLAN.config.predictions
-                },
-                "predicted": {
-                    name: [
-                        planning.row_settings(row)
-                        for (training, _), rows in PREDICTED.items()
-                        for row in rows
-                        if training == name
-                    ]
-                    for name in USED
-                },
-            }
-        ),
+        # What it goes by.
+        config=untracked(lambda wildcards: config),
+        source=untracked(lambda wildcards: str(CONFIGFILES[0] if CONFIGFILES else "config")),
+        folders=untracked(lambda wildcards: [str(folder) for folder in TRAINING_FOLDERS]),
+        trains_here=untracked(lambda wildcards: not workflow.remote_exec),
         found=str(OUTPUT / "check_inputs.json"),
     script:
         "../workflow/scripts/check_inputs.py"

@@ -5,14 +5,10 @@ import shutil
 import sys
 from pathlib import Path
 
-# Where this workflow lies; no path where another one takes it from a repository as a module.
-ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
-# The library, without `pip install`: Snakemake passes this on to the scripts of all jobs.
-sys.path.insert(0, str(ROOT / "src"))
-
 from cellmap_pipeline import failures, ownership, running
 from cellmap_pipeline import plan as planning
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.plan_checks import check_folders
 
 CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
 TRAINING_FOLDERS = list(
@@ -28,8 +24,7 @@ try:
         config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS
     )
 except InputError as error:
-    # Not a WorkflowError, to which Snakemake adds its own place in this file.
-    sys.exit(f"error: {error}")
+    stop(error)
 
 OUTPUT = PLAN.output
 LOGS = OUTPUT / "logs"
@@ -131,13 +126,12 @@ def print_failures():
             print(f"the disk of {LOGS.parent.resolve()} is full", file=sys.stderr)
 
 
-def check_folders():
+def check_start():
     """Folders that a run needs, and a plan (`-n`, or such a target) does not."""
     targets = set(workflow.dag_settings.targets)
     if targets and targets <= {"plan", "calibrate"}:
         return
-    keys = ("ground_truth",) if PLAN.config.fetch else ("data_root", "ground_truth")
-    for key in keys:
-        path = getattr(PLAN.config, key)
-        if path is not None and not Path(path).is_dir():
-            sys.exit(f"error: {key}: {path} does not exist: set it to the folder of the data")
+    try:
+        check_folders(PLAN)
+    except InputError as error:
+        stop(error)

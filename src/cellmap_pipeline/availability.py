@@ -18,8 +18,9 @@ def available_box(
     """The largest part of a box (level's voxels) around `core` whose chunks are all here.
 
     Found by taking away, as long as chunks are missing, the outermost layer of chunks with the
-    greatest share of missing ones. Under `core` those may be missing that the source lacks, too:
-    nothing brings them, and they read as the array's fill value.
+    greatest share of missing ones; where none misses any, one behind which they are missing. Under
+    `core` those may be missing that the source lacks, too: nothing brings them, and they read as
+    the array's fill value.
 
     Raises
     ------
@@ -65,16 +66,21 @@ def _worst_layer(
     core_start: Sequence[int],
     core_stop: Sequence[int],
 ) -> tuple[int, bool] | None:
-    """Axis and side (True: first) of the outermost layer, clear of the core, that misses most."""
-    best, worst = None, 0.0
+    """Axis and side (True: first) of the outermost layer, clear of the core, that misses most;
+    else one behind which, clear of the core, most is missing."""
+    best, worst = None, (0.0, 0.0)
     for axis in range(3):
-        after_first = (low[axis] // chunks[axis] + 1) * chunks[axis]
-        before_last = (high[axis] - 1) // chunks[axis] * chunks[axis]
+        last = (high[axis] - 1) // chunks[axis]
         for first, clear in (
-            (True, after_first <= core_start[axis]),
-            (False, before_last >= core_stop[axis]),
+            (True, core_start[axis] // chunks[axis] - low[axis] // chunks[axis]),
+            (False, last - (core_stop[axis] - 1) // chunks[axis]),
         ):
-            share = missing.take(0 if first else -1, axis).mean()
-            if clear and missing.shape[axis] > 1 and share > worst:
-                best, worst = (axis, first), share
+            n = min(clear, missing.shape[axis] - 1)
+            if n < 1:
+                continue
+            layers = missing.take(range(n) if first else range(-n, 0), axis)
+            share = layers.take(0 if first else -1, axis).mean()
+            behind = 0.0 if share else layers.mean()
+            if (share, behind) > worst:
+                best, worst = (axis, first), (share, behind)
     return best

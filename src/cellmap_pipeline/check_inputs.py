@@ -1,155 +1,235 @@
-"""A look at the data before anything expensive: all that is wrong, at once."""
+"""A look at all data that a run uses, before anything expensive: all that is wrong, at once.
+
+Metadata are read of all volumes. Labels, truth and predictions made elsewhere are decoded whole,
+raw where crops lie and where networks look beyond them (`inputs_chunks`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+import logging
+from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from tqdm import tqdm
+
 from cellmap_pipeline.archive import Archive
-from cellmap_pipeline.datasplit import LabelledCrop, SplitSettings, make_crops, raw_path, split
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.config import Training
+from cellmap_pipeline.datasplit import (
+    SplitSettings,
+    look_for_crops,
+    raw_path,
+    read_datasplit,
+    split,
+)
+from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, union
-from cellmap_pipeline.manifest import CropLabel
-from cellmap_pipeline.stores import Location
-from cellmap_pipeline.volumes import Volume
+from cellmap_pipeline.inputs_chunks import decode
+from cellmap_pipeline.inputs_disk import (
+    Need,
+    check_space,
+    of_checkpoints,
+    of_labels,
+    of_predictions,
+)
+from cellmap_pipeline.inputs_layout import Layout
+from cellmap_pipeline.inputs_volumes import Volumes
+from cellmap_pipeline.plan import DATASPLIT_KEYS, NETWORK_KEYS, Plan, training_settings
+
+log = logging.getLogger(__name__)
+
+# Half the diagonal of a cube over half its edge, less one: what a rotated patch needs beyond.
+ROTATED = 0.74
 
 
-def check_inputs(
-    data_root: Path,
-    trainings: Mapping[str, tuple[SplitSettings, Path | None]],
-    predicted: Mapping[str, Sequence[CropLabel]],
-    ground_truth: Path | None = None,
-    checkpoints: Mapping[str, tuple[Path, Mapping[str, Any]]] = MappingProxyType({}),
-    elsewhere: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """What there is to train on and to predict.
+def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dict[str, Any]:
+    """Look at all that a run reads, and whether there is room for what it writes.
 
     Parameters
     ----------
-    data_root : folder of `{dataset}/{dataset}.zarr`.
-    trainings : by name, what its datasplit depends on, and an own datasplit CSV.
-    predicted : by name, the rows of the manifest that it predicts.
-    ground_truth : folder of the test crops' truth, where there is one.
-    checkpoints : by name of the training, a checkpoint to predict with instead of its own, and
-        what it must agree with (`checkpoints.check_matches`).
-    elsewhere : by name of predictions made elsewhere, the paths of those that are needed.
+    threads : processors to use.
+    trains_here : whether networks are trained on this machine, with its GPUs.
 
     Returns
     -------
-    By training, its crops with their labels and its test crops, in plain builtins.
+    By training, its crops with their labels, in plain builtins.
 
     Raises
     ------
     InputError
-        Anything is missing or cannot be read; the message lists all of it, a line each.
+        Anything is missing, broken or does not fit; the message lists all of it, a line each.
     """
-    problems: list[str] = []
-    found: dict[str, Any] = {}
-    # Trainings share volumes.
-    open_volume = cache(Volume.open)
-    for name, (settings, own) in trainings.items():
-        try:
-            crops = make_crops(data_root, settings, own)
-            if own is None:
-                split(crops, settings)
-        except InputError as error:
-            problems += [f"training {name}: {line}" for line in str(error).splitlines()]
-            continue
-        for crop in crops:
-            raw = crop.raw_location
-            problems += _raw_problems(open_volume, raw, crop.grid, settings, crop.name)
-            problems += _label_problems(open_volume, crop, settings)
-        found[name] = {crop.name: sorted(crop.present) for crop in crops}
-    for name, rows in predicted.items():
-        settings = trainings[name][0]
-        for number in dict.fromkeys(row.crop for row in rows):
-            own_rows = [row for row in rows if row.crop == number]
-            extent = union([row.grid for row in own_rows])
-            path = raw_path(data_root, own_rows[0].dataset)
-            problems += _raw_problems(open_volume, path, extent, settings, f"test crop {number}")
-    if ground_truth:
-        rows = [row for own in predicted.values() for row in own]
-        problems += _truth_problems(ground_truth, rows)
-    for name, (checkpoint, expected) in checkpoints.items():
-        problems += _checkpoint_problems(name, checkpoint, expected)
-    for name, paths in elsewhere.items():
-        problems += _elsewhere_problems(name, [Path(path) for path in paths])
-    if problems:
-        raise InputError("\n".join(dict.fromkeys(problems)))
+    names = plan.used() or list(plan.trainings)
+    trainings = {name: plan.trainings[name] for name in names}
+    split_here = [training for training in trainings.values() if training.datasplit is None]
+    layout = _layout(plan, split_here) if split_here else None
+    problems, warnings = (layout.problems, layout.warnings) if layout else ([], [])
+    volumes = Volumes()
+    found = {}
+    for name, training in trainings.items():
+        # Where there is no crop at all, that is said once.
+        if training.datasplit or (layout and layout.crops):
+            with gathered(problems, f"training {name}: "):
+                found[name] = _look_at_training(plan, name, training, volumes, problems)
+    for name, training in trainings.items():
+        for crop, rows in plan.predicted(name).items():
+            extent = union([row.grid for row in rows])
+            path = raw_path(plan.config.data_root, rows[0].dataset)
+            who = (f"test crop {crop}", name, False)
+            volumes.look_at_raw(path, extent, training.voxel_size, _context(training), who)
+    _look_at_truth(plan, volumes, problems)
+    for name in plan.config.predictions:
+        _look_elsewhere(plan, name, volumes, problems)
+    decode(volumes.looks, threads)
+    volumes.judge()
+    problems += volumes.problems
+    warnings += volumes.warnings
+    weights = _check_networks(trainings, trains_here, problems)
+    lacking, tight, disks = check_space(_needs(plan, trainings, weights))
+    problems += lacking
+    warnings = list(dict.fromkeys([*warnings, *tight]))
+    for line in [*volumes.summary(), *disks, *(f"warning: {line}" for line in warnings)]:
+        log.info(line)
+    log.info("%d problems, %d warnings", len(dict.fromkeys(problems)), len(warnings))
+    raise_all(problems)
     return found
 
 
-def _truth_problems(path: Path, rows: Sequence[CropLabel]) -> list[str]:
-    """Why nothing of the truth could be scored, if so."""
-    labels = Archive.open(path).labels
-    if not rows or any(row.label in labels.get(f"crop{row.crop}", ()) for row in rows):
-        return []
-    wanted = sorted({f"crop{row.crop}" for row in rows})
+def _layout(plan: Plan, trainings: Sequence[Training]) -> Layout:
+    """The folders that splits are made of."""
+
+    def wanted(key: str) -> set | None:
+        values = [getattr(training, key) for training in trainings]
+        return None if None in values else set().union(*values)
+
+    return Layout(
+        Path(plan.config.data_root), wanted("datasets"), wanted("crops"), wanted("classes")
+    )
+
+
+def _look_at_training(
+    plan: Plan, name: str, training: Training, volumes: Volumes, problems: list[str]
+) -> dict[str, list[str]]:
+    """Take in the crops that a training trains on or validates with."""
+    settings = SplitSettings(**training_settings(training, DATASPLIT_KEYS))
+    own = Path(training.datasplit) if training.datasplit else None
+    broken: list[str] = []
+    crops = look_for_crops(Path(plan.config.data_root), settings, own, broken)
+    problems += [f"training {name}: {line}" for line in broken]
+    usage = ["train"] * len(crops)
+    if not broken:
+        with gathered(problems, f"training {name}: "):
+            rows = read_datasplit(own, settings.classes) if own else ()
+            usage = [use for use, *_ in rows] or split(crops, settings)
+    bar = tqdm(crops, desc=f"Looking at crops of {name}", unit="crop", disable=None)
+    for crop, use in zip(bar, usage, strict=True):
+        margin = _margin(training, crop.grid)
+        who = (crop.name, name, True)
+        volumes.look_at_raw(crop.raw_location, crop.grid, training.voxel_size, margin, who)
+        for label in crop.present:
+            path = crop.zarr / crop.labels / label
+            volumes.look_at_label(
+                path, crop.name, crop.grid, training.voxel_size, use == "validate"
+            )
+    return {crop.name: sorted(crop.present) for crop in crops}
+
+
+def _margin(training: Training, crop: Grid) -> list[int]:
+    """Voxels beyond a crop that are read where they are here: in training, and to predict it."""
+    shape = crop.at(training.voxel_size).shape
+    rotated = ROTATED / 2 if training.augment.rotate else 0
     return [
-        f"ground_truth: {path} holds no array {{crop}}/{{label}} of {', '.join(wanted)} with a "
-        "label that is predicted, so nothing could be scored. The evaluator takes plain arrays: of "
-        "a multiscale label, give its s0; or set ground_truth: null"
+        max(context, p - n + ceil(rotated * p), ceil(rotated * p))
+        for context, p, n in zip(_context(training), training.patch_size, shape, strict=True)
     ]
 
 
-def _checkpoint_problems(name: str, path: Path, expected: Mapping[str, Any]) -> list[str]:
-    """Why a training cannot predict with the checkpoint, if it cannot."""
-    # Late, since it imports torch.
-    from cellmap_pipeline.checkpoints import check_matches, load_checkpoint
+def _context(training: Training) -> list[int]:
+    """Voxels beyond a crop that its prediction looks at."""
+    inference = training.inference
+    return [int(w * inference.overlap / 2) for w in inference.window or training.patch_size]
 
+
+def _look_at_truth(plan: Plan, volumes: Volumes, problems: list[str]) -> None:
+    """Take in the truth of what is submitted; nothing at all is a problem."""
+    if plan.config.ground_truth is None:
+        return
+    folder = Path(plan.config.ground_truth)
     try:
-        check_matches(path, load_checkpoint(path), expected)
+        labels = Archive.open(folder).labels
     except InputError as error:
-        return [f"training {name}: inference.checkpoint: {error}"]
-    return []
+        problems.append(f"ground_truth: {error}")
+        return
+    there = [row for row in plan.given() if row.label in labels.get(f"crop{row.crop}", ())]
+    for row in there:
+        volumes.look_at_truth(folder / f"crop{row.crop}" / row.label)
+    if not there:
+        wanted = sorted({f"crop{row.crop}" for row in plan.given()})
+        problems.append(
+            f"ground_truth: {folder} holds no array {{crop}}/{{label}} of {', '.join(wanted)} with "
+            "a label that is predicted, so nothing could be scored. The evaluator takes plain "
+            "arrays: of a multiscale label, give its s0; or set ground_truth: null"
+        )
 
 
-def _elsewhere_problems(name: str, paths: Sequence[Path]) -> list[str]:
-    """Which predictions made elsewhere are not there or no volumes."""
+def _look_elsewhere(plan: Plan, name: str, volumes: Volumes, problems: list[str]) -> None:
+    """Take in the predictions made elsewhere that are needed."""
+    template = plan.config.predictions[name].path
+    paths = {
+        Path(template.format(dataset=row.dataset, crop=row.crop, label=row.label)): row.grid
+        for row in plan.crop_labels
+        if name in plan.sources(row)
+    }
     missing = [path for path in paths if not path.is_dir()]
-    problems = []
     if missing:
         problems.append(
             f"predictions.{name}: {missing[0]} does not exist, nor do {len(missing) - 1} more of "
             f"{len(paths)} labels: put them there, or name the labels that it has as "
             f"`predictions: {{{name}: {{path: …, classes: […]}}}}`"
         )
-    for path in paths:
-        if path.is_dir():
-            try:
-                Volume.open(path)
-            except InputError as error:
-                problems.append(f"predictions.{name}: {error}")
-    return problems
+    for path, grid in paths.items():
+        if path not in missing:
+            volumes.look_at_prediction(name, path, grid)
 
 
-def _raw_problems(
-    open_volume: Callable[[Location], Volume],
-    path: Location,
-    extent: Grid,
-    settings: SplitSettings,
-    what: str,
-) -> list[str]:
-    """Why the raw under a crop cannot be read at a training's voxel size, if it cannot."""
-    try:
-        raw = open_volume(path)
-        raw.available(raw.aligned(extent, settings.voxel_size), core=extent)
-    except InputError as error:
-        return [f"{what}: {error}"]
-    return []
+def _check_networks(
+    trainings: Mapping[str, Training], trains_here: bool, problems: list[str]
+) -> dict[str, int]:
+    """The number of weights of each network that is to be trained."""
+    # Late, since they import torch.
+    from cellmap_pipeline.gpus import check_gpus
+    from cellmap_pipeline.inputs_networks import check_checkpoint, check_network
+
+    weights = {}
+    for name, training in trainings.items():
+        with gathered(problems, f"training {name}: "):
+            checkpoint = training.inference.checkpoint
+            if checkpoint not in ("best", "last"):
+                expected = training_settings(training, NETWORK_KEYS)
+                check_checkpoint(Path(checkpoint), expected)
+                continue
+            if trains_here:
+                check_gpus(training.devices)
+            weights[name] = check_network(training)
+    return weights
 
 
-def _label_problems(
-    open_volume: Callable[[Location], Volume], crop: LabelledCrop, settings: SplitSettings
-) -> list[str]:
-    """Which of the crop's labels lack the level that a training reads."""
-    problems = []
-    for label in crop.present:
-        try:
-            open_volume(crop.zarr / crop.labels / label).level_for(settings.voxel_size)
-        except InputError as error:
-            problems.append(f"{crop.name}: {error}")
-    return problems
+def _needs(plan: Plan, trainings: Mapping[str, Training], weights: Mapping[str, int]) -> list[Need]:
+    """What is still to be written: what is there already takes no more room."""
+    needs = []
+    for name, training in trainings.items():
+        folder = plan.output / name
+        if name in weights and not (folder / "training").exists():
+            needs.append(of_checkpoints(training, weights[name], folder))
+        for crop, rows in plan.predicted(name).items():
+            target = folder / "predictions" / rows[0].dataset / f"crop{crop}"
+            if not target.exists():
+                needs.append(of_predictions(training, rows, target))
+    target = plan.output / "segmentations"
+    rows = [
+        row
+        for row in plan.segmented()
+        if not (target / row.dataset / f"crop{row.crop}" / row.label).exists()
+    ]
+    return needs + of_labels(rows, target)

@@ -5,72 +5,41 @@ Read while Snakemake parses, so nothing here imports torch, zarr or pandas.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cellmap_pipeline.architectures import check_model, check_patch_size, check_window
 from cellmap_pipeline.classes import output_channels
+from cellmap_pipeline.config_messages import did_you_mean, validated
+from cellmap_pipeline.config_values import (
+    LocalPath,
+    Name,
+    Names,
+    PatchSize,
+    PathOrUrl,
+    Section,
+    Template,
+    VoxelSize,
+    Weight,
+    null,
+    one_name,
+    unique,
+)
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
 from cellmap_pipeline.postprocess import check_settings
+from cellmap_pipeline.yaml_files import read_yaml
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # What the name of a source ends with that makes a label of its parts.
 PARTS = ":parts"
-
-
-def _triple(value: Any) -> Any:
-    """One number stands for all three axes."""
-    return [value] * 3 if isinstance(value, int | float | str) else value
-
-
-def _null(value: Any) -> Any:
-    """`--config key=null` arrives as text."""
-    return None if value in ("null", "None", "") else value
-
-
-def _name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError("is not a name (letters, digits, '_' and '-')")
-    return value
-
-
-def _unique(values: list) -> list:
-    double = sorted({str(v) for v in values if values.count(v) > 1})
-    if double:
-        raise ValueError(f"lists {', '.join(double)} twice")
-    return values
-
-
-Name = Annotated[str, AfterValidator(_name)]
-Names = Annotated[list[Name], Field(min_length=1), AfterValidator(_unique)]
-Nm = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(_triple)]
-Voxels = Annotated[int, Field(ge=1, le=4096)]
-PatchSize = Annotated[tuple[Voxels, Voxels, Voxels], BeforeValidator(_triple)]
+# A batch of more voxels fits no GPU: a slip.
+MOST_VOXELS = 2**30
 LossName = Literal["bce", "dice", "dice_bce", "focal", "tversky"]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Augmentation(Section):
@@ -89,7 +58,7 @@ class Augmentation(Section):
 class Inference(Section):
     """How whole crops are predicted."""
 
-    checkpoint: str = Field("best", description="`best`, `last` or the path of a checkpoint")
+    checkpoint: LocalPath = Field("best", description="`best`, `last` or the path of a checkpoint")
     checkpoints: int = Field(
         1, ge=1, le=20, description="average over so many of the training's best checkpoints"
     )
@@ -143,14 +112,20 @@ class Training(Section):
     patch_size: PatchSize = Field(description="voxels; one number or [z, y, x]")
     datasets: Names | None = Field(None, description="train on these datasets only; null: all")
     crops: list[int] | None = Field(None, description="train on these crops only; null: all")
-    datasplit: str | None = Field(None, description="path of an own datasplit CSV; null: made")
+    datasplit: LocalPath | None = Field(
+        None, description="path of an own datasplit CSV; null: made"
+    )
     validation_fraction: float = Field(0.15, gt=0, lt=1, description="share of labelled voxels")
     seed: int = Field(0, ge=0, lt=2**32, description="of the split, weights and patches")
-    epochs: int = Field(100, ge=1, description="most epochs")
-    iterations_per_epoch: int = Field(2000, ge=1, description="training batches per epoch")
-    validation_iterations: int = Field(200, ge=1, description="validation batches per epoch")
-    batch_size: int = Field(2, ge=1, description="patches per batch")
-    accumulate_grad_batches: int = Field(4, ge=1, description="batches per optimiser step")
+    epochs: int = Field(100, ge=1, le=1_000_000, description="most epochs")
+    iterations_per_epoch: int = Field(
+        2000, ge=1, le=10_000_000, description="training batches per epoch"
+    )
+    validation_iterations: int = Field(
+        200, ge=1, le=10_000_000, description="validation batches per epoch"
+    )
+    batch_size: int = Field(2, ge=1, le=4096, description="patches per batch")
+    accumulate_grad_batches: int = Field(4, ge=1, le=4096, description="batches per optimiser step")
     gradient_clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["mixed", "16-mixed", "bf16-mixed", "32"] = Field(
         "mixed",
@@ -165,7 +140,7 @@ class Training(Section):
         description="decay of an average of the weights, which then validates and predicts; null: "
         "none",
     )
-    initial_weights: str | None = Field(
+    initial_weights: LocalPath | None = Field(
         None,
         description="path of a checkpoint or state dict to begin with; classes are matched by name",
     )
@@ -188,19 +163,19 @@ class Training(Section):
     )
     augment: Augmentation = Field(Augmentation(), description="random changes of patches")
     early_stopping_patience: int = Field(50, ge=1, description="epochs without improvement")
-    save_top_k: int = Field(3, ge=1, description="best checkpoints kept")
+    save_top_k: int = Field(3, ge=1, le=1000, description="best checkpoints kept")
     devices: int = Field(
-        1, ge=1, description="GPUs of one node that train together; without any, processes"
+        1, ge=1, le=64, description="GPUs of one node that train together; without any, processes"
     )
     loader: Literal["fast", "cellmap-data"] = Field(
         "fast", description="this pipeline's loader, or the official one behind the same interface"
     )
-    mutual_exclusion: str | None = Field(
+    mutual_exclusion: LocalPath | None = Field(
         None,
         description="path of the challenge's class table (classes.csv): what a voxel of one class "
         "cannot be besides is known, too; null: only what is annotated is",
     )
-    num_workers: int = Field(4, ge=1, description="loader threads; changes no result")
+    num_workers: int = Field(4, ge=1, le=256, description="loader threads; changes no result")
     memory_gb: float = Field(
         4.0, ge=0.5, description="what the loader may keep in memory, GB; changes no result"
     )
@@ -227,6 +202,11 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Training:
+        if self.batch_size * prod(self.patch_size) > MOST_VOXELS:
+            raise ValueError(
+                f"`batch_size: {self.batch_size}` of `patch_size: {list(self.patch_size)}` is more "
+                f"than {MOST_VOXELS:,} voxels at once, which no GPU holds: lower them"
+            )
         check_patch_size(self.model, self.patch_size)
         if self.inference.window:
             check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
@@ -280,12 +260,12 @@ def _size(value: Any) -> str:
 
 
 def _source(value: str) -> str:
-    _name(value.removesuffix(PARTS))
+    one_name(value.removesuffix(PARTS))
     return value
 
 
 SourceName = Annotated[str, AfterValidator(_source)]
-Sources = SourceName | Annotated[list[SourceName], Field(min_length=1), AfterValidator(_unique)]
+Sources = SourceName | Annotated[list[SourceName], Field(min_length=1), AfterValidator(unique)]
 Choice = Sources | dict[Annotated[str, BeforeValidator(_size)], Sources]
 
 
@@ -308,18 +288,18 @@ class Submission(Section):
 class Elsewhere(Section):
     """Predictions made elsewhere."""
 
-    path: str = Field(description="path with {dataset}, {crop} and {label}")
+    path: Template = Field(description="path with {dataset}, {crop} and {label}")
     classes: Literal["all"] | Names = Field("all", description="labels that are there")
 
 
 class Fetch(Section):
     """What is brought from the challenge's bucket before anything else."""
 
-    crops: str = Field(
+    crops: PathOrUrl = Field(
         description="path or URL of the challenge's crop table (manifest.csv): where each crop's "
         "labels and raw lie"
     )
-    padding: float = Field(500.0, ge=0, allow_inf_nan=False, description="raw around each crop, nm")
+    padding: float = Field(500.0, ge=0, description="raw around each crop, nm")
 
 
 def _elsewhere(value: Any) -> Any:
@@ -329,15 +309,15 @@ def _elsewhere(value: Any) -> Any:
 class RunConfig(Section):
     """config/config.yaml."""
 
-    data_root: str = Field(description="folder of {dataset}/{dataset}.zarr")
-    test_crops: str = Field(
+    data_root: LocalPath = Field(description="folder of {dataset}/{dataset}.zarr")
+    test_crops: PathOrUrl = Field(
         description="path or URL of the test-crop manifest, or cellmap-segmentation-challenge: the "
         "one in the official toolbox that is installed"
     )
-    ground_truth: Annotated[str | None, BeforeValidator(_null)] = Field(
+    ground_truth: Annotated[LocalPath | None, BeforeValidator(null)] = Field(
         None, description="zarr of the test crops' truth, to score"
     )
-    output: str = Field("results", description="folder of all results")
+    output: LocalPath = Field("results", description="folder of all results")
     trainings: Names = Field(description="names of files in config/training/")
     submission: Submission = Field(Submission(), description="what is submitted")
     fetch: Fetch | None = Field(None, description="data to bring; null: they are in data_root")
@@ -346,7 +326,7 @@ class RunConfig(Section):
         description="predictions made elsewhere: a name and a path with {dataset}, {crop}, {label},"
         " or {path: …, classes: […]}",
     )
-    class_table: Annotated[str | None, BeforeValidator(_null)] = Field(
+    class_table: Annotated[PathOrUrl | None, BeforeValidator(null)] = Field(
         None,
         description="path or URL of the challenge's class table (classes.csv): a label that a "
         "training does not predict is also made of its parts; null: it is not",
@@ -361,13 +341,20 @@ def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
     InputError
         Unknown key, wrong type, value out of range.
     """
-    run = _validate(RunConfig, dict(config), source)
+    run = validated(RunConfig, config, source, {"config/training/{name}.yaml": Training})
     for name, elsewhere in run.predictions.items():
         if name in run.trainings:
             raise InputError(f"{source}: predictions: {name!r} is the name of a training already")
         lacking = [p for p in ("{dataset}", "{crop}", "{label}") if p not in elsewhere.path]
         if lacking:
             raise InputError(f"{source}: predictions: {name}: {elsewhere.path!r} lacks {lacking}")
+        try:
+            elsewhere.path.format(dataset="", crop="", label="")
+        except (KeyError, IndexError, ValueError):
+            raise InputError(
+                f"{source}: predictions: {name}: {elsewhere.path!r} has other braces than those of "
+                "{dataset}, {crop} and {label}: rename it"
+            ) from None
     return run
 
 
@@ -375,7 +362,7 @@ def read_run(path: Path) -> RunConfig:
     """Read the run's configuration from a file, without Snakemake; raises as `parse_run`."""
     if not path.is_file():
         raise InputError(f"{path} does not exist: name the run's configuration by --configfile")
-    return parse_run(_read_yaml(path), str(path))
+    return parse_run(read_yaml(path), str(path))
 
 
 def load_training(name: str, folders: Sequence[Path]) -> Training:
@@ -387,65 +374,11 @@ def load_training(name: str, folders: Sequence[Path]) -> Training:
         No folder has it, or it is not valid.
     """
     paths = [folder / f"{name}.yaml" for folder in folders]
-    path = next((path for path in paths if path.is_file()), None)
+    path = next((path for path in paths if path.exists() or path.is_symlink()), None)
     if path is None:
         there = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
         raise InputError(
-            f"trainings: there is no file for {name!r} (looked for "
+            f"trainings: there is no file for {name!r}{did_you_mean(name, there)} (looked for "
             f"{', '.join(str(p) for p in paths)}); there are: {', '.join(there) or 'none'}"
         )
-    return _validate(Training, _read_yaml(path), str(path))
-
-
-def _read_yaml(path: Path) -> dict[Any, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold keys and values, such as `classes: [mito]`")
-    return values
-
-
-def _validate(model: type[Any], values: dict[Any, Any], source: str) -> Any:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise InputError("\n".join(_messages(error, model, source))) from None
-
-
-def _messages(error: ValidationError, model: type[BaseModel], source: str) -> list[str]:
-    messages: dict[str, str] = {}
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
-        problem = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            problem = "unknown key" + _suggestion(str(item["loc"][-1]), _keys(model, item["loc"]))
-        elif item["type"] == "missing":
-            problem = "is missing"
-        elif "input" in item and item["loc"]:
-            problem += f", not {item['input']!r}"
-        messages[key] = f"{messages[key]}; or {problem}" if key in messages else problem
-    return [f"{source}: {k}: {m}" if k else f"{source}: {m}" for k, m in messages.items()]
-
-
-def _is_branch(part: int | str) -> bool:
-    """Whether pydantic put this into the location to tell the branches of a union apart."""
-    return isinstance(part, str) and bool(re.search(r"[\[(]", part) or part in {"str", "dict"})
-
-
-def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        kind = field.annotation if field else None
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            return []
-        model = kind
-    return list(model.model_fields)
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    if close:
-        return f" (did you mean {close[0]!r}?)"
-    return f" (known: {', '.join(known)})" if known else ""
+    return validated(Training, read_yaml(path), str(path), {"config/config.yaml": RunConfig})

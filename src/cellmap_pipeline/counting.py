@@ -9,7 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.volumes import LabelVolume, Level, annotation_attributes
+from cellmap_pipeline.levels import Level
+from cellmap_pipeline.ngff import read_json_if_there
+from cellmap_pipeline.volumes import LabelVolume, annotation_attributes, annotation_counts
 
 # A level of this many voxels shows small objects, too, and is read in milliseconds.
 ENOUGH_VOXELS = 2**21
@@ -41,12 +43,21 @@ def present_voxels(label: LabelVolume) -> float:
     return labelled / looked_at * finest.size
 
 
+def counted_voxels(level: Level) -> int | None:
+    """Labelled voxels of a level by its own annotation; None where that does not say."""
+    counts = annotation_counts(read_json_if_there(level.path / ".zattrs") or {}, level.path)
+    if not counts:
+        return None
+    present = counts.get("present", level.grid.size - sum(counts.values()))
+    return present if 0 <= present <= level.grid.size else None
+
+
 def _counted(label: LabelVolume) -> float | None:
     """What the annotation says, which counts voxels of the finest level that is declared."""
     here = label.volume.levels[0].grid
     finer = math.prod(here.voxel_size) / math.prod(label.volume.finest)
     for attributes in (annotation_attributes(label.volume), label.volume.attributes):
-        counts = attributes.get("cellmap", {}).get("annotation", {}).get("complement_counts")
+        counts = annotation_counts(attributes, label.volume.path)
         if not counts:
             continue
         present = counts.get("present", round(here.size * finer) - sum(counts.values())) / finer

@@ -6,17 +6,16 @@ Format (`manifest.csv` of cellmap-segmentation-challenge): a CSV with the header
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.csv_files import csv_lines, is_number, read_csv_text
+from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import union
-from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.manifest import NAME, CropLabel
 
 COLUMNS = ["crop_number", "collection", "alignment", "crop_url", "em_url"]
 
@@ -40,41 +39,33 @@ def read_crop_table(path: Path) -> dict[int, CropRow]:
         The file is missing or not text; a row is malformed or repeats a crop (the message has
         the line number).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"fetch.crops: {path} cannot be read ({error}): set it to the path or https URL of "
-            "the challenge's crop table (manifest.csv)"
-        ) from None
+    text = read_csv_text(
+        path, "fetch.crops:", "set it to the path or https URL of the challenge's crop table "
+        "(manifest.csv)",
+    )  # fmt: skip
     return parse_crop_table(text, str(path))
 
 
 def parse_crop_table(text: str, name: str) -> dict[int, CropRow]:
     """Rows of a crop table given as text, by crop; `name` is what errors call it."""
-    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    lines = csv_lines(text, name)
+    number, header = next(lines, (1, []))
+    if header != COLUMNS:
+        raise InputError(
+            f"{name} line {number}: the header is {','.join(header)[:200]!r} but must be "
+            f"{','.join(COLUMNS)!r}"
+        )
     rows: dict[int, CropRow] = {}
-    header: list[str] | None = None
-    try:
-        for line in lines:
-            fields = [field.strip() for field in line]
-            if not any(fields):
-                continue
-            where = f"{name} line {lines.line_num}"
-            if header is None:
-                header = fields
-                if header != COLUMNS:
-                    raise InputError(
-                        f"{where}: the header is {','.join(header)!r} but must be "
-                        f"{','.join(COLUMNS)!r}"
-                    )
-                continue
+    problems: list[str] = []
+    for number, fields in lines:
+        where = f"{name} line {number}"
+        with gathered(problems):
             row = _parse_row(fields, where)
-            if row.crop in rows:
-                raise InputError(f"{where}: crop {row.crop} stands in the table already")
-            rows[row.crop] = row
-    except csv.Error as error:
-        raise InputError(f"{name} line {lines.line_num}: not CSV ({error})") from None
+            if rows.setdefault(row.crop, row) is not row:
+                raise InputError(
+                    f"{where}: crop {row.crop} stands in the table already: remove one of the two"
+                )
+    raise_all(problems)
     if not rows:
         raise InputError(f"{name} has no rows: it must list at least one crop")
     return rows
@@ -91,6 +82,8 @@ def split_url(url: str, dataset: str) -> tuple[str, str]:
     for suffix in (".zarr", ".n5"):
         head, found, key = url.rstrip("/").partition(f"/{dataset}{suffix}/")
         if found and head and key:
+            if ".." in key.split("/"):
+                raise ValueError(f"{url!r} leaves {dataset}{suffix} by '..': write it without")
             return f"{head}/{dataset}{suffix}", key
     raise ValueError(f"{url!r} does not lead into {dataset}.zarr or {dataset}.n5")
 
@@ -173,8 +166,12 @@ def _parse_row(fields: list[str], where: str) -> CropRow:
             f"{where}: {len(fields)} fields, but a row has {len(COLUMNS)}: {', '.join(COLUMNS)}"
         )
     crop, dataset, _, labels, raw = fields
-    if not crop.isdecimal():
+    if not is_number(crop):
         raise InputError(f"{where}: crop_number {crop!r} is not a whole number such as 234")
+    if not NAME.fullmatch(dataset):
+        raise InputError(
+            f"{where}: collection {dataset!r} is not a name (letters, digits, '_', '-', '.')"
+        )
     for column, url in (("crop_url", labels), ("em_url", raw)):
         try:
             split_url(url, dataset)

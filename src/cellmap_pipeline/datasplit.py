@@ -7,7 +7,6 @@ label dataset with the classes in brackets.
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import numpy as np
 from cellmap_pipeline.balancing import balanced_choice
 from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.crop_table import crop_folders
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.csv_files import csv_lines, read_csv_text
+from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.stores import Location, location, volumes_in
 from cellmap_pipeline.volumes import LabelVolume
@@ -80,7 +80,7 @@ def make_datasplit(
     Raises
     ------
     InputError
-        See `find_crops`, `split` and `read_datasplit`.
+        See `make_crops`, `split` and `read_datasplit`.
     """
     crops = make_crops(data_root, settings, own)
     if own is None:
@@ -97,26 +97,40 @@ def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> li
     Raises
     ------
     InputError
-        See `find_crops` and `read_datasplit`.
+        There is none, or not one that is named, or one that is broken; or a class is annotated
+        nowhere (the message lists what there is); or see `read_datasplit`.
     """
+    problems: list[str] = []
+    crops = look_for_crops(data_root, settings, own, problems)
+    raise_all(problems)
+    return crops
+
+
+def look_for_crops(
+    data_root: Path, settings: SplitSettings, own: Path | None, problems: list[str]
+) -> list[LabelledCrop]:
+    """As `make_crops`, but without what is broken, which `problems` gets; it raises the rest."""
     if own is None:
-        return find_crops(data_root, settings)
+        return _find_crops(data_root, settings, problems)
     rows = read_datasplit(own, settings.classes)
     crops: list[LabelledCrop] = []
     there: set[str] = set()
-    problems: list[str] = []
     for _, raw, folder, annotated in rows:
         if not volumes_in(folder, annotated):
             lack = f"does not exist or holds none of {', '.join(annotated)}"
-            problems.append(f"labels {folder}: the folder {lack}")
+            problems.append(
+                f"labels {folder}: the folder {lack}: correct or remove its row in {own}"
+            )
             continue
         labels = _open_labels(folder, annotated, problems)
         if labels:
-            crops.append(crop_at(folder, raw, labels))
+            with gathered(problems):
+                crops.append(crop_at(folder, raw, labels))
         there |= {*labels, *_labels_in(folder)}
-    if problems:
-        raise InputError("\n".join(problems))
-    _check_classes(crops, settings.classes, there, f"no crop of {own} holds a labelled voxel of")
+    if not problems:
+        _check_classes(
+            crops, settings.classes, there, f"no crop of {own} holds a labelled voxel of"
+        )
     return crops
 
 
@@ -131,23 +145,20 @@ def raw_path(data_root: str | Path, dataset: str) -> Path:
     return zarr / "recon-1" / RAW
 
 
-def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
-    """Crops below `data_root` that annotate a wanted class finely enough.
-
-    Raises
-    ------
-    InputError
-        There is none, or not one that is named, or a class is annotated nowhere (the message
-        lists what there is).
-    """
+def _find_crops(
+    data_root: Path, settings: SplitSettings, problems: list[str]
+) -> list[LabelledCrop]:
+    """Crops below `data_root` that annotate a wanted class finely enough."""
     if not data_root.is_dir():
-        raise InputError(f"data_root: {data_root} does not exist")
+        raise InputError(f"data_root: {data_root} does not exist: set it to the folder of the data")
     crops: list[LabelledCrop] = []
     there: set[str] = set()
-    problems: list[str] = []
     for wanted in settings.crops or ():
         if not crop_folders(data_root, wanted):
-            raise InputError(f"`crops`: there is no crop {wanted} below {data_root}")
+            raise InputError(
+                f"`crops`: there is no crop {wanted} below {data_root}: correct the number, or "
+                "copy the crop there"
+            )
     for folder in crop_folders(data_root):
         number = folder.name.removeprefix("crop")
         dataset = folder.parents[4].name
@@ -163,13 +174,13 @@ def find_crops(data_root: Path, settings: SplitSettings) -> list[LabelledCrop]:
         if labels:
             beside = folder.parents[2] / RAW
             raw = beside if beside.is_dir() else raw_path(data_root, dataset)
-            crops.append(crop_at(folder, raw, labels))
-    if problems:
-        raise InputError("\n".join(problems))
-    _check_classes(
-        crops, settings.classes, there, f"no crop below {data_root} holds, at "
-        f"{list(settings.voxel_size)} nm or finer, a labelled voxel of",
-    )  # fmt: skip
+            with gathered(problems):
+                crops.append(crop_at(folder, raw, labels))
+    if not problems:
+        _check_classes(
+            crops, settings.classes, there, f"no crop below {data_root} holds, at "
+            f"{list(settings.voxel_size)} nm or finer, a labelled voxel of",
+        )  # fmt: skip
     return crops
 
 
@@ -252,29 +263,23 @@ def read_datasplit(
     Raises
     ------
     InputError
-        It cannot be read, a row is malformed (with its line number), or a side is empty.
+        It cannot be read, rows are malformed (a line each, with its number), or a side is empty.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"datasplit {path} cannot be read ({error}): `datasplit` in the training's file is "
-            "the path of a CSV"
-        ) from None
+    text = read_csv_text(
+        path, "datasplit", "`datasplit` in the training's file is the path of a CSV"
+    )
     rows = []
-    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     order: list[str] | None = None
-    try:
-        for fields in lines:
-            fields = [field.strip() for field in fields]
-            if not any(fields) or fields[0].startswith("#"):
-                continue
-            if sorted(fields) == ["label", "raw", "usage"]:
-                order = fields
-                continue
-            rows.append(_parse_row(fields, order, f"{path} line {lines.line_num}", classes))
-    except csv.Error as error:
-        raise InputError(f"{path} line {lines.line_num}: not CSV ({error})") from None
+    problems: list[str] = []
+    for number, fields in csv_lines(text, str(path)):
+        if fields[0].startswith("#"):
+            continue
+        if sorted(fields) == ["label", "raw", "usage"]:
+            order = fields
+            continue
+        with gathered(problems):
+            rows.append(_parse_row(fields, order, f"{path} line {number}", classes))
+    raise_all(problems)
     for side in ("train", "validate"):
         if not any(row[0] == side for row in rows):
             raise InputError(f"{path} has no row for {side!r}: it needs both train and validate")
@@ -373,8 +378,8 @@ def _check_classes(
     lacking = [c for c in classes if not any(crop.present.get(c) for crop in crops)]
     if lacking:
         raise InputError(
-            f"{lacks} {', '.join(lacking)}; its crops annotate: "
-            f"{', '.join(sorted(there)) or 'nothing'}"
+            f"{lacks} {', '.join(lacking)}: leave it out of `classes`, or see `datasets`, `crops` "
+            f"and `voxel_size`; the crops annotate: {', '.join(sorted(there)) or 'nothing'}"
         )
 
 

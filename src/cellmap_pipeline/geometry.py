@@ -13,11 +13,13 @@ from dataclasses import dataclass
 Vector = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
+# Voxels smaller or larger than this are in another unit than nm.
+SMALLEST_NM, LARGEST_NM = 0.1, 1e5
 # Positions that differ by less than this part of a voxel are the same position: published
 # translations are rounded to 0.01 nm.
+TOLERANCE_VOXELS = 0.02
 # Voxel sizes within this factor of each other count as the same: 1.74 × 2 × 2 as 2 nm.
 SAME_SIZE = 1.25
-TOLERANCE_VOXELS = 0.02
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,11 @@ class Grid:
 def apart(one: Sequence[float], other: Sequence[float]) -> float:
     """The largest ratio, at least 1, between two voxel sizes along any axis."""
     return max(max(a / b, b / a) for a, b in zip(one, other, strict=True))
+
+
+def is_plausible(voxel_size: Sequence[float]) -> bool:
+    """Whether voxels can be of this size in nm, rather than in another unit."""
+    return all(SMALLEST_NM <= size <= LARGEST_NM for size in voxel_size)
 
 
 def union(grids: Sequence[Grid]) -> Grid:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,8 @@ from cellmap_pipeline.stores import ABSENT, Location, S3Path, kvstore, present, 
 
 # Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
 CACHE_BYTES = 1 << 30
+# Of a decoded chunk: Blosc's own limit. More is a slip, or fills the memory on purpose.
+MOST_CHUNK_BYTES = 2**31
 CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
 
@@ -42,9 +46,21 @@ class Level:
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """The array's `.zarray`, or what it would be for n5."""
-        if self.is_n5:
-            return array_metadata(read_json(self.path / "attributes.json"))
-        return read_json(self.path / ".zarray")
+        file = self.path / ("attributes.json" if self.is_n5 else ".zarray")
+        stored = read_json(file)
+        try:
+            metadata = array_metadata(stored) if self.is_n5 else stored
+            size = np.dtype(metadata["dtype"]).itemsize
+            if len(metadata["chunks"]) != 3 or not all(int(n) > 0 for n in metadata["chunks"]):
+                raise ValueError(f"chunks are {metadata['chunks']}")
+            if math.prod(metadata["chunks"]) * size > MOST_CHUNK_BYTES:
+                raise ValueError(f"a chunk of {metadata['chunks']} voxels is more than 2 GiB")
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{file} does not say how the array is stored ({type(error).__name__}: {error}): "
+                "copy it again, or write the array again as zarr 2"
+            ) from None
+        return metadata
 
     @cached_property
     def array(self) -> ts.TensorStore:
@@ -58,8 +74,11 @@ class Level:
         spec = {"driver": "n5" if self.is_n5 else "zarr", "kvstore": kvstore(self.path)}
         try:
             array = ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
-        except ValueError as error:
-            raise InputError(f"{self.path} cannot be opened ({error}): fetch it again") from None
+        except (ValueError, NotImplementedError) as error:
+            raise InputError(
+                f"{self.path} cannot be opened ({_reason(error)}): copy or fetch it again, or "
+                "write it again as zarr 2 with a common compressor and no filters"
+            ) from None
         return array.T if self.is_n5 else array
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
@@ -71,12 +90,17 @@ class Level:
             A chunk is broken, or the bucket does not answer.
         """
         slices = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        array = self.array
         try:
-            return self.array[slices].read(order="C").result()
+            return array[slices].read(order="C").result()
         except ValueError as error:
+            denied = "PERMISSION_DENIED" in str(error)
+            remedy = (
+                "ask its owner for the right to read it" if denied else "copy or fetch it again"
+            )
             raise InputError(
-                f"{self.path}: cannot read voxels {list(start)} to {list(stop)} ({error}): "
-                "fetch the array again"
+                f"{self.path}: cannot read voxels {list(start)} to {list(stop)} "
+                f"({_reason(error)}): {remedy}"
             ) from None
 
     def nearest(self, grid: Grid) -> tuple[list[NDArray[np.intp]], tuple[slice, ...]]:
@@ -127,3 +151,9 @@ class Level:
     def __getstate__(self) -> dict[str, Any]:
         # Open arrays don't travel to worker processes: each opens its own.
         return {"path": self.path, "grid": self.grid, "is_n5": self.is_n5}
+
+
+def _reason(error: Exception) -> str:
+    """What tensorstore says, without what it was called with."""
+    text = re.sub(r" \[[a-z_]+='.*|; at byte \d+$", "", " ".join(str(error).split()))
+    return re.sub(r"^[A-Z_]+: ", "", text)

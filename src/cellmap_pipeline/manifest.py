@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import io
 import math
 import re
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.csv_files import csv_lines, decode_csv, is_number, read_csv_text
+from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.geometry import Grid, is_plausible
 
 COLUMNS = ["crop_name", "dataset", "class_label", "voxel_size", "translation", "shape"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -45,22 +45,12 @@ def read_manifest(path: str | Path) -> list[CropLabel]:
     Raises
     ------
     InputError
-        The file is missing or not text; a row is malformed, repeats another or puts a crop into
-        two datasets (the message has the line number).
+        The file is missing or not text; rows are malformed, repeat others or put a crop into two
+        datasets (a line each, with its number).
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(
-            f"test-crop manifest {path} does not exist: set `test_crops` to its path"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"test-crop manifest {path} is not UTF-8 text ({error.reason})") from None
-    except OSError as error:
-        raise InputError(
-            f"test-crop manifest {path} cannot be read ({error.strerror}): set `test_crops` to a "
-            "file in the challenge's format"
-        ) from None
+    text = read_csv_text(
+        Path(path), "test-crop manifest", "set `test_crops` to a file in the challenge's format"
+    )
     return parse_manifest(text, str(path))
 
 
@@ -103,7 +93,7 @@ def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], ob
                 f"{key}: {source} cannot be downloaded ({error}): check the address, or give "
                 "the path of a local copy"
             ) from None
-        parse(content.decode("utf-8", "replace"), source)
+        parse(decode_csv(content, source), source)
         kept.parent.mkdir(parents=True, exist_ok=True)
         beside = kept.with_suffix(".partial")
         beside.write_bytes(content)
@@ -113,30 +103,34 @@ def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], ob
 
 def parse_manifest(text: str, name: str) -> list[CropLabel]:
     """Rows of a manifest given as text; `name` is what errors call it."""
-    lines = _lines(text, name)
-    _, header = next(lines, (1, []))
+    lines = csv_lines(text, name)
+    number, header = next(lines, (1, []))
     if header != COLUMNS:
         raise InputError(
-            f"{name} line 1: the header is {','.join(header)!r} but must be {','.join(COLUMNS)!r}"
+            f"{name} line {number}: the header is {','.join(header)[:200]!r} but must be "
+            f"{','.join(COLUMNS)!r}"
         )
     rows: list[CropLabel] = []
     line_of: dict[tuple[int, str], int] = {}
     dataset_of: dict[int, str] = {}
+    problems: list[str] = []
     for number, fields in lines:
         where = f"{name} line {number}"
-        row = _parse_row(fields, where)
-        first = line_of.setdefault((row.crop, row.label), number)
-        if first != number:
-            raise InputError(
-                f"{where}: crop {row.crop}, label {row.label} stands in line {first} already: "
-                "remove one of the two"
-            )
-        if dataset_of.setdefault(row.crop, row.dataset) != row.dataset:
-            raise InputError(
-                f"{where}: crop {row.crop} is of dataset {row.dataset} here and of "
-                f"{dataset_of[row.crop]} above: crop ids must be unique"
-            )
-        rows.append(row)
+        with gathered(problems):
+            row = _parse_row(fields, where)
+            first = line_of.setdefault((row.crop, row.label), number)
+            if first != number:
+                raise InputError(
+                    f"{where}: crop {row.crop}, label {row.label} stands in line {first} already: "
+                    "remove one of the two"
+                )
+            if dataset_of.setdefault(row.crop, row.dataset) != row.dataset:
+                raise InputError(
+                    f"{where}: crop {row.crop} is of dataset {row.dataset} here and of "
+                    f"{dataset_of[row.crop]} above: crop ids must be unique"
+                )
+            rows.append(row)
+    raise_all(problems)
     if not rows:
         raise InputError(f"{name} has no rows: it must list at least one test crop")
     return rows
@@ -167,25 +161,13 @@ def toolbox_manifest() -> Path:
     )
 
 
-def _lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and stripped fields of each line that is not blank."""
-    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    try:
-        for fields in lines:
-            fields = [field.strip() for field in fields]
-            if any(fields):
-                yield lines.line_num, fields
-    except csv.Error as error:
-        raise InputError(f"{name} line {lines.line_num}: not CSV ({error})") from None
-
-
 def _parse_row(fields: list[str], where: str) -> CropLabel:
     if len(fields) != len(COLUMNS):
         raise InputError(
             f"{where}: {len(fields)} fields, but a row has {len(COLUMNS)}: {', '.join(COLUMNS)}"
         )
     crop, dataset, label, voxel_size, translation, shape = fields
-    if not crop.isdecimal():
+    if not is_number(crop):
         raise InputError(f"{where}: crop_name {crop!r} is not a whole number such as 557")
     for column, value in (("dataset", dataset), ("class_label", label)):
         if not NAME.fullmatch(value):
@@ -202,6 +184,10 @@ def _parse_row(fields: list[str], where: str) -> CropLabel:
         raise InputError(
             f"{where}: {error}; voxel_size, translation and shape are written as [z;y;x]"
         ) from None
+    if not is_plausible(grid.voxel_size):
+        raise InputError(
+            f"{where}: voxel_size {voxel_size} is nothing like voxels in nm: convert lengths to nm"
+        )
     if math.prod(grid.shape) > MOST_VOXELS:
         raise InputError(f"{where}: shape {shape} is more than any crop holds: check its numbers")
     return CropLabel(int(crop), dataset, label, grid)

@@ -58,8 +58,11 @@ def build_model(
         return build(in_channels, out_channels, patch_size, **complete)
     except InputError:
         raise
-    except ValueError as error:
-        raise InputError(f"model: {name} can't be built with {complete}: {error}") from error
+    except Exception as error:  # Whatever a library has against its options.
+        raise InputError(
+            f"model: {name} can't be built with {complete} for patches of {list(patch_size)} "
+            f"({type(error).__name__}: {error}): see docs/configuration.md for its options"
+        ) from error
 
 
 def _halvings(levels: str) -> Callable[[Mapping[str, Any]], int]:

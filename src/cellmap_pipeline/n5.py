@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.ngff import NANOMETERS, Stored, read_json_if_there
+from cellmap_pipeline.ngff import NANOMETERS, Stored, inside, read_json_if_there
 from cellmap_pipeline.stores import Location
 
 
@@ -62,7 +62,13 @@ def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:
 
 
 def array_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
-    """What `.zarray` would say of an n5 array, from its `attributes.json`; z, y, x."""
+    """What `.zarray` would say of an n5 array, from its `attributes.json`; z, y, x.
+
+    Raises
+    ------
+    KeyError, TypeError
+        Those do not say it.
+    """
     return {
         "shape": attributes["dimensions"][::-1],
         "chunks": attributes["blockSize"][::-1],
@@ -75,7 +81,7 @@ def _transforms(group: dict[str, Any]) -> dict[str, Any]:
     transforms = {}
     for multiscale in group.get("multiscales", [])[:1]:
         for level in multiscale["datasets"]:
-            transforms[level["path"]] = level.get("transform")
+            transforms[inside(level["path"])] = level.get("transform")
             if "coordinateTransformations" in level:
                 steps = {step["type"]: step for step in level["coordinateTransformations"]}
                 scale = steps["scale"]["scale"]

@@ -98,13 +98,21 @@ def read_json_if_there(path: Location) -> dict[str, Any] | None:
 
 def read_jsons(folder: Location, names: Sequence[str]) -> list[dict[str, Any] | None]:
     """What JSON files of a folder hold, None where there is none; raises as for one."""
-    values = []
-    for name, text in zip(names, read_texts(folder, names), strict=True):
-        try:
-            values.append(None if text is None else json.loads(text))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{folder / name} is not JSON ({error})") from None
-    return values
+    texts = zip(names, read_texts(folder, names), strict=True)
+    return [None if text is None else _parse_json(text, folder / name) for name, text in texts]
+
+
+def _parse_json(text: str, path: Location) -> dict[str, Any]:
+    again = "copy or fetch it again, or write the volume again"
+    if not text.strip():
+        raise InputError(f"{path} is empty: {again}")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): {again}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold attributes by name: {again}")
+    return value
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -143,7 +151,7 @@ def declared_levels(attributes: dict[str, Any], file: str) -> list[Declared]:
                     centre = centre + value * unit
                 else:
                     raise ValueError(f"a {step['type']!r} transformation")
-            levels.append(Declared(dataset["path"], _vector(size), _vector(centre)))
+            levels.append(Declared(inside(dataset["path"]), _vector(size), _vector(centre)))
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -155,6 +163,19 @@ def declared_levels(attributes: dict[str, Any], file: str) -> list[Declared]:
     if not levels:
         raise InputError(f"{file}: `multiscales` lists no datasets")
     return levels
+
+
+def inside(path: str) -> str:
+    """The path of a level, which lies below its group.
+
+    Raises
+    ------
+    ValueError
+        It does not.
+    """
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"the level {path!r} lies outside the volume")
+    return path
 
 
 def _multiscale_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
@@ -178,7 +199,10 @@ def _unit(axes: Sequence[Any], file: str) -> float:
     """The unit of z, y, x axes, nm."""
     names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     if names != ["z", "y", "x"]:
-        raise InputError(f"{file}: axes are {names}, but must be ['z', 'y', 'x']")
+        raise InputError(
+            f"{file}: axes are {names}, but must be ['z', 'y', 'x']: write the volume again, one "
+            "channel of it in that order"
+        )
     units = {axis.get("unit", "nanometer") for axis in axes if isinstance(axis, dict)}
     if len(units) > 1 or not units <= NANOMETERS.keys():
         found = ", ".join(sorted(map(str, units)))
@@ -194,11 +218,11 @@ def _vector(values: Iterable[float]) -> Vector:
 
 
 def _array_grid(path: Location, attributes: dict[str, Any]) -> Grid:
-    shape = read_json(path / ".zarray")["shape"]
+    array = read_json(path / ".zarray")
     try:
-        return Grid(attributes["voxel_size"], attributes["translation"], shape)
+        return Grid(attributes["voxel_size"], attributes["translation"], array["shape"])
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}/.zattrs must hold `voxel_size` and `translation`, nm, z, y, x "
-            f"({type(error).__name__}: {error})"
+            f"{path}/.zattrs must hold `voxel_size` and `translation`, nm, z, y, x, of an array "
+            f"({type(error).__name__}: {error}): write them"
         ) from None

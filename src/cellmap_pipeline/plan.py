@@ -20,16 +20,11 @@ from cellmap_pipeline.config import (
     parse_run,
     read_run,
 )
-from cellmap_pipeline.crop_table import (
-    crop_folders,
-    crops_to_fetch,
-    parse_crop_table,
-    read_crop_table,
-)
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart, union
-from cellmap_pipeline.manifest import CropLabel, local_copy, local_manifest, read_manifest
-from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
+from cellmap_pipeline.manifest import CropLabel, local_manifest, read_manifest
+from cellmap_pipeline.plan_checks import check_plan
+from cellmap_pipeline.plan_contents import fetched_crops, parts_by_training, submitted_rows
 from cellmap_pipeline.selection import AVERAGE, named_sources, origin
 from cellmap_pipeline.state import fingerprint_of
 
@@ -211,7 +206,8 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
     Raises
     ------
     InputError
-        Anything in the configuration, the trainings' files or the manifest is wrong.
+        Anything in the configuration, the trainings' files or the manifest is wrong; the message
+        lists all of it, a line each.
     """
     run = parse_run(config, source)
     for key, names in (("trainings", run.trainings), ("predictions", run.predictions)):
@@ -221,13 +217,20 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
                 f"{source}: {key}: {', '.join(sorted(taken))} is the name of a folder of the "
                 "results: choose another name"
             )
-    trainings = {name: load_training(name, training_folders) for name in run.trainings}
-    manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
-    rows = read_manifest(manifest)
-    plan = Plan(run, trainings, _submitted(rows, run, source), manifest, rows)
-    plan = replace(plan, parts=_parts(plan))
-    _check_selection(plan, source)
-    return replace(plan, fetched=_crops_to_fetch(plan)) if run.fetch else plan
+    problems: list[str] = []
+    trainings: dict[str, Training] = {}
+    for name in run.trainings:
+        with gathered(problems):
+            trainings[name] = load_training(name, training_folders)
+    with gathered(problems):
+        manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
+        rows = read_manifest(manifest)
+        submitted = submitted_rows(rows, run, source)
+    raise_all(problems)
+    plan = Plan(run, trainings, submitted, manifest, rows)
+    plan = replace(plan, parts=parts_by_training(plan))
+    check_plan(plan, source)
+    return replace(plan, fetched=fetched_crops(plan)) if run.fetch else plan
 
 
 def read_plan(path: Path) -> Plan:
@@ -391,23 +394,6 @@ def _voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
     return sizes
 
 
-def _parts(plan: Plan) -> dict[str, dict[str, list[str]]]:
-    if plan.config.class_table is None:
-        return {}
-    kept = plan.output / "inputs/classes.csv"
-    path = local_copy(plan.config.class_table, kept, "class_table", parse_class_table)
-    table = read_class_table(path)
-    labels = dict.fromkeys(row.label for row in plan.crop_labels)
-    return {
-        name: {
-            label: parts
-            for label in labels
-            if label not in training.classes and (parts := parts_of(label, training.classes, table))
-        }
-        for name, training in plan.trainings.items()
-    }
-
-
 def crop_label(settings: Mapping[str, Any]) -> CropLabel:
     """The manifest row that `row_settings` was made of."""
     grid = Grid(settings["voxel_size"], settings["translation"], settings["shape"])
@@ -424,86 +410,3 @@ def row_settings(row: CropLabel) -> dict[str, Any]:
         "translation": list(row.grid.translation),
         "shape": list(row.grid.shape),
     }
-
-
-def _submitted(rows: list[CropLabel], run: RunConfig, source: str) -> list[CropLabel]:
-    crops, classes = run.submission.crops, run.submission.classes
-    for key, wanted, there in (
-        ("crops", crops, {row.crop for row in rows}),
-        ("classes", classes, {row.label for row in rows}),
-    ):
-        unknown = [] if wanted == "all" else [str(v) for v in wanted if v not in there]
-        if unknown:
-            raise InputError(
-                f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}; there "
-                f"are: {', '.join(sorted(str(v) for v in there))}"
-            )
-    return [
-        row
-        for row in rows
-        if (crops == "all" or row.crop in crops) and (classes == "all" or row.label in classes)
-    ]
-
-
-def _crops_to_fetch(plan: Plan) -> dict[int, dict[str, Any]]:
-    assert plan.config.fetch
-    path = local_copy(
-        plan.config.fetch.crops, plan.output / "inputs/crops.csv", "fetch.crops", parse_crop_table
-    )
-    table = read_crop_table(path)
-    used = plan.used()
-    for name in used:
-        numbers = plan.trainings[name].crops or []
-        nowhere = [
-            n for n in numbers if n not in table and not crop_folders(plan.config.data_root, n)
-        ]
-        if nowhere:
-            raise InputError(
-                f"{name}: `crops`: {', '.join(map(str, nowhere))} stand neither in the table of "
-                f"fetch.crops nor below {plan.config.data_root}: correct the numbers"
-            )
-    return crops_to_fetch(
-        table,
-        [plan.trainings[name] for name in used],
-        [plan.predicted(name) for name in used],
-    )
-
-
-def _check_selection(plan: Plan, source: str) -> None:
-    select = plan.config.submission.select
-    for label, choice in select.items() if isinstance(select, dict) else ():
-        for name in _names_in(choice):
-            problem = _cannot_give(plan, label, name)
-            if problem:
-                raise InputError(f"{source}: submission.select.{label}: {problem}")
-    if not plan.given():
-        raise InputError(
-            f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
-            "`trainings`, or see `classes` and `serves` in its file"
-        )
-
-
-def _names_in(choice: Any) -> list[str]:
-    if isinstance(choice, str):
-        return [choice]
-    parts = choice.values() if isinstance(choice, dict) else choice
-    return [name for part in parts for name in _names_in(part)]
-
-
-def _cannot_give(plan: Plan, label: str, source: str) -> str | None:
-    """Why a source cannot give a label, or None."""
-    name = origin(source)
-    if name in plan.config.predictions and name == source:
-        return None
-    if name not in plan.trainings:
-        known = ", ".join([*plan.trainings, *plan.config.predictions])
-        return f"{source!r} is not among trainings or predictions ({known})"
-    classes = ", ".join(plan.trainings[name].classes)
-    if name == source and label not in plan.trainings[name].classes:
-        return f"training {name!r} does not predict it (its classes: {classes})"
-    if name != source and label not in plan.parts.get(name, {}):
-        return (
-            f"training {name!r} does not predict all parts of it (its classes: {classes}; "
-            f"class_table: {plan.config.class_table})"
-        )
-    return None

@@ -7,11 +7,10 @@ atoms at once, and a class is the union of its atoms.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cellmap_pipeline.csv_files import csv_lines, is_number, read_csv_text
 from cellmap_pipeline.errors import InputError
 
 
@@ -26,13 +25,7 @@ def read_class_table(path: Path) -> dict[str, frozenset[int]]:
         The table cannot be read; a row is malformed, repeats a name or an id, or includes itself
         (with its line number).
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"class table {path} cannot be read ({error}): give the path of the challenge's "
-            "classes.csv"
-        ) from None
+    text = read_csv_text(path, "class table", "give the path of the challenge's classes.csv")
     return parse_class_table(text, str(path))
 
 
@@ -41,18 +34,15 @@ def parse_class_table(text: str, path: str) -> dict[str, frozenset[int]]:
     id_of: dict[str, int] = {}
     included: dict[int, list[int]] = {}
     line_of: dict[int, int] = {}
-    lines = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-    for fields in lines:
-        if not any(field.strip() for field in fields):
-            continue
-        where = f"{path} line {lines.line_num}"
+    for line, fields in csv_lines(text, path):
+        where = f"{path} line {line}"
         name, number, includes = _parse_row(fields, where)
         if name in id_of or number in line_of:
             raise InputError(
                 f"{where}: class {name!r} or id {number} stands in another line already: each "
                 "class has one row and an id of its own"
             )
-        id_of[name], included[number], line_of[number] = number, includes, lines.line_num
+        id_of[name], included[number], line_of[number] = number, includes, line
     if not id_of:
         raise InputError(f"{path} has no rows: it must list the classes as name,id,included ids")
     return {
@@ -99,14 +89,13 @@ def parts_of(label: str, classes: Sequence[str], table: Mapping[str, frozenset[i
 
 
 def _parse_row(fields: list[str], where: str) -> tuple[str, int, list[int]]:
-    fields = [field.strip() for field in fields]
     if len(fields) != 3:
         raise InputError(
             f'{where}: {len(fields)} columns, but a row is name,id,"ids of the included classes"'
         )
     name, number, includes = fields
     ids = [part.strip() for part in includes.split(",")] if includes else []
-    wrong = [part for part in (number, *ids) if not part.isdecimal()]
+    wrong = [part for part in (number, *ids) if not is_number(part)]
     if not name or wrong:
         raise InputError(
             f"{where}: {wrong[0] if wrong else name!r} is not "

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.ownership import (
     POLL,
     SILENCE,
@@ -33,6 +33,7 @@ from cellmap_pipeline.ownership import (
     read,
     this_process,
 )
+from cellmap_pipeline.yaml_files import read_yaml
 
 # Snakemake's own folder in the working directory, and in it who runs there.
 OWN = Path(".snakemake")
@@ -55,13 +56,19 @@ def start(arguments: Sequence[str]) -> None:
     Raises
     ------
     InputError
-        Another run lives in the folder.
+        Another run lives in the folder; or a file that `--configfile` names is no configuration.
     SystemExit
         The lock of a dead run can't be removed; Snakemake has said why.
     """
     snakemake = [sys.executable, "-m", "snakemake"]
+    problems: list[str] = []
+    # Snakemake reads them before the Snakefile could look at them.
+    for path in _options(arguments).configfile:
+        with gathered(problems):
+            read_yaml(path)
+    raise_all(problems)
     if not _only_plans(arguments):
-        folder = _folder(arguments)
+        folder = _options(arguments).directory
         stop, before = _alone(folder / RUN)
         if before and before.logs:
             _settle(folder, folder / before.logs)
@@ -106,10 +113,11 @@ def _only_plans(arguments: Sequence[str]) -> bool:
     return any(re.fullmatch(r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*", a) for a in arguments)
 
 
-def _folder(arguments: Sequence[str]) -> Path:
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-d", "--directory", type=Path, default=Path())
-    return parser.parse_known_args(list(arguments))[0].directory
+    parser.add_argument("--configfile", "--configfiles", type=Path, nargs="+", default=[])
+    return parser.parse_known_args(list(arguments))[0]
 
 
 def _alone(path: Path) -> tuple[Callable[[], None], Owner | None]:

@@ -187,7 +187,7 @@ def read_texts(folder: Location, names: Sequence[str]) -> list[str | None]:
         try:
             texts.append(None if content is None else content.decode("utf-8"))
         except UnicodeDecodeError:
-            raise InputError(f"{folder / name} is not UTF-8 text") from None
+            raise InputError(f"{folder / name} is not UTF-8 text: copy or fetch it again") from None
     return texts
 
 
@@ -197,4 +197,7 @@ def _read_file(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): ask its owner for the right to, or copy it "
+            "again"
+        ) from None

@@ -30,6 +30,7 @@ from cellmap_pipeline.classes import class_of
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import open_crops
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.gpus import check_gpus
 from cellmap_pipeline.initial_weights import load_initial
 from cellmap_pipeline.interruption import LastCheckpoint, newest_checkpoint
 from cellmap_pipeline.loading import loaders
@@ -159,12 +160,8 @@ def train(
 def _trainer(
     training: Training, state: Path, callbacks: Sequence[Callback], go_on: Path | None
 ) -> pl.Trainer:
+    check_gpus(training.devices)
     gpu = torch.cuda.is_available()
-    if gpu and torch.cuda.device_count() < training.devices:
-        raise InputError(
-            f"devices: {training.devices} GPUs are asked for, but this job sees "
-            f"{torch.cuda.device_count()}"
-        )
     several = training.devices > 1
     # Lightning starts the processes itself: those of a batch system would be taken for them.
     environment = LightningEnvironment()

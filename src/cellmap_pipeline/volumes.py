@@ -33,6 +33,8 @@ from cellmap_pipeline.resampling import resample
 from cellmap_pipeline.stores import Location, location, read_text
 
 CHUNK = 64
+# Voxels of a labelled crop: a terabyte.
+MOST_LABELLED = 2**40
 
 
 @dataclass
@@ -63,12 +65,7 @@ class Volume:
         if attributes is None and read_text(place / ".zarray") is None:
             n5 = read_json_if_there(place / "attributes.json")
             if n5 is None:
-                there = isinstance(place, Path) and place.is_dir()
-                raise InputError(
-                    f"{place} is not a volume: it has neither .zattrs nor .zarray"
-                    if there
-                    else f"{place} does not exist"
-                )
+                raise InputError(_no_volume(place))
         attributes = n5 or attributes or {}
         stored = stored_grids(place, attributes) if n5 is None else stored_n5_grids(place, n5)
         levels = [Level(level.path, level.grid, n5 is not None) for level in stored if level.grid]
@@ -208,11 +205,20 @@ class LabelVolume:
         the attributes of the group or of its finest array.
         """
         volume = Volume.open(path)
+        largest = max(volume.levels, key=lambda level: level.grid.size)
+        if largest.grid.size > MOST_LABELLED:
+            raise InputError(
+                f"{largest.path}: its shape {list(largest.grid.shape)} is more than any crop has: "
+                "check its .zarray"
+            )
         unknown = None
         for attributes in (volume.attributes, annotation_attributes(volume)):
-            annotation = attributes.get("cellmap", {}).get("annotation", {})
-            encoding = annotation.get("annotation_type", {}).get("encoding", {})
-            unknown = encoding.get("unknown", unknown)
+            kind = _named(annotation(attributes, volume.path), "annotation_type", volume.path)
+            unknown = _named(kind, "encoding", volume.path).get("unknown", unknown)
+        if not isinstance(unknown, int | None):
+            raise InputError(
+                f"{volume.path}: the `unknown` of its encoding is {unknown!r}: write a whole number"
+            )
         return cls(volume, unknown)
 
     def read(self, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
@@ -247,6 +253,25 @@ def annotation_attributes(volume: Volume) -> dict[str, Any]:
     """
     finest, _ = volume.declared[0]
     return read_json_if_there(finest / ".zattrs") or {}
+
+
+def annotation(attributes: dict[str, Any], path: Location) -> dict[str, Any]:
+    """What cellmap-schemas' `cellmap.annotation` says in the attributes of a label at `path`.
+
+    Raises
+    ------
+    InputError
+        It is none.
+    """
+    return _named(_named(attributes, "cellmap", path), "annotation", path)
+
+
+def annotation_counts(attributes: dict[str, Any], path: Location) -> dict[str, int]:
+    """Voxels that are not labelled, by why (`complement_counts`); raises as `annotation`."""
+    counts = _named(annotation(attributes, path), "complement_counts", path)
+    if not all(isinstance(number, int) for number in counts.values()):
+        raise InputError(f"{path}: its `complement_counts` must be whole numbers: correct them")
+    return counts
 
 
 def create(
@@ -295,6 +320,31 @@ def reopen(path: Path) -> ts.TensorStore:
     return ts.open(
         {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{path}/s0/"}}
     ).result()
+
+
+def _named(attributes: dict[str, Any], key: str, path: Location) -> dict[str, Any]:
+    value = attributes.get(key) or {}
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{path}: `{key}` in its .zattrs must hold names and values: correct or remove it"
+        )
+    return value
+
+
+def _no_volume(place: Location) -> str:
+    """Why nothing at a path is a volume."""
+    if isinstance(place, Path) and place.is_symlink() and not place.exists():
+        return f"{place} is a link to {place.readlink()}, which does not exist: correct it"
+    if isinstance(place, Path) and place.is_file():
+        return f"{place} is a file, not a volume: convert it to zarr 2 (OME-NGFF 0.4)"
+    if read_text(place / "zarr.json") is not None:
+        return f"{place} is zarr 3, but zarr 2 is read: write it again with zarr_format=2"
+    if isinstance(place, Path) and place.is_dir():
+        return (
+            f"{place} is not a volume: it has neither .zattrs nor .zarray. Copy or fetch it again, "
+            "with files whose names begin with a dot"
+        )
+    return f"{place} does not exist"
 
 
 def _mirror(voxels: NDArray, pad: list[tuple[int, int]]) -> NDArray:

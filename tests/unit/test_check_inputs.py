@@ -1,82 +1,73 @@
+"""What check_inputs finds where all is well, or nearly; bad input has a table of its own."""
+
 import json
+import logging
 import shutil
 
 import pytest
-import pytorch_lightning
-import torch
-from networks import tiny_task
+from runs import TINY
 
+from cellmap_pipeline import inputs_chunks
 from cellmap_pipeline.check_inputs import check_inputs
-from cellmap_pipeline.datasplit import SplitSettings
-from cellmap_pipeline.demo import make_demo
+from cellmap_pipeline.config import Training, parse_run
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel, read_manifest
+from cellmap_pipeline.plan import Plan
 from cellmap_pipeline.stores import ABSENT
-
-SETTINGS = SplitSettings(["mito", "pm"], (8.0, 8.0, 8.0))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo") / "data"
-    make_demo(folder, size="small", progress=False)
-    return folder
 
 
 @pytest.fixture
-def data(whole, tmp_path):
+def data(small_data, tmp_path):
     """A copy to spoil."""
-    return shutil.copytree(whole, tmp_path / "data")
+    return shutil.copytree(small_data, tmp_path / "data")
 
 
-def look(data, settings=SETTINGS, rows=None):
-    rows = rows or [r for r in read_manifest(data / "test_crop_manifest.csv") if r.label == "mito"]
-    return check_inputs(data, {"a": (settings, None)}, {"a": rows})
+def look(data, changes=None, rows=None, **config):
+    training = Training.model_validate(TINY | {"classes": ["mito", "pm"]} | (changes or {}))
+    manifest = data / "test_crop_manifest.csv"
+    rows = rows or [row for row in read_manifest(manifest) if row.label == "mito"]
+    keys = {"data_root": str(data), "test_crops": str(manifest), "trainings": ["a"]}
+    keys["output"] = str(data.parent / "results")
+    run = parse_run(keys | config, "config")
+    return check_inputs(Plan(run, {"a": training}, rows, manifest), threads=2)
 
 
 def test_what_there_is(data):
-    found = look(data)
+    found = look(data, ground_truth=str(data / "ground_truth.zarr"))
     assert found["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
+    assert sorted(found["a"]) == [
+        f"demo_cell-{i}/crop{j}" for i, j in ((1, 1), (1, 2), (2, 3), (2, 4))
+    ]
 
 
-def test_a_truth_of_which_nothing_can_be_scored(data):
-    rows = [r for r in read_manifest(data / "test_crop_manifest.csv") if r.label == "mito"]
-    trainings = {"a": (SETTINGS, None)}
-    check_inputs(data, trainings, {"a": rows}, data / "ground_truth.zarr")
-    check_inputs(data, trainings, {}, data / "ground_truth.zarr")
-    # Labels in the form of the training crops: groups with levels in them.
+def test_what_was_decoded_is_said(data, caplog, monkeypatch):
+    with caplog.at_level(logging.INFO):
+        look(data)
+    raw = next(line for line in caplog.messages if line.startswith("raw: "))
+    decoded, here = raw.removeprefix("raw: ").split(" chunks")[0].split(" of ")
+    assert decoded == here and int(here) > 30
+    assert raw.endswith("chunks of 2 arrays decoded, 0 broken")
+    assert caplog.messages[-1] == "0 problems, 0 warnings"
+    # Of what is too much, an even share.
+    monkeypatch.setattr(inputs_chunks, "MOST_VOXELS", 10 * inputs_chunks.SMALL_CHUNK)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        look(data)
+    raw = next(line for line in caplog.messages if line.startswith("raw: "))
+    decoded = raw.removeprefix("raw: ").split(" of ")[0]
+    assert 2 <= int(decoded) < int(here) / 2
+
+
+def test_truth_in_the_form_of_the_training_crops(data):
     groups = next(data.glob("demo_cell-1/*.zarr/recon-1/labels/groundtruth"))
     crop = next(groups.glob("crop*"))
-    rows = [CropLabel(int(crop.name[4:]), "demo_cell-1", "mito", rows[0].grid)]
+    grid = read_manifest(data / "test_crop_manifest.csv")[0].grid
+    rows = [CropLabel(int(crop.name[4:]), "demo_cell-1", "mito", grid)]
     with pytest.raises(InputError, match=rf"ground_truth: .* no array .* of {crop.name} .* s0"):
-        check_inputs(data, trainings, {"a": rows}, groups)
+        look(data, rows=rows, ground_truth=str(groups))
 
 
-def test_checkpoints_to_predict_with(data, tmp_path):
-    task = tiny_task()
-    content = {
-        "state_dict": task.state_dict(),
-        "hyper_parameters": dict(task.hparams),
-        "pytorch-lightning_version": pytorch_lightning.__version__,
-    }
-    torch.save(content, tmp_path / "model.ckpt")
-    rows = [r for r in read_manifest(data / "test_crop_manifest.csv") if r.label == "mito"]
-
-    def look_with(name, **changes):
-        expected = {"classes": ["mito"], "targets": {}, "voxel_size": [8, 8, 8]} | changes
-        checkpoints = {"a": (tmp_path / name, expected)}
-        check_inputs(data, {"a": (SETTINGS, None)}, {"a": rows}, None, checkpoints)
-
-    look_with("model.ckpt")
-    with pytest.raises(InputError, match=r"training a: inference.checkpoint: .*model.ckpt was tra"):
-        look_with("model.ckpt", voxel_size=[4, 4, 4])
-    (tmp_path / "text.ckpt").write_text("no checkpoint")
-    with pytest.raises(InputError, match="text.ckpt is not a checkpoint"):
-        look_with("text.ckpt")
-
-
-def test_all_that_is_wrong_is_said_at_once(data):
+def test_all_crops_without_raw_are_named(data):
     for level in data.glob("demo_cell-*/*.zarr/recon-1/em/fibsem-uint8/s*"):
         for chunk in level.rglob("*"):
             if chunk.is_file() and not chunk.name.startswith("."):
@@ -86,37 +77,6 @@ def test_all_that_is_wrong_is_said_at_once(data):
     lines = str(error.value).splitlines()
     for crop in ("demo_cell-1/crop1", "demo_cell-2/crop4", "test crop 5", "test crop 6"):
         assert sum(line.startswith(crop) and "raw are missing" in line for line in lines) == 1
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda data: shutil.rmtree(data / "demo_cell-1"), "fibsem-uint8 does not exist"),
-        (
-            lambda data: next(data.glob("demo_cell-1/*/*/em/fibsem-uint8/.zattrs")).write_text("{"),
-            "is not JSON",
-        ),
-        (
-            lambda data: next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito/.zattrs")).unlink(),
-            "is not a volume",
-        ),
-    ],
-)
-def test_broken_volumes_are_named(data, spoil, message):
-    spoil(data)
-    with pytest.raises(InputError, match=message):
-        look(data)
-
-
-def test_a_class_that_nobody_annotates(data):
-    with pytest.raises(InputError, match="training a: no crop .* voxel of golgi"):
-        look(data, SplitSettings(["mito", "golgi"], (8.0, 8.0, 8.0)))
-
-
-def test_a_crop_outside_its_volume(data):
-    far = CropLabel(9, "demo_cell-1", "mito", Grid((8, 8, 8), (1e6, 0, 0), (32, 32, 32)))
-    with pytest.raises(InputError, match="test crop 9: .*outside the volume"):
-        look(data, rows=[far])
 
 
 def test_levels_that_are_not_here_are_named_with_what_brings_them(data):
@@ -151,18 +111,21 @@ def test_rows_of_an_own_split_that_cannot_be_read_are_named_at_once(data, tmp_pa
     own = tmp_path / "own.csv"
     own.write_text(f"train,{raw},{data}/none/crop1\nvalidate,{raw},{data}/none/crop2\n")
     with pytest.raises(InputError) as error:
-        check_inputs(data, {"a": (SETTINGS, own)}, {})
-    for i, line in enumerate(str(error.value).splitlines(), 1):
+        look(data, {"datasplit": str(own)})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2
+    for i, line in enumerate(lines, 1):
         assert line.startswith(f"training a: labels {data}/none/crop{i}: the folder does not exist")
-    assert i == 2
 
 
 def test_labels_need_no_chunks(data):
     """Background is not stored."""
-    chunks = list(data.glob("demo_cell-*/*/*/labels/*/crop*/pm/s*/*/*/*"))
-    assert chunks
-    for chunk in chunks:
-        chunk.unlink()
+    labels = list(data.glob("demo_cell-*/*/*/labels/*/crop*/pm"))
+    for label in labels[1:]:
+        for level in label.glob("s*"):
+            (level / ".zattrs").write_text("{}")
+        for chunk in label.glob("s*/*/*/*"):
+            chunk.unlink()
     assert look(data)["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
 
 
@@ -172,8 +135,7 @@ def test_a_finer_level_does_in_the_place_of_one_that_is_not_here(data):
         next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito")),
     ):
         (volume / "s1/.zarray").unlink()
-    settings = SplitSettings(["mito", "pm"], (16.0, 16.0, 16.0))
-    assert "demo_cell-1/crop1" in look(data, settings)["a"]
+    assert "demo_cell-1/crop1" in look(data, {"voxel_size": 16})["a"]
 
 
 def test_raw_that_the_source_lacks(data):

@@ -57,7 +57,7 @@ def test_malformed_rows_are_named_by_their_line(text, message):
 
 
 def test_a_missing_table_says_what_to_set(tmp_path):
-    with pytest.raises(InputError, match=r"fetch\.crops: .*none\.csv cannot be read"):
+    with pytest.raises(InputError, match=r"fetch\.crops: .*none\.csv does not exist"):
         read_crop_table(tmp_path / "none.csv")
 
 

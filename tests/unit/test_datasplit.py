@@ -6,7 +6,6 @@ import pytest
 from cellmap_pipeline.datasplit import (
     LabelledCrop,
     SplitSettings,
-    find_crops,
     make_crops,
     make_datasplit,
     read_datasplit,
@@ -91,7 +90,7 @@ def test_one_crop_cannot_be_split(tmp_path):
 
 
 def test_crops_are_found_with_what_they_hold(data_root):
-    crops = find_crops(data_root, SplitSettings(["nuc", "mito"], (8, 8, 8)))
+    crops = make_crops(data_root, SplitSettings(["nuc", "mito"], (8, 8, 8)), None)
     assert [crop.name for crop in crops] == [f"a/crop{i}" for i in range(1, 7)] + ["b/crop7"]
     assert crops[0].present == {"nuc": 10 * 8**3, "mito": 100 * 8**3}
     assert crops[-1].present == {"mito": 50 * 8**3}
@@ -99,7 +98,7 @@ def test_crops_are_found_with_what_they_hold(data_root):
 
 def test_filters(data_root):
     def names(**filters):
-        crops = find_crops(data_root, SplitSettings(["mito"], (8, 8, 8), **filters))
+        crops = make_crops(data_root, SplitSettings(["mito"], (8, 8, 8), **filters), None)
         return [crop.crop for crop in crops]
 
     assert names(datasets=["b"]) == [7]
@@ -111,15 +110,15 @@ def test_filters(data_root):
 def test_a_class_without_data_says_what_there_is(data_root, tmp_path):
     write_crop(data_root, "b", 9, {"empty": some(0)})
     for label in ("golgi", "empty"):
-        with pytest.raises(InputError, match=f"voxel of {label}; .* annotate: empty, mito, nuc$"):
-            find_crops(data_root, SplitSettings(["mito", label], (8, 8, 8)))
-    with pytest.raises(InputError, match="voxel of mito; .* annotate: nothing"):
-        find_crops(data_root, SplitSettings(["mito"], (8, 8, 8), datasets=["elsewhere"]))
+        with pytest.raises(InputError, match=f"voxel of {label}: .* annotate: empty, mito, nuc$"):
+            make_crops(data_root, SplitSettings(["mito", label], (8, 8, 8)), None)
+    with pytest.raises(InputError, match="voxel of mito: .* annotate: nothing"):
+        make_crops(data_root, SplitSettings(["mito"], (8, 8, 8), datasets=["elsewhere"]), None)
     # also where the user's own CSV says which crops
     labels = data_root / "a/a.zarr/recon-1/labels/groundtruth"
     own = tmp_path / "own.csv"
     own.write_text(f"train,a,{labels}/crop1\nvalidate,a,{labels}/crop2\n")
-    with pytest.raises(InputError, match=r"own.csv holds .* of golgi; .* annotate: mito, nuc$"):
+    with pytest.raises(InputError, match=r"own.csv holds .* of golgi: .* annotate: mito, nuc$"):
         make_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)), own)
 
 
@@ -232,9 +231,9 @@ def test_bad_rows_have_their_line(text, message, tmp_path):
 
 def test_files_that_cannot_be_read(tmp_path, data_root):
     (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
-    for name in ("none.csv", "latin.csv", "a"):
-        with pytest.raises(InputError, match=f"{name} cannot be read"):
-            read_datasplit(tmp_path / name, ["mito"])
+    for lack in ("none.csv does not exist", "latin.csv line 1 is not UTF-8", "a cannot be read"):
+        with pytest.raises(InputError, match=lack):
+            read_datasplit(tmp_path / lack.split()[0], ["mito"])
     own = tmp_path / "own.csv"
     own.write_text("train,a,lab/crop1\nvalidate,a,lab/crop2\n")
     with pytest.raises(InputError, match="labels lab/crop1: the folder does not exist"):
@@ -303,7 +302,7 @@ def test_crops_of_the_mock_are_found_as_they_were_made(mock, tmp_path):
     classes = [label for label in mock.CLASSES if any(row.label == label for row in rows)]
     made = {crop.crop: crop for crop in as_crops(mock, rows)}
     held = [c for c in classes if any(crop.present.get(c) for crop in made.values())]
-    found = find_crops(tmp_path / "data", SplitSettings(held, (32, 32, 32)))
+    found = make_crops(tmp_path / "data", SplitSettings(held, (32, 32, 32)), None)
     assert len(found) == len(made)
     for crop in found:
         there = {c: n for c, n in made[crop.crop].present.items() if c in held}

@@ -145,9 +145,9 @@ def test_a_plan_needs_no_care(arguments, plans):
 
 
 def test_the_folder_may_be_another():
-    assert running._folder(["-d", "there", "all"]) == Path("there")
-    assert running._folder(["--directory=there"]) == Path("there")
-    assert running._folder(["--cores", "2", "all"]) == Path()
+    assert running._options(["-d", "there", "all"]).directory == Path("there")
+    assert running._options(["--directory=there"]).directory == Path("there")
+    assert running._options(["--cores", "2", "all"]).directory == Path()
 
 
 SQUEUE = """#!/bin/sh

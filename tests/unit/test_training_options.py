@@ -120,7 +120,7 @@ def test_a_gpu_that_is_too_small_says_what_to_lower(datasplit, tmp_path, monkeyp
 def test_more_gpus_than_there_are(datasplit, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match="devices: 2 GPUs are asked for, but this job sees 1"):
+    with pytest.raises(InputError, match="devices: 2 GPUs are asked for, but there are 1 here"):
         module._trainer(settings(devices=2), tmp_path, [], None)
 
 

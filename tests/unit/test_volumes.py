@@ -82,6 +82,14 @@ def test_raw_beyond_missing_chunks_is_mirrored(raw):
     assert volume.available(box, core) == core
 
 
+def test_raw_of_another_crop_behind_missing_chunks_is_not_wanted(raw):
+    """The last layer of chunks is here, the one before it is not."""
+    shutil.rmtree(raw / "s0/1")
+    core = FINE.box((4, 0, 0), (12, 8, 8))
+    volume = Volume.open(raw)
+    assert volume.available(FINE.box((4, 0, 0), (40, 8, 8)), core) == core
+
+
 def test_raw_that_should_be_there_is_an_error(raw):
     (raw / "s0/1/1/1").unlink()
     with pytest.raises(InputError, match="chunks of raw are missing"):

@@ -64,6 +64,10 @@ def write(path, text):
             lambda run: write(run.folder / "config/training/tiny.yaml", "a:\n\t- b"),
             "tiny.yaml is not YAML",
         ),
+        (
+            lambda run: write(run.folder / "config/config.yaml", "a:\n\t- b"),
+            "config.yaml is not YAML in line 2: it is indented with a tab",
+        ),
     ],
 )
 def test_bad_configurations_end_with_one_message(run, spoil, message):
@@ -80,6 +84,13 @@ def test_what_only_the_data_show_ends_in_the_first_job(run, small_data):
     done = run.snakemake("all", check=False)
     assert done.returncode != 0
     assert "a labelled voxel of golgi" in done.stdout
+    assert not (run.folder / "results/tiny").exists()
+
+
+def test_the_data_can_be_looked_at_alone(run):
+    run.snakemake("check_inputs")
+    log = (run.folder / "results/logs/check_inputs.log").read_text()
+    assert "raw: " in log and "are free, at most" in log and "0 problems, 0 warnings" in log
     assert not (run.folder / "results/tiny").exists()
 
 

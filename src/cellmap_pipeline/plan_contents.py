@@ -1,0 +1,104 @@
+"""What fills a plan: rows of the manifest, and what the tables say that a configuration names.
+
+Read while Snakemake parses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cellmap_pipeline.config import RunConfig
+from cellmap_pipeline.crop_table import (
+    crop_folders,
+    crops_to_fetch,
+    parse_crop_table,
+    read_crop_table,
+)
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.manifest import CropLabel, local_copy
+from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
+
+if TYPE_CHECKING:
+    from cellmap_pipeline.plan import Plan
+
+
+def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> list[CropLabel]:
+    """The rows that a run submits; `source` is what errors call its configuration.
+
+    Raises
+    ------
+    InputError
+        `submission` names crops or classes that the manifest does not have.
+    """
+    crops, classes = run.submission.crops, run.submission.classes
+    for key, wanted, there in (
+        ("crops", crops, {row.crop for row in rows}),
+        ("classes", classes, {row.label for row in rows}),
+    ):
+        unknown = [] if wanted == "all" else [str(v) for v in wanted if v not in there]
+        if unknown:
+            raise InputError(
+                f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}: name "
+                f"some that are there: {', '.join(sorted(str(v) for v in there))}"
+            )
+    return [
+        row
+        for row in rows
+        if (crops == "all" or row.crop in crops) and (classes == "all" or row.label in classes)
+    ]
+
+
+def parts_by_training(plan: Plan) -> dict[str, dict[str, list[str]]]:
+    """By training and label that it does not predict, its classes that make it together.
+
+    Raises
+    ------
+    InputError
+        `class_table` cannot be read.
+    """
+    if plan.config.class_table is None:
+        return {}
+    kept = plan.output / "inputs/classes.csv"
+    path = local_copy(plan.config.class_table, kept, "class_table", parse_class_table)
+    table = read_class_table(path)
+    labels = dict.fromkeys(row.label for row in plan.crop_labels)
+    return {
+        name: {
+            label: parts
+            for label in labels
+            if label not in training.classes and (parts := parts_of(label, training.classes, table))
+        }
+        for name, training in plan.trainings.items()
+    }
+
+
+def fetched_crops(plan: Plan) -> dict[int, dict[str, Any]]:
+    """By crop, what is to be brought of it (`crop_table.crops_to_fetch`).
+
+    Raises
+    ------
+    InputError
+        `fetch.crops` cannot be read, or lacks crops or datasets.
+    """
+    assert plan.config.fetch
+    path = local_copy(
+        plan.config.fetch.crops, plan.output / "inputs/crops.csv", "fetch.crops", parse_crop_table
+    )
+    table = read_crop_table(path)
+    used = plan.used()
+    for name in used:
+        numbers = plan.trainings[name].crops or []
+        nowhere = [
+            n for n in numbers if n not in table and not crop_folders(plan.config.data_root, n)
+        ]
+        if nowhere:
+            raise InputError(
+                f"{name}: `crops`: {', '.join(map(str, nowhere))} stand neither in the table of "
+                f"fetch.crops nor below {plan.config.data_root}: correct the numbers"
+            )
+    return crops_to_fetch(
+        table,
+        [plan.trainings[name] for name in used],
+        [plan.predicted(name) for name in used],
+    )
