@@ -30,8 +30,17 @@ rule plot_run:
         cfg=DRAWN
         | {
             "config": PLAN.config.model_dump(mode="json"),
-            "trainings": {name: PLAN.trainings[name].model_dump(mode="json") for name in USED},
+            # Without what changes no result.
+            "trainings": {
+                name: PLAN.trainings[name].model_dump(
+                    mode="json", exclude={*planning.TRAIN_OPTIONS, "resources"}
+                )
+                for name in USED
+            },
         },
+        trainings=untracked(
+            lambda wildcards: {name: PLAN.trainings[name].model_dump(mode="json") for name in USED}
+        ),
         root=str(ROOT),
     script:
         "../workflow/scripts/plot_run.py"

@@ -20,15 +20,15 @@ NO_RUN = "no run has done anything in this folder"
 
 
 def show(status: Status | None) -> RenderableType:
-    """A line about the run, its stages, its crops, and what runs now."""
+    """A line about the run, its stages, what runs now, and its crops."""
     if status is None:
         return Text(NO_RUN)
     running = [job for job in status.jobs if job.state == "running"]
     parts: list[RenderableType] = [_headline(status), _stages(status)]
-    if crops := status.by_crop():
-        parts.append(_crops(crops))
     if running:
         parts.append(_running(running))
+    if crops := status.by_crop():
+        parts.append(_crops(crops))
     return Group(*parts)
 
 

@@ -12,6 +12,7 @@ with job(snakemake.log[0], snakemake.output):
 
     command = ["git", "-C", snakemake.params.root, "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    cfg = snakemake.params.cfg
+    commit = done.stdout.strip() or None
+    params = snakemake.params
     with whole(snakemake.output[0]) as beside:
-        write_summary(cfg["config"], cfg["trainings"], done.stdout.strip() or None, beside)
+        write_summary(params.cfg["config"], params.trainings, commit, beside)
