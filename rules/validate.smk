@@ -75,13 +75,15 @@ def validate_params(wildcards):
     }
 
 
-def validation_asks(key):
-    """A resources function: what the scoring of a source asks for; retries for more memory."""
+def validation_asks(key, grows=True):
+    """A resources function: what the scoring of a source asks for; retries for more."""
 
     def resources(wildcards, attempt):
         if wildcards.source in PLAN.trainings:
-            return attempt * planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
-        return attempt * planning.RESOURCES["validate"][key]
+            amount = planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
+        else:
+            amount = planning.RESOURCES["validate"][key]
+        return amount * attempt if grows else amount
 
     return resources
 
@@ -107,7 +109,7 @@ rule validate:
         OUTPUT / "benchmarks/validate/{source}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: planning.RESOURCES["validate"]["cpus_per_task"]
+    threads: validation_asks("cpus_per_task", grows=False)
     resources:
         mem_mb=validation_asks("mem_mb"),
         runtime=validation_asks("runtime"),

@@ -96,6 +96,17 @@ def kill_one(run, rng):
     return None
 
 
+def second_run(run, first):
+    """Start a run beside one that may live: it is refused, or is the next; the one that is left."""
+    second = run.start(TARGET, entry=True)
+    wait_until(lambda: first.poll() is not None or second.poll() is not None)
+    if first.poll() is None:
+        assert second.returncode == 1
+        assert f"a run lives in this folder: process {first.pid} on" in run.said.read_text()
+        return first
+    return second
+
+
 def disturb(run, stages, rng, undisturbed):
     """Kill one process while each of `stages` is at work, or the next one where it is over, and
     start the run again after each; the stages at which that was.
@@ -119,9 +130,7 @@ def disturb(run, stages, rng, undisturbed):
             hit.append(now)
         time.sleep(0.2)
         assert half_written(run, expected) == []
-        if process.poll() is None:
-            refused = run.snakemake(TARGET, entry=True, check=False)
-            assert process.poll() is not None or "a run lives in this folder" in refused.stdout
+        process = second_run(run, process)
     # A run that goes on comes to an end; the same command then makes what is missing.
     wait_until(lambda: process.poll() is not None)
     run.snakemake(TARGET, entry=True)

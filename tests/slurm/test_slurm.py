@@ -86,11 +86,11 @@ def test_the_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
 def test_time_and_memory_run_out(run, cluster):
     endless = {"epochs": 10_000, "checkpoint_minutes": 0.02}
     run.train("slow", **endless, resources={"train": {"runtime": 1}})
-    run.train("warned", **endless, resources={"train": {"runtime": 1}})
+    run.train("warned", **endless, resources={"train": {"runtime": 2}})
     run.train("hungry", resources={"train": {"mem_mb": 400}})
     run.configure(trainings=["slow", "warned", "hungry"])
     locally(run).snakemake(*splits("slow", "warned", "hungry"))
-    signal_early = "'--signal=TERM@25' if wildcards.training == 'warned' else ''"
+    signal_early = "'--signal=TERM@40' if wildcards.training == 'warned' else ''"
     process = run.start(
         "--set-resources", f"train:slurm_extra={signal_early}", "--",
         *(f"results/{name}/model.ckpt" for name in ("slow", "warned", "hungry")),
