@@ -40,7 +40,7 @@ rule plot_run:
 rule plot_data:
     """Draw a slice of each labelled crop with its labels."""
     input:
-        [OUTPUT / name / "datasplit.csv" for name in USED],
+        [OUTPUT / name / "datasplit.csv" for name in SPLIT],
     output:
         report(
             FIGURES / "data.jpg",
@@ -62,7 +62,7 @@ rule plot_data:
         cfg=DRAWN
         | {
             "voxel_size": [
-                min(PLAN.trainings[name].voxel_size[axis] for name in USED) for axis in range(3)
+                min(PLAN.trainings[name].voxel_size[axis] for name in SPLIT) for axis in range(3)
             ]
         },
     script:

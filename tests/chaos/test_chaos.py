@@ -132,7 +132,7 @@ def disturb(run, stages, rng, undisturbed):
         assert half_written(run, expected) == []
         process = second_run(run, process)
     # A run that goes on comes to an end; the same command then makes what is missing.
-    wait_until(lambda: process.poll() is not None)
+    wait_until(lambda: process.poll() is not None, seconds=900)
     run.snakemake(TARGET, entry=True)
     return hit
 
