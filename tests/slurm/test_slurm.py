@@ -144,7 +144,7 @@ def test_training_on_two_devices(run, cluster):
     other = cluster.ask("sbatch", "--parsable", "-w", "node1", "--gpus=1", "--wrap", "sleep 600")
     process = run.start("results/tiny/model.ckpt")
     wait_until(lambda: "PENDING" in cluster.jobs(run.folder, "rule_train").values(), process)
-    wait_until(lambda: "(Resources)" in cluster.ask("squeue", "-h", "-o", "%r"), process)
+    wait_until(lambda: "Resources" in cluster.ask("squeue", "-h", "-o", "%r"), process)
     cluster.ask("scancel", other.strip())
     # Lightning starts the second process itself, in the job that Slurm gave.
     (second,) = wait_until(lambda: processes_of(run, "LOCAL_RANK=1"), process)
