@@ -85,7 +85,8 @@ def test_the_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
 
 def test_time_and_memory_run_out(run, cluster):
     endless = {"epochs": 10_000, "checkpoint_minutes": 0.02}
-    run.train("slow", **endless, resources={"train": {"runtime": 1}})
+    # Time to come to a first checkpoint also on a busy machine.
+    run.train("slow", **endless, resources={"train": {"runtime": 2}})
     run.train("warned", **endless, resources={"train": {"runtime": 2}})
     run.train("hungry", resources={"train": {"mem_mb": 400}})
     run.configure(trainings=["slow", "warned", "hungry"])
@@ -97,7 +98,7 @@ def test_time_and_memory_run_out(run, cluster):
     )  # fmt: skip
     # Their retries go on from where they were.
     for name in ("slow", "warned"):
-        wait_until(lambda name=name: "going on from" in log_of(run, f"train/{name}"), process)
+        wait_until(lambda name=name: "going on from" in log_of(run, f"train/{name}"), process, 600)
         assert int(re.search(r", step (\d+)", log_of(run, f"train/{name}"))[1]) > 0
     wait_until((run.folder / "results/hungry/model.ckpt").exists, process)
     first, *_ = cluster.jobs(run.folder, "train_wildcards_slow").values()
@@ -166,9 +167,9 @@ def test_what_a_dead_run_left_is_taken_up(run, cluster):
     locally(run).snakemake(*splits(*names))
     targets = ["--", *(f"results/{name}/model.ckpt" for name in names)]
     process = run.start(*targets, entry=True)
-    wait_until(lambda: len(list(run.folder.rglob("last.ckpt"))) == 3, process)
+    three = ["PENDING", "RUNNING", "RUNNING", "RUNNING"]
+    wait_until(lambda: sorted(cluster.jobs(run.folder, "rule_train").values()) == three, process)
     before = cluster.jobs(run.folder, "rule_train")
-    assert sorted(before.values()) == ["PENDING", "RUNNING", "RUNNING", "RUNNING"]
     process.kill()
     process.wait()
 
