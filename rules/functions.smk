@@ -80,13 +80,15 @@ def validate_params(wildcards):
     }
 
 
-def validation_asks(key):
-    """A resources function: what the scoring of a source asks for; retries for more memory."""
+def validation_asks(key, grows=True):
+    """A resources function: what the scoring of a source asks for; retries for more."""
 
     def resources(wildcards, attempt):
         if wildcards.source in PLAN.trainings:
-            return attempt * planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
-        return attempt * planning.RESOURCES["validate"][key]
+            amount = planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
+        else:
+            amount = planning.RESOURCES["validate"][key]
+        return amount * attempt if grows else amount
 
     return resources
 

@@ -59,7 +59,7 @@ rule validate:
         OUTPUT / "benchmarks/validate/{source}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: planning.RESOURCES["validate"]["cpus_per_task"]
+    threads: validation_asks("cpus_per_task", grows=False)
     resources:
         mem_mb=validation_asks("mem_mb"),
         runtime=validation_asks("runtime"),

@@ -50,6 +50,8 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=0,bf_interval=1
 KillWait=15
 OverTimeLimit=0
+# Tests ask about jobs that ended long ago.
+MinJobAge=86400
 ReturnToService=2
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000 \
 Gres=gpu:2
