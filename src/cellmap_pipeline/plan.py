@@ -7,7 +7,7 @@ Snakemake parses.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,16 @@ from cellmap_pipeline.config import (
     read_run,
 )
 from cellmap_pipeline.errors import InputError, gathered, raise_all
-from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart, union
+from cellmap_pipeline.geometry import Grid, union
 from cellmap_pipeline.manifest import CropLabel, local_manifest, read_manifest
 from cellmap_pipeline.plan_checks import check_plan
-from cellmap_pipeline.plan_contents import fetched_crops, parts_by_training, submitted_rows
+from cellmap_pipeline.plan_contents import (
+    fetched_crops,
+    parts_by_training,
+    source_path,
+    submitted_rows,
+    voxel_sizes,
+)
 from cellmap_pipeline.selection import AVERAGE, named_sources, origin
 from cellmap_pipeline.state import fingerprint_of
 
@@ -308,7 +314,7 @@ def label_sources(plan: Plan, row: CropLabel) -> dict[str, list[str]]:
     """By source of a row, the paths of its predictions: one, or those of its parts."""
     paths = {}
     for source in plan.sources(row):
-        path, parts = _source_path(plan, source, row.label, "predictions")
+        path, parts = source_path(plan, source, row.label, "predictions")
         paths[source] = [
             path.format(dataset=row.dataset, crop=row.crop, label=label)
             for label in parts or [row.label]
@@ -351,7 +357,7 @@ def validation_settings(plan: Plan, name: str) -> dict[str, Any]:
         labels = {row.label: [name] for row in rows}
     return {
         label: {
-            "voxel_sizes": _voxel_sizes(
+            "voxel_sizes": voxel_sizes(
                 row
                 for row in plan.crop_labels
                 if row.label == label
@@ -359,7 +365,7 @@ def validation_settings(plan: Plan, name: str) -> dict[str, Any]:
                 and (name != AVERAGE or len(plan.sources(row)) > 1)
             ),
             "sources": [
-                _source_path(plan, source, label, "validation/predictions") for source in sources
+                source_path(plan, source, label, "validation/predictions") for source in sources
             ],
         }
         for label, sources in labels.items()
@@ -374,24 +380,6 @@ def validation_trainings(plan: Plan, name: str) -> list[str]:
         return plan.used() or list(plan.trainings)
     averaged = {origin(s) for sources in plan.averaged().values() for s in sources}
     return [training for training in plan.used() if training in averaged] or plan.used()
-
-
-def _source_path(plan: Plan, source: str, label: str, folder: str) -> tuple[str, list[str]]:
-    """Where a source's predictions lie, with {dataset}, {crop}, {label}, and the label's parts."""
-    name = origin(source)
-    if name in plan.config.predictions:
-        return plan.config.predictions[name].path, []
-    parts = plan.parts[name][label] if source != name else []
-    return f"{plan.output / name / folder}/{{dataset}}/crop{{crop}}/{{label}}", parts
-
-
-def _voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
-    """Those of rows, one of each that count as the same."""
-    sizes: list[list[float]] = []
-    for size in sorted({row.grid.voxel_size for row in rows}):
-        if all(apart(size, other) > SAME_SIZE for other in sizes):
-            sizes.append(list(size))
-    return sizes
 
 
 def crop_label(settings: Mapping[str, Any]) -> CropLabel:

@@ -5,7 +5,7 @@ Read while Snakemake parses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellmap_pipeline.config import RunConfig
@@ -16,8 +16,10 @@ from cellmap_pipeline.crop_table import (
     read_crop_table,
 )
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import SAME_SIZE, apart
 from cellmap_pipeline.manifest import CropLabel, local_copy
 from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
+from cellmap_pipeline.selection import origin
 
 if TYPE_CHECKING:
     from cellmap_pipeline.plan import Plan
@@ -102,3 +104,21 @@ def fetched_crops(plan: Plan) -> dict[int, dict[str, Any]]:
         [plan.trainings[name] for name in used],
         [plan.predicted(name) for name in used],
     )
+
+
+def source_path(plan: Plan, source: str, label: str, folder: str) -> tuple[str, list[str]]:
+    """Where a source's predictions lie, with {dataset}, {crop}, {label}, and the label's parts."""
+    name = origin(source)
+    if name in plan.config.predictions:
+        return plan.config.predictions[name].path, []
+    parts = plan.parts[name][label] if source != name else []
+    return f"{plan.output / name / folder}/{{dataset}}/crop{{crop}}/{{label}}", parts
+
+
+def voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
+    """Those of rows, one of each that count as the same."""
+    sizes: list[list[float]] = []
+    for size in sorted({row.grid.voxel_size for row in rows}):
+        if all(apart(size, other) > SAME_SIZE for other in sizes):
+            sizes.append(list(size))
+    return sizes
