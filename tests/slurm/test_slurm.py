@@ -142,7 +142,9 @@ def test_training_on_two_devices(run, cluster):
     run.train("tiny", devices=2, iterations_per_epoch=20)
     locally(run).snakemake(*splits("tiny"))
     # Two GPUs are free, but of two nodes.
-    other = cluster.ask("sbatch", "--parsable", "-w", "node1", "--gpus=1", "--wrap", "sleep 600")
+    other = cluster.ask(
+        "sbatch", "--parsable", "-o", "/dev/null", "-w", "node1", "--gpus=1", "--wrap", "sleep 600"
+    )
     process = run.start("results/tiny/model.ckpt")
     wait_until(lambda: "PENDING" in cluster.jobs(run.folder, "rule_train").values(), process)
     wait_until(lambda: "Resources" in cluster.ask("squeue", "-h", "-o", "%r"), process)
