@@ -30,7 +30,7 @@ demo: env  ## make the demo data and run the workflow on them: submission.zip, s
 	snakemake --profile profiles/local
 
 images: demo  ## bring the pictures of the demo in docs/images up to date
-	tests/browser/install.sh
+	tests/debian_packages.sh "chromium chromedriver" "chromium chromium-driver"
 	python tests/browser/pictures.py 10 docs/images/viewer.jpg
 	cp results/figures/crops/demo_cell-1/crop10.jpg docs/images/demo_crop.jpg
 	cp results/figures/training/demo.png docs/images/demo_training.png
@@ -43,14 +43,14 @@ test-demo: env  ## run the whole demo in a scratch folder and check its results 
 	pytest tests -m slow
 
 test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in many ways (minutes)
-	tests/slurm/install.sh
+	tests/debian_packages.sh "munged slurmctld slurmd sbatch" "slurm-wlm munge"
 	pytest tests/slurm
 
 test-chaos: env  ## kill processes of a run, anywhere, and see that nothing is lost (minutes; CHAOS="--kills 24 --seed 0")
 	pytest -s tests/chaos $(CHAOS)
 
 test-browser: env  ## look at the viewer and the report in a real browser (minutes)
-	tests/browser/install.sh
+	tests/debian_packages.sh "chromium chromedriver" "chromium chromium-driver"
 	pytest tests/browser
 
 install-profiles: env  ## link profiles/ into the folder where `snakemake --profile slurm` looks

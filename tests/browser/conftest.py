@@ -15,7 +15,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     """The browser, ended when the tests are over."""
     if lacking := missing():
         pytest.skip(
-            f"Chromium is not installed ({', '.join(lacking)}): see tests/browser/install.sh"
+            f"Chromium is not installed ({', '.join(lacking)}); `make test-browser` does it as root"
         )
     with started(tmp_path_factory.mktemp("profile")) as browser:
         yield browser

@@ -20,7 +20,9 @@ OPTIONS = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "
 def cluster() -> Iterator[Cluster]:
     """A cluster, taken down when the tests are over, whatever their end."""
     if lacking := missing():
-        pytest.skip(f"Slurm is not installed ({', '.join(lacking)}): see tests/slurm/install.sh")
+        pytest.skip(
+            f"Slurm is not installed ({', '.join(lacking)}); `make test-slurm` does it as root"
+        )
     # Sockets in it: pytest's own folders have names that are too long for them.
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
         made = Cluster(Path(folder))
