@@ -21,6 +21,8 @@ if [ -s "$ended" ]; then echo "    job_state = F"; echo "    Exit_status = $(cat
 else echo "    job_state = R"; fi
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pbs(tmp_path, monkeypatch):
@@ -44,7 +46,7 @@ def test_the_documented_profile(new_run, pbs):
     assert run.planned("submission.zip")["train"] == 1
     run.snakemake("results/tiny/datasplit.csv")
     first, second = (pbs / "asked").read_text().splitlines()
-    assert "select=1:ncpus=1:ngpus=0:mem=4000mb -l walltime=3600" in first
+    assert "select=1:ncpus=8:ngpus=0:mem=4000mb -l walltime=3600" in first
     assert "mem=2000mb -l walltime=1800" in second
     # A job that fails asks for more.
     run.train("tiny", classes=["mito", "golgi"])
