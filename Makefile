@@ -42,9 +42,9 @@ test: lint  ## run the checks and the tests
 test-demo: env  ## run the whole demo in a scratch folder and check its results (minutes)
 	pytest tests -m slow
 
-test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in many ways (minutes)
+test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in many ways (minutes; SLURM="-k whole_demo")
 	tests/debian_packages.sh "munged slurmctld slurmd sbatch" "slurm-wlm munge"
-	pytest tests/slurm
+	pytest tests/slurm $(SLURM)
 
 test-chaos: env  ## kill processes of a run, anywhere, and see that nothing is lost (minutes; CHAOS="--kills 24 --seed 0")
 	pytest -s tests/chaos $(CHAOS)

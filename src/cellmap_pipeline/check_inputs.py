@@ -1,7 +1,8 @@
 """A look at all data that a run uses, before anything expensive: all that is wrong, at once.
 
-Metadata are read of all volumes. Labels, truth and predictions made elsewhere are decoded whole,
-raw where crops lie and where networks look beyond them (`inputs_chunks`).
+Metadata are read of all volumes. Labels and predictions made elsewhere are decoded whole, raw where
+crops lie and where networks look beyond them (`inputs_chunks`), the truth of test crops not at all:
+only scoring reads it.
 """
 
 from __future__ import annotations

@@ -118,11 +118,9 @@ class Volumes:
                     self._note_strays(look)
 
     def look_at_truth(self, path: Path) -> None:
-        """Take in the truth of a test crop's label, an array."""
+        """Take in the metadata of a test crop's true label, an array: only scoring reads voxels."""
         with gathered(self.problems, "ground_truth: "):
-            level = _plain_level(path)
-            _check_type(level, "uib", "labels are whole numbers")
-            self._want_all(self.labels, level)
+            _check_type(_plain_level(path), "uib", "labels are whole numbers")
 
     def look_at_prediction(self, name: str, path: Path, wanted: Grid) -> None:
         """Take in a prediction made elsewhere of what lies on the grid `wanted`."""

@@ -617,11 +617,6 @@ ROWS = {
         "crop1/mito/s0: cannot read voxels … (…): copy or fetch it again",
         lambda it: truncate(it.label() / CHUNK),
     ),
-    "a broken chunk of the truth": Row(
-        LOOK,
-        "truth.zarr/crop3/mito: cannot read voxels … (…): copy or fetch it again",
-        lambda it: truncate(it.truth / "crop3/mito/0.0.0"),
-    ),
     "raw that is not here": Row(
         LOOK,
         "a/crop1: …s0: 1 chunks of raw are missing around voxels …: fetch the raw of this crop at "
@@ -876,7 +871,6 @@ def test_all_that_is_wrong_is_said_at_once(it):
     wrong = [
         "NaN in raw",
         "negative ids",
-        "a broken chunk of the truth",
         "initial weights with code",
     ]
     for name in wrong:

@@ -108,7 +108,7 @@ def test_a_command_of_the_docs(run, page, command):
         assert all(word in known for word in words if word.startswith("--"))
     elif words[0] == "snakemake" and "fetch" in words:
         # Planned in test_fetch_run, where there is something to fetch.
-        assert "rule fetch:" in (ROOT / "rules/fetch.smk").read_text()
+        assert "checkpoint fetch:" in (ROOT / "rules/fetch.smk").read_text()
     elif words[0] == "snakemake":
         planned(run, words[1:])
     elif words[0] == "cellmap-pipeline":

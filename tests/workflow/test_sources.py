@@ -161,4 +161,4 @@ def test_the_truth_of_test_crops_is_not_read_before_they_are_scored(new_run, sma
     one, other = ((made.folder / "submission.zip").read_bytes() for made in runs)
     assert one == other
     failed = runs[1].snakemake("scores.json", check=False)
-    assert failed.returncode != 0 and "cannot be decoded" in failed.stdout
+    assert failed.returncode != 0 and "cannot be read (" in failed.stdout
