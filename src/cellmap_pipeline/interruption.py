@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # sysexits.h's EX_TEMPFAIL: not finished, to be tried again.
 EXIT_CODE = 75
+LAST = "last.ckpt"
 READ_ERRORS = (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError)
 
 
@@ -127,11 +128,16 @@ def settle(beside: Path, path: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint to go on from: the newest that can be read; others are set aside.
+    """The checkpoint to go on from: `last.ckpt`, or the newest; what cannot be read is set aside.
 
-    A broken disk or a node that died can leave one that is cut short.
+    A broken disk or a node that died can leave one that is cut short. One of the best may be newer
+    than `last.ckpt`, but what goes on from it would not end its epoch.
     """
-    for path in sorted(folder.glob("*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True):
+
+    def merit(path: Path) -> tuple[bool, int]:
+        return path.name == LAST, path.stat().st_mtime_ns
+
+    for path in sorted(folder.glob("*.ckpt"), key=merit, reverse=True):
         try:
             torch.load(path, map_location="cpu", weights_only=True, mmap=True)["loops"]
         except READ_ERRORS as error:

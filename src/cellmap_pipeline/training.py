@@ -32,7 +32,7 @@ from cellmap_pipeline.crops import open_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.gpus import check_gpus
 from cellmap_pipeline.initial_weights import load_initial
-from cellmap_pipeline.interruption import LastCheckpoint, newest_checkpoint
+from cellmap_pipeline.interruption import LAST, LastCheckpoint, newest_checkpoint
 from cellmap_pipeline.loading import loaders
 from cellmap_pipeline.plan import RESULT_VERSION, TRAIN_KEYS, training_settings
 from cellmap_pipeline.precision import precision
@@ -133,7 +133,7 @@ def train(
     if training.compile:
         task.network.compile()
     best = BestCheckpoints(state / "checkpoints", training.save_top_k)
-    last = LastCheckpoint(state / "checkpoints/last.ckpt", training.checkpoint_minutes)
+    last = LastCheckpoint(state / "checkpoints" / LAST, training.checkpoint_minutes)
     trainer = _trainer(training, state, [best, last, *callbacks], go_on)
     # Nothing here reads memory that it did not write, and filling it takes 7 % of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

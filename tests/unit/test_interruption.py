@@ -172,6 +172,32 @@ def test_asked_to_end_it_ends_there_and_goes_on(datasplit, tmp_path, monkeypatch
     assert rows(whole) == rows(parts)
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_killed_between_the_best_checkpoint_and_the_last(datasplit, tmp_path, monkeypatch, epoch):
+    """An epoch that had its validation, but not its end, is ended by the next start."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    training = settings()
+    for folder in (whole, parts):
+        folder.mkdir()
+    train(training, datasplit, whole / "training", whole / "model.ckpt")
+    hook = LastCheckpoint.on_train_epoch_end
+
+    def die(self, trainer, *args):
+        if trainer.current_epoch == epoch:
+            raise MemoryError
+        hook(self, trainer, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(LastCheckpoint, "on_train_epoch_end", die)
+        train(training, datasplit, parts / "training", parts / "model.ckpt")
+    assert len(list((parts / "training/checkpoints").glob(f"{epoch}-*.ckpt"))) == 1
+    train(training, datasplit, parts / "training", parts / "model.ckpt")
+    one, other = state(whole), state(parts)
+    assert one["global_step"] == other["global_step"] == 4
+    assert same(one["state_dict"], other["state_dict"])
+    assert rows(whole) == rows(parts)
+
+
 def test_a_training_that_had_stopped_early_stays_stopped(datasplit, tmp_path):
     training = settings(epochs=30, early_stopping_patience=1, learning_rate=1e-9)
     for _ in range(2):
