@@ -39,6 +39,8 @@ from cellmap_pipeline.yaml_files import read_yaml
 PARTS = ":parts"
 # A batch of more voxels fits no GPU: a slip.
 MOST_VOXELS = 2**30
+# Whose jobs a training may ask resources for.
+JobStage = Literal["train", "validate", "predict"]
 LossName = Literal["bce", "dice", "dice_bce", "focal", "tversky"]
 
 
@@ -184,7 +186,7 @@ class Training(Section):
     )
     log_every_steps: int = Field(10, ge=1, description="logging only; changes no result")
     inference: Inference = Field(Inference(), description="how crops are predicted")
-    resources: dict[Literal["train", "validate", "predict"], JobResources] = Field(
+    resources: dict[JobStage, JobResources] = Field(
         default_factory=dict,
         description="what jobs ask a cluster for, per `train`, `validate` and `predict`: `mem_mb`, "
         "`runtime` (minutes), `cpus_per_task`; changes no result",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.csv_files import csv_lines, is_number, read_csv_text
+from cellmap_pipeline.csv_files import is_number, read_csv_text, table_rows
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import union
 from cellmap_pipeline.manifest import NAME, CropLabel
@@ -48,16 +48,9 @@ def read_crop_table(path: Path) -> dict[int, CropRow]:
 
 def parse_crop_table(text: str, name: str) -> dict[int, CropRow]:
     """Rows of a crop table given as text, by crop; `name` is what errors call it."""
-    lines = csv_lines(text, name)
-    number, header = next(lines, (1, []))
-    if header != COLUMNS:
-        raise InputError(
-            f"{name} line {number}: the header is {','.join(header)[:200]!r} but must be "
-            f"{','.join(COLUMNS)!r}"
-        )
     rows: dict[int, CropRow] = {}
     problems: list[str] = []
-    for number, fields in lines:
+    for number, fields in table_rows(text, name, COLUMNS):
         where = f"{name} line {number}"
         with gathered(problems):
             row = _parse_row(fields, where)

@@ -76,6 +76,24 @@ def csv_lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
+def table_rows(text: str, name: str, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """The lines, as `csv_lines` gives them, behind a header of `columns`.
+
+    Raises
+    ------
+    InputError
+        The header is another; or as `csv_lines`.
+    """
+    lines = csv_lines(text, name)
+    number, header = next(lines, (1, []))
+    if header != columns:
+        raise InputError(
+            f"{name} line {number}: the header is {','.join(header)[:200]!r} but must be "
+            f"{','.join(columns)!r}"
+        )
+    yield from lines
+
+
 def is_number(text: str) -> bool:
     """Whether a field is a whole number that can be a crop's or an id."""
     return text.isascii() and text.isdecimal() and len(text) <= DIGITS

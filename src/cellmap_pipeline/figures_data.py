@@ -92,7 +92,7 @@ def spread(n: int, most: int) -> list[int]:
 
 def _tile(crop: LabelledCrop, voxel_size: Sequence[float]) -> tuple[np.ndarray, list[str]]:
     """The picture (h, w, 3) of a crop's middle slice, and the classes in it."""
-    names = in_order(crop.classes) or []
+    names = in_order(crop.classes)
     volumes = {
         name: LabelVolume.open(crop.folder / name) for name in volumes_in(crop.folder, names)
     }
@@ -104,8 +104,10 @@ def _tile(crop: LabelledCrop, voxel_size: Sequence[float]) -> tuple[np.ndarray, 
     image = np.repeat(grey[..., None], 3, axis=-1)
     drawn: list[str] = []
     for name, volume in volumes.items():
+        if len(drawn) == MOST_LABELS:
+            break
         ids, _ = volume.read(plane)
-        if ids.any() and len(drawn) < MOST_LABELS:
+        if ids.any():
             paint(image, ids[0], name, by_object=False)
             drawn.append(name)
     return image, drawn

@@ -114,7 +114,9 @@ def _head_tensors(task: SegmentationTask) -> dict[str, int]:
         other = build_model(settings.model, 1, len(task.channels) + 1, settings.patch_size)
     sizes = {name: tensor.shape for name, tensor in other.state_dict().items()}
     return {
-        name: next(i for i, (a, b) in enumerate(zip(tensor.shape, sizes[name])) if a != b)  # noqa: B905
+        name: next(
+            i for i, (a, b) in enumerate(zip(tensor.shape, sizes[name], strict=True)) if a != b
+        )
         for name, tensor in task.network.state_dict().items()
         if tensor.shape != sizes[name]
     }

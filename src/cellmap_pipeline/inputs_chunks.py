@@ -58,13 +58,11 @@ class Look:
     Parameters
     ----------
     here : by index, those that are here.
-    absent : number of those that are not.
     unknown : a value that is no label, and not counted.
     """
 
     level: Level
     here: set[Shape] = field(default_factory=set)
-    absent: int = 0
     unknown: int | None = None
     values: Values = field(default_factory=Values)
 
@@ -73,9 +71,7 @@ class Look:
         chunks = self.level.metadata["chunks"]
         first = [a // c for a, c in zip(start, chunks, strict=True)]
         missing = self.level.missing_chunks(start, stop)
-        new = {shape_of(i) for i in np.argwhere(~missing) + first}
-        self.absent += int(missing.sum())
-        self.here |= new
+        self.here |= {shape_of(i) for i in np.argwhere(~missing) + first}
 
     @property
     def whole(self) -> bool:

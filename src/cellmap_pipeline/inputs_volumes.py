@@ -112,10 +112,7 @@ class Volumes:
                 )
             for level in label.volume.levels if validates else [read]:
                 _check_type(level, "uib", "labels are whole numbers")
-                look = self.labels.setdefault(level.path, Look(level, unknown=label.unknown))
-                if not look.here:
-                    look.want((0, 0, 0), level.grid.shape)
-                    self._note_strays(look)
+                self._want_all(self.labels, level, label.unknown)
 
     def look_at_truth(self, path: Path) -> None:
         """Take in the metadata of a test crop's true label, an array: only scoring reads voxels."""
@@ -222,8 +219,10 @@ class Volumes:
                 f"{counted:,}: is the copy whole? (Balance between classes goes by what is counted)"
             )
 
-    def _want_all(self, looks: dict[Location, Look], level: Level) -> None:
-        look = looks.setdefault(level.path, Look(level))
+    def _want_all(
+        self, looks: dict[Location, Look], level: Level, unknown: int | None = None
+    ) -> None:
+        look = looks.setdefault(level.path, Look(level, unknown=unknown))
         if not look.here:
             look.want((0, 0, 0), level.grid.shape)
             self._note_strays(look)
@@ -294,7 +293,7 @@ def _plain_level(path: Path) -> Level:
     shape = level.metadata["shape"]
     if len(shape) != 3:
         raise InputError(f"{path} has the shape {shape}, but must have the axes z, y, x")
-    return Level(path, Grid((1, 1, 1), (0, 0, 0), shape_of(shape)))
+    return level
 
 
 def _missing_raw(path: Path) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellmap_pipeline.csv_files import csv_lines, decode_csv, is_number, read_csv_text
+from cellmap_pipeline.csv_files import decode_csv, is_number, read_csv_text, table_rows
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, is_plausible
 
@@ -103,18 +103,11 @@ def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], ob
 
 def parse_manifest(text: str, name: str) -> list[CropLabel]:
     """Rows of a manifest given as text; `name` is what errors call it."""
-    lines = csv_lines(text, name)
-    number, header = next(lines, (1, []))
-    if header != COLUMNS:
-        raise InputError(
-            f"{name} line {number}: the header is {','.join(header)[:200]!r} but must be "
-            f"{','.join(COLUMNS)!r}"
-        )
     rows: list[CropLabel] = []
     line_of: dict[tuple[int, str], int] = {}
     dataset_of: dict[int, str] = {}
     problems: list[str] = []
-    for number, fields in lines:
+    for number, fields in table_rows(text, name, COLUMNS):
         where = f"{name} line {number}"
         with gathered(problems):
             row = _parse_row(fields, where)

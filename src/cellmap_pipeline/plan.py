@@ -14,6 +14,7 @@ from typing import Any
 
 from cellmap_pipeline.config import (
     PARTS,
+    JobStage,
     RunConfig,
     Training,
     load_training,
@@ -258,14 +259,14 @@ def inference_settings(training: Training) -> dict[str, Any]:
     return {key: values[key] for key in INFERENCE_KEYS}
 
 
-def resources(training: Training, stage: str) -> dict[str, int]:
+def resources(training: Training, stage: JobStage) -> dict[str, int]:
     """What a training's jobs of `stage` ask a cluster for."""
     asked = dict(RESOURCES[stage])
     if stage == "train":
         for key, value in PER_DEVICE.items():
             asked[key] += value * training.devices
         asked["mem_mb"] += round(PER_LOADER_GB * training.memory_gb) * training.devices
-    own = training.resources.get(stage)  # type: ignore[call-overload]
+    own = training.resources.get(stage)
     return asked | (own.model_dump(exclude_none=True) if own else {})
 
 

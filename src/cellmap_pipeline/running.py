@@ -61,14 +61,15 @@ def start(arguments: Sequence[str]) -> None:
         The lock of a dead run can't be removed; Snakemake has said why.
     """
     snakemake = [sys.executable, "-m", "snakemake"]
+    options = _options(arguments)
     problems: list[str] = []
     # Snakemake reads them before the Snakefile could look at them.
-    for path in _options(arguments).configfile:
+    for path in options.configfile:
         with gathered(problems):
             read_yaml(path)
     raise_all(problems)
     if not _only_plans(arguments):
-        folder = _options(arguments).directory
+        folder = options.directory
         stop, before = _alone(folder / RUN)
         if before and before.logs:
             _settle(folder, folder / before.logs)

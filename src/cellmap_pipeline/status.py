@@ -237,11 +237,12 @@ def _paces(logs: Iterable[RunLog], plan: Plan, folder: Path) -> dict[str, float]
 def _duration(job: LoggedJob, folder: Path) -> float:
     """Seconds that a job took, if possible without its time in the queue."""
     assert job.ended
-    try:
-        with (folder / job.benchmark).open() as file:  # type: ignore[operator]
-            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-    except (TypeError, OSError, StopIteration):
-        return (job.ended - job.begun).total_seconds()
+    path = folder / job.benchmark if job.benchmark else None
+    if path and path.is_file():
+        with path.open() as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                return float(row["s"])
+    return (job.ended - job.begun).total_seconds()
 
 
 def _left(job: Job, pace: dict[str, float], plan: Plan) -> float | None:
