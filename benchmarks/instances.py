@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,11 @@ import psutil
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from cellmap_pipeline.classes import AFFINITY_SUFFIXES
+from cellmap_pipeline.classes import AFFINITY_SUFFIXES, output_channels
 from cellmap_pipeline.final_labels import segment_crop
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import CropLabel
-from cellmap_pipeline.postprocess import INSTANCE_METHODS
+from cellmap_pipeline.postprocess import INSTANCE_METHODS, NEEDS
 from cellmap_pipeline.volumes import Volume, create
 
 VOXEL = 8.0
@@ -58,7 +59,8 @@ def main() -> None:
     result: dict[str, dict[str, object]] = {}
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as name:
-            _simulate(Path(name), size)
+            needs = {NEEDS[method] for method in arguments.methods if method in NEEDS}
+            _simulate(Path(name), size, output_channels(["cell"], {"cell": sorted(needs)}))
             for method in arguments.methods:
                 command = [
                     sys.executable, __file__, "--threads", str(arguments.threads),
@@ -97,13 +99,12 @@ def _measure(folder: Path, method: str, threads: int) -> dict[str, object]:
     return {"seconds": round(seconds, 1), "objects": objects, "rand_error": round(error, 4)}
 
 
-def _simulate(folder: Path, size: int) -> None:
+def _simulate(folder: Path, size: int, channels: list[str]) -> None:
     """Cells by the nearest of random points, and what a network could predict, slab by slab."""
     grid = Grid((VOXEL,) * 3, (0, 0, 0), (size,) * 3)
     rng = np.random.default_rng(0)
     points = cKDTree(rng.uniform(0, size, ((size // SPACING + 1) ** 3, 3)))
-    names = ["cell", "cell_boundary", "cell_distance", *(f"cell{s}" for s in AFFINITY_SUFFIXES)]
-    arrays = {name: create(folder / name, grid, "uint8") for name in names}
+    arrays = {name: create(folder / name, grid, "uint8") for name in channels}
     truth = create(folder / "truth", grid, "uint32")
     plane = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1)
     for start in range(0, size, SLAB):
@@ -113,13 +114,18 @@ def _simulate(folder: Path, size: int) -> None:
                          workers=-1)[1].reshape(size, size)
             for z in range(low, high)
         ]) + 1  # fmt: skip
-        core = slice(start - low, min(start + SLAB, size) - low)
-        truth[start : start + SLAB].write(ids[core].astype(np.uint32)).result()
-        for name, values in _predicted(ids, rng).items():
-            arrays[name][start : start + SLAB].write(values[core]).result()
+        slab = slice(start, min(start + SLAB, size))
+        core = slice(start - low, slab.stop - low)
+        truth[slab].write(ids[core].astype(np.uint32)).result()
+        arrays["cell"][slab].write(np.uint8(230)).result()
+        for name, mask, sigma in _masks(ids):
+            if name in arrays:
+                values = _predicted(mask, sigma, rng)
+                arrays[name][slab].write(values[core]).result()
 
 
-def _predicted(ids: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _masks(ids: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
+    """Each further channel: what it would be at its best, and how much a network blurs it."""
     apart = []
     for axis in range(3):
         before = np.roll(ids, 1, axis)
@@ -128,21 +134,17 @@ def _predicted(ids: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarra
     boundary = np.zeros(ids.shape, bool)
     for axis in range(3):
         boundary |= apart[axis] | np.roll(apart[axis], -1, axis)
-
-    def channel(mask: np.ndarray, sigma: float) -> np.ndarray:
-        value = gaussian_filter(mask.astype(np.float32), sigma)
-        value += 0.06 * rng.standard_normal(mask.shape, np.float32)
-        return np.clip(255 * value, 0, 255).astype(np.uint8)
-
-    channels = {
-        "cell": np.full(ids.shape, 230, np.uint8),
-        "cell_boundary": channel(boundary, 0.7),
-        # Far from a boundary where it is far away in each direction.
-        "cell_distance": channel(~boundary, 2.0),
-    }
+    yield "cell_boundary", boundary, 0.7
+    # Far from a boundary where it is far away in each direction.
+    yield "cell_distance", ~boundary, 2.0
     for suffix, mask in zip(AFFINITY_SUFFIXES, apart, strict=True):
-        channels[f"cell{suffix}"] = channel(~mask, 0.7)
-    return channels
+        yield f"cell{suffix}", ~mask, 0.7
+
+
+def _predicted(mask: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    value = gaussian_filter(mask.astype(np.float32), sigma)
+    value += 0.06 * rng.standard_normal(mask.shape, np.float32)
+    return np.clip(255 * value, 0, 255).astype(np.uint8)
 
 
 def _rand_error(truth: object, made: object) -> tuple[float, int]:
