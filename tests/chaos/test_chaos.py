@@ -126,18 +126,20 @@ def disturb(run, stages, rng, undisturbed):
     -------
     For each kill, the stages that were at work; none for a stage that was over unseen.
     """
-    expected, hit = made(undisturbed), []
-    process = run.start(TARGET, entry=True)
-    for stage in stages:
-        starts = 0
-        while stage not in at_work(run) and not is_over(run, stage, undisturbed):
+    expected, hit, left = made(undisturbed), [], set(stages)
+    process, starts = run.start(TARGET, entry=True), 0
+    while left:
+        # Stages without an edge between them run in any order.
+        if not (chances := sorted(left.intersection(at_work(run)))):
+            left = {stage for stage in left if not is_over(run, stage, undisturbed)}
             if process.poll() is not None:
                 assert starts < 5, run.said.read_text()[-20_000:]
                 process, starts = run.start(TARGET, entry=True), starts + 1
             time.sleep(0.02)
-        if is_over(run, stage, undisturbed):
             continue
-        after = rng.uniform(0, 0.9 * seconds(undisturbed, stage))
+        stage = rng.choice(chances)
+        left.remove(stage)
+        after = rng.uniform(0, 0.8 * seconds(undisturbed, stage))
         time.sleep(after)
         now = at_work(run)
         if killed := kill_one(run, rng):
@@ -145,7 +147,7 @@ def disturb(run, stages, rng, undisturbed):
             hit.append(now)
         time.sleep(0.2)
         assert half_written(run, expected) == []
-        process = second_run(run, process)
+        process, starts = second_run(run, process), 0
     # A run that goes on comes to an end; the same command then makes what is missing.
     wait_until(lambda: process.poll() is not None, seconds=900)
     run.snakemake(TARGET, entry=True)
