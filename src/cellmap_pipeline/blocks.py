@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.geometry import Shape, shape_of
+from cellmap_pipeline.levels import set_cache_bytes
 
 # Of the files of scratch volumes, voxels.
 CHUNK = 64
+# Decoded chunks that a worker keeps: what windows side by side share. More would take the memory
+# of several workers, for voxels that are not read again soon.
+WORKER_CACHE_BYTES = 1 << 27
 T = TypeVar("T")
 
 
@@ -120,5 +124,7 @@ def workers(number: int) -> Iterator[Workers]:
         return
     # Not by a fork of this process: its threads (of tensorstore, say) would be missing there.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(number, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        number, mp_context=context, initializer=set_cache_bytes, initargs=(WORKER_CACHE_BYTES,)
+    ) as pool:
         yield Workers(pool)

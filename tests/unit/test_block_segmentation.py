@@ -15,9 +15,10 @@ from simulated import filling, inner_boundary, predicted, spheres, with_gaps
 from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.block_fragments as block_fragments
+import cellmap_pipeline.levels as levels
 from cellmap_pipeline.block_components import label_blocks
 from cellmap_pipeline.block_segmentation import segment_blocks
-from cellmap_pipeline.blocks import Scratch, Workers, cut
+from cellmap_pipeline.blocks import WORKER_CACHE_BYTES, Scratch, Workers, cut, workers
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.segmentation import segment
@@ -160,6 +161,16 @@ def test_a_large_volume_over_seams(tmp_path, large, method):
     error, _, _ = adapted_rand_error(wanted, found)
     assert error < 0.01
     assert found.max() > 90
+
+
+def cache_limit(block):
+    return levels.CONTEXT["cache_pool"].to_json()["total_bytes_limit"]
+
+
+def test_workers_keep_little_of_what_they_read():
+    with workers(2) as run:
+        limits = list(run.run(cache_limit, cut((8, 4, 4), 4), "limits"))
+    assert limits == [WORKER_CACHE_BYTES] * 2 and WORKER_CACHE_BYTES < levels.CACHE_BYTES
 
 
 def test_nothing_inside(tmp_path):

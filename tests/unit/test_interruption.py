@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from runs import wait_until
 from trainings import make_datasplit, settings, start, warm_up
 
 from cellmap_pipeline.interruption import EXIT_CODE, SIGNALS, LastCheckpoint, newest_checkpoint
@@ -130,9 +131,14 @@ def test_a_half_written_checkpoint_is_set_aside(tmp_path):
 
 def test_it_goes_on_from_another_where_the_last_is_cut_short(datasplit, tmp_path):
     training = settings(**LONG)
-    warm_up()
-    seconds = run(training, datasplit, tmp_path / "whole")
-    assert interrupt(training, datasplit, tmp_path / "parts", signal.SIGTERM, 0.8 * seconds)
+    run(training, datasplit, tmp_path / "whole")
+    process = start(training, datasplit, tmp_path / "parts")
+    metrics = tmp_path / "parts/training/metrics.csv"
+    # In its last epoch, when there are others.
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == EXIT_CODE
     last = tmp_path / "parts/training/checkpoints/last.ckpt"
     whole = last.read_bytes()
     last.write_bytes(whole[: len(whole) // 2])
