@@ -159,8 +159,7 @@ def test_nothing_is_lost(undisturbed, new_run, kills, rng):
     while len(hit) < kills:
         run = new_run()
         left = min(kills - len(hit), len(STAGES))
-        stages = [STAGES[i] for i in sorted(rng.sample(range(len(STAGES)), left))]
-        hit += disturb(run, stages, rng, undisturbed)
+        hit += disturb(run, rng.sample(STAGES, left), rng, undisturbed)
         assert made(run) == made(undisturbed)
         wait_until(lambda run=run: not processes(run), seconds=60)
         assert [str(path) for path in run.folder.rglob("*.partial")] == []
