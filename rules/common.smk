@@ -8,7 +8,7 @@ from pathlib import Path
 from cellmap_pipeline import failures, ownership, running
 from cellmap_pipeline import plan as planning
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.plan_checks import check_folders
+from cellmap_pipeline.plan_checks import check_folders, check_target
 
 CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
 TRAINING_FOLDERS = list(
@@ -18,11 +18,14 @@ TRAINING_FOLDERS = list(
         + [ROOT / "config/training"]
     )
 )
-
 try:
     PLAN = planning.make_plan(
         config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS
     )
+    # Snakemake knows its targets later; those of a workflow that takes this one as a module are its own.
+    if not workflow.modifier.skip_configfile:
+        for _word in sys.argv[1:]:
+            check_target(PLAN, _word)
 except InputError as error:
     stop(error)
 

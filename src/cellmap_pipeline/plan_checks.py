@@ -1,22 +1,30 @@
 """What is wrong with a plan: choices that nothing gives, files and folders that are not there.
 
-Run while Snakemake parses (`check_plan`) and when a run starts (`check_folders`).
+Run while Snakemake parses (`check_plan`, `check_target`) and when a run starts (`check_folders`).
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from cellmap_pipeline.config_messages import did_you_mean
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.relations import read_class_table
 from cellmap_pipeline.selection import origin
 
 if TYPE_CHECKING:
     from cellmap_pipeline.plan import Plan
+
+# Below `output`, what is made of one test crop.
+OF_CROP = re.compile(
+    r"(?:(?P<training>[^/]+)/predictions|segmentations|figures/crops)/(?P<dataset>[^/]+)/"
+    r"crop(?P<crop>\d+)(?:\.jpg|/(?P<label>[^/]+))?"
+)
 
 
 def check_plan(plan: Plan, source: str) -> None:
@@ -66,6 +74,25 @@ def check_folders(plan: Plan) -> None:
     raise_all(problems)
 
 
+def check_target(plan: Plan, target: str) -> None:
+    """See that a target that is made of one test crop can be: `crop10`, or a path.
+
+    Parameters
+    ----------
+    target : as given to Snakemake; any other than of a crop passes.
+
+    Raises
+    ------
+    InputError
+        The plan has no such crop, or not this dataset, training or label of it.
+    """
+    below = os.path.relpath(target, plan.output)
+    found = re.fullmatch(r"crop(?P<crop>\d+)", target) or OF_CROP.fullmatch(below)
+    wrong = _not_of_crop(plan, **found.groupdict()) if found else None
+    if wrong:
+        raise InputError(f"target {target}: {wrong}")
+
+
 def check_writable(key: str, folder: Path) -> None:
     """See that files can be made in a folder, which need not be there yet.
 
@@ -89,6 +116,37 @@ def check_writable(key: str, folder: Path) -> None:
             f"{key}: nothing can be written in {there} ({error.strerror}): see who owns it and "
             f"whether your quota is used up, or choose another `{key}`"
         ) from None
+
+
+def _not_of_crop(
+    plan: Plan,
+    crop: str,
+    dataset: str | None = None,
+    training: str | None = None,
+    label: str | None = None,
+) -> str | None:
+    """Why a crop has no such prediction or label, or None."""
+    number, datasets = int(crop), plan.dataset_of()
+    if number not in datasets:
+        if any(row.crop == number for row in plan.manifest_rows):
+            return f"`submission` leaves crop {crop} out: see its `crops` and `classes`"
+        known = ", ".join(map(str, datasets))
+        return f"there is no crop {crop} in {plan.config.test_crops}, only {known}"
+    if dataset not in (None, datasets[number]):
+        return f"crop {crop} is of the dataset {datasets[number]!r}"
+    if training is not None:
+        if training not in plan.trainings:
+            near = did_you_mean(training, list(plan.trainings))
+            return f"{training!r} is not among `trainings`{near}"
+        if number not in plan.predicted(training):
+            return (
+                f"training {training!r} predicts nothing of crop {crop}: see its `classes` and "
+                "`serves`, and `submission.select`"
+            )
+    labels = [row.label for row in plan.segmented() if row.crop == number]
+    if label not in (None, *labels):
+        return f"of crop {crop} only {', '.join(labels)} are written, not {label!r}"
+    return None
 
 
 def _missing_files(plan: Plan) -> Iterator[str]:

@@ -15,6 +15,7 @@ from cellmap_pipeline.plan import (
     validation_settings,
     validation_trainings,
 )
+from cellmap_pipeline.plan_checks import check_target
 
 MODEL = {"model": {"architecture": "monai_basic_unet3d"}, "patch_size": 64}
 
@@ -157,6 +158,39 @@ def test_what_cannot_be_submitted_is_said(plan, submission, message):
     with pytest.raises(InputError, match="config.yaml: ") as error:
         plan(submission=submission)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("crop1", None),
+        ("results/fine/predictions/a/crop1", None),
+        ("results/segmentations/a/crop1/mito", None),
+        ("results/figures/crops/b/crop2.jpg", None),
+        ("results/fetched/crop99.json", None),  # It may be of a training crop.
+        ("all", None),
+        ("crop99", "target crop99: there is no crop 99 in .*m.csv, only 1, 2$"),
+        ("results/segmentations/a/crop99/mito", "there is no crop 99"),
+        ("results/figures/crops/a/crop99.jpg", "there is no crop 99"),
+        ("results/fine/predictions/b/crop1", "crop 1 is of the dataset 'a'"),
+        ("./results/fin/predictions/a/crop1", r"'fin' is not among .* \(did you mean 'fine'\?\)"),
+        ("results/fine/predictions/b/crop2", "training 'fine' predicts nothing of crop 2"),
+        ("results/segmentations/a/crop1/er", "of crop 1 only mito, nuc are written, not 'er'"),
+    ],
+)
+def test_a_target_of_a_crop_that_is_not_there_is_said(plan, target, message):
+    made = plan(output="results")
+    if message is None:
+        check_target(made, target)
+    else:
+        with pytest.raises(InputError, match=message):
+            check_target(made, target)
+
+
+def test_a_target_that_the_submission_leaves_out_is_said(plan):
+    made = plan(submission={"crops": [1]})
+    with pytest.raises(InputError, match="`submission` leaves crop 2 out"):
+        check_target(made, "crop2")
 
 
 def test_rows_travel_as_builtins():

@@ -78,6 +78,13 @@ def test_bad_configurations_end_with_one_message(run, spoil, message):
     assert "Traceback" not in done.stdout
 
 
+def test_a_target_that_is_not_there_ends_with_one_message(run):
+    done = run.snakemake("--dry-run", "crop99", check=False)
+    assert done.returncode != 0
+    assert "error: target crop99: there is no crop 99 in" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
 def test_what_only_the_data_show_ends_in_the_first_job(run, small_data):
     run.train("tiny", classes=["mito", "golgi"])
     run.configure(submission={"classes": ["mito"]})
