@@ -160,6 +160,7 @@ def test_nothing_is_lost(undisturbed, new_run, kills, rng):
         run = new_run()
         left = min(kills - len(hit), len(STAGES))
         hit += disturb(run, rng.sample(STAGES, left), rng, undisturbed)
+        # The same bytes: so also without kills, the same settings make the same.
         assert made(run) == made(undisturbed)
         wait_until(lambda run=run: not processes(run), seconds=60)
         assert [str(path) for path in run.folder.rglob("*.partial")] == []

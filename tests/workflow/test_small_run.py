@@ -169,13 +169,6 @@ def test_predictions_made_elsewhere_become_labels(changed, small_data):
     assert level.grid == row.grid
 
 
-def test_the_same_settings_make_the_same_bytes(run, new_run):
-    again = new_run()
-    again.snakemake("submission.zip")
-    first, second = (made.folder / "submission.zip" for made in (run, again))
-    assert first.read_bytes() == second.read_bytes()
-
-
 def voxels_of(folder):
     return {
         path.name: Volume.open(path).levels[0].array.read(order="C").result()
