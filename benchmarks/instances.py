@@ -37,11 +37,12 @@ from cellmap_pipeline.volumes import Volume, create
 VOXEL = 8.0
 SPACING = 40  # voxels between the centres of cells, about
 SLAB = 64
+# As a validation would tune them on these predictions.
 SETTINGS = {
-    "watershed_boundary": {"merge_threshold": 0.5},
-    "watershed_learned_distance": {"merge_threshold": 0.4},
-    "watershed_affinities": {"merge_threshold": 0.3},
-    "mutex_watershed": {"affinity_threshold": 0.7, "merge_threshold": 0.25},
+    "watershed_boundary": {"merge_threshold": 0.4},
+    "watershed_learned_distance": {"merge_threshold": 0.25},
+    "watershed_affinities": {"merge_threshold": 0.15},
+    "mutex_watershed": {"affinity_threshold": 0.7, "merge_threshold": 0.15},
 }
 
 
