@@ -285,7 +285,7 @@ def _joined_across(
     """Lookup that joins each fragment without a seed of the whole volume with the one it shares
     most faces with in a next block, unless there is a ridge between them."""
     if settings["method"] == "mutex_watershed":
-        open_ = links.mean < 1 - settings["affinity_threshold"]
+        open_ = links.likely < 1 - settings["affinity_threshold"]
     elif settings["method"] == "watershed_distance":
         open_ = np.ones(links.mean.size, bool)
     else:

@@ -16,6 +16,7 @@ from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.block_fragments as block_fragments
 import cellmap_pipeline.levels as levels
+from cellmap_pipeline.agglomeration import Contacts
 from cellmap_pipeline.block_components import label_blocks
 from cellmap_pipeline.block_segmentation import segment_blocks
 from cellmap_pipeline.blocks import WORKER_CACHE_BYTES, Scratch, Workers, cut, workers
@@ -129,6 +130,15 @@ def test_cells_over_seams(tmp_path, monkeypatch, method):
     found = made(channels, chosen, tmp_path, "cell")
     error, _, _ = adapted_rand_error(wanted, found)
     assert error < 0.01
+
+
+def test_one_open_face_on_a_seam_joins_no_cells():
+    # 1 goes on as 2 behind many open faces; 3 and 2 share one that is open by chance.
+    first, second, area = np.array([1, 2]), np.array([2, 3]), np.array([50.0, 1.0])
+    mean = np.array([0.1, 0.1])
+    links = Contacts(first, second, area, mean, mean)
+    chosen = {"method": "mutex_watershed", "affinity_threshold": 0.7}
+    assert block_fragments._joined_across(links, 0, 4, chosen).tolist() == [0, 1, 1, 3]
 
 
 @pytest.fixture(scope="module")
