@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.levels import set_cache_bytes
+from cellmap_pipeline.orphans import end_with_parent
 
 # Of the files of scratch volumes, voxels.
 CHUNK = 64
@@ -124,7 +125,11 @@ def workers(number: int) -> Iterator[Workers]:
         return
     # Not by a fork of this process: its threads (of tensorstore, say) would be missing there.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(
-        number, mp_context=context, initializer=set_cache_bytes, initargs=(WORKER_CACHE_BYTES,)
-    ) as pool:
+    with ProcessPoolExecutor(number, mp_context=context, initializer=_begin) as pool:
         yield Workers(pool)
+
+
+def _begin() -> None:
+    """What each process of its own does first."""
+    end_with_parent()
+    set_cache_bytes(WORKER_CACHE_BYTES)

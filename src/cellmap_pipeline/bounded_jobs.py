@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from cellmap_pipeline.orphans import end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +49,8 @@ def run_bounded(
                 yield tasks[i], work(tasks[i])
                 bar.update()
             return
-        with ProcessPoolExecutor(workers, initializer=start, initargs=start_arguments) as pool:
+        begin = partial(_begin, start, start_arguments)
+        with ProcessPoolExecutor(workers, initializer=begin) as pool:
             running: dict[Future[R], int] = {}
             try:
                 while order or running:
@@ -63,3 +67,8 @@ def run_bounded(
                         bar.update()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(start: Callable[..., None], start_arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
+    start(*start_arguments)
