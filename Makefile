@@ -40,7 +40,7 @@ test: lint  ## run the checks and the tests
 	pytest tests -m "not slow and not slurm and not chaos and not browser" -n 2 --dist loadfile
 
 test-demo: env  ## run the whole demo in a scratch folder and check its results (minutes)
-	pytest tests -m slow -n 2 --dist loadfile
+	pytest tests -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in many ways (minutes; SLURM="-k whole_demo")
 	tests/debian_packages.sh "munged slurmctld slurmd sbatch" "slurm-wlm munge"
