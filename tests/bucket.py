@@ -17,6 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 NAME = "cells"
+SLOW = 6
 
 
 class Bucket:
@@ -24,7 +25,7 @@ class Bucket:
 
     `cut` is the share of answers whose connection ends in the middle of the body; `spoil` holds
     how often a key's bytes are still to be changed on the way, `busy` how often it is answered
-    with 503, and `slow` how often only after a second; `denied` keys are, always; `got` counts
+    with 503, and `slow` how often only after `SLOW` s; `denied` keys are, always; `got` counts
     what was asked for.
     """
 
@@ -78,7 +79,7 @@ class Bucket:
             cut = bool(body) and self._random.random() < self.cut
             self.cuts += cut
         if slow:
-            time.sleep(1)
+            time.sleep(SLOW)
         return status, body, len(body) // 2 if cut else len(body)
 
     @staticmethod
