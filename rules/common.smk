@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from cellmap_pipeline import failures, ownership, running
@@ -18,14 +19,16 @@ TRAINING_FOLDERS = list(
         + [ROOT / "config/training"]
     )
 )
+
 try:
     PLAN = planning.make_plan(
         config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS
     )
     # Snakemake knows its targets later; those of a workflow that takes this one as a module are its own.
     if not workflow.modifier.skip_configfile:
-        for _word in sys.argv[1:]:
-            check_target(PLAN, _word)
+        for _before, _word in pairwise(sys.argv):
+            if _before not in ("-d", "--directory"):
+                check_target(PLAN, _word)
 except InputError as error:
     stop(error)
 

@@ -18,7 +18,7 @@ pytest_plugins = ["runs"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest comes first: all others fit beside it."""
+    """The file that takes longest comes first: in `make test-demo`, all others fit beside it."""
     items.sort(key=lambda item: item.path.name != "test_whole_demo.py")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -37,7 +38,7 @@ class Contacts:
     mean: np.ndarray
     highest: np.ndarray
 
-    @property
+    @cached_property
     def likely(self) -> np.ndarray:
         """How likely a boundary is, float64 (m,): of many faces the mean, of a few about a half.
 
@@ -138,14 +139,13 @@ def merge_by_mean(links: Contacts, size: int, threshold: float) -> np.ndarray:
     """
     lookup = np.arange(size, dtype=np.int64)
     while True:
-        likely = links.likely
-        weakest = float(likely.min(initial=np.inf))
+        weakest = float(links.likely.min(initial=np.inf))
         if weakest >= threshold:
             return lookup
         level = min(threshold, LEVEL * (math.floor(round(weakest / LEVEL, 9)) + 1))
         best = _best_contact(links, size)
         best = np.unique(best[best >= 0])
-        best = best[likely[best] < level]
+        best = best[links.likely[best] < level]
         joined = groups(size, links.first[best], links.second[best])
         lookup = joined[lookup]
         links = pooled(links, joined)

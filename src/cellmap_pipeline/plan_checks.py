@@ -86,7 +86,7 @@ def check_target(plan: Plan, target: str) -> None:
     InputError
         The plan has no such crop, or not this dataset, training or label of it.
     """
-    below = os.path.relpath(target, plan.output)
+    below = os.path.relpath(os.path.normpath(target), plan.output)
     found = re.fullmatch(r"crop(?P<crop>\d+)", target) or OF_CROP.fullmatch(below)
     wrong = _not_of_crop(plan, **found.groupdict()) if found else None
     if wrong:

@@ -169,6 +169,7 @@ def test_what_cannot_be_submitted_is_said(plan, submission, message):
         ("results/figures/crops/b/crop2.jpg", None),
         ("results/fetched/crop99.json", None),  # It may be of a training crop.
         ("all", None),
+        ("", None),
         ("crop99", "target crop99: there is no crop 99 in .*m.csv, only 1, 2$"),
         ("results/segmentations/a/crop99/mito", "there is no crop 99"),
         ("results/figures/crops/a/crop99.jpg", "there is no crop 99"),
