@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from cellmap_pipeline.blocks import Block, Workers, cut, workers
 from cellmap_pipeline.classes import further, is_instance
 from cellmap_pipeline.postprocess import Settings, complete
 from cellmap_pipeline.probabilities import Probabilities
+from cellmap_pipeline.scratch import scratch
 from cellmap_pipeline.segmentation import join, join_small, voxels
 from cellmap_pipeline.volumes import create, reopen
 
@@ -60,8 +60,8 @@ def segment_blocks(
     settings = complete(label, settings, further(label, probabilities.channels))
     blocks = cut(grid.shape, size or BLOCK_OF.get(settings["method"], BLOCK))
     at_once = min(threads, len(blocks), MOST_WORKERS)
-    with TemporaryDirectory(prefix="cellmap-") as name, workers(at_once) as run:
-        reader = Reader(probabilities, settings, Path(name))
+    with scratch() as folder, workers(at_once) as run:
+        reader = Reader(probabilities, settings, folder)
         made = (
             _instances(reader, blocks, run, threads)
             if is_instance(label)

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from cellmap_pipeline.partial_result import PartialResult
 from cellmap_pipeline.plan import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.row_sums import RowSums, Transfer
+from cellmap_pipeline.scratch import scratch
 from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.volumes import Volume
 from cellmap_pipeline.windows import Layer, Windows, meets, plan_layers
@@ -100,8 +100,8 @@ def predict_crop(
         "%d windows of %s over %s voxels",
         len(layers) * len(corners), list(window), list(region.shape),
     )  # fmt: skip
-    with TemporaryDirectory(prefix="cellmap-") as scratch:
-        sums = Accumulator(len(grids), Path(scratch), MEMORY)
+    with scratch() as folder:
+        sums = Accumulator(len(grids), folder, MEMORY)
         total = len(layers) * len(corners)
         with tqdm(total=total, unit="window", desc=output.name) as bar:
             walk = _Walk(Predictor(tasks, list(grids), window, inference), raw, region, windows)
