@@ -109,12 +109,13 @@ class Reader:
 
 @dataclass(frozen=True)
 class _Found:
-    """Fragments in a block: ids (those without a seed of the whole volume below 0), voxels, and
-    the largest distance from the outside."""
+    """Fragments in a block: ids (those without a seed of the whole volume below 0), voxels, the
+    largest distance from the outside, and whether they have no seed at all."""
 
     ids: NDArray[np.int64]
     sizes: NDArray[np.int64]
     radius: NDArray[np.float32]
+    seedless: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -160,17 +161,19 @@ def block_fragments(
     offsets = shared + local - LOCAL
     size = shared + int(local[-1]) + 1
     sizes, radius = np.zeros(size, np.int64), np.zeros(size, np.float32)
+    seedless = np.zeros(size, bool)
     for part, before in zip(found, local, strict=False):
         ids = np.where(part.ids < 0, shared + before - part.ids, part.ids)
         sizes[ids] += part.sizes
         radius[ids] = np.maximum(radius[ids], part.radius)
+        seedless[ids] = part.seedless
     unjoined = BlockFragments(
         Fragments(np.zeros(0, np.uint32), sizes), volume, blocks, offsets, np.arange(size)
     )
     links = list(run.run(partial(_contacts, reader, unjoined), blocks, "contacts"))
     everywhere = together([inner for inner, _ in links], size)
     across = together([cut for _, cuts in links for cut in cuts], size)
-    same = _joined_across(across, shared, size, reader.settings)
+    same = _joined_across(across, shared, seedless, reader.settings)
     largest = np.zeros(size, np.float32)
     np.maximum.at(largest, same, radius)
     pieces = Fragments(
@@ -214,15 +217,17 @@ def _flood(reader: Reader, seeds: Components | None, volume: Scratch, block: Blo
     core = block.within(window)
     empty = np.zeros(0, np.int64)
     if not land.inside[core].any():
-        return _Found(empty, empty, np.zeros(0, np.float32))
+        return _Found(empty, empty, np.zeros(0, np.float32), np.zeros(0, bool))
     if seeds is None:
         labels, of_volume, distance = mutexed(land), empty, None
+        n_seeds = int(labels.max())
     else:
         distance = reader.distance(window)
         markers, names = _renumbered(seeds.read(window.start, window.stop))
         of_volume = names[1:]
         at_faces = components(maxima(distance) & land.seeding & (markers == 0), 26)
         more = np.where(at_faces > 0, at_faces.astype(np.int64) + of_volume.size, 0)
+        n_seeds = of_volume.size + int(at_faces.max())
         labels = flooded(land, distance, markers + more)
         distance = distance[core]
     labels = np.ascontiguousarray(labels[core])
@@ -235,7 +240,12 @@ def _flood(reader: Reader, seeds: Components | None, volume: Scratch, block: Blo
     lookup[ids] = names
     volume.write(block.start, lookup[labels])
     radius = np.zeros(lookup.size, np.float32) if distance is None else highest(distance, labels)
-    return _Found(np.where(names > LOCAL, LOCAL - names, names), sizes_of(labels)[ids], radius[ids])
+    return _Found(
+        ids=np.where(names > LOCAL, LOCAL - names, names),
+        sizes=sizes_of(labels)[ids],
+        radius=radius[ids],
+        seedless=ids > n_seeds,
+    )
 
 
 def _contacts(
@@ -280,24 +290,62 @@ def _renamed(links: Contacts, ids: NDArray[np.int64]) -> Contacts:
 
 
 def _joined_across(
-    links: Contacts, shared: int, size: int, settings: Settings
+    links: Contacts, shared: int, seedless: NDArray[np.bool_], settings: Settings
 ) -> NDArray[np.int64]:
-    """Lookup that joins each fragment without a seed of the whole volume with the one it shares
-    most faces with in a next block, unless there is a ridge between them."""
+    """Lookup that joins fragments of one basin across blocks.
+
+    One with a seed, but none of the whole volume (ids up to `shared`), joins the one it shares
+    most faces with in a next block, unless there is a ridge between them. What then stays alone
+    is flooded over a ridge in the whole, as is what has no seed.
+    """
     if settings["method"] == "mutex_watershed":
         open_ = links.likely < 1 - settings["affinity_threshold"]
     elif settings["method"] == "watershed_distance":
         open_ = np.ones(links.mean.size, bool)
     else:
         open_ = links.mean < NO_RIDGE
+    open_ &= ~(seedless[links.first] | seedless[links.second])
+    size = seedless.size
     ends = np.concatenate([links.first[open_], links.second[open_]])
     partner = np.concatenate([links.second[open_], links.first[open_]])
     area = np.tile(links.area[open_], 2)
     order = np.lexsort((-partner, area, ends))
     best = np.full(size, -1, np.int64)
     best[ends[order]] = partner[order]  # of repeated ends the last, with the largest area, stays
-    local = np.flatnonzero((best >= 0) & (np.arange(size) > shared))
-    return groups(size, local, best[local])
+    local = np.arange(size) > shared
+    if settings["method"] != "mutex_watershed":
+        seedless = seedless | (local & (best < 0))
+    local = np.flatnonzero(local & (best >= 0))
+    first, second = _seedless_joins(links, seedless)
+    return groups(size, np.concatenate([local, first]), np.concatenate([best[local], second]))
+
+
+def _seedless_joins(
+    links: Contacts, seedless: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs to join, so that no two with seeds come together: the largest contacts first.
+
+    In the whole volume a fragment without a seed is all that hangs together without one, or is
+    flooded over any ridge from what it touches.
+    """
+    root, seeded = np.arange(seedless.size), ~seedless
+
+    def root_of(one: int) -> int:
+        while root[one] != one:
+            root[one] = one = root[root[one]]
+        return one
+
+    pairs = []
+    touching = np.flatnonzero(seedless[links.first] | seedless[links.second])
+    order = np.lexsort((links.second[touching], links.first[touching], -links.area[touching]))
+    for link in touching[order]:
+        first, second = root_of(links.first[link]), root_of(links.second[link])
+        if first != second and not (seeded[first] and seeded[second]):
+            root[second] = first
+            seeded[first] |= seeded[second]
+            pairs.append((first, second))
+    first_of, second_of = np.array(pairs, np.int64).reshape(-1, 2).T
+    return first_of, second_of
 
 
 def _reach(sigma_nm: float, voxel_size: Sequence[float]) -> list[int]:

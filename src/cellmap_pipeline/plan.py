@@ -44,7 +44,7 @@ RESULT_VERSION = {
     "validate": 5,
     "predict": 3,
     "select": 2,
-    "segment": 3,
+    "segment": 4,
     "package": 2,
     "score": 2,
     "figures": 1,

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import active_children
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
@@ -25,11 +26,19 @@ def scratch() -> Iterator[Path]:
     """
     _remove_left()
     with TemporaryDirectory(prefix=PREFIX) as name:
-        folder = Path(name)
-        claim(folder / OWNER, this_process())
+        claim(Path(name, OWNER), this_process())
+        folder = Path(name, "files")
+        folder.mkdir()
 
         def end(number: int, frame: Any) -> None:
+            # Processes of its own would make anew what they write to.
+            for child in active_children():
+                child.kill()
+                child.join()
             rmtree(folder, ignore_errors=True)
+            # What a thread wrote meanwhile keeps its owner, and goes with the next job.
+            if not folder.exists():
+                rmtree(name, ignore_errors=True)
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

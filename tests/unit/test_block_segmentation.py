@@ -132,13 +132,43 @@ def test_cells_over_seams(tmp_path, monkeypatch, method):
     assert error < 0.01
 
 
+@pytest.mark.parametrize("method", RIDGES[:2])
+def test_thin_objects_over_seams(tmp_path, method):
+    # Boundary all over, so that next to nothing of them is a seed.
+    truth = np.zeros((200, 40, 40), np.int32)
+    for n, (y, x) in enumerate(np.ndindex(4, 4), 1):
+        truth[:, 10 * y + 4 : 10 * y + 7, 10 * x + 4 : 10 * x + 7] = n
+    channels = predicted(truth, "mt", noise=0.02)
+    chosen = {"method": method, "threshold": 0.3, "min_size_nm3": 1e4}
+    wanted = segment("mt", channels, VOXELS, chosen)
+    found = made(channels, chosen, tmp_path, "mt")
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+    assert found.max() == wanted.max() == 16
+
+
+def test_what_has_no_seed_joins_no_two_that_have():
+    # 1 and 4 have seeds; between them 2 and 3 have not, and 5 to 8, a row, touches nothing else.
+    first, second = np.array([1, 2, 3, 5, 6, 7]), np.array([2, 3, 4, 6, 7, 8])
+    area = np.array([9, 1, 5, 9, 1, 9])
+    links = Contacts(first, second, area, np.ones(6), np.ones(6, np.float32))
+    seedless = np.array([False, False, True, True, False, True, True, True, True])
+    joined = block_fragments._joined_across(links, 4, seedless, {"method": "watershed_boundary"})
+    assert joined.tolist() == [0, 1, 1, 3, 3, 5, 5, 5, 5]
+
+
 def test_one_open_face_on_a_seam_joins_no_cells():
     # 1 goes on as 2 behind many open faces; 3 and 2 share one that is open by chance.
     first, second, area = np.array([1, 2]), np.array([2, 3]), np.array([50.0, 1.0])
     mean = np.array([0.1, 0.1])
     links = Contacts(first, second, area, mean, mean)
     chosen = {"method": "mutex_watershed", "affinity_threshold": 0.7}
-    assert block_fragments._joined_across(links, 0, 4, chosen).tolist() == [0, 1, 1, 3]
+    assert block_fragments._joined_across(links, 0, np.zeros(4, bool), chosen).tolist() == [
+        0,
+        1,
+        1,
+        3,
+    ]
 
 
 @pytest.fixture(scope="module")

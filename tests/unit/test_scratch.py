@@ -12,27 +12,52 @@ from runs import wait_until
 from cellmap_pipeline.scratch import scratch
 
 SCRIPT = """
-import time
+from functools import partial
 
+import numpy as np
+
+from cellmap_pipeline.blocks import Scratch, cut, workers
 from cellmap_pipeline.scratch import scratch
 
-with scratch() as folder:
-    (folder / "large").mkdir()
-    time.sleep(600)
+SHAPE = (64_000, 64, 64)
+
+
+def write(volume, block):
+    volume.write(block.start, np.random.default_rng(0).integers(0, 9, block.shape, np.uint8))
+
+
+if __name__ == "__main__":
+    with scratch() as folder, workers(2) as pool:
+        write_ = partial(write, Scratch(folder / "large", SHAPE, "uint8"))
+        list(pool.run(write_, cut(SHAPE, 64), "blocks"))
 """
 
 
 @pytest.fixture
-def begin(tmp_path, monkeypatch):
-    """Starts a process with a scratch folder, the only thing in a folder of temporary files."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+def temporary(tmp_path):
+    """A folder for temporary files."""
+    (tmp_path / "temporary").mkdir()
+    return tmp_path / "temporary"
+
+
+def folders(temporary):
+    """Scratch folders, without what Python's own processes leave."""
+    return sorted(name for name in os.listdir(temporary) if not name.startswith("pymp-"))
+
+
+@pytest.fixture
+def begin(tmp_path, temporary, monkeypatch):
+    """Starts a process that, with two others, writes to a scratch folder."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
     processes = []
 
     def start():
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT])
+        process = subprocess.Popen([sys.executable, script])
         processes.append(process)
-        wait_until(lambda: list(tmp_path.glob("*/large")), process)
+        wait_until(lambda: list(temporary.glob("*/files/large/**/*")), process)
         return process
 
     yield start
@@ -46,31 +71,31 @@ def end(process, number):
     assert process.wait() == -number
 
 
-def test_sigterm_removes_it(begin, tmp_path):
+def test_sigterm_removes_it(begin, temporary):
     process = begin()
     end(process, signal.SIGTERM)
-    assert os.listdir(tmp_path) == []
+    assert folders(temporary) == []
 
 
-def test_the_next_one_removes_what_a_kill_left(begin, tmp_path):
+def test_the_next_one_removes_what_a_kill_left(begin, temporary):
     process = begin()
     with scratch():
-        assert len(os.listdir(tmp_path)) == 2, "a living process's"
-    assert len(os.listdir(tmp_path)) == 1
+        assert len(folders(temporary)) == 2, "a living process's"
+    assert len(folders(temporary)) == 1
     end(process, signal.SIGKILL)
-    assert len(os.listdir(tmp_path)) == 1
+    assert len(folders(temporary)) == 1
     with scratch() as folder:
-        assert os.listdir(tmp_path) == [folder.name]
-    assert os.listdir(tmp_path) == []
+        assert folders(temporary) == [folder.parent.name]
+    assert folders(temporary) == []
 
 
-def test_what_else_is_there_stays(begin, tmp_path):
+def test_what_else_is_there_stays(begin, temporary):
     for name in ("cellmap-mine", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "notes").touch()
+        (temporary / name).mkdir()
+        (temporary / name / "notes").touch()
     with scratch():
         pass
-    assert sorted(os.listdir(tmp_path)) == ["cellmap-mine", "other"]
+    assert folders(temporary) == ["cellmap-mine", "other"]
 
 
 def test_afterwards_the_signal_is_as_before():
