@@ -315,9 +315,10 @@ def _joined_across(
     local = np.arange(size) > shared
     if settings["method"] != "mutex_watershed":
         seedless = seedless | (local & (best < 0))
-    local = np.flatnonzero(local & (best >= 0))
+    going_on = np.flatnonzero(local & (best >= 0))
     first, second = _seedless_joins(links, seedless)
-    return groups(size, np.concatenate([local, first]), np.concatenate([best[local], second]))
+    one, other = np.concatenate([going_on, first]), np.concatenate([best[going_on], second])
+    return groups(size, one, other)
 
 
 def _seedless_joins(
