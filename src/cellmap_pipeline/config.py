@@ -257,7 +257,7 @@ def _size(value: Any) -> str:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 3) or not all(0 < size < float("inf") for size in sizes):
-        raise ValueError("is not a voxel size in nm, such as 8 or '3.48 4 4'")
+        raise ValueError(f"{str(value)[:80]!r} is not a voxel size in nm, such as 8 or '3.48 4 4'")
     return " ".join(parts)
 
 

@@ -62,7 +62,7 @@ def one_name(value: str) -> str:
     if not NAME.fullmatch(value):
         is_file = value.endswith((".yaml", ".yml"))
         remedy = "the file's name without folder and ending" if is_file else "letters, digits, _, -"
-        raise ValueError(f"is not a name ({remedy})")
+        raise ValueError(f"{value[:80]!r} is not a name ({remedy})")
     return value
 
 

@@ -294,12 +294,12 @@ ROWS = {
     # A training.
     "a negative voxel size": Row(
         PARSING,
-        f"{TINY}: voxel_size.0: Input should be greater than or equal to 0.1, not -8",
+        f"{TINY}: voxel_size: Input should be greater than or equal to 0.1, not -8",
         lambda it: it.train(voxel_size=-8),
     ),
     "a voxel size in metres": Row(
         PARSING,
-        f"{TINY}: voxel_size.0: Input should be greater than or equal to 0.1, not 8e-09",
+        f"{TINY}: voxel_size: Input should be greater than or equal to 0.1, not 8e-09",
         lambda it: it.train(voxel_size=8e-9),
     ),
     "a patch that the network cannot take": Row(
