@@ -211,8 +211,13 @@ ROWS = {
     ),
     "a list as configuration": Row(
         PARSING,
-        f"{CONFIG} must hold keys and values, such as `classes: [mito]`",
+        f"{CONFIG} must hold keys and values: docs/configuration.md lists them",
         lambda it: it.config.write_text("[a, b]"),
+    ),
+    "an empty configuration": Row(
+        PARSING,
+        f"{CONFIG} must hold keys and values: docs/configuration.md lists them",
+        lambda it: it.config.write_text("# nothing\n"),
     ),
     "no configuration": Row(
         PARSING, f"{CONFIG} does not exist (looked in …)", lambda it: it.config.unlink()
