@@ -101,6 +101,7 @@ def _not_a_url(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(one_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]
+Crops = Annotated[list[int], Field(min_length=1)]
 Nm = Annotated[float, Field(ge=SMALLEST_NM, le=LARGEST_NM)]
 VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(triple)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]

@@ -115,6 +115,7 @@ def test_run_errors(changes, message):
             "submission.select.mito.8: 'a b' is not a name (letters, digits, _, -)",
         ),
         ({"submission": {"select": {"mito": ["a", "a"]}}}, "submission.select.mito: lists a twice"),
+        ({"submission": {"crops": []}}, "submission.crops: is empty: name at least one"),
     ],
 )
 def test_one_line_says_all(changes, message):
@@ -129,6 +130,7 @@ def test_one_line_says_all(changes, message):
         ({"patch_size": "big"}, "patch_size: Input should be a valid integer, not 'big'"),
         ({"voxel_size": "8nm"}, "voxel_size: Input should be a valid number, not '8nm'"),
         ({"voxel_size": [8, "x", 8]}, "voxel_size.1: Input should be a valid number, not 'x'"),
+        ({"crops": []}, "crops: is empty: name at least one"),
         ({"voxel_size": [8] * 4}, "voxel_size: holds 4 values, but takes 3"),
         ({"serves": [8, "x"]}, "serves.1: Input should be a valid number, not 'x'"),
         (
