@@ -39,7 +39,7 @@ images: demo  ## bring the pictures of the demo in docs/images up to date
 test: lint  ## run the checks and the tests
 	pytest tests -m "not slow and not slurm and not chaos and not browser" -n 2 --dist loadfile
 
-test-demo: env  ## run the whole demo in a scratch folder and check its results (minutes)
+test-demo: env  ## run all slow tests: the whole demo, every command of the docs, other executors (minutes)
 	pytest tests -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slurm: env  ## run the demo on a Slurm cluster of its own, disturbed in many ways (minutes; SLURM="-k whole_demo")

@@ -148,6 +148,7 @@ def _demo_data(options: argparse.Namespace) -> int:
 def _package(options: argparse.Namespace) -> int:
     from cellmap_pipeline.packaging import package
 
+    _must_exist(options.folder)
     rows = _manifest(options)
     package(options.folder, rows, options.output)
     print(f"wrote {options.output}")
@@ -159,6 +160,7 @@ def _check(options: argparse.Namespace) -> int:
     from cellmap_pipeline.checking import check, exit_code
     from cellmap_pipeline.official_reader import check_officially
 
+    _must_exist(options.zip, options.truth)
     rows = _manifest(options)
     problems = check(options.zip, rows, options.truth, options.workers)
     if options.official:
@@ -183,6 +185,7 @@ def _score(options: argparse.Namespace) -> int:
     from cellmap_pipeline.score_summary import overall_scores, write_csv
     from cellmap_pipeline.scoring import score_submission
 
+    _must_exist(options.zip, options.truth)
     scores = score_submission(
         options.zip,
         options.truth,
@@ -211,7 +214,14 @@ def _leaderboard(options: argparse.Namespace) -> int:
 def _manifest(options: argparse.Namespace) -> list:
     from cellmap_pipeline.manifest import local_manifest, read_manifest
 
-    return read_manifest(local_manifest(options.manifest, Path(".")))
+    key = "--manifest"
+    return read_manifest(local_manifest(options.manifest, Path("."), key), key)
+
+
+def _must_exist(*paths: Path | None) -> None:
+    for path in paths:
+        if path and not path.exists():
+            raise InputError(f"{path} does not exist (looked in {Path.cwd()}): correct the path")
 
 
 if __name__ == "__main__":

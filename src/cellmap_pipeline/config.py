@@ -17,6 +17,7 @@ from cellmap_pipeline.architectures import check_model, check_patch_size, check_
 from cellmap_pipeline.classes import output_channels
 from cellmap_pipeline.config_messages import did_you_mean, validated
 from cellmap_pipeline.config_values import (
+    Crops,
     LocalPath,
     Name,
     Names,
@@ -113,7 +114,7 @@ class Training(Section):
     )
     patch_size: PatchSize = Field(description="voxels; one number or [z, y, x]")
     datasets: Names | None = Field(None, description="train on these datasets only; null: all")
-    crops: list[int] | None = Field(None, description="train on these crops only; null: all")
+    crops: Crops | None = Field(None, description="train on these crops only; null: all")
     datasplit: LocalPath | None = Field(
         None, description="path of an own datasplit CSV; null: made"
     )
@@ -257,7 +258,7 @@ def _size(value: Any) -> str:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 3) or not all(0 < size < float("inf") for size in sizes):
-        raise ValueError("is not a voxel size in nm, such as 8 or '3.48 4 4'")
+        raise ValueError(f"{str(value)[:80]!r} is not a voxel size in nm, such as 8 or '3.48 4 4'")
     return " ".join(parts)
 
 
@@ -274,7 +275,7 @@ Choice = Sources | dict[Annotated[str, BeforeValidator(_size)], Sources]
 class Submission(Section):
     """What is submitted."""
 
-    crops: Literal["all"] | list[int] = Field("all", description="test crops")
+    crops: Literal["all"] | Crops = Field("all", description="test crops")
     classes: Literal["all"] | Names = Field("all", description="labels")
     select: Literal["best", "average"] | dict[Name, Choice] = Field(
         "best",

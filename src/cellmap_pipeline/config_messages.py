@@ -9,6 +9,7 @@ from reprlib import Repr
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from cellmap_pipeline.errors import InputError
 
@@ -35,7 +36,7 @@ def validated(
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise InputError("\n".join(_messages(error, model, source, others))) from None
+        raise InputError("\n".join(_messages(error, model, values, source, others))) from None
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -48,30 +49,80 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 def _messages(
     error: ValidationError,
     model: type[BaseModel],
+    values: Mapping[Any, Any],
     source: str,
     others: Mapping[str, type[BaseModel]],
 ) -> list[str]:
-    messages: dict[str, str] = {}
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"] if not _is_branch(part))
-        problem = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
+    problems: dict[str, list[str]] = {}
+    shown: dict[str, str] = {}
+    items = error.errors()
+    for item in items:
+        if _is_of_another_branch(item, items):
+            continue
+        key = _key(item["loc"], values)
+        kind, value = item["type"], item["input"]
+        if kind == "extra_forbidden":
             problem = "unknown key" + _remedy(item["loc"], model, others)
-        elif item["type"] == "missing":
+        elif kind == "missing":
             problem = "is missing"
-        elif "input" in item and item["loc"]:
-            problem += f", not {SHOWN.repr(item['input'])}"
-        if key in messages:
-            problem = (
-                messages[key] if problem in messages[key] else f"{messages[key]}; or {problem}"
-            )
-        messages[key] = problem
-    return [f"{source}: {k}: {m}" if k else f"{source}: {m}" for k, m in messages.items()]
+        elif kind == "value_error":
+            problem = item["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
+        elif kind == "too_short":
+            problem = "is empty: name at least one"
+        elif kind == "too_long":
+            problem = "holds {actual_length} values, but takes {max_length}".format(**item["ctx"])
+        elif value is None:
+            field = model.model_fields.get(key)
+            needed = field is not None and field.is_required()
+            problem = "has no value: give one" + ("" if needed else ", or leave it out")
+        else:
+            problem = re.sub(r" or instance of .*|, unable to parse .*", "", item["msg"])
+            shown[key] = f", not {SHOWN.repr(value)}"
+        problems.setdefault(key, []).append(problem)
+    return [
+        f"{source}: {key + ': ' if key else ''}{'; or '.join(dict.fromkeys(of_key))}"
+        + shown.get(key, "")
+        for key, of_key in problems.items()
+    ]
+
+
+def _key(location: tuple[int | str, ...], values: Any) -> str:
+    """Where something is wrong, as the file has it: one value may stand for three axes."""
+    parts = []
+    for part in location:
+        if _is_branch(part):
+            continue
+        if isinstance(values, str | int | float):
+            break
+        parts.append(str(part))
+        if isinstance(values, Mapping):
+            values = values.get(part)
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+    return ".".join(parts)
 
 
 def _is_branch(part: int | str) -> bool:
     """Whether pydantic put this into the location to tell the branches of a union apart."""
-    return isinstance(part, str) and bool(re.search(r"[\[(]", part) or part in {"str", "dict"})
+    return isinstance(part, str) and bool(
+        re.search(r"[\[(]|^constrained-", part) or part in {"str", "dict"}
+    )
+
+
+def _is_of_another_branch(item: ErrorDetails, items: Sequence[ErrorDetails]) -> bool:
+    """Whether this branch of a union takes other kinds of values, and another one takes these."""
+    union = _missed_union(item)
+    return union is not None and any(
+        other["loc"][: len(union)] == union and _missed_union(other) != union for other in items
+    )
+
+
+def _missed_union(item: ErrorDetails) -> tuple[int | str, ...] | None:
+    """Where the union stands of which a branch takes no values of this kind at all."""
+    *union, last = item["loc"] or ("",)
+    kinds = ("_type", "_parsing", "literal_error")
+    is_missed = item["type"].endswith(kinds) and last != "[key]" and _is_branch(last)
+    return tuple(union) if is_missed else None
 
 
 def _remedy(

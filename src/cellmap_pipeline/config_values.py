@@ -62,7 +62,7 @@ def one_name(value: str) -> str:
     if not NAME.fullmatch(value):
         is_file = value.endswith((".yaml", ".yml"))
         remedy = "the file's name without folder and ending" if is_file else "letters, digits, _, -"
-        raise ValueError(f"is not a name ({remedy})")
+        raise ValueError(f"{value[:80]!r} is not a name ({remedy})")
     return value
 
 
@@ -101,6 +101,7 @@ def _not_a_url(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(one_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]
+Crops = Annotated[list[int], Field(min_length=1)]
 Nm = Annotated[float, Field(ge=SMALLEST_NM, le=LARGEST_NM)]
 VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(triple)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]

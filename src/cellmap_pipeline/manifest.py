@@ -39,8 +39,8 @@ class CropLabel:
     grid: Grid
 
 
-def read_manifest(path: str | Path) -> list[CropLabel]:
-    """Rows of the manifest at `path`, in its order.
+def read_manifest(path: str | Path, key: str = "test_crops") -> list[CropLabel]:
+    """Rows of the manifest at `path`, which `key` names, in its order.
 
     Raises
     ------
@@ -48,16 +48,15 @@ def read_manifest(path: str | Path) -> list[CropLabel]:
         The file is missing or not text; rows are malformed, repeat others or put a crop into two
         datasets (a line each, with its number).
     """
-    text = read_csv_text(
-        Path(path), "test-crop manifest", "set `test_crops` to a file in the challenge's format"
-    )
+    remedy = f"set `{key}` to a file in the challenge's format"
+    text = read_csv_text(Path(path), "test-crop manifest", remedy)
     return parse_manifest(text, str(path))
 
 
-def local_manifest(source: str, folder: Path) -> Path:
+def local_manifest(source: str, folder: Path, key: str = "test_crops") -> Path:
     """A local path of the manifest at `source`: a path, a URL, or `TOOLBOX`.
 
-    What a URL gives is kept in `folder`, and used from there ever after.
+    What a URL gives is kept in `folder`, and used from there ever after; `key` names the source.
 
     Raises
     ------
@@ -65,8 +64,8 @@ def local_manifest(source: str, folder: Path) -> Path:
         The URL cannot be read, or the toolbox is not installed.
     """
     if source == TOOLBOX:
-        return toolbox_manifest()
-    return local_copy(source, folder / "test_crop_manifest.csv", "test_crops", parse_manifest)
+        return toolbox_manifest(key)
+    return local_copy(source, folder / "test_crop_manifest.csv", key, parse_manifest)
 
 
 def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], object]) -> Path:
@@ -74,7 +73,7 @@ def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], ob
 
     Parameters
     ----------
-    key : of the configuration that names the source.
+    key : of the configuration, or the option, that names the source.
     parse : refuses, given the text and what errors call it, what is not to be kept.
 
     Raises
@@ -140,7 +139,7 @@ def write_manifest(rows: Iterable[CropLabel], path: str | Path) -> None:
             writer.writerow([row.crop, row.dataset, row.label, *vectors])
 
 
-def toolbox_manifest() -> Path:
+def toolbox_manifest(key: str = "test_crops") -> Path:
     """The manifest inside the official toolbox, found without importing it."""
     spec = importlib.util.find_spec(TOOLBOX.replace("-", "_"))
     folders = spec.submodule_search_locations if spec else None
@@ -149,7 +148,7 @@ def toolbox_manifest() -> Path:
             return Path(folder) / TOOLBOX_MANIFEST
     lack = f"is installed but has no {TOOLBOX_MANIFEST}" if folders else "is not installed here"
     raise InputError(
-        f"test_crops: {TOOLBOX} means the manifest of the official toolbox, which {lack}: install "
+        f"{key}: {TOOLBOX} means the manifest of the official toolbox, which {lack}: install "
         "it, or give the path or URL of a test_crop_manifest.csv"
     )
 

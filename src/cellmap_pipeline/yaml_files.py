@@ -35,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         values = _from_yaml(text, path)
     if not isinstance(values, dict):
-        raise InputError(f"{path} must hold keys and values, such as `classes: [mito]`")
+        raise InputError(f"{path} must hold keys and values: docs/configuration.md lists them")
     if TEMPLATE in values:
         raise InputError(
             f"{path}: `{TEMPLATE}` makes a template of it, in which Python is run: leave it out, "

@@ -211,8 +211,13 @@ ROWS = {
     ),
     "a list as configuration": Row(
         PARSING,
-        f"{CONFIG} must hold keys and values, such as `classes: [mito]`",
+        f"{CONFIG} must hold keys and values: docs/configuration.md lists them",
         lambda it: it.config.write_text("[a, b]"),
+    ),
+    "an empty configuration": Row(
+        PARSING,
+        f"{CONFIG} must hold keys and values: docs/configuration.md lists them",
+        lambda it: it.config.write_text("# nothing\n"),
     ),
     "no configuration": Row(
         PARSING, f"{CONFIG} does not exist (looked in …)", lambda it: it.config.unlink()
@@ -294,12 +299,12 @@ ROWS = {
     # A training.
     "a negative voxel size": Row(
         PARSING,
-        f"{TINY}: voxel_size.0: Input should be greater than or equal to 0.1, not -8",
+        f"{TINY}: voxel_size: Input should be greater than or equal to 0.1, not -8",
         lambda it: it.train(voxel_size=-8),
     ),
     "a voxel size in metres": Row(
         PARSING,
-        f"{TINY}: voxel_size.0: Input should be greater than or equal to 0.1, not 8e-09",
+        f"{TINY}: voxel_size: Input should be greater than or equal to 0.1, not 8e-09",
         lambda it: it.train(voxel_size=8e-9),
     ),
     "a patch that the network cannot take": Row(

@@ -42,8 +42,37 @@ def test_exit_codes(labels, capsys):
     assert "pm" in capsys.readouterr().out
     zip_path.write_bytes(b"not a zip")
     assert call(labels, "check", zip_path) == 1
-    assert main(["check", str(zip_path), "--manifest", "none.csv"]) == 1
-    assert "error: test-crop manifest none.csv does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "none"),
+        ("check", "s.zip", "--truth", "none"),
+        ("package", "none"),
+        ("score", "none", "--truth", "t.zarr"),
+        ("score", "s.zip", "--truth", "none"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_named(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.zip").touch()
+    (tmp_path / "t.zarr").mkdir()
+    assert main([*arguments, "--manifest", "m.csv"]) == 1
+    said = f"error: none does not exist (looked in {tmp_path}): correct the path\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_manifest_that_does_not_exist_is_named_by_its_option(labels, capsys):
+    arguments = ["package", str(labels / "labels"), "--manifest", "none.csv"]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "error: test-crop manifest none.csv does not exist: set `--manifest` to a file in the "
+        "challenge's format\n"
+    )
+    assert main([*arguments[:-1], "file:///none.csv"]) == 1
+    assert "error: --manifest: file:///none.csv cannot be downloaded" in capsys.readouterr().err
 
 
 def test_score(labels, capsys):

@@ -38,9 +38,9 @@ def test_yaml_exponents_are_numbers(tmp_path):
         ({"epoch": 3}, "a.yaml: epoch: unknown key (did you mean 'epochs'?)"),
         ({"augment": {"flop": True}}, "augment.flop: unknown key (did you mean 'flip'?)"),
         ({"epochs": 0}, "epochs: Input should be greater than or equal to 1, not 0"),
-        ({"epochs": "many"}, "epochs: Input should be a valid integer"),
+        ({"epochs": "many"}, "epochs: Input should be a valid integer, not 'many'"),
         ({"classes": None}, "a.yaml: classes: is missing"),
-        ({"classes": []}, "classes: List should have at least 1 item"),
+        ({"classes": []}, "classes: is empty: name at least one"),
         ({"classes": ["mito", "mito"]}, "lists mito twice"),
         ({"classes": ["../mito"]}, "is not a name"),
         ({"voxel_size": -8}, "voxel_size"),
@@ -91,6 +91,72 @@ def test_run_errors(changes, message):
         parse_run(RUN | changes, "config.yaml")
     assert str(error.value).startswith("config.yaml: ")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainings": ["a", "a"]}, "trainings: lists a twice"),
+        ({"trainings": ["a b"]}, "trainings.0: 'a b' is not a name (letters, digits, _, -)"),
+        ({"trainings": []}, "trainings: is empty: name at least one"),
+        ({"trainings": None}, "trainings: has no value: give one"),
+        ({"submission": None}, "submission: has no value: give one, or leave it out"),
+        ({"submission": 3}, "submission: Input should be a valid dictionary, not 3"),
+        (
+            {"submission": {"crops": "some"}},
+            "submission.crops: Input should be 'all'; or Input should be a valid list, not 'some'",
+        ),
+        (
+            {"submission": {"select": {"mito": {"abc": "a"}}}},
+            "submission.select.mito.abc: 'abc' is not a voxel size in nm, such as 8 or '3.48 4 4'",
+        ),
+        (
+            {"submission": {"select": {"mito": {"8": "a b"}}}},
+            "submission.select.mito.8: 'a b' is not a name (letters, digits, _, -)",
+        ),
+        ({"submission": {"select": {"mito": ["a", "a"]}}}, "submission.select.mito: lists a twice"),
+        ({"submission": {"crops": []}}, "submission.crops: is empty: name at least one"),
+    ],
+)
+def test_one_line_says_all(changes, message):
+    with pytest.raises(InputError) as error:
+        parse_run(RUN | changes, "config.yaml")
+    assert str(error.value) == f"config.yaml: {message}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": "big"}, "patch_size: Input should be a valid integer, not 'big'"),
+        ({"voxel_size": "8nm"}, "voxel_size: Input should be a valid number, not '8nm'"),
+        ({"voxel_size": [8, "x", 8]}, "voxel_size.1: Input should be a valid number, not 'x'"),
+        ({"crops": []}, "crops: is empty: name at least one"),
+        ({"voxel_size": [8] * 4}, "voxel_size: holds 4 values, but takes 3"),
+        ({"serves": [8, "x"]}, "serves.1: Input should be a valid number, not 'x'"),
+        (
+            {"inference": {"batch": "x"}},
+            "inference.batch: Input should be a valid integer; or Input should be 'auto', not 'x'",
+        ),
+        (
+            {"inference": {"batch": 0}},
+            "inference.batch: Input should be greater than or equal to 1, not 0",
+        ),
+        ({"loss": {"dice": -1}}, "loss.dice: Input should be greater than 0, not -1"),
+        ({"scheduler": "exp"}, "scheduler: Input should be 'constant', 'cosine' or 'polynomial', "
+         "not 'exp'"),
+    ],
+)  # fmt: skip
+def test_one_line_says_all_of_a_training(tmp_path, changes, message):
+    with pytest.raises(InputError) as error:
+        training(tmp_path, **changes)
+    assert str(error.value) == f"{tmp_path / 'a.yaml'}: {message}"
+
+
+def test_an_unknown_architecture_is_named_and_no_more(tmp_path):
+    with pytest.raises(InputError) as error:
+        training(tmp_path, model={"architecture": "nope"})
+    assert ": model: there is no architecture 'nope'; choose one of" in str(error.value)
+    assert str(error.value).endswith("pytc:NAME")
 
 
 def test_a_missing_key():

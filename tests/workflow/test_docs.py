@@ -26,6 +26,8 @@ NAMES = {
     "{dataset}": "demo_cell-1",
     "FOLDER": "results/segmentations",
 }
+# What tells Snakemake how many cores it may take, or what it does without any.
+CORES = re.compile(r" (--profile|--cores|-c ?\d+|--dry-run|-n|--rulegraph|--dag|--lint|--unlock)\b")
 # Of the shell, or for a machine that the test is not on.
 ELSEWHERE = (
     "cd ",
@@ -92,6 +94,12 @@ def options_of(script: str) -> str:
 def test_the_docs_have_commands():
     assert len(ALL) > 40
     assert ("README.md", "make demo") in ALL
+
+
+@pytest.mark.parametrize(("page", "command"), ALL)
+def test_a_run_is_told_how_many_cores_it_may_take(page, command):
+    if command.startswith(("snakemake ", "cellmap-pipeline run ")):
+        assert CORES.search(command), f"{page}: `{command}` stops at once: cores are not specified"
 
 
 @pytest.mark.parametrize(("page", "command"), ALL)
