@@ -75,6 +75,7 @@ def validate_params(wildcards):
         "lineage": [planning.training_lineage(training) for training in trainings.values()],
         "inference": [planning.inference_settings(training) for training in trainings.values()],
         "labels": planning.validation_settings(PLAN, wildcards.source),
+        "trainings": list(trainings),
         "voxel_size": list(own.voxel_size) if own else None,
         "everywhere": wildcards.source == planning.AVERAGE,
     }

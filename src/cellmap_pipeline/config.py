@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cellmap_pipeline.architectures import check_model, check_patch_size, check_window
-from cellmap_pipeline.classes import output_channels
+from cellmap_pipeline.classes import further, output_channels
 from cellmap_pipeline.config_messages import did_you_mean, validated
 from cellmap_pipeline.config_values import (
     Crops,
@@ -33,7 +33,7 @@ from cellmap_pipeline.config_values import (
 )
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
-from cellmap_pipeline.postprocess import check_settings
+from cellmap_pipeline.postprocess import complete
 from cellmap_pipeline.yaml_files import read_yaml
 
 # What the name of a source ends with that makes a label of its parts.
@@ -235,7 +235,7 @@ class Training(Section):
                 if label not in self.classes:
                     raise ValueError(f"`{key}` names {label!r}, which is not in `classes`")
         for label, settings in self.postprocess.items():
-            check_settings(label, settings)
+            complete(label, settings, further(label, self.channels))
         return self
 
     @property

@@ -41,7 +41,7 @@ RESULT_VERSION = {
     "fetch": 1,
     "datasplit": 2,
     "train": 3,
-    "validate": 5,
+    "validate": 6,
     "predict": 3,
     "select": 2,
     "segment": 4,
@@ -175,15 +175,15 @@ class Plan:
                     of_crop.setdefault(part, replace(row, label=part))
         return {crop: list(rows.values()) for crop, rows in crops.items()}
 
-    def averaged(self) -> dict[str, list[str]]:
-        """By label, the sources that are averaged somewhere."""
+    def averaged(self) -> dict[str, list[list[str]]]:
+        """By label, the sources that are averaged: others, maybe, at other voxel sizes."""
         select = self.config.submission.select
-        found: dict[str, list[str]] = {}
+        found: dict[str, list[list[str]]] = {}
         for row in self.crop_labels:
             sources = self.sources(row)
-            if len(sources) > 1 and (select == AVERAGE or named_sources(row, select)):
-                merged = dict.fromkeys([*found.get(row.label, []), *sources])
-                found[row.label] = list(merged)
+            averaged = select == AVERAGE or named_sources(row, select)
+            if len(sources) > 1 and averaged and sources not in found.get(row.label, []):
+                found.setdefault(row.label, []).append(sources)
         return found
 
     def validated(self) -> list[str]:
@@ -343,44 +343,54 @@ def validation_settings(plan: Plan, name: str) -> dict[str, Any]:
 
     Returns
     -------
-    By label `voxel_sizes` (nm; those of the test crops that take it; none: the training's own)
-    and `sources`: path below the output with {dataset}, {crop} and {label}, and the parts that
-    the label is made of, if any.
+    By label a list: `voxel_sizes` (nm; those of the test crops that take it; none: the training's
+    own), `sources` (path below the output with {dataset}, {crop} and {label}, and the parts that
+    the label is made of, if any), and `trainings`, whose validation crops are taken.
     """
-    labels: dict[str, list[str]] = {}
     if name == AVERAGE:
         labels = plan.averaged()
     elif name in plan.trainings:
-        labels = {label: [name] for label in plan.trainings[name].classes}
-        labels |= {label: [name + PARTS] for label in plan.parts.get(name, {})}
+        labels = {label: [[name]] for label in plan.trainings[name].classes}
+        labels |= {label: [[name + PARTS]] for label in plan.parts.get(name, {})}
     else:
         rows = [row for row in plan.crop_labels if name in plan.sources(row)]
-        labels = {row.label: [name] for row in rows}
+        labels = {row.label: [[name]] for row in rows}
     return {
-        label: {
-            "voxel_sizes": voxel_sizes(
-                row
-                for row in plan.crop_labels
-                if row.label == label
-                and set(sources) & set(plan.sources(row))
-                and (name != AVERAGE or len(plan.sources(row)) > 1)
-            ),
-            "sources": [
-                source_path(plan, source, label, "validation/predictions") for source in sources
-            ],
-        }
-        for label, sources in labels.items()
-    }  # fmt: skip
+        label: [
+            {
+                "voxel_sizes": voxel_sizes(
+                    row
+                    for row in plan.crop_labels
+                    if row.label == label and _takes(plan, row, sources, name == AVERAGE)
+                ),
+                "sources": [
+                    source_path(plan, source, label, "validation/predictions") for source in sources
+                ],
+                "trainings": _validating(plan, sources),
+            }
+            for sources in some
+        ]
+        for label, some in labels.items()
+    }
+
+
+def _takes(plan: Plan, row: CropLabel, sources: Sequence[str], averaged: bool) -> bool:
+    given = plan.sources(row)
+    return list(sources) == given if averaged else sources[0] in given
+
+
+def _validating(plan: Plan, sources: Sequence[str]) -> list[str]:
+    """The trainings among sources; of predictions made elsewhere alone, all that are used."""
+    names = {origin(source) for source in sources}
+    return [name for name in plan.trainings if name in names] or plan.used() or list(plan.trainings)
 
 
 def validation_trainings(plan: Plan, name: str) -> list[str]:
     """The trainings whose validation crops one of `Plan.validated` is scored on."""
-    if name in plan.trainings:
-        return [name]
     if name != AVERAGE:
-        return plan.used() or list(plan.trainings)
-    averaged = {origin(s) for sources in plan.averaged().values() for s in sources}
-    return [training for training in plan.used() if training in averaged] or plan.used()
+        return _validating(plan, [name])
+    taken = {t for some in plan.averaged().values() for one in some for t in _validating(plan, one)}
+    return [training for training in plan.trainings if training in taken]
 
 
 def crop_label(settings: Mapping[str, Any]) -> CropLabel:

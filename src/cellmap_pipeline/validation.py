@@ -67,7 +67,7 @@ def predict_validation(
 
 def validate(
     labels: Mapping[str, Any],
-    datasplits: Sequence[Path],
+    datasplits: Mapping[str, Path],
     voxel_size: Vector | None,
     everywhere: bool,
     workers: int = 1,
@@ -76,10 +76,11 @@ def validate(
 
     Parameters
     ----------
-    labels : by label `voxel_sizes` and `sources`, as `plan.validation_settings` gives them.
-    datasplits : whose validation crops are used.
+    labels : by label `voxel_sizes`, `sources` and `trainings`, as `plan.validation_settings` gives
+        them.
+    datasplits : by training; whose validation crops are used.
     voxel_size : nm, for labels without `voxel_sizes`; None: each crop's finest.
-    everywhere : only crops that validate in all `datasplits`, else those of any of them.
+    everywhere : only crops that validate in all of the `trainings`, else those of any of them.
     workers : threads.
 
     Returns
@@ -90,13 +91,16 @@ def validate(
         `overall_semantic_score`, `overall_score` as official.
     settings : per label a list of `voxel_size` and the `settings` found.
     """
-    crops = _validation_crops(datasplits, everywhere)
     classes: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for label, wanted in tqdm(labels.items(), desc="tuning", unit="label"):
-        sizes = wanted["voxel_sizes"] or [voxel_size]
-        found = [_at_size(label, size, wanted["sources"], crops, workers) for size in sizes]
-        measured = [entry for entry in found if entry is not None]
+        measured = []
+        for one in wanted:
+            splits = [datasplits[training] for training in one["trainings"]]
+            crops = _validation_crops(splits, everywhere)
+            for size in one["voxel_sizes"] or [voxel_size]:
+                found = _at_size(label, size, one["sources"], crops, workers)
+                measured += [found] if found else []
         if not measured:
             log.warning("no validation crop annotates %s: it keeps the default settings", label)
             continue
@@ -104,7 +108,7 @@ def validate(
             {"voxel_size": entry["voxel_size"], "settings": entry.pop("settings")}
             for entry in measured
         ]
-        (_, parts), *_ = wanted["sources"]
+        (_, parts), *_ = wanted[0]["sources"]
         classes[label] = {
             name: _mean([entry[name] for entry in measured]) for name in ("score", "score_at_half")
         } | {"parts": parts, "voxel_sizes": measured}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from operator import add
 from pathlib import Path
 
@@ -126,8 +126,16 @@ def find_truths(
         grid = grids[0]
         if voxel_size is not None:
             grid = min(grids, key=lambda grid: apart(grid.voxel_size, voxel_size))
-        there = Volume.open(paths[0][0]).levels[0].grid
-        if grid.overlaps(there):
-            probabilities = Probabilities(label, intersection(grid, there), paths)
-            found.append(Truth(crop.name, volume, probabilities))
+        if part := _predicted(grid, chain.from_iterable(paths)):
+            found.append(Truth(crop.name, volume, Probabilities(label, part, paths)))
     return found
+
+
+def _predicted(grid: Grid, paths: Iterable[Path]) -> Grid | None:
+    """The part of a grid that all predictions hold, if any."""
+    for path in paths:
+        there = Volume.open(path).levels[0].grid
+        if not grid.overlaps(there):
+            return None
+        grid = intersection(grid, there)
+    return grid

@@ -52,6 +52,10 @@ def test_yaml_exponents_are_numbers(tmp_path):
         ({"inference": {"overlap": 0.9}}, "inference.overlap"),
         ({"postprocess": {"er": {}}}, "postprocess"),
         ({"postprocess": {"mito": {"threshold": 3}}}, "threshold"),
+        (
+            {"postprocess": {"mito": {"method": "mutex_watershed"}}},
+            "targets: {mito: [affinities]}",
+        ),
     ],
 )
 def test_what_is_not_allowed_is_named(tmp_path, changes, message):

@@ -96,11 +96,13 @@ def test_a_label_made_of_its_parts(plan, table):
     assert label_sources(made, ROWS[2]) == {
         "fine:parts": [f"results/fine/predictions/a/crop1/{part}" for part in ("mito", "nuc")]
     }
-    assert validation_settings(made, "fine")["er"] == {
+    (er,) = validation_settings(made, "fine")["er"]
+    assert er == {
         "voxel_sizes": [[8, 8, 8]],
         "sources": [
             ("results/fine/validation/predictions/{dataset}/crop{crop}/{label}", ["mito", "nuc"])
         ],
+        "trainings": ["fine"],
     }
     # Also where the parts themselves are not submitted.
     alone = plan(class_table=table, submission={"classes": ["er"]})
@@ -111,13 +113,24 @@ def test_a_label_made_of_its_parts(plan, table):
 def test_averages_are_tuned_on_crops_of_all(plan):
     assert plan().averaged() == {}
     made = plan(submission={"select": "average"})
-    assert made.averaged() == {"nuc": ["fine", "coarse"]}
+    assert made.averaged() == {"nuc": [["fine", "coarse"]]}
     assert made.validated() == ["fine", "coarse", "average"]
     assert validation_trainings(made, "average") == ["fine", "coarse"]
-    assert validation_settings(made, "average")["nuc"]["voxel_sizes"] == [[8, 8, 8]]
+    assert validation_settings(made, "average")["nuc"][0]["voxel_sizes"] == [[8, 8, 8]]
     made = plan(submission={"select": {"nuc": {8: ["fine", "coarse"], 32: "coarse"}}})
-    assert made.averaged() == {"nuc": ["fine", "coarse"]}
+    assert made.averaged() == {"nuc": [["fine", "coarse"]]}
     assert made.sources(ROWS[3]) == ["coarse"]
+
+
+def test_others_averaged_at_another_voxel_size(plan):
+    path = "p/{dataset}/crop{crop}/{label}"
+    by_size = {8: ["fine", "coarse"], 32: ["coarse", "other"]}
+    made = plan(submission={"select": {"nuc": by_size}}, predictions={"other": path})
+    assert made.averaged() == {"nuc": [["fine", "coarse"], ["coarse", "other"]]}
+    fine, coarse = validation_settings(made, "average")["nuc"]
+    assert (fine["voxel_sizes"], coarse["voxel_sizes"]) == ([[8, 8, 8]], [[32, 32, 32]])
+    assert (fine["trainings"], coarse["trainings"]) == (["fine", "coarse"], ["coarse"])
+    assert coarse["sources"][1] == (path, [])
 
 
 def test_what_nothing_gives_can_be_written_empty(plan):
@@ -128,12 +141,12 @@ def test_what_nothing_gives_can_be_written_empty(plan):
 
 
 def test_voxel_sizes_to_score_at(plan):
-    assert validation_settings(plan(), "fine")["nuc"]["voxel_sizes"] == [[8, 8, 8]]
-    coarse = validation_settings(plan(), "coarse")["nuc"]["voxel_sizes"]
+    assert validation_settings(plan(), "fine")["nuc"][0]["voxel_sizes"] == [[8, 8, 8]]
+    coarse = validation_settings(plan(), "coarse")["nuc"][0]["voxel_sizes"]
     assert coarse == [[8, 8, 8], [32, 32, 32]]
     # Not asked for: at the training's own.
     made = plan(submission={"classes": ["nuc"]})
-    assert validation_settings(made, "fine")["mito"]["voxel_sizes"] == []
+    assert validation_settings(made, "fine")["mito"][0]["voxel_sizes"] == []
 
 
 def test_part_of_the_crops_and_classes(plan):

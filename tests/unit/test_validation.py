@@ -15,6 +15,7 @@ from cellmap_pipeline.validation_cases import Truth
 from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
+TRAINING = "t"
 PATH = "{dataset}/crop{crop}/{label}"
 
 
@@ -56,11 +57,13 @@ def datasplit(tmp_path):
     return tmp_path / "datasplit.csv"
 
 
-def settings(folder, *labels, sizes=(), **parts):
-    return {
-        label: {"voxel_sizes": list(sizes), "sources": [(f"{folder}/{PATH}", parts.get(label, []))]}
-        for label in labels
-    }
+def settings(folder, *labels, sizes=(), trainings=(TRAINING,), **parts):
+    return {label: [average((folder,), sizes, trainings, parts.get(label, []))] for label in labels}
+
+
+def average(folders, sizes=(), trainings=(TRAINING,), parts=()):
+    sources = [(f"{folder}/{PATH}", list(parts)) for folder in folders]
+    return {"voxel_sizes": list(sizes), "sources": sources, "trainings": list(trainings)}
 
 
 def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
@@ -71,7 +74,7 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
     mito, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/mito").read(GRID)
     assert np.array_equal(channels["mito"] > 127, mito > 0)
     labels = settings(predictions, "mito", "pm", "all", "er", all=["pm"])
-    scores, found = validate(labels, [datasplit], (8, 8, 8), everywhere=False)
+    scores, found = validate(labels, {TRAINING: datasplit}, (8, 8, 8), everywhere=False)
     assert list(scores["classes"]) == ["mito", "pm", "all"]
     for value in scores["classes"].values():
         assert value["score"] == pytest.approx(1)
@@ -108,7 +111,7 @@ def test_a_score_for_each_voxel_size(tmp_path, datasplit):
     (folder / ".zattrs").write_text(json.dumps(attributes))
     stored(tmp_path / "p/a/crop1/pm", np.full(GRID.shape, 255, np.uint8))
     labels = settings(tmp_path / "p", "pm", sizes=[[3.48, 4, 4], [8, 8, 8]])
-    scores, found = validate(labels, [datasplit], None, everywhere=False)
+    scores, found = validate(labels, {TRAINING: datasplit}, None, everywhere=False)
     by_size = scores["classes"]["pm"]["voxel_sizes"]
     assert [entry["measured_at"] for entry in by_size] == [[4, 4, 4], [8, 8, 8]]
     assert [entry["score"] for entry in by_size] == [pytest.approx(0.5, abs=0.01), 1]
@@ -122,12 +125,12 @@ def test_crops_that_validate_everywhere_or_anywhere(tmp_path, datasplit):
         stored(labels / f"crop{number}/pm", np.ones(GRID.shape, np.uint8))
         stored(tmp_path / f"p/a/crop{number}/pm", np.full(GRID.shape, 255, np.uint8))
     stored(tmp_path / "p/a/crop1/pm", np.full(GRID.shape, 255, np.uint8))
-    splits = []
-    for i, validating in enumerate([(1, 2), (2, 3)]):
-        splits.append(tmp_path / f"{i}.csv")
+    splits = {}
+    for name, validating in (("a", (1, 2)), ("b", (2, 3)), ("other", (4,))):
+        splits[name] = tmp_path / f"{name}.csv"
         rows = [f"validate,{tmp_path}/raw,{labels}/crop{n}\n" for n in validating]
-        splits[-1].write_text("".join([*rows, f"train,{tmp_path}/raw,{labels}/crop9\n"]))
-    wanted = settings(tmp_path / "p", "pm")
+        splits[name].write_text("".join([*rows, f"train,{tmp_path}/raw,{labels}/crop9\n"]))
+    wanted = settings(tmp_path / "p", "pm", trainings="ab")
     for everywhere, crops in ((True, ["a/crop2"]), (False, ["a/crop2", "a/crop3", "a/crop1"])):
         scores, _ = validate(wanted, splits, (8, 8, 8), everywhere)
         assert scores["classes"]["pm"]["voxel_sizes"][0]["crops"] == crops
@@ -137,12 +140,39 @@ def test_the_mean_of_several_predictions_is_tuned(tmp_path, datasplit):
     pm, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/pm").read(GRID)
     stored(tmp_path / "p/a/crop1/pm", np.where(pm, 200, 100).astype(np.uint8))
     stored(tmp_path / "q/a/crop1/pm", np.where(pm, 60, 60).astype(np.uint8))
-    labels = {
-        "pm": {"voxel_sizes": [], "sources": [(f"{tmp_path / f}/{PATH}", []) for f in "pq"]}
-    }  # fmt: skip
-    scores, found = validate(labels, [datasplit], (8, 8, 8), everywhere=True)
+    labels = {"pm": [average([tmp_path / "p", tmp_path / "q"])]}
+    scores, found = validate(labels, {TRAINING: datasplit}, (8, 8, 8), everywhere=True)
     assert scores["classes"]["pm"]["score"] == 1
     assert 80 / 255 < found["pm"][0]["settings"]["threshold"] < 130 / 255
+
+
+@pytest.mark.parametrize("order", ["pq", "qp"])
+def test_a_mean_is_tuned_where_all_predict(tmp_path, datasplit, order):
+    whole = np.full(GRID.shape, 255, np.uint8)
+    stored(tmp_path / "p/a/crop1/pm", whole)
+    part = Grid(GRID.voxel_size, GRID.translation, (40, 40, 20))
+    create(tmp_path / "q/a/crop1/pm", part, "uint8").write(whole[:, :, :20]).result()
+    (truth,) = validation.find_truths(
+        "pm", None, average([tmp_path / name for name in order])["sources"],
+        validation._validation_crops([datasplit], True),
+    )  # fmt: skip
+    assert truth.grid == part
+
+
+def test_other_means_at_other_voxel_sizes(tmp_path, datasplit):
+    """Each is tuned by itself: what is right for one would leave nothing of the other."""
+    pm, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/pm").read(GRID)
+    for name, inside in {"a": 200, "b": 240, "c": 20, "d": 30}.items():
+        values = np.where(pm, inside, inside // 2).astype(np.uint8)
+        stored(tmp_path / name / "a/crop1/pm", values)
+    means = [([tmp_path / "a", tmp_path / "b"], 2.0), ([tmp_path / "c", tmp_path / "d"], 32.0)]
+    labels = {"pm": [average(folders, [[size] * 3]) for folders, size in means]}
+    scores, found = validate(labels, {TRAINING: datasplit}, None, everywhere=True)
+    assert [entry["score"] for entry in scores["classes"]["pm"]["voxel_sizes"]] == [1, 1]
+    assert [entry["voxel_size"] for entry in found["pm"]] == [[2.0] * 3, [32.0] * 3]
+    fine, coarse = (entry["settings"]["threshold"] for entry in found["pm"])
+    assert 110 / 255 < fine < 220 / 255
+    assert 12 / 255 < coarse <= 25 / 255
 
 
 def test_labels_that_a_datasplit_leaves_out_are_no_truth(tmp_path, datasplit):
@@ -152,7 +182,7 @@ def test_labels_that_a_datasplit_leaves_out_are_no_truth(tmp_path, datasplit):
         f'validate,{tmp_path}/raw,{folder}/[mito]\ntrain,{tmp_path}/raw,"{folder}/[mito,pm]"\n'
     )
     labels = settings(tmp_path / "p", "pm")
-    assert validate(labels, [datasplit], (8, 8, 8), False)[0]["classes"] == {}
+    assert validate(labels, {TRAINING: datasplit}, (8, 8, 8), False)[0]["classes"] == {}
 
 
 def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit, monkeypatch):
@@ -169,7 +199,7 @@ def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit,
     )  # fmt: skip
     monkeypatch.setattr(validation, "MOST_INSTANCE_VOXELS", 24**3)
     labels = settings(tmp_path / "p", "mito")
-    scores, _ = validate(labels, [datasplit], (8, 8, 8), False)
+    scores, _ = validate(labels, {TRAINING: datasplit}, (8, 8, 8), False)
     (case,) = tuned_on
     assert case.truth.size <= 24**3 and case.truth.any()
     assert scores["classes"]["mito"]["voxel_sizes"][0]["counts"]["tp"] == 3
@@ -199,5 +229,5 @@ def test_of_large_crops_the_middle_is_predicted(task, datasplit, tmp_path, monke
     monkeypatch.setattr(validation, "MOST_PREDICTED", 20**3)
     predict_validation([task], datasplit, Inference(), {}, tmp_path / "p")
     assert Volume.open(tmp_path / "p/a/crop1/mito").levels[0].grid.shape == (20, 20, 20)
-    scores, _ = validate(settings(tmp_path / "p", "pm"), [datasplit], (8, 8, 8), False)
+    scores, _ = validate(settings(tmp_path / "p", "pm"), {TRAINING: datasplit}, (8, 8, 8), False)
     assert scores["classes"]["pm"]["score"] == pytest.approx(1)

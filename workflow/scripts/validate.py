@@ -14,7 +14,7 @@ with job(snakemake.log[0], snakemake.output):
     cfg = snakemake.params.cfg
     scores, settings = validate(
         cfg["labels"],
-        [Path(split) for split in snakemake.input.splits],
+        dict(zip(cfg["trainings"], map(Path, snakemake.input.splits), strict=True)),
         cfg["voxel_size"],
         cfg["everywhere"],
         workers=snakemake.threads,
