@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 from runs import wait_until
@@ -34,10 +35,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def temporary(tmp_path):
-    """A folder for temporary files."""
-    (tmp_path / "temporary").mkdir()
-    return tmp_path / "temporary"
+def temporary():
+    """A folder for temporary files, of a short name: sockets lie in it, too."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def folders(temporary):
