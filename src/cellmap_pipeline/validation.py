@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,14 @@ def validate(
         `overall_semantic_score`, `overall_score` as official.
     settings : per label a list of `voxel_size` and the `settings` found.
     """
+    # Most labels take the same datasplits.
+    crops_of = cache(partial(_validation_crops, everywhere=everywhere))
     classes: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     for label, wanted in tqdm(labels.items(), desc="tuning", unit="label"):
         measured = []
         for one in wanted:
-            splits = [datasplits[training] for training in one["trainings"]]
-            crops = _validation_crops(splits, everywhere)
+            crops = crops_of(tuple(datasplits[training] for training in one["trainings"]))
             for size in one["voxel_sizes"] or [voxel_size]:
                 found = _at_size(label, size, one["sources"], crops, workers)
                 measured += [found] if found else []
