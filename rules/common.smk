@@ -27,7 +27,7 @@ try:
     # Snakemake knows its targets later; those of a workflow that takes this one as a module are its own.
     if not workflow.modifier.skip_configfile:
         for _before, _word in pairwise(sys.argv):
-            if _before not in ("-d", "--directory"):
+            if _before not in ("-d", "--directory", "-O", "--omit-from"):
                 check_target(PLAN, _word)
 except InputError as error:
     stop(error)

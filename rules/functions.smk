@@ -1,5 +1,6 @@
 """What the inputs, params and resources of rules are made by, stage by stage."""
 
+from cellmap_pipeline import plan_validation
 from cellmap_pipeline.state import fingerprint_of
 
 # check_inputs
@@ -64,7 +65,7 @@ def checkpoint_of(wildcards):
 
 def validation_trainings(wildcards):
     """The trainings on whose validation crops a source is scored."""
-    return planning.validation_trainings(PLAN, wildcards.source)
+    return plan_validation.validation_trainings(PLAN, wildcards.source)
 
 
 def validate_params(wildcards):
@@ -74,7 +75,7 @@ def validate_params(wildcards):
     return version("validate") | {
         "lineage": [planning.training_lineage(training) for training in trainings.values()],
         "inference": [planning.inference_settings(training) for training in trainings.values()],
-        "labels": planning.validation_settings(PLAN, wildcards.source),
+        "labels": plan_validation.validation_settings(PLAN, wildcards.source),
         "trainings": list(trainings),
         "voxel_size": list(own.voxel_size) if own else None,
         "everywhere": wildcards.source == planning.AVERAGE,

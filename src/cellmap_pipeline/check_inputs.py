@@ -70,7 +70,7 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     found = {}
     for name, training in trainings.items():
         # Where there is no crop at all, that is said once.
-        if training.datasplit or (layout and layout.crops):
+        if training.datasplit or (layout and not layout.empty):
             with gathered(problems, f"training {name}: "):
                 found[name] = _look_at_training(plan, name, training, volumes, problems)
     for name, training in trainings.items():

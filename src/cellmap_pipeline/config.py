@@ -24,9 +24,11 @@ from cellmap_pipeline.config_values import (
     PatchSize,
     PathOrUrl,
     Section,
+    SizeKey,
     Template,
     VoxelSize,
     Weight,
+    no_size_twice,
     null,
     one_name,
     unique,
@@ -250,18 +252,6 @@ class Training(Section):
         )
 
 
-def _size(value: Any) -> str:
-    """A voxel size as a key: "8", or "3.48 4 4" for z, y, x."""
-    parts = str(value).split()
-    try:
-        sizes = [float(part) for part in parts]
-    except ValueError:
-        sizes = []
-    if len(sizes) not in (1, 3) or not all(0 < size < float("inf") for size in sizes):
-        raise ValueError(f"{str(value)[:80]!r} is not a voxel size in nm, such as 8 or '3.48 4 4'")
-    return " ".join(parts)
-
-
 def _source(value: str) -> str:
     one_name(value.removesuffix(PARTS))
     return value
@@ -269,7 +259,8 @@ def _source(value: str) -> str:
 
 SourceName = Annotated[str, AfterValidator(_source)]
 Sources = SourceName | Annotated[list[SourceName], Field(min_length=1), AfterValidator(unique)]
-Choice = Sources | dict[Annotated[str, BeforeValidator(_size)], Sources]
+BySize = dict[SizeKey, Sources]
+Choice = Sources | Annotated[BySize, Field(min_length=1), AfterValidator(no_size_twice)]
 
 
 class Submission(Section):
@@ -277,7 +268,7 @@ class Submission(Section):
 
     crops: Literal["all"] | Crops = Field("all", description="test crops")
     classes: Literal["all"] | Names = Field("all", description="labels")
-    select: Literal["best", "average"] | dict[Name, Choice] = Field(
+    select: Literal["best", "average"] | Annotated[dict[Name, Choice], Field(min_length=1)] = Field(
         "best",
         description="per label and voxel size the source with the best validation score, the "
         "average of all, or a map label: source (a training, `training:parts` for a label made of "

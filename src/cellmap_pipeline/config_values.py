@@ -74,6 +74,33 @@ def unique(values: list) -> list:
     return values
 
 
+def size_of(key: str) -> tuple[float, ...]:
+    """The voxel size (nm; z, y, x) that a key of `select` stands for: "8", or "3.48 4 4"."""
+    parts = tuple(float(part) for part in key.split())
+    return parts * 3 if len(parts) == 1 else parts
+
+
+def _size(value: Any) -> str:
+    """A voxel size as a key."""
+    try:
+        sizes = size_of(str(value))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 3 or not all(0 < size < float("inf") for size in sizes):
+        raise ValueError(f"{str(value)[:80]!r} is not a voxel size in nm, such as 8 or '3.48 4 4'")
+    return " ".join(str(value).split())
+
+
+def no_size_twice(choice: dict[str, Any]) -> dict[str, Any]:
+    """A map by voxel size in which each stands once."""
+    by_size: dict[tuple[float, ...], str] = {}
+    for key in choice:
+        other = by_size.setdefault(size_of(key), key)
+        if other != key:
+            raise ValueError(f"{other} and {key} are the same voxel size: remove one of the two")
+    return choice
+
+
 def _path(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty: give a path")
@@ -104,6 +131,7 @@ Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]
 Crops = Annotated[list[int], Field(min_length=1)]
 Nm = Annotated[float, Field(ge=SMALLEST_NM, le=LARGEST_NM)]
 VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(triple)]
+SizeKey = Annotated[str, BeforeValidator(_size)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]
 PatchSize = Annotated[tuple[Voxels, Voxels, Voxels], BeforeValidator(triple)]
 Weight = Annotated[float, Field(gt=0)]

@@ -82,8 +82,15 @@ def split_url(url: str, dataset: str) -> tuple[str, str]:
 
 
 def crop_folders(data_root: str | Path, number: int | str = "*") -> list[Path]:
-    """The folders of labels that are here, of all crops or of one."""
-    return sorted(Path(data_root).glob(f"*/*.zarr/recon-*/labels/groundtruth/crop{number}"))
+    """The folders of labels that are here, of all crops or of one: those of other names than
+    `{dataset}/{dataset}.zarr/…/crop{number}` are none."""
+    found = Path(data_root).glob(f"*/*.zarr/recon-*/labels/groundtruth/crop{number}")
+    return sorted(
+        folder
+        for folder in found
+        if folder.parents[3].name == f"{folder.parents[4].name}.zarr"
+        and folder.name.removeprefix("crop").isdecimal()
+    )
 
 
 def crops_to_fetch(

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cellmap_pipeline.balancing import balanced_choice
+from cellmap_pipeline.config_messages import did_you_mean
 from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.crop_table import crop_folders
 from cellmap_pipeline.csv_files import csv_lines, read_csv_text
@@ -27,6 +28,8 @@ from cellmap_pipeline.volumes import LabelVolume
 RAW = "em/fibsem-uint8"
 # Labels up to this much coarser than a training's voxels still teach it something.
 COARSEST_FACTOR = 1.25
+# Of the crops that are there, so many are listed where another one is named.
+MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -153,20 +156,13 @@ def _find_crops(
         raise InputError(f"data_root: {data_root} does not exist: set it to the folder of the data")
     crops: list[LabelledCrop] = []
     there: set[str] = set()
-    for wanted in settings.crops or ():
-        if not crop_folders(data_root, wanted):
-            raise InputError(
-                f"`crops`: there is no crop {wanted} below {data_root}: correct the number, or "
-                "copy the crop there"
-            )
-    for folder in crop_folders(data_root):
-        number = folder.name.removeprefix("crop")
-        dataset = folder.parents[4].name
-        if not number.isdecimal() or folder.parents[3].name != f"{dataset}.zarr":
-            continue
+    folders = crop_folders(data_root)
+    _check_named(folders, settings, data_root)
+    for folder in folders:
+        number, dataset = int(folder.name.removeprefix("crop")), folder.parents[4].name
         if settings.datasets is not None and dataset not in settings.datasets:
             continue
-        if settings.crops is not None and int(number) not in settings.crops:
+        if settings.crops is not None and number not in settings.crops:
             continue
         there |= _labels_in(folder)
         opened = _open_labels(folder, settings.classes, problems)
@@ -182,6 +178,26 @@ def _find_crops(
             f"{list(settings.voxel_size)} nm or finer, a labelled voxel of",
         )  # fmt: skip
     return crops
+
+
+def _check_named(folders: Sequence[Path], settings: SplitSettings, data_root: Path) -> None:
+    """Refuse datasets and crops that are not among folders of crops."""
+    for dataset in settings.datasets or ():
+        there = sorted({folder.parents[4].name for folder in folders})
+        if dataset not in there:
+            raise InputError(
+                f"`datasets`: {data_root} has no crops of {dataset}{did_you_mean(dataset, there)}, "
+                f"only of {', '.join(there) or 'nothing'}: correct the name, or copy them there"
+            )
+    numbers = sorted({int(folder.name.removeprefix("crop")) for folder in folders})
+    for crop in settings.crops or ():
+        if crop not in numbers:
+            more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
+            listed = ", ".join(map(str, numbers[:MOST_NAMED])) or "none"
+            raise InputError(
+                f"`crops`: there is no crop {crop} below {data_root}, only {listed}{more}: correct "
+                "the number, or copy the crop there"
+            )
 
 
 def split(crops: Sequence[LabelledCrop], settings: SplitSettings) -> list[str]:

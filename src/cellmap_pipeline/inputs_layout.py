@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from cellmap_pipeline.crop_table import crop_folders
+
 LABELS = "labels/groundtruth"
 
 
@@ -23,7 +25,7 @@ class Layout:
     Attributes
     ----------
     problems, warnings : a line each.
-    crops : number of crops that are there.
+    empty : whether no crop is there, whichever the trainings look at.
     """
 
     def __init__(
@@ -35,7 +37,6 @@ class Layout:
     ) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
-        self.crops = 0
         self._home = data_root.resolve()
         same: dict[tuple[str, int], list[Path]] = defaultdict(list)
         for dataset in self._folders(data_root, "*", datasets):
@@ -55,11 +56,11 @@ class Layout:
                     f"{paths[0]} and {paths[1]} are the same crop by dataset and number: move one "
                     "of the two out of the data, or give it another number"
                 )
-        self.crops = len(same)
-        if not same and not self.problems:
+        self.empty = not same and not crop_folders(data_root)
+        if self.empty and not self.problems:
             self.problems.append(
                 f"data_root: {data_root} holds no {{dataset}}/{{dataset}}.zarr/recon-1/{LABELS}/"
-                f"crop{{number}}{_among(datasets, numbers)}: {_remedy(data_root)}"
+                f"crop{{number}}: {_remedy(data_root)}"
             )
 
     def _reconstructions(self, dataset: Path) -> list[Path]:
@@ -110,16 +111,6 @@ class Layout:
                 "machine that runs jobs"
             )
         return True
-
-
-def _among(datasets: Collection[str] | None, numbers: Collection[int] | None) -> str:
-    """The filters of the trainings, in words."""
-    among = [
-        f"`{key}` {', '.join(map(str, sorted(values)))}"
-        for key, values in (("datasets", datasets), ("crops", numbers))
-        if values is not None
-    ]
-    return f" of the trainings' {' and '.join(among)}" if among else ""
 
 
 def _remedy(data_root: Path) -> str:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cellmap_pipeline.config_messages import did_you_mean
 from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.plan_choices import wrong_choices
 from cellmap_pipeline.relations import read_class_table
-from cellmap_pipeline.selection import origin
 
 if TYPE_CHECKING:
     from cellmap_pipeline.plan import Plan
@@ -25,6 +25,14 @@ OF_CROP = re.compile(
     r"(?:(?P<training>[^/]+)/predictions|segmentations|figures/crops)/(?P<dataset>[^/]+)/"
     r"crop(?P<crop>\d+)(?:\.jpg|/(?P<label>[^/]+))?"
 )
+# And what is made of one training; what is scored in validation may have another source, too.
+OF_TRAINING = re.compile(
+    r"([^/]+)/(?:datasplit(?:_summary)?\.csv|model\.ckpt|calibration\.json|"
+    r"validation/predictions)|figures/(?:datasplit|training)/([^/]+)\.png"
+)
+OF_SOURCE = re.compile(r"([^/]+)/validation/[^/]+\.json|figures/validation/([^/]+)\.png")
+# What only the truth of the test crops gives.
+OF_TRUTH = ("score", "scores.json", "scores.csv", "figures/scores.png", "figures/cases.jpg")
 
 
 def check_plan(plan: Plan, source: str) -> None:
@@ -40,7 +48,8 @@ def check_plan(plan: Plan, source: str) -> None:
         `submission.select` names what cannot give a label, no label is given at all, or a file
         that a training names does not exist.
     """
-    problems = [*_unselectable(plan, source), *_missing_files(plan)]
+    problems = [f"{source}: {line}" for line in wrong_choices(plan)]
+    problems += _missing_files(plan)
     if not problems and not plan.given():
         problems.append(
             f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
@@ -75,20 +84,28 @@ def check_folders(plan: Plan) -> None:
 
 
 def check_target(plan: Plan, target: str) -> None:
-    """See that a target that is made of one test crop can be: `crop10`, or a path.
+    """See that a target that is made of a test crop, a training or the truth can be.
 
     Parameters
     ----------
-    target : as given to Snakemake; any other than of a crop passes.
+    target : as given to Snakemake, `crop10` or a path; any other passes.
 
     Raises
     ------
     InputError
-        The plan has no such crop, or not this dataset, training or label of it.
+        The plan has no such crop, not this dataset or label of it, no such training, or no truth.
     """
     below = os.path.relpath(os.path.normpath(target), plan.output)
-    found = re.fullmatch(r"crop(?P<crop>\d+)", target) or OF_CROP.fullmatch(below)
-    wrong = _not_of_crop(plan, **found.groupdict()) if found else None
+    wrong = None
+    if found := re.fullmatch(r"crop(?P<crop>\d+)", target) or OF_CROP.fullmatch(below):
+        wrong = _not_of_crop(plan, **found.groupdict())
+    elif found := OF_TRAINING.fullmatch(below):
+        wrong = _not_among(found[1] or found[2], list(plan.trainings), "`trainings`")
+    elif found := OF_SOURCE.fullmatch(below):
+        given = "what gives labels of this submission"
+        wrong = _not_among(found[1] or found[2], plan.validated(), given)
+    elif plan.config.ground_truth is None and {target, below}.intersection(OF_TRUTH):
+        wrong = "there is no truth to score by: set `ground_truth` to the zarr of the test crops'"
     if wrong:
         raise InputError(f"target {target}: {wrong}")
 
@@ -135,9 +152,9 @@ def _not_of_crop(
     if dataset not in (None, datasets[number]):
         return f"crop {crop} is of the dataset {datasets[number]!r}"
     if training is not None:
-        if training not in plan.trainings:
-            near = did_you_mean(training, list(plan.trainings))
-            return f"{training!r} is not among `trainings`{near}"
+        wrong = _not_among(training, list(plan.trainings), "`trainings`")
+        if wrong:
+            return wrong
         if number not in plan.predicted(training):
             return (
                 f"training {training!r} predicts nothing of crop {crop}: see its `classes` and "
@@ -147,6 +164,13 @@ def _not_of_crop(
     if label not in (None, *labels):
         return f"of crop {crop} only {', '.join(labels)} are written, not {label!r}"
     return None
+
+
+def _not_among(name: str, known: Sequence[str], what: str) -> str | None:
+    """What is said of a name that is not known, or None."""
+    if name in known:
+        return None
+    return f"{name!r} is not among {what}{did_you_mean(name, known)}: {', '.join(known)}"
 
 
 def _missing_files(plan: Plan) -> Iterator[str]:
@@ -169,38 +193,3 @@ def _missing_files(plan: Plan) -> Iterator[str]:
             with gathered(problems, f"training {name}: mutual_exclusion: "):
                 read_class_table(Path(training.mutual_exclusion))
             yield from problems
-
-
-def _unselectable(plan: Plan, source: str) -> Iterator[str]:
-    select = plan.config.submission.select
-    for label, choice in select.items() if isinstance(select, dict) else ():
-        for name in _names_in(choice):
-            problem = _cannot_give(plan, label, name)
-            if problem:
-                yield f"{source}: submission.select.{label}: {problem}"
-
-
-def _names_in(choice: Any) -> list[str]:
-    if isinstance(choice, str):
-        return [choice]
-    parts = choice.values() if isinstance(choice, dict) else choice
-    return [name for part in parts for name in _names_in(part)]
-
-
-def _cannot_give(plan: Plan, label: str, source: str) -> str | None:
-    """Why a source cannot give a label, or None."""
-    name = origin(source)
-    if name in plan.config.predictions and name == source:
-        return None
-    if name not in plan.trainings:
-        known = ", ".join([*plan.trainings, *plan.config.predictions])
-        return f"{source!r} is not among trainings or predictions ({known})"
-    classes = ", ".join(plan.trainings[name].classes)
-    if name == source and label not in plan.trainings[name].classes:
-        return f"training {name!r} does not predict it (its classes: {classes})"
-    if name != source and label not in plan.parts.get(name, {}):
-        return (
-            f"training {name!r} does not predict all parts of it (its classes: {classes}; "
-            f"class_table: {plan.config.class_table})"
-        )
-    return None

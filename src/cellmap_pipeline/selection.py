@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.config import PARTS
+from cellmap_pipeline.config_values import size_of
 from cellmap_pipeline.geometry import SAME_SIZE, apart
 from cellmap_pipeline.manifest import CropLabel
 
@@ -31,12 +32,18 @@ def named_sources(row: CropLabel, select: str | Mapping[str, Any]) -> list[str]:
         return []
     choice = select[row.label]
     if isinstance(choice, Mapping):
-        sizes = {key: _size(key) for key in choice}
-        near = [k for k, size in sizes.items() if apart(size, row.grid.voxel_size) <= SAME_SIZE]
-        if not near:
+        key = key_of(row, choice)
+        if key is None:
             return []
-        choice = choice[min(near, key=lambda key: apart(sizes[key], row.grid.voxel_size))]
+        choice = choice[key]
     return [choice] if isinstance(choice, str) else list(choice)
+
+
+def key_of(row: CropLabel, keys: Iterable[str]) -> str | None:
+    """Of voxel sizes as keys, the one that a row takes: the nearest that counts as the same."""
+    away = {key: apart(size_of(key), row.grid.voxel_size) for key in keys}
+    near = min(away, key=lambda key: away[key])
+    return near if away[near] <= SAME_SIZE else None
 
 
 def chosen_sources(
@@ -94,11 +101,11 @@ def selection_table(
             table.append(
                 {
                     "label": row.label,
-                    "voxel_size": _words(row.grid.voxel_size),
+                    "voxel_size": in_words(row.grid.voxel_size),
                     "training": name,
                     "score": f"{found['score']:.6f}" if found else "",
                     "score_at_half": f"{found['score_at_half']:.6f}" if found else "",
-                    "measured_at": _words(found["measured_at"]) if found else "",
+                    "measured_at": in_words(found["measured_at"]) if found else "",
                     "crops": str(len(found["crops"])) if found else "",
                     "chosen": "yes" if name in chosen else "no",
                 }
@@ -106,7 +113,7 @@ def selection_table(
         if len(sources) > 1 and not any(score_of(row, name, scores) for name in sources):
             log.warning(
                 "%s at %s nm: no source has a validation score, %s is taken: name another in "
-                "submission.select", row.label, _words(row.grid.voxel_size), ", ".join(chosen),
+                "submission.select", row.label, in_words(row.grid.voxel_size), ", ".join(chosen),
             )  # fmt: skip
     return table
 
@@ -136,12 +143,8 @@ def read_scores(paths: Mapping[str, Path]) -> dict[str, Any]:
     return {name: json.loads(path.read_text()) for name, path in paths.items()}
 
 
-def _size(key: str) -> list[float]:
-    parts = [float(part) for part in key.split()]
-    return parts * 3 if len(parts) == 1 else parts
-
-
-def _words(voxel_size: Sequence[float]) -> str:
+def in_words(voxel_size: Sequence[float]) -> str:
+    """A voxel size as a key: "3.48 4 4"."""
     return " ".join(f"{v:g}" for v in voxel_size)
 
 

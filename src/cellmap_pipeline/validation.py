@@ -77,8 +77,8 @@ def validate(
 
     Parameters
     ----------
-    labels : by label `voxel_sizes`, `sources` and `trainings`, as `plan.validation_settings` gives
-        them.
+    labels : by label `voxel_sizes`, `sources` and `trainings`, as
+        `plan_validation.validation_settings` gives them.
     datasplits : by training; whose validation crops are used.
     voxel_size : nm, for labels without `voxel_sizes`; None: each crop's finest.
     everywhere : only crops that validate in all of the `trainings`, else those of any of them.

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import pytorch_lightning
 import torch
+import yaml
 import zarr
 from networks import tiny_task
 from numcodecs import Zstd
@@ -142,6 +143,14 @@ def elsewhere(it: Folder, voxels: np.ndarray | None, translation=(128, 128, 512)
     if voxels is not None:
         grid = Grid((8, 8, 8), translation, voxels.shape)
         it.store(it.path / "other/a/crop3/mito", voxels, grid)
+
+
+def average_with_plain(it: Folder) -> None:
+    """Average with a training that predicts no boundaries, by a method that takes them."""
+    it.train(postprocess={"mito": {"method": "watershed_boundary"}})
+    plain = yaml.safe_load(it.training.read_text()) | {"targets": {"mito": []}, "postprocess": {}}
+    it.training.with_name("plain.yaml").write_text(yaml.safe_dump(plain))
+    it.configure(trainings=["tiny", "plain"], submission={"select": "average"})
 
 
 def link(path: Path, target: str) -> None:
@@ -284,6 +293,56 @@ ROWS = {
         PARSING,
         f"{CONFIG}: submission.select.mito: 'other' is not among trainings or predictions (tiny)",
         lambda it: it.configure(submission={"select": {"mito": "other"}}),
+    ),
+    "a choice for nothing": Row(
+        PARSING,
+        f"{CONFIG}: submission.select: is empty: …",
+        lambda it: it.configure(submission={"select": {}}),
+    ),
+    "a voxel size that no crop has": Row(
+        PARSING,
+        f"{CONFIG}: submission.select.mito: no crop of {MANIFEST} takes the choice for 32 nm: they "
+        "ask for mito at 8 8 8 nm: correct or remove it",
+        lambda it: it.configure(submission={"select": {"mito": {8: "tiny", 32: "tiny"}}}),
+    ),
+    "a voxel size twice": Row(
+        PARSING,
+        f"{CONFIG}: submission.select.mito: 8 and 8 8 8 are the same voxel size: remove one of the "
+        "two",
+        lambda it: it.configure(submission={"select": {"mito": {8: "tiny", "8 8 8": "tiny"}}}),
+    ),
+    "a choice for a label that no crop asks for": Row(
+        PARSING,
+        f"{CONFIG}: submission.select.golgi: no crop of {MANIFEST} asks for 'golgi', only for "
+        "mito, pm: correct or remove it",
+        lambda it: [
+            it.configure(submission={"select": {"golgi": "tiny"}}),
+            it.train(classes=["mito", "pm", "golgi"]),
+        ],
+    ),
+    "predictions chosen for a label that they have not": Row(
+        PARSING,
+        f"{CONFIG}: submission.select.pm: predictions 'nnunet' have not got it (their classes: "
+        "mito)",
+        lambda it: [elsewhere(it, None), it.configure(submission={"select": {"pm": "nnunet"}})],
+    ),
+    "predictions of a label that no crop asks for": Row(
+        PARSING,
+        f"{CONFIG}: predictions.nnunet.classes: no crop of {MANIFEST} asks for 'mitoo' (did you "
+        "mean 'mito'?), only for mito, pm: correct or remove it",
+        lambda it: it.configure(
+            predictions={
+                "nnunet": {"path": "other/{dataset}/crop{crop}/{label}", "classes": ["mitoo"]}
+            }
+        ),
+    ),
+    "an average by channels that one of its sources lacks": Row(
+        PARSING,
+        f"{CONFIG}: submission.select: mito: tiny, plain are averaged by `method: "
+        "watershed_boundary`, which training 'tiny' sets, but 'plain' does not predict "
+        "mito_boundary: train it with `targets: {mito: [boundary]}`, leave it out of the average, "
+        "or set another method",
+        lambda it: average_with_plain(it),
     ),
     "a template without a label": Row(
         PARSING,
@@ -709,10 +768,21 @@ ROWS = {
     ),
     "a crop that is not in the data": Row(
         LOOK,
-        "training tiny: `crops`: there is no crop 99 below data: correct the number, or copy the "
-        "crop "
-        "there",
+        "training tiny: `crops`: there is no crop 99 below data, only 1, 2: correct the number, or "
+        "copy the crop there",
         lambda it: it.train(crops=[1, 2, 99]),
+    ),
+    "crops of which none is in the data": Row(
+        LOOK,
+        "training tiny: `crops`: there is no crop 99 below data, only 1, 2: correct the number, or "
+        "copy the crop there",
+        lambda it: it.train(crops=[99]),
+    ),
+    "a dataset that is not in the data": Row(
+        LOOK,
+        "training tiny: `datasets`: data has no crops of A (did you mean 'a'?), only of a: correct "
+        "the name, or copy them there",
+        lambda it: it.train(datasets=["A"]),
     ),
     # An own split.
     "a split without validation": Row(

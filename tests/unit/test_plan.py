@@ -12,10 +12,9 @@ from cellmap_pipeline.plan import (
     label_sources,
     make_plan,
     row_settings,
-    validation_settings,
-    validation_trainings,
 )
 from cellmap_pipeline.plan_checks import check_target
+from cellmap_pipeline.plan_validation import validation_settings, validation_trainings
 
 MODEL = {"model": {"architecture": "monai_basic_unet3d"}, "patch_size": 64}
 
@@ -190,10 +189,26 @@ def test_what_cannot_be_submitted_is_said(plan, submission, message):
         ("./results/fin/predictions/a/crop1", r"'fin' is not among .* \(did you mean 'fine'\?\)"),
         ("results/fine/predictions/b/crop2", "training 'fine' predicts nothing of crop 2"),
         ("results/segmentations/a/crop1/er", "of crop 1 only mito, nuc are written, not 'er'"),
+        ("results/coarse/model.ckpt", None),
+        ("results/fine/validation/scores.json", None),
+        ("results/other/validation/scores.json", None),
+        ("results/figures/validation/coarse.png", None),
+        ("results/fin/model.ckpt", r"'fin' is not among `trainings` \(did you mean 'fine'\?\): "),
+        ("results/other/model.ckpt", "'other' is not among `trainings`: fine, coarse$"),
+        ("results/figures/training/fin.png", "'fin' is not among `trainings`"),
+        (
+            "results/nope/validation/scores.json",
+            "'nope' is not among what gives labels of this submission: fine, coarse, other$",
+        ),
+        ("results/figures/validation/average.png", "'average' is not among what gives labels"),
+        ("score", "there is no truth to score by: set `ground_truth`"),
+        ("scores.json", "there is no truth to score by"),
+        ("results/figures/scores.png", "there is no truth to score by"),
     ],
 )
-def test_a_target_of_a_crop_that_is_not_there_is_said(plan, target, message):
-    made = plan(output="results")
+def test_a_target_that_is_not_there_is_said(plan, target, message):
+    other = {"path": "p/{dataset}/{crop}/{label}", "classes": ["nuc"]}
+    made = plan(output="results", predictions={"other": other})
     if message is None:
         check_target(made, target)
     else:
