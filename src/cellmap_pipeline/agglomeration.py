@@ -83,7 +83,9 @@ def contacts(
 
 def together(parts: Sequence[Contacts], size: int) -> Contacts:
     """Contacts that were found in parts of a volume; `size` is the highest id + 1."""
-    arrays = [np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Contacts)]
+    none = Contacts(*np.zeros((2, 0), np.int64), *np.zeros((3, 0)))
+    all_parts = (none, *parts)
+    arrays = [np.concatenate([getattr(p, f.name) for p in all_parts]) for f in fields(Contacts)]
     return pooled(Contacts(*arrays), np.arange(size))
 
 

@@ -132,6 +132,14 @@ def test_cells_over_seams(tmp_path, monkeypatch, method):
     assert error < 0.01
 
 
+@pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
+def test_a_single_block_is_the_whole(tmp_path, method):
+    channels = predicted(spheres((40, 40, 40), (20, 20, 12, 9), (20, 20, 28, 9)), "mito")
+    wanted = segment("mito", channels, VOXELS, {"method": method})
+    found = made(channels, {"method": method}, tmp_path, "mito")
+    assert found.max() > 0 and np.array_equal(found, wanted)
+
+
 @pytest.mark.parametrize("method", RIDGES[:2])
 def test_thin_objects_over_seams(tmp_path, method):
     # Boundary all over, so that next to nothing of them is a seed.
