@@ -7,7 +7,9 @@ READ = {
 }
 # By what waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
 CHECKED = {name: [READ[name], sorted(PLAN.fetched)] for name in SPLIT}
-CHECKED |= {name: plan_validation.validation_settings(PLAN, name) for name in PLAN.config.predictions}
+CHECKED |= {
+    name: plan_validation.validation_settings(PLAN, name) for name in PLAN.config.predictions
+}
 CHECKED |= {
     f"{name}/crop{crop}": [
         rows_of(name, crop),
