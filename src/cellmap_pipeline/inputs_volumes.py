@@ -6,7 +6,6 @@ judged what they hold.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import numpy as np
 
 from cellmap_pipeline.counting import counted_voxels
 from cellmap_pipeline.errors import InputError, gathered
-from cellmap_pipeline.geometry import Grid, Vector, is_plausible, shape_of
+from cellmap_pipeline.geometry import Grid, Vector, beyond, is_plausible, shape_of
 from cellmap_pipeline.inputs_chunks import Look
 from cellmap_pipeline.levels import Level
 from cellmap_pipeline.stores import Location
@@ -26,6 +25,9 @@ from cellmap_pipeline.volumes import LabelVolume, Volume
 
 # Share of a crop that may lie beyond its raw: of one to train on, and before anything is said.
 MOST_OUTSIDE, SOME_OUTSIDE = 0.25, 0.02
+# Share of a crop that a prediction made elsewhere may lack. Less than of raw: what lies beyond raw
+# nobody can see, but what lies beyond a prediction becomes a label that nobody predicted.
+MOST_LACKING = 0.1
 # Raw of whole numbers that uses less of its type's range than this is nearly black.
 LEAST_RANGE = 1 / 16
 # Labelled voxels that may lack of those that a label's annotation counts.
@@ -130,6 +132,7 @@ class Volumes:
                     f"{level.path} lies at {list(level.grid.translation)} nm, off the crop at "
                     f"{list(wanted.translation)} nm: correct its translation and voxel size"
                 )
+            self._note_lack(name, level, wanted)
             self._want_all(self.predictions, level)
 
     def summary(self) -> list[str]:
@@ -245,22 +248,35 @@ class Volumes:
             )
 
     def _note_place(self, level: Level, extent: Grid, crop: str, trains: bool) -> None:
-        start, stop = level.grid.index_box(extent)
-        inside = math.prod(
-            max(0, min(b, n) - max(a, 0)) / (b - a)
-            for a, b, n in zip(start, stop, level.grid.shape, strict=True)
-        )
+        outside = beyond(level.grid, extent)
         text = (
-            f"{crop}: {1 - inside:.0%} of it lies outside its raw {level.path} (voxels "
-            f"{list(start)} to {list(stop)} of {list(level.grid.shape)})"
+            f"{crop}: {outside:.0%} of it lies outside its raw {level.path} "
+            f"({_voxels(level, extent)})"
         )
-        if trains and 1 - inside > MOST_OUTSIDE:
+        if trains and outside > MOST_OUTSIDE:
             self.problems.append(
                 f"{text}: correct the labels' voxel size and translation (nm, z, y, x), or leave "
                 "the crop out"
             )
-        elif 1 - inside > SOME_OUTSIDE:
+        elif outside > SOME_OUTSIDE:
             self.warnings.append(f"{text}: is its place right? Nothing can be seen there")
+
+    def _note_lack(self, name: str, level: Level, wanted: Grid) -> None:
+        """What a prediction lacks of a crop is read from its outermost voxels."""
+        # Where voxels are cut from the crop by other borders, the last one may be missing in part.
+        spare = list(map(max, level.grid.voxel_size, wanted.voxel_size))
+        lacking = beyond(level.grid, wanted, spare)
+        text = (
+            f"predictions.{name}: {level.path} lacks {lacking:.0%} of its crop "
+            f"({_voxels(level, wanted)})"
+        )
+        if lacking > MOST_LACKING:
+            self.problems.append(
+                f"{text}: predict all of it, with 0 where nothing is known, or correct its "
+                "translation and voxel size"
+            )
+        elif lacking > SOME_OUTSIDE:
+            self.warnings.append(f"{text}: is its place right? Its outermost voxels stand in there")
 
     def _note_finer(self, training: str, path: Location, finest: Vector, wanted: Vector) -> None:
         if (training, path) not in self._finer:
@@ -270,6 +286,12 @@ class Volumes:
                 f"{path} ({list(finest)} nm), which is interpolated: that costs time and shows "
                 "nothing more"
             )
+
+
+def _voxels(level: Level, extent: Grid) -> str:
+    """Which voxels of a level `extent` takes, for people."""
+    start, stop = level.grid.index_box(extent)
+    return f"voxels {list(start)} to {list(stop)} of {list(level.grid.shape)}"
 
 
 def _check_sizes(volume: Volume) -> None:

@@ -4,8 +4,10 @@ import json
 import logging
 import shutil
 
+import numpy as np
 import pytest
 from runs import TINY
+from spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
 
 from cellmap_pipeline import inputs_chunks
 from cellmap_pipeline.check_inputs import check_inputs
@@ -153,3 +155,45 @@ def test_raw_that_the_source_lacks(data):
             path.unlink()
     with pytest.raises(InputError, match="demo_cell-1/crop1: .*the source has no raw at voxels"):
         look(data)
+
+
+@pytest.fixture
+def it(tmp_path, monkeypatch):
+    """A folder with which all is well."""
+    monkeypatch.chdir(tmp_path)
+    return make_folder(tmp_path)
+
+
+def crop_grid(crop=TEST_CROP):
+    return RAW.box(STARTS[crop], CROP)
+
+
+def predict(it, grid, value=1, dtype=np.uint8, **where):
+    it.predict_elsewhere(np.full(grid.shape, value, dtype), grid, **where)
+
+
+def warned(caplog):
+    return [line for line in caplog.messages if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("start", "shape", "ends"),
+    [
+        ((-1, -1, -1), (10, 10, 10), ""),  # more than the crop
+        ((0, 0, 0), (7, 8, 8), LOOK),  # a voxel is an eighth of the crop
+        ((0, 0, 0), (8, 8, 4), LOOK),
+    ],
+)
+def test_coarser_predictions_cover_the_crop(it, start, shape, ends):
+    predict(it, crop_grid().at((32, 32, 32)).box(start, shape))
+    assert said_to(it)[0] == ends
+
+
+def test_a_part_of_a_voxel_of_a_coarser_prediction_may_lack(it, caplog):
+    """Their borders fall elsewhere than the crop's."""
+    coarse = crop_grid().at((40, 40, 40)).box((0, 0, 0), (6, 6, 6))
+    assert not coarse.covers(crop_grid())
+    predict(it, coarse)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert not warned(caplog)
