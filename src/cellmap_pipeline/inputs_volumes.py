@@ -20,6 +20,7 @@ from cellmap_pipeline.errors import InputError, gathered
 from cellmap_pipeline.geometry import Grid, Vector, beyond, is_plausible, shape_of
 from cellmap_pipeline.inputs_chunks import Look
 from cellmap_pipeline.levels import Level
+from cellmap_pipeline.probabilities import further_beside
 from cellmap_pipeline.stores import Location
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
@@ -122,18 +123,19 @@ class Volumes:
             _check_type(_plain_level(path), "uib", "labels are whole numbers")
 
     def look_at_prediction(self, name: str, path: Path, wanted: Grid) -> None:
-        """Take in a prediction made elsewhere of what lies on the grid `wanted`."""
-        with gathered(self.problems, f"predictions.{name}: "):
-            volume = self._open(path)
-            level = volume.level_for(wanted.voxel_size)
-            _check_type(level, "uf", "probabilities are uint8 or float from 0 to 1")
-            if not level.grid.overlaps(wanted):
-                raise InputError(
-                    f"{level.path} lies at {list(level.grid.translation)} nm, off the crop at "
-                    f"{list(wanted.translation)} nm: correct its translation and voxel size"
-                )
-            self._note_lack(name, level, wanted)
-            self._want_all(self.predictions, level)
+        """Take in a prediction made elsewhere of what lies on the grid `wanted`, and its further
+        channels."""
+        for channel in [path, *further_beside(path)]:
+            with gathered(self.problems, f"predictions.{name}: "):
+                level = self._open(channel).level_for(wanted.voxel_size)
+                _check_type(level, "uf", "probabilities are uint8 or float from 0 to 1")
+                if not level.grid.overlaps(wanted):
+                    raise InputError(
+                        f"{level.path} lies at {list(level.grid.translation)} nm, off the crop at "
+                        f"{list(wanted.translation)} nm: correct its translation and voxel size"
+                    )
+                self._note_lack(name, level, wanted)
+                self._want_all(self.predictions, level)
 
     def summary(self) -> list[str]:
         """What was decoded, a line for each kind of volume."""

@@ -11,6 +11,7 @@ from spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
 
 from cellmap_pipeline import inputs_chunks
 from cellmap_pipeline.check_inputs import check_inputs
+from cellmap_pipeline.classes import FURTHER
 from cellmap_pipeline.config import Training, parse_run
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.manifest import CropLabel, read_manifest
@@ -197,3 +198,33 @@ def test_a_part_of_a_voxel_of_a_coarser_prediction_may_lack(it, caplog):
     with caplog.at_level(logging.INFO):
         assert said_to(it) == ("", "")
     assert not warned(caplog)
+
+
+SUFFIXES = [suffix for suffixes in FURTHER.values() for suffix in suffixes]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("start", "value", "says"),
+    [
+        ((0, 0, 0), np.nan, "holds NaN"),
+        ((0, 0, 0), 200, "holds 200 to 200, but probabilities are 0 to 1"),
+        ((16, 0, 0), 1, "lacks 50% of its crop"),
+        ((0, 40, 0), 1, "off the crop"),
+    ],
+)
+def test_further_channels_are_looked_at_like_the_label_itself(it, suffix, start, value, says):
+    predict(it, crop_grid())
+    grid = crop_grid().box(start, CROP)
+    predict(it, grid, value, np.float32, channel="mito" + suffix)
+    when, said = said_to(it)
+    assert when == LOOK and len(said.splitlines()) == 1
+    assert f"other/a/crop3/mito{suffix}/s0 " in said and says in said
+
+
+def test_further_channels_with_which_all_is_well(it, caplog):
+    for suffix in ["", *SUFFIXES]:
+        predict(it, crop_grid(), channel="mito" + suffix)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert "predictions: 6 of 6 chunks of 6 arrays decoded, 0 broken" in caplog.messages
