@@ -22,6 +22,7 @@ from cellmap_pipeline.inputs_chunks import Look
 from cellmap_pipeline.levels import Level
 from cellmap_pipeline.probabilities import further_beside
 from cellmap_pipeline.stores import Location
+from cellmap_pipeline.validation_cases import predicted
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
 # Share of a crop that may lie beyond its raw: of one to train on, and before anything is said.
@@ -136,6 +137,19 @@ class Volumes:
                     )
                 self._note_lack(name, level, wanted)
                 self._want_all(self.predictions, level)
+
+    def look_at_scored(self, name: str, path: Path, crop: str, truth: Grid) -> None:
+        """Take in a prediction made elsewhere of a crop that validates, where its label lies on
+        the grid `truth`: it is scored where it is predicted."""
+        with gathered(self.problems, f"predictions.{name}: "):
+            part = predicted(truth, [path])
+            lacking = _lacking(self._open(path).levels[0].grid, truth)
+            if part and lacking > SOME_OUTSIDE:
+                self.warnings.append(
+                    f"predictions.{name}: {path} lacks {lacking:.0%} of {crop}, and is scored on "
+                    "the rest alone: is its place right?"
+                )
+            self.look_at_prediction(name, path, part or truth)
 
     def summary(self) -> list[str]:
         """What was decoded, a line for each kind of volume."""
@@ -265,9 +279,7 @@ class Volumes:
 
     def _note_lack(self, name: str, level: Level, wanted: Grid) -> None:
         """What a prediction lacks of a crop is read from its outermost voxels."""
-        # Where voxels are cut from the crop by other borders, the last one may be missing in part.
-        spare = list(map(max, level.grid.voxel_size, wanted.voxel_size))
-        lacking = beyond(level.grid, wanted, spare)
+        lacking = _lacking(level.grid, wanted)
         text = (
             f"predictions.{name}: {level.path} lacks {lacking:.0%} of its crop "
             f"({_voxels(level, wanted)})"
@@ -288,6 +300,12 @@ class Volumes:
                 f"{path} ({list(finest)} nm), which is interpolated: that costs time and shows "
                 "nothing more"
             )
+
+
+def _lacking(predicted: Grid, wanted: Grid) -> float:
+    """The share of `wanted` that is not predicted; at borders, a part of a voxel may lack: those
+    of coarser voxels fall elsewhere."""
+    return beyond(predicted, wanted, list(map(max, predicted.voxel_size, wanted.voxel_size)))
 
 
 def _voxels(level: Level, extent: Grid) -> str:

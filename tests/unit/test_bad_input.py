@@ -23,7 +23,20 @@ import torch
 import zarr
 from networks import tiny_task
 from numcodecs import Zstd
-from spoiled import CROP, HEADER, LOOK, PARSING, RAW, START, Folder, edit, make_folder, said_to
+from spoiled import (
+    CROP,
+    HEADER,
+    LOOK,
+    PARSING,
+    RAW,
+    START,
+    STARTS,
+    TEST_CROP,
+    Folder,
+    edit,
+    make_folder,
+    said_to,
+)
 
 from cellmap_pipeline import gpus
 from cellmap_pipeline.checking import check
@@ -952,6 +965,13 @@ def nearly_whole(it: Folder) -> None:
     elsewhere(it, np.ones((32, 32, 30), np.uint8))
 
 
+def half_scored(it: Folder) -> None:
+    elsewhere(it, np.ones(CROP, np.uint8))
+    for crop in set(STARTS) - {TEST_CROP}:
+        grid = RAW.box(STARTS[crop], (16, 32, 32))
+        it.predict_elsewhere(np.ones(grid.shape, np.uint8), grid, crop)
+
+
 WARNINGS = {
     "a link out of the data": (
         "crop1/mito is a link out of the data, to …/elsewhere: that must be there on every machine "
@@ -990,6 +1010,11 @@ WARNINGS = {
         "predictions.nnunet: …s0 lacks 6% of its crop (voxels [0, 0, 0] to [32, 32, 32] of [32, "
         "32, 30]): is its place right? Its outermost voxels stand in there",
         nearly_whole,
+    ),
+    "a prediction of half a crop that validates": (
+        "predictions.nnunet: other/a/crop…/mito lacks 50% of a/crop…, and is scored on the rest "
+        "alone: is its place right?",
+        half_scored,
     ),
 }
 
