@@ -102,6 +102,18 @@ class Folder:
         grid = grid or Grid((8, 8, 8), (0, 0, 0), voxels.shape)
         create(path, grid, voxels.dtype.str, said, chunk=32).write(voxels).result()
 
+    def predict_elsewhere(
+        self, voxels: np.ndarray, grid: Grid, crop: int = TEST_CROP, channel: str = "mito"
+    ) -> None:
+        """Store predictions made elsewhere of a crop, and let the configuration name them."""
+        self.name_elsewhere()
+        self.store(self.path / f"other/a/crop{crop}/{channel}", voxels, grid)
+
+    def name_elsewhere(self) -> None:
+        """Let the configuration name predictions made elsewhere of mito, there or not."""
+        path = "other/{dataset}/crop{crop}/{label}"
+        self.configure(predictions={"nnunet": {"path": path, "classes": ["mito"]}})
+
 
 def make_folder(path: Path) -> Folder:
     """A folder with which all is well."""

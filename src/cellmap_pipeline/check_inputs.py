@@ -8,7 +8,8 @@ only scoring reads it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from cellmap_pipeline.archive import Archive
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.datasplit import (
+    LabelledCrop,
     SplitSettings,
     look_for_crops,
     raw_path,
@@ -36,7 +38,14 @@ from cellmap_pipeline.inputs_disk import (
 )
 from cellmap_pipeline.inputs_layout import Layout
 from cellmap_pipeline.inputs_volumes import Volumes
-from cellmap_pipeline.plan import DATASPLIT_KEYS, NETWORK_KEYS, Plan, training_settings
+from cellmap_pipeline.plan import (
+    DATASPLIT_KEYS,
+    NETWORK_KEYS,
+    Plan,
+    training_settings,
+    validation_settings,
+)
+from cellmap_pipeline.validation_cases import ValidationCrop
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +77,15 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     problems, warnings = (layout.problems, layout.warnings) if layout else ([], [])
     volumes = Volumes()
     found = {}
+    validating: dict[str, ValidationCrop] = {}
     for name, training in trainings.items():
         # Where there is no crop at all, that is said once.
         if training.datasplit or (layout and not layout.empty):
             with gathered(problems, f"training {name}: "):
-                found[name] = _look_at_training(plan, name, training, volumes, problems)
+                crops = _look_at_training(plan, name, training, volumes, problems)
+                found[name] = {crop.name: sorted(crop.present) for crop, _ in crops}
+                # Of a crop that several have, validation takes the first one's, too.
+                validating = _validating(crops) | validating
     for name, training in trainings.items():
         for crop, rows in plan.predicted(name).items():
             extent = union([row.grid for row in rows])
@@ -82,6 +95,7 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     _look_at_truth(plan, volumes, problems)
     for name in plan.config.predictions:
         _look_elsewhere(plan, name, volumes, problems)
+        _look_at_scored(plan, name, validating.values(), volumes)
     decode(volumes.looks, threads)
     volumes.judge()
     problems += volumes.problems
@@ -111,8 +125,8 @@ def _layout(plan: Plan, trainings: Sequence[Training]) -> Layout:
 
 def _look_at_training(
     plan: Plan, name: str, training: Training, volumes: Volumes, problems: list[str]
-) -> dict[str, list[str]]:
-    """Take in the crops that a training trains on or validates with."""
+) -> list[tuple[LabelledCrop, str]]:
+    """Take in the crops that a training trains on or validates with; which, and for what."""
     settings = SplitSettings(**training_settings(training, DATASPLIT_KEYS))
     own = Path(training.datasplit) if training.datasplit else None
     broken: list[str] = []
@@ -133,7 +147,19 @@ def _look_at_training(
             volumes.look_at_label(
                 path, crop.name, crop.grid, training.voxel_size, use == "validate"
             )
-    return {crop.name: sorted(crop.present) for crop in crops}
+    return list(zip(crops, usage, strict=True))
+
+
+def _validating(crops: Sequence[tuple[LabelledCrop, str]]) -> dict[str, ValidationCrop]:
+    """By name those that validate, as validation reads them of the datasplit."""
+    listed = frozenset(label for crop, _ in crops for label in crop.present)
+    return {
+        crop.name: ValidationCrop(
+            crop.dataset, crop.crop, crop.zarr / crop.labels, listed - set(crop.present)
+        )
+        for crop, use in crops
+        if use == "validate"
+    }
 
 
 def _margin(training: Training, crop: Grid) -> list[int]:
@@ -192,6 +218,26 @@ def _look_elsewhere(plan: Plan, name: str, volumes: Volumes, problems: list[str]
     for path, grid in paths.items():
         if path not in missing:
             volumes.look_at_prediction(name, path, grid)
+
+
+def _look_at_scored(
+    plan: Plan, name: str, crops: Iterable[ValidationCrop], volumes: Volumes
+) -> None:
+    """Take in the predictions made elsewhere of validation crops; none of them need be there."""
+    path = plan.config.predictions[name].path
+    wanted = {
+        (label, tuple(size))
+        for label, some in validation_settings(plan, name).items()
+        for one in some
+        for size in one["voxel_sizes"]
+    }
+    for crop, (label, size) in product(crops, sorted(wanted)):
+        place = crop.prediction(path, label)
+        if place.is_dir():
+            with gathered(volumes.problems, f"predictions.{name}: {crop.name}: "):
+                truth = crop.truth(label, size)
+                if truth:
+                    volumes.look_at_scored(name, place, crop.name, truth[1])
 
 
 def _check_networks(

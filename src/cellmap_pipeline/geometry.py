@@ -148,6 +148,20 @@ def apart(one: Sequence[float], other: Sequence[float]) -> float:
     return max(max(a / b, b / a) for a, b in zip(one, other, strict=True))
 
 
+def beyond(grid: Grid, extent: Grid, spare: Sequence[float] = (0, 0, 0)) -> float:
+    """The share of `extent` that lies beyond `grid`.
+
+    On each side, what reaches less than `spare` (nm) beyond does not count.
+    """
+    inside = 1.0
+    for lo, hi, low, high, least in zip(
+        extent.lower, extent.upper, grid.lower, grid.upper, spare, strict=True
+    ):
+        sides = [d for d in (low - lo, hi - high) if d > 0 and d >= (1 - TOLERANCE_VOXELS) * least]
+        inside *= max(0.0, 1 - sum(sides) / (hi - lo))
+    return 1 - inside
+
+
 def is_plausible(voxel_size: Sequence[float]) -> bool:
     """Whether voxels can be of this size in nm, rather than in another unit."""
     return all(SMALLEST_NM <= size <= LARGEST_NM for size in voxel_size)

@@ -6,7 +6,6 @@ judged what they hold.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,14 +17,19 @@ import numpy as np
 
 from cellmap_pipeline.counting import counted_voxels
 from cellmap_pipeline.errors import InputError, gathered
-from cellmap_pipeline.geometry import Grid, Vector, is_plausible, shape_of
+from cellmap_pipeline.geometry import Grid, Vector, beyond, is_plausible, shape_of
 from cellmap_pipeline.inputs_chunks import Look
 from cellmap_pipeline.levels import Level
+from cellmap_pipeline.probabilities import further_beside
 from cellmap_pipeline.stores import Location
+from cellmap_pipeline.validation_cases import predicted
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
 # Share of a crop that may lie beyond its raw: of one to train on, and before anything is said.
 MOST_OUTSIDE, SOME_OUTSIDE = 0.25, 0.02
+# Share of a crop that a prediction made elsewhere may lack. Less than of raw: what lies beyond raw
+# nobody can see, but what lies beyond a prediction becomes a label that nobody predicted.
+MOST_LACKING = 0.1
 # Raw of whole numbers that uses less of its type's range than this is nearly black.
 LEAST_RANGE = 1 / 16
 # Labelled voxels that may lack of those that a label's annotation counts.
@@ -120,17 +124,32 @@ class Volumes:
             _check_type(_plain_level(path), "uib", "labels are whole numbers")
 
     def look_at_prediction(self, name: str, path: Path, wanted: Grid) -> None:
-        """Take in a prediction made elsewhere of what lies on the grid `wanted`."""
+        """Take in a prediction made elsewhere of what lies on the grid `wanted`, and its further
+        channels."""
+        for channel in [path, *further_beside(path)]:
+            with gathered(self.problems, f"predictions.{name}: "):
+                level = self._open(channel).level_for(wanted.voxel_size)
+                _check_type(level, "uf", "probabilities are uint8 or float from 0 to 1")
+                if not level.grid.overlaps(wanted):
+                    raise InputError(
+                        f"{level.path} lies at {list(level.grid.translation)} nm, off the crop at "
+                        f"{list(wanted.translation)} nm: correct its translation and voxel size"
+                    )
+                self._note_lack(name, level, wanted)
+                self._want_all(self.predictions, level)
+
+    def look_at_scored(self, name: str, path: Path, crop: str, truth: Grid) -> None:
+        """Take in a prediction made elsewhere of a crop that validates, where its label lies on
+        the grid `truth`: it is scored where it is predicted."""
         with gathered(self.problems, f"predictions.{name}: "):
-            volume = self._open(path)
-            level = volume.level_for(wanted.voxel_size)
-            _check_type(level, "uf", "probabilities are uint8 or float from 0 to 1")
-            if not level.grid.overlaps(wanted):
-                raise InputError(
-                    f"{level.path} lies at {list(level.grid.translation)} nm, off the crop at "
-                    f"{list(wanted.translation)} nm: correct its translation and voxel size"
+            part = predicted(truth, [path])
+            lacking = _lacking(self._open(path).levels[0].grid, truth)
+            if part and lacking > SOME_OUTSIDE:
+                self.warnings.append(
+                    f"predictions.{name}: {path} lacks {lacking:.0%} of {crop}, and is scored on "
+                    "the rest alone: is its place right?"
                 )
-            self._want_all(self.predictions, level)
+            self.look_at_prediction(name, path, part or truth)
 
     def summary(self) -> list[str]:
         """What was decoded, a line for each kind of volume."""
@@ -245,22 +264,33 @@ class Volumes:
             )
 
     def _note_place(self, level: Level, extent: Grid, crop: str, trains: bool) -> None:
-        start, stop = level.grid.index_box(extent)
-        inside = math.prod(
-            max(0, min(b, n) - max(a, 0)) / (b - a)
-            for a, b, n in zip(start, stop, level.grid.shape, strict=True)
-        )
+        outside = beyond(level.grid, extent)
         text = (
-            f"{crop}: {1 - inside:.0%} of it lies outside its raw {level.path} (voxels "
-            f"{list(start)} to {list(stop)} of {list(level.grid.shape)})"
+            f"{crop}: {outside:.0%} of it lies outside its raw {level.path} "
+            f"({_voxels(level, extent)})"
         )
-        if trains and 1 - inside > MOST_OUTSIDE:
+        if trains and outside > MOST_OUTSIDE:
             self.problems.append(
                 f"{text}: correct the labels' voxel size and translation (nm, z, y, x), or leave "
                 "the crop out"
             )
-        elif 1 - inside > SOME_OUTSIDE:
+        elif outside > SOME_OUTSIDE:
             self.warnings.append(f"{text}: is its place right? Nothing can be seen there")
+
+    def _note_lack(self, name: str, level: Level, wanted: Grid) -> None:
+        """What a prediction lacks of a crop is read from its outermost voxels."""
+        lacking = _lacking(level.grid, wanted)
+        text = (
+            f"predictions.{name}: {level.path} lacks {lacking:.0%} of its crop "
+            f"({_voxels(level, wanted)})"
+        )
+        if lacking > MOST_LACKING:
+            self.problems.append(
+                f"{text}: predict all of it, with 0 where nothing is known, or correct its "
+                "translation and voxel size"
+            )
+        elif lacking > SOME_OUTSIDE:
+            self.warnings.append(f"{text}: is its place right? Its outermost voxels stand in there")
 
     def _note_finer(self, training: str, path: Location, finest: Vector, wanted: Vector) -> None:
         if (training, path) not in self._finer:
@@ -270,6 +300,18 @@ class Volumes:
                 f"{path} ({list(finest)} nm), which is interpolated: that costs time and shows "
                 "nothing more"
             )
+
+
+def _lacking(predicted: Grid, wanted: Grid) -> float:
+    """The share of `wanted` that is not predicted; at borders, a part of a voxel may lack: those
+    of coarser voxels fall elsewhere."""
+    return beyond(predicted, wanted, list(map(max, predicted.voxel_size, wanted.voxel_size)))
+
+
+def _voxels(level: Level, extent: Grid) -> str:
+    """Which voxels of a level `extent` takes, for people."""
+    start, stop = level.grid.index_box(extent)
+    return f"voxels {list(start)} to {list(stop)} of {list(level.grid.shape)}"
 
 
 def _check_sizes(volume: Volume) -> None:

@@ -46,7 +46,7 @@ class Probabilities:
             for suffixes in FURTHER.values()
             if whole
             and all(
-                source[0].with_name(source[0].name + suffix).is_dir()
+                _beside(source[0], suffix).is_dir()
                 for source in self.sources
                 for suffix in suffixes
             )
@@ -63,7 +63,8 @@ class Probabilities:
     def _channel(self, channel: str, grid: Grid) -> NDArray[np.uint8]:
         total: NDArray | None = None
         for source in self.sources:
-            values = _sum([_beside(path, channel, self.label) for path in source], grid)
+            suffix = channel.removeprefix(self.label)
+            values = _sum([_beside(path, suffix) for path in source], grid)
             if len(self.sources) == 1:
                 return values
             total = values.astype(np.uint32) if total is None else np.add(total, values, out=total)
@@ -92,9 +93,15 @@ def read_on(path: Path, grid: Grid) -> NDArray[np.uint8]:
     return np.round(smooth).clip(0, 255).astype(np.uint8)
 
 
-def _beside(path: Path, channel: str, label: str) -> Path:
-    """Where a channel of the label at `path` lies."""
-    return path if channel == label else path.with_name(path.name + channel.removeprefix(label))
+def further_beside(path: Path) -> list[Path]:
+    """Further channels of the label at `path` that are there."""
+    places = (_beside(path, suffix) for suffixes in FURTHER.values() for suffix in suffixes)
+    return [place for place in places if place.is_dir()]
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """Where the channel of this suffix, of the label at `path`, lies."""
+    return path.with_name(path.name + suffix)
 
 
 def _sum(paths: Sequence[Path], grid: Grid) -> NDArray[np.uint8]:

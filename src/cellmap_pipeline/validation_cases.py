@@ -38,6 +38,21 @@ class ValidationCrop:
         """For people."""
         return f"{self.dataset}/crop{self.number}"
 
+    def prediction(self, path: str, label: str) -> Path:
+        """Where a label is predicted, by a path with {dataset}, {crop} and {label}."""
+        return Path(path.format(dataset=self.dataset, crop=self.number, label=label))
+
+    def truth(self, label: str, voxel_size: Vector | None) -> tuple[LabelVolume, Grid] | None:
+        """A label and its grid at the resolution nearest to `voxel_size` (nm), or the finest for
+        None; None where the label is not annotated."""
+        if label in self.left_out or not volumes_in(self.folder, [label]):
+            return None
+        volume = LabelVolume.open(self.folder / label)
+        grids = [level.grid for level in volume.volume.levels]
+        if voxel_size is None:
+            return volume, grids[0]
+        return volume, min(grids, key=lambda grid: apart(grid.voxel_size, voxel_size))
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -111,27 +126,19 @@ def find_truths(
     found = []
     for crop in crops:
         paths = [
-            [
-                Path(path.format(dataset=crop.dataset, crop=crop.number, label=name))
-                for name in parts or [label]
-            ]
-            for path, parts in sources
+            [crop.prediction(path, name) for name in parts or [label]] for path, parts in sources
         ]
-        predicted = all(path.is_dir() for source in paths for path in source)
-        annotated = label not in crop.left_out and volumes_in(crop.folder, [label])
-        if not predicted or not annotated:
+        there = all(path.is_dir() for source in paths for path in source)
+        truth = crop.truth(label, voxel_size) if there else None
+        if truth is None:
             continue
-        volume = LabelVolume.open(crop.folder / label)
-        grids = [level.grid for level in volume.volume.levels]
-        grid = grids[0]
-        if voxel_size is not None:
-            grid = min(grids, key=lambda grid: apart(grid.voxel_size, voxel_size))
-        if part := _predicted(grid, chain.from_iterable(paths)):
+        volume, grid = truth
+        if part := predicted(grid, chain.from_iterable(paths)):
             found.append(Truth(crop.name, volume, Probabilities(label, part, paths)))
     return found
 
 
-def _predicted(grid: Grid, paths: Iterable[Path]) -> Grid | None:
+def predicted(grid: Grid, paths: Iterable[Path]) -> Grid | None:
     """The part of a grid that all predictions hold, if any."""
     for path in paths:
         there = Volume.open(path).levels[0].grid

@@ -24,7 +24,20 @@ import yaml
 import zarr
 from networks import tiny_task
 from numcodecs import Zstd
-from spoiled import CROP, HEADER, LOOK, PARSING, RAW, START, Folder, edit, make_folder, said_to
+from spoiled import (
+    CROP,
+    HEADER,
+    LOOK,
+    PARSING,
+    RAW,
+    START,
+    STARTS,
+    TEST_CROP,
+    Folder,
+    edit,
+    make_folder,
+    said_to,
+)
 
 from cellmap_pipeline import gpus
 from cellmap_pipeline.checking import check
@@ -135,14 +148,9 @@ def own_row(it: Folder, usage: str, crop: int) -> str:
     return f'{usage},{it.raw},"{it.label(crop=crop).parent}/[mito,pm]"\n'
 
 
-def elsewhere(it: Folder, voxels: np.ndarray | None, translation=(128, 128, 512)) -> None:
+def elsewhere(it: Folder, voxels: np.ndarray, translation=(128, 128, 512)) -> None:
     """Predictions made elsewhere of mito."""
-    it.configure(
-        predictions={"nnunet": {"path": "other/{dataset}/crop{crop}/{label}", "classes": ["mito"]}}
-    )
-    if voxels is not None:
-        grid = Grid((8, 8, 8), translation, voxels.shape)
-        it.store(it.path / "other/a/crop3/mito", voxels, grid)
+    it.predict_elsewhere(voxels, Grid((8, 8, 8), translation, voxels.shape))
 
 
 def average_with_plain(it: Folder) -> None:
@@ -873,7 +881,7 @@ ROWS = {
         "predictions.nnunet: other/a/crop3/mito does not exist, nor do 0 more of 1 labels: put "
         "them "
         "there, or name the labels that it has as `predictions: {nnunet: {path: …, classes: […]}}`",
-        lambda it: elsewhere(it, None),
+        Folder.name_elsewhere,
     ),
     "predictions that are labels": Row(
         LOOK,
@@ -887,6 +895,13 @@ ROWS = {
         "512.0] nm"
         ": correct its translation and voxel size",
         lambda it: elsewhere(it, np.ones(CROP, np.uint8), (0, 0, 0)),
+    ),
+    "predictions of half a crop": Row(
+        LOOK,
+        "predictions.nnunet: …s0 lacks 50% of its crop (voxels [0, 0, 0] to [32, 32, 32] of [16, "
+        "32, 32]): predict all of it, with 0 where nothing is known, or correct its translation "
+        "and voxel size",
+        lambda it: elsewhere(it, np.ones((16, 32, 32), np.uint8)),
     ),
     "logits as predictions": Row(
         LOOK,
@@ -1016,6 +1031,17 @@ def wide_raw(it: Folder) -> None:
     it.store(it.raw, np.full(RAW.shape, 200, np.uint16), RAW)
 
 
+def nearly_whole(it: Folder) -> None:
+    elsewhere(it, np.ones((32, 32, 30), np.uint8))
+
+
+def half_scored(it: Folder) -> None:
+    elsewhere(it, np.ones(CROP, np.uint8))
+    for crop in set(STARTS) - {TEST_CROP}:
+        grid = RAW.box(STARTS[crop], (16, 32, 32))
+        it.predict_elsewhere(np.ones(grid.shape, np.uint8), grid, crop)
+
+
 WARNINGS = {
     "a link out of the data": (
         "crop1/mito is a link out of the data, to …/elsewhere: that must be there on every machine "
@@ -1049,6 +1075,16 @@ WARNINGS = {
         "training tiny: its voxels of [8.0, 8.0, 8.0] nm are finer than the raw … ([16.0, 16.0, "
         "16.0] nm), which is interpolated: that costs time and shows nothing more",
         coarse_raw,
+    ),
+    "a prediction that lacks a little": (
+        "predictions.nnunet: …s0 lacks 6% of its crop (voxels [0, 0, 0] to [32, 32, 32] of [32, "
+        "32, 30]): is its place right? Its outermost voxels stand in there",
+        nearly_whole,
+    ),
+    "a prediction of half a crop that validates": (
+        "predictions.nnunet: other/a/crop…/mito lacks 50% of a/crop…, and is scored on the rest "
+        "alone: is its place right?",
+        half_scored,
     ),
 }
 

@@ -4,11 +4,14 @@ import json
 import logging
 import shutil
 
+import numpy as np
 import pytest
 from runs import TINY
+from spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
 
 from cellmap_pipeline import inputs_chunks
 from cellmap_pipeline.check_inputs import check_inputs
+from cellmap_pipeline.classes import FURTHER
 from cellmap_pipeline.config import Training, parse_run
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.manifest import CropLabel, read_manifest
@@ -153,3 +156,158 @@ def test_raw_that_the_source_lacks(data):
             path.unlink()
     with pytest.raises(InputError, match="demo_cell-1/crop1: .*the source has no raw at voxels"):
         look(data)
+
+
+@pytest.fixture
+def it(tmp_path, monkeypatch):
+    """A folder with which all is well."""
+    monkeypatch.chdir(tmp_path)
+    return make_folder(tmp_path)
+
+
+def crop_grid(crop=TEST_CROP):
+    return RAW.box(STARTS[crop], CROP)
+
+
+def predict(it, grid, value=1, dtype=np.uint8, **where):
+    it.predict_elsewhere(np.full(grid.shape, value, dtype), grid, **where)
+
+
+def warned(caplog):
+    return [line for line in caplog.messages if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("start", "shape", "ends"),
+    [
+        ((-1, -1, -1), (10, 10, 10), ""),  # more than the crop
+        ((0, 0, 0), (7, 8, 8), LOOK),  # a voxel is an eighth of the crop
+        ((0, 0, 0), (8, 8, 4), LOOK),
+    ],
+)
+def test_coarser_predictions_cover_the_crop(it, start, shape, ends):
+    predict(it, crop_grid().at((32, 32, 32)).box(start, shape))
+    assert said_to(it)[0] == ends
+
+
+def test_a_part_of_a_voxel_of_a_coarser_prediction_may_lack(it, caplog):
+    """Their borders fall elsewhere than the crop's."""
+    coarse = crop_grid().at((40, 40, 40)).box((0, 0, 0), (6, 6, 6))
+    assert not coarse.covers(crop_grid())
+    predict(it, coarse)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert not warned(caplog)
+    # The same where it is scored.
+    split(it)
+    predict(it, crop_grid(VALIDATES).at((40, 40, 40)).box((0, 0, 0), (6, 6, 6)), crop=VALIDATES)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert not warned(caplog)
+
+
+SUFFIXES = [suffix for suffixes in FURTHER.values() for suffix in suffixes]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("start", "value", "says"),
+    [
+        ((0, 0, 0), np.nan, "holds NaN"),
+        ((0, 0, 0), 200, "holds 200 to 200, but probabilities are 0 to 1"),
+        ((16, 0, 0), 1, "lacks 50% of its crop"),
+        ((0, 40, 0), 1, "off the crop"),
+    ],
+)
+def test_further_channels_are_looked_at_like_the_label_itself(it, suffix, start, value, says):
+    predict(it, crop_grid())
+    grid = crop_grid().box(start, CROP)
+    predict(it, grid, value, np.float32, channel="mito" + suffix)
+    when, said = said_to(it)
+    assert when == LOOK and len(said.splitlines()) == 1
+    assert f"other/a/crop3/mito{suffix}/s0 " in said and says in said
+
+
+def test_further_channels_with_which_all_is_well(it, caplog):
+    for suffix in ["", *SUFFIXES]:
+        predict(it, crop_grid(), channel="mito" + suffix)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert "predictions: 6 of 6 chunks of 6 arrays decoded, 0 broken" in caplog.messages
+
+
+TRAINS, VALIDATES = 1, 2
+
+
+@pytest.fixture
+def scored(it):
+    """A folder with predictions made elsewhere of the test crop, and a split of its own."""
+    predict(it, crop_grid())
+    split(it)
+    return it
+
+
+def split(it, annotated="mito,pm"):
+    rows = {"train": (TRAINS, "mito,pm"), "validate": (VALIDATES, annotated)}
+    lines = [
+        f'{usage},{it.raw},"{it.label(crop=crop).parent}/[{labels}]"\n'
+        for usage, (crop, labels) in rows.items()
+    ]
+    (it.path / "own.csv").write_text("".join(lines))
+    it.train(datasplit="own.csv")
+
+
+@pytest.mark.parametrize("channel", ["mito", "mito_boundary"])
+@pytest.mark.parametrize(
+    ("start", "value", "dtype", "says"),
+    [
+        ((0, 0, 0), np.nan, np.float32, "holds NaN"),
+        ((0, 0, 0), 200, np.float32, "holds 200 to 200, but probabilities are 0 to 1"),
+        ((0, 0, 0), 1, np.int64, "is int64, but probabilities are"),
+        ((0, 40, 0), 1, np.uint8, "off the crop"),
+    ],
+)
+def test_predictions_of_crops_that_validate_are_looked_at(
+    scored, channel, start, value, dtype, says
+):
+    predict(scored, crop_grid(VALIDATES), crop=VALIDATES)
+    grid = crop_grid(VALIDATES).box(start, CROP)
+    predict(scored, grid, value, dtype, crop=VALIDATES, channel=channel)
+    when, said = said_to(scored)
+    assert when == LOOK and len(said.splitlines()) == 1
+    assert f"other/a/crop{VALIDATES}/{channel}/s0 " in said and says in said
+
+
+def test_a_prediction_of_a_crop_that_validates_that_cannot_be_opened(scored):
+    (scored.path / f"other/a/crop{VALIDATES}/mito").mkdir(parents=True)
+    when, said = said_to(scored)
+    assert when == LOOK and said.startswith(
+        f"predictions.nnunet: other/a/crop{VALIDATES}/mito is not a volume"
+    )
+
+
+def test_of_crops_that_validate_a_part_may_be_predicted(scored, caplog):
+    """It is scored there; all of its channels must hold that part."""
+    half = crop_grid(VALIDATES).box((0, 0, 0), (16, 32, 32))
+    predict(scored, half, crop=VALIDATES)
+    with caplog.at_level(logging.INFO):
+        assert said_to(scored) == ("", "")
+    (line,) = warned(caplog)
+    assert f"other/a/crop{VALIDATES}/mito lacks 50% of a/crop{VALIDATES}" in line
+    predict(scored, half, crop=VALIDATES, channel="mito_boundary")
+    assert said_to(scored) == ("", "")
+    quarter = half.box((0, 16, 0), (16, 16, 32))
+    predict(scored, quarter, crop=VALIDATES, channel="mito_boundary")
+    when, said = said_to(scored)
+    assert when == LOOK and "mito_boundary/s0 lacks 50% of its crop" in said
+
+
+def test_predictions_that_validation_does_not_read_are_not_looked_at(scored):
+    """Of crops to train on, of labels that are left out, and those that are not there."""
+    assert said_to(scored) == ("", "")
+    predict(scored, crop_grid(TRAINS), np.nan, np.float32, crop=TRAINS)
+    assert said_to(scored) == ("", "")
+    predict(scored, crop_grid(VALIDATES), np.nan, np.float32, crop=VALIDATES)
+    assert said_to(scored)[0] == LOOK
+    split(scored, annotated="pm")
+    assert said_to(scored) == ("", "")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline.geometry import Grid, union
+from cellmap_pipeline.geometry import Grid, beyond, union
 
 sizes = st.sampled_from([1.74, 2.0, 3.48, 4.0, 6.96, 8.0, 10.0, 16.0])
 places = st.integers(-4000, 4000).map(lambda v: v / 4)
@@ -125,3 +125,29 @@ def test_a_box_is_covered_until_it_crosses_the_border(grid, start):
         s < whole and s + n > 0 for s, n, whole in zip(start, box.shape, grid.shape, strict=True)
     )
     assert grid.overlaps(box) == box.overlaps(grid) == touching
+
+
+@pytest.mark.parametrize(
+    ("start", "shape", "share"),
+    [
+        ((0, 0, 0), (10, 10, 10), 0),
+        ((2, 2, 2), (3, 3, 3), 0),
+        ((-5, 0, 0), (10, 10, 10), 0.5),
+        ((-5, 0, 0), (20, 10, 10), 0.5),
+        ((-1, 0, 8), (10, 10, 4), 1 - 0.9 * 0.5),
+        ((0, 10, 0), (10, 10, 10), 1),
+        ((0, -30, 0), (10, 10, 10), 1),
+    ],
+)
+def test_the_share_that_lies_beyond(start, shape, share):
+    grid = Grid((2, 4, 8), (1, 2, 3), (10, 10, 10))
+    assert beyond(grid, grid.box(start, shape)) == pytest.approx(share)
+
+
+def test_less_beyond_than_is_to_spare_does_not_count():
+    grid = Grid((8, 8, 8), (0, 0, 0), (10, 10, 10))
+    moved = Grid((8, 8, 8), (-7, 0, 7), (10, 10, 10))
+    assert beyond(grid, moved) == pytest.approx(1 - (1 - 7 / 80) ** 2)
+    assert beyond(grid, moved, (8, 8, 8)) == 0
+    # A whole voxel counts.
+    assert beyond(grid, grid.box((0, 0, 1), grid.shape), (8, 8, 8)) == pytest.approx(0.1)
