@@ -8,7 +8,7 @@ only scoring reads it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.archive import Archive
+from cellmap_pipeline.classes import FURTHER, further
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.datasplit import (
     LabelledCrop,
@@ -42,9 +43,14 @@ from cellmap_pipeline.plan import (
     DATASPLIT_KEYS,
     NETWORK_KEYS,
     Plan,
+    choice_for,
+    label_sources,
     training_settings,
-    validation_settings,
 )
+from cellmap_pipeline.plan_choices import needed_by
+from cellmap_pipeline.plan_validation import validation_settings
+from cellmap_pipeline.probabilities import further_beside
+from cellmap_pipeline.selection import AVERAGE
 from cellmap_pipeline.validation_cases import ValidationCrop
 
 log = logging.getLogger(__name__)
@@ -96,6 +102,7 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     for name in plan.config.predictions:
         _look_elsewhere(plan, name, volumes, problems)
         _look_at_scored(plan, name, validating.values(), volumes)
+    problems += _lacking_beside(plan)
     decode(volumes.looks, threads)
     volumes.judge()
     problems += volumes.problems
@@ -238,6 +245,24 @@ def _look_at_scored(
                 truth = crop.truth(label, size)
                 if truth:
                     volumes.look_at_scored(name, place, crop.name, truth[1])
+
+
+def _lacking_beside(plan: Plan) -> Iterator[str]:
+    """Predictions made elsewhere without the channels beside them that an average takes."""
+    for row in plan.crop_labels:
+        sources = plan.sources(row)
+        needed = needed_by(plan, row.label, sources) if choice_for(plan, row) == AVERAGE else None
+        for name, (path, *_) in label_sources(plan, row).items() if needed else ():
+            assert needed
+            method, kind = needed
+            there = [place.name for place in further_beside(Path(path))]
+            if name in plan.config.predictions and kind not in further(Path(path).name, there):
+                lacking = " and ".join(path + suffix for suffix in FURTHER[kind])
+                yield (
+                    f"predictions.{name}: {path} is averaged by `method: {method}`, which training "
+                    f"{sources[0]!r} sets, but there is no {lacking} beside it: put it there, "
+                    "leave these predictions out of the average, or set another method"
+                )
 
 
 def _check_networks(

@@ -332,7 +332,10 @@ ROWS = {
         PARSING,
         f"{CONFIG}: submission.select.pm: predictions 'nnunet' have not got it (their classes: "
         "mito)",
-        lambda it: [elsewhere(it, None), it.configure(submission={"select": {"pm": "nnunet"}})],
+        lambda it: [
+            elsewhere(it, np.ones(CROP, np.uint8)),
+            it.configure(submission={"select": {"pm": "nnunet"}}),
+        ],
     ),
     "predictions of a label that no crop asks for": Row(
         PARSING,
@@ -909,6 +912,17 @@ ROWS = {
         "as "
         "uint8",
         lambda it: elsewhere(it, np.full(CROP, -3, np.float32)),
+    ),
+    "predictions averaged without the channels for it": Row(
+        LOOK,
+        "predictions.nnunet: other/a/crop3/mito is averaged by `method: watershed_boundary`, which "
+        "training 'tiny' sets, but there is no other/a/crop3/mito_boundary beside it: put it "
+        "there, leave these predictions out of the average, or set another method",
+        lambda it: [
+            elsewhere(it, np.ones(CROP, np.uint8)),
+            it.train(postprocess={"mito": {"method": "watershed_boundary"}}),
+            it.configure(submission={"select": "average"}),
+        ],
     ),
 }
 
