@@ -143,6 +143,8 @@ def _label_block(
     if values.dtype == bool:
         # For bool, cc3d (4.1.1) counts too few provisional labels in thin volumes and fails.
         values = values.view(np.uint8)
+    # Of a view of n × 1 × 1 voxels, cc3d (4.1.1) reads others than these.
+    values = np.ascontiguousarray(values)
     parts = cc3d.connected_components(values, connectivity=connectivity, out_dtype=np.uint32)
     volume.write(block.start, parts)
     of_part = np.zeros(int(parts.max()) + 1, np.int64)
