@@ -132,7 +132,7 @@ def test_a_cancelled_prediction_goes_on(run, cluster):
     wait_until(noted, process)
     (job,) = cluster.jobs(run.folder, "rule_predict")
     cluster.ask("scancel", job)
-    assert process.wait(300) == 0
+    assert process.wait(900) == 0
     assert list(cluster.jobs(run.folder, "rule_predict").values()) == ["CANCELLED", "COMPLETED"]
     assert "goes on where it was" in log_of(run, "predict/tiny/demo_cell-1/crop5")
     assert not done.parent.exists()
@@ -155,7 +155,7 @@ def test_training_on_two_devices(run, cluster):
     assert b"CUDA_VISIBLE_DEVICES=0,1" in environment
     (job,) = cluster.jobs(run.folder, "rule_train")
     assert f"SLURM_JOB_ID={job}".encode() in environment
-    assert process.wait(300) == 0
+    assert process.wait(900) == 0
     assert steps(run, "tiny") == [20]
     assert "srun" not in log_of(run, "train/tiny")
 
@@ -180,7 +180,7 @@ def test_what_a_dead_run_left_is_taken_up(run, cluster):
     refused = run.snakemake(*targets, entry=True, check=False)
     assert refused.returncode == 1
     assert f"a run lives in this folder: process {process.pid} on" in refused.stdout
-    assert process.wait(300) == 0
+    assert process.wait(900) == 0
     after = cluster.jobs(run.folder, "rule_train")
     assert sorted(after[job] for job in before) == ["CANCELLED"] + ["COMPLETED"] * 3
     assert [state for job, state in after.items() if job not in before] == ["COMPLETED"] * 4
