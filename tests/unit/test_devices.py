@@ -58,6 +58,7 @@ def weights(folder: Path):
     return last["global_step"], last["state_dict"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network_and_go_on(begin, tmp_path):
     process = begin("whole", epochs=3, iterations_per_epoch=8)
     _, errors = process.communicate(timeout=120)

@@ -75,6 +75,7 @@ def same(one, other):
     return one == other
 
 
+@pytest.mark.slow
 def test_killed_at_random_it_ends_as_if_it_never_was(datasplit, tmp_path):
     """Ten kills and more, over as many trainings as it takes."""
     warm_up()
