@@ -252,9 +252,10 @@ def _lacking_beside(plan: Plan) -> Iterator[str]:
     for row in plan.crop_labels:
         sources = plan.sources(row)
         needed = needed_by(plan, row.label, sources) if choice_for(plan, row) == AVERAGE else None
-        for name, (path, *_) in label_sources(plan, row).items() if needed else ():
-            assert needed
-            method, kind = needed
+        if needed is None:
+            continue
+        method, kind = needed
+        for name, (path, *_) in label_sources(plan, row).items():
             there = [place.name for place in further_beside(Path(path))]
             if name in plan.config.predictions and kind not in further(Path(path).name, there):
                 lacking = " and ".join(path + suffix for suffix in FURTHER[kind])

@@ -105,9 +105,10 @@ def _lacking_channels(plan: Plan, label: str, sources: Sequence[str]) -> Iterato
     """Trainings in an average that do not predict what the user's method for it takes; those of
     predictions made elsewhere are files to look for."""
     needed = needed_by(plan, label, sources)
-    for source in sources if needed else ():
-        assert needed
-        method, kind = needed
+    if needed is None:
+        return
+    method, kind = needed
+    for source in sources:
         name = origin(source)
         channels = plan.trainings[name].channels if name in plan.trainings else None
         if channels is None or (source == name and kind in further(label, channels)):
