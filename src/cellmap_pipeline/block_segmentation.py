@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellmap_pipeline.agglomeration import pooled
 from cellmap_pipeline.block_components import Components, label_blocks
 from cellmap_pipeline.block_fragments import BlockFragments, Reader, block_fragments
 from cellmap_pipeline.blocks import Block, Workers, cut, workers
@@ -110,7 +111,9 @@ def _instances(reader: Reader, blocks: Sequence[Block], run: Workers, threads: i
         found = block_fragments(reader, blocks, run, threads)
         lookup = join(found.pieces, settings)
         if settings.get("merge_small"):
-            lookup = join_small(found.pieces, lookup, smallest)
+            assert found.pieces.links is not None
+            links = pooled(found.pieces.links, lookup)
+            lookup = join_small(found.pieces, lookup, links, smallest)
         # Workers map it: as an argument it would be sent with every block.
         np.save(reader.folder / "lookup.npy", lookup[found.same])
         make = partial(_joined, found, reader.folder / "lookup.npy")

@@ -16,7 +16,13 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.agglomeration import merge_by_mean, merge_small, merge_wide_necks, pooled
+from cellmap_pipeline.agglomeration import (
+    Contacts,
+    merge_by_mean,
+    merge_small,
+    merge_wide_necks,
+    pooled,
+)
 from cellmap_pipeline.classes import further, is_instance
 from cellmap_pipeline.fragments import (
     Channels,
@@ -80,11 +86,17 @@ def join(pieces: Fragments, settings: Settings) -> NDArray[np.int64]:
     return merge_by_mean(pieces.links, pieces.sizes.size, settings["merge_threshold"])
 
 
-def join_small(pieces: Fragments, lookup: NDArray[np.int64], smallest: int) -> NDArray[np.int64]:
-    """`lookup` when objects of less than `smallest` voxels have joined a neighbour."""
-    assert pieces.links is not None
+def join_small(
+    pieces: Fragments, lookup: NDArray[np.int64], links: Contacts, smallest: int
+) -> NDArray[np.int64]:
+    """`lookup` when objects of less than `smallest` voxels have joined a neighbour.
+
+    Parameters
+    ----------
+    links : contacts of the objects that `lookup` makes of the pieces.
+    """
     sizes = np.bincount(lookup, pieces.sizes, lookup.size)
-    return merge_small(pooled(pieces.links, lookup), sizes, smallest)[lookup]
+    return merge_small(links, sizes, smallest)[lookup]
 
 
 def assemble(pieces: Fragments, voxel_size: Lengths, settings: Settings) -> NDArray[Any]:
@@ -94,7 +106,7 @@ def assemble(pieces: Fragments, voxel_size: Lengths, settings: Settings) -> NDAr
     if pieces.links is not None:
         lookup = join(pieces, settings)
         if settings.get("merge_small"):
-            lookup = join_small(pieces, lookup, smallest)
+            lookup = join_small(pieces, lookup, pooled(pieces.links, lookup), smallest)
         # What lies apart is several objects for the scorer.
         labels = cc3d.connected_components(lookup.astype(labels.dtype)[labels], connectivity=26)
         sizes = sizes_of(labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.fragments import Fragments, fragments
+from cellmap_pipeline.fragments import Fragments, fragments, smoothed
 from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings
 from cellmap_pipeline.scoring import combine, score_instance, score_semantic
 from cellmap_pipeline.segmentation import assemble, segment
@@ -47,11 +47,39 @@ class Case:
         return labels if self.known is None else np.where(self.known, labels, labels.dtype.type(0))
 
 
+class SmoothedChannels(Mapping[str, NDArray[Any]]):
+    """The channels of a case, each smoothed when it is first read.
+
+    Many settings share a smoothing, which takes longer than much of what follows it.
+    """
+
+    def __init__(self, case: Case, sigma_nm: float) -> None:
+        self._case, self._sigma_nm = case, sigma_nm
+        self._made: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._made:
+            case = self._case
+            self._made[name] = smoothed(case.channels[name], case.voxel_size, self._sigma_nm)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._case.channels)
+
+    def __len__(self) -> int:
+        return len(self._case.channels)
+
+
 class Evaluator:
     """Scores settings side by side and remembers them; beyond a limit, scores are -1."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    # Per case: that of the best settings so far, and that of a neighbour.
+    SMOOTHINGS_KEPT = 2
+
+    def __init__(self, label: str, cases: Sequence[Case], workers: int) -> None:
+        self._label, self._cases, self._workers = label, cases, workers
+        self._lock = Lock()
+        self._smoothed: OrderedDict[tuple[int, float], SmoothedChannels] = OrderedDict()
         self._left: int | None = None
         self._scores: dict[tuple[Any, ...], float] = {}
 
@@ -72,6 +100,24 @@ class Evaluator:
     def _run(self, many: Sequence[Settings]) -> list[float]:
         raise NotImplementedError
 
+    def _fragments(self, settings: Settings, i: int) -> Fragments:
+        """The pieces that settings find in a case."""
+        unsmoothed = settings | {"smooth_nm": 0.0}
+        return fragments(
+            self._label, self._channels(settings, i), self._cases[i].voxel_size, unsmoothed
+        )
+
+    def _channels(self, settings: Settings, i: int) -> SmoothedChannels:
+        """The channels of a case as settings smooth them."""
+        key = (i, settings["smooth_nm"])
+        with self._lock:
+            if key not in self._smoothed:
+                self._smoothed[key] = SmoothedChannels(self._cases[i], settings["smooth_nm"])
+            self._smoothed.move_to_end(key)
+            while len(self._smoothed) > self.SMOOTHINGS_KEPT * len(self._cases):
+                self._smoothed.popitem(last=False)
+            return self._smoothed[key]
+
     def _map(self, work: Callable[..., Any], cases: int, many: Sequence[Settings]) -> list[Any]:
         """For each settings the list of `work(settings, case)`.
 
@@ -88,12 +134,10 @@ class Scorer(Evaluator):
     """The official score, pooled over the cases."""
 
     def __init__(self, label: str, cases: Sequence[Case], workers: int) -> None:
-        super().__init__(workers)
-        self._label, self._cases = label, cases
+        super().__init__(label, cases, workers)
         self._truths = [case.where_known(case.truth) for case in cases]
         self._pooled: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._pieces: OrderedDict[tuple[Any, ...], Fragments] = OrderedDict()
-        self._lock = Lock()
 
     def counts(self, settings: Settings) -> dict[str, Any]:
         """What the score of settings that were scored is made of."""
@@ -112,7 +156,9 @@ class Scorer(Evaluator):
         """Counts of one case."""
         case, truth = self._cases[i], self._truths[i]
         if not is_instance(self._label):
-            labels = segment(self._label, case.channels, case.voxel_size, settings)
+            unsmoothed = settings | {"smooth_nm": 0.0}
+            channels = self._channels(settings, i)
+            labels = segment(self._label, channels, case.voxel_size, unsmoothed)
             return score_semantic(case.where_known(labels), truth)
         labels = assemble(self._fragments(settings, i), case.voxel_size, settings)
         counts = score_instance(case.where_known(labels), truth, case.voxel_size)
@@ -127,8 +173,7 @@ class Scorer(Evaluator):
             if key in self._pieces:
                 self._pieces.move_to_end(key)
                 return self._pieces[key]
-        case = self._cases[i]
-        made = fragments(self._label, case.channels, case.voxel_size, settings)
+        made = super()._fragments(settings, i)
         with self._lock:
             self._pieces[key] = made
             # Those of the best settings so far, and of what is being tried.
@@ -147,8 +192,7 @@ class Estimator(Evaluator):
         grids: Mapping[str, Grid],
         workers: int,
     ) -> None:
-        super().__init__(workers)
-        self._label, self._cases = label, cases
+        super().__init__(label, cases, workers)
         self._grids = {
             method: {n: v for n, v in grid.items() if n not in FRAGMENT_SETTINGS}
             for method, grid in grids.items()
@@ -175,7 +219,7 @@ class Estimator(Evaluator):
 
     def _case_estimates(self, settings: Settings, i: int) -> list[tuple[Settings, Estimate]]:
         case = self._cases[i]
-        pieces = fragments(self._label, case.channels, case.voxel_size, settings)
+        pieces = self._fragments(settings, i)
         overlap = Overlap.of(pieces.labels, case.truth, case.known, case.voxel_size)
         grid = self._grids[settings["method"]]
         return estimates(pieces, overlap, settings, grid, case.voxel_size)

@@ -17,12 +17,11 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
+from cellmap_pipeline.agglomeration import Contacts, merges_by_mean, pooled
 from cellmap_pipeline.fragments import Fragments
 from cellmap_pipeline.postprocess import Settings
 from cellmap_pipeline.scoring_instances import instance_ratio_limit
 from cellmap_pipeline.segmentation import join, join_small, voxels
-
-JOINING = ("merge_threshold", "neck")
 
 
 @dataclass(frozen=True)
@@ -91,36 +90,59 @@ class Estimate:
         return math.sqrt(f1 * self.nearness / objects)
 
 
-def estimate(overlap: Overlap, lookup: NDArray[np.int64], smallest: int) -> Estimate:
-    """Judge the objects that `lookup` makes of the pieces, without those below `smallest` voxels.
+class Judge:
+    """Judges the objects that `lookup` makes of pieces, whatever the smallest size asked for.
 
     Objects are matched greedily by IoU, and a match counts as near as its IoU is high: from the
     distance of an object without a partner at 0 to no distance at 1.
+
+    Parameters
+    ----------
+    overlap : of the pieces.
+    lookup : int64 (pieces + 1,), the object of each piece.
     """
-    n_true = overlap.true_sizes.size - 1
-    made = lookup[overlap.piece]
-    sizes = np.bincount(made, overlap.shared, lookup.size)
-    sizes[0] = 0
-    sizes[sizes < smallest] = 0
-    n_made = int(np.count_nonzero(sizes))
-    if n_true and n_made / n_true > instance_ratio_limit(n_true):
-        return Estimate(fn=n_true)
-    both = (overlap.true != 0) & (sizes[made] > 0)
-    keys, index = np.unique(made[both] * (n_true + 1) + overlap.true[both], return_inverse=True)
-    made, true = keys // (n_true + 1), keys % (n_true + 1)
-    shared = np.bincount(index, overlap.shared[both], keys.size)
-    iou = shared / (sizes[made] + overlap.true_sizes[true] - shared)
-    order = np.argsort(-iou, kind="stable")
-    taken_made, taken_true, near = set[int](), set[int](), []
-    for m, t, value in zip(
-        made[order].tolist(), true[order].tolist(), iou[order].tolist(), strict=True
-    ):
-        if m not in taken_made and t not in taken_true:
-            taken_made.add(m)
-            taken_true.add(t)
-            near.append(overlap.worst + (1 - overlap.worst) * value)
-    tp, fp, fn = len(near), n_made - len(near), n_true - len(near)
-    return Estimate(tp, fp, fn, sum(near) + overlap.worst * (fp + fn))
+
+    def __init__(self, overlap: Overlap, lookup: NDArray[np.int64]) -> None:
+        self._n_true, self._worst = overlap.true_sizes.size - 1, overlap.worst
+        made = lookup[overlap.piece]
+        sizes = np.bincount(made, overlap.shared, lookup.size)
+        sizes[0] = 0
+        self._sizes = np.sort(sizes[sizes > 0])
+        both = (overlap.true != 0) & (sizes[made] > 0)
+        base = self._n_true + 1
+        keys, index = np.unique(made[both] * base + overlap.true[both], return_inverse=True)
+        made, true = keys // base, keys % base
+        shared = np.bincount(index, overlap.shared[both], keys.size)
+        iou = shared / (sizes[made] + overlap.true_sizes[true] - shared)
+        order = np.argsort(-iou, kind="stable")
+        # Best first: object, true object, IoU, size of the object.
+        self._pairs = list(
+            zip(
+                made[order].tolist(), true[order].tolist(), iou[order].tolist(),
+                sizes[made[order]].tolist(), strict=True,
+            )
+        )  # fmt: skip
+        self._estimates: dict[int, Estimate] = {}
+
+    def estimate(self, smallest: int) -> Estimate:
+        """The estimate for the objects of at least `smallest` voxels."""
+        n_made = self._sizes.size - int(np.searchsorted(self._sizes, smallest))
+        if n_made not in self._estimates:
+            self._estimates[n_made] = self._estimate(n_made, smallest)
+        return self._estimates[n_made]
+
+    def _estimate(self, n_made: int, smallest: int) -> Estimate:
+        n_true, worst = self._n_true, self._worst
+        if n_true and n_made / n_true > instance_ratio_limit(n_true):
+            return Estimate(fn=n_true)
+        taken_made, taken_true, near = set[int](), set[int](), []
+        for made, true, iou, size in self._pairs:
+            if size >= smallest and made not in taken_made and true not in taken_true:
+                taken_made.add(made)
+                taken_true.add(true)
+                near.append(worst + (1 - worst) * iou)
+        tp, fp, fn = len(near), n_made - len(near), n_true - len(near)
+        return Estimate(tp, fp, fn, sum(near) + worst * (fp + fn))
 
 
 def estimates(
@@ -131,23 +153,39 @@ def estimates(
     voxel_size: Sequence[float],
 ) -> list[tuple[Settings, Estimate]]:
     """Estimates for all combinations in `grid` of the settings that put pieces together."""
-    name = next((n for n in JOINING if n in grid), None)
     found = []
-    for part, lookup in _joined(pieces, settings, grid, name):
+    for part, lookup, links in _joined(pieces, settings, grid):
+        plain = judge = Judge(overlap, lookup)
+        final = lookup
         for small, nm3 in itertools.product(grid.get("merge_small", [None]), grid["min_size_nm3"]):
             chosen = part | {"min_size_nm3": nm3}
-            smallest, final = voxels(nm3, voxel_size), lookup
+            smallest = voxels(nm3, voxel_size)
             if small is not None:
                 chosen["merge_small"] = small
-                if small:
-                    final = join_small(pieces, lookup, smallest)
-            found.append((chosen, estimate(overlap, final, smallest)))
+            if small:
+                assert links is not None
+                joined = join_small(pieces, lookup, links, smallest)
+                if not np.array_equal(joined, final):
+                    final, judge = joined, Judge(overlap, joined)
+            found.append((chosen, (judge if small else plain).estimate(smallest)))
     return found
 
 
 def _joined(
-    pieces: Fragments, settings: Settings, grid: Mapping[str, Sequence[Any]], name: str | None
-) -> Iterator[tuple[Settings, NDArray[np.int64]]]:
-    for value in grid[name] if name else [None]:
-        part = settings | ({name: value} if name else {})
-        yield part, join(pieces, part)
+    pieces: Fragments, settings: Settings, grid: Mapping[str, Sequence[Any]]
+) -> Iterator[tuple[Settings, NDArray[np.int64], Contacts | None]]:
+    """The objects for each value of the setting that merges pieces, with their contacts.
+
+    Only `merge_small` takes the contacts: without that setting there are none.
+    """
+    if "merge_threshold" in grid:
+        assert pieces.links is not None
+        values = sorted(grid["merge_threshold"])
+        lookups = merges_by_mean(pieces.links, pieces.sizes.size, values)
+        for value, lookup in zip(values, lookups, strict=True):
+            yield settings | {"merge_threshold": value}, lookup, pooled(pieces.links, lookup)
+    elif "neck" in grid:
+        for value in grid["neck"]:
+            yield settings | {"neck": value}, join(pieces, settings | {"neck": value}), None
+    else:
+        yield settings, join(pieces, settings), None

@@ -1,4 +1,4 @@
-"""How good predictions are: validation crops predicted like test crops, tuned and scored."""
+"""Validation scores: post-processing tuned on the predictions of validation crops, and scored."""
 
 from __future__ import annotations
 
@@ -12,22 +12,13 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.config import Inference
-from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.datasplit import read_datasplit
-from cellmap_pipeline.geometry import Vector, middle
-from cellmap_pipeline.manifest import CropLabel
-from cellmap_pipeline.prediction import predict_crop
-from cellmap_pipeline.stores import volumes_in
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.tuning import plain_settings, score_each, tune
 from cellmap_pipeline.validation_cases import Truth, ValidationCrop, find_truths
-from cellmap_pipeline.volumes import LabelVolume
 
 log = logging.getLogger(__name__)
 
-# Of larger crops the middle is predicted and scored, voxels of the network.
-MOST_PREDICTED = 512**3
 # Settings are searched on so many voxels of all crops together, those of an instance class in parts
 # of a crop of at most so many, as threads work on several at once.
 SEMANTIC_VOXELS = 48_000_000
@@ -36,34 +27,6 @@ INSTANCE_VOXELS, MOST_INSTANCE_VOXELS = 16_000_000, 8_000_000
 INSTANCE_WAYS = 150
 # What is found is scored on so many voxels of a crop.
 MOST_SCORED = 28_000_000
-
-
-def predict_validation(
-    tasks: Sequence[SegmentationTask],
-    datasplit: Path,
-    inference: Inference,
-    parts: Mapping[str, Sequence[str]],
-    predictions: Path,
-) -> None:
-    """Predict the validation crops of a training.
-
-    Parameters
-    ----------
-    tasks : as for `predict_crop`.
-    datasplit : its crops.
-    inference : as for test crops.
-    parts : by label that is made of others, these: they are predicted where the label is
-        annotated.
-    predictions : folder for the predictions, `{dataset}/crop{id}/{label}`, on the grids of the
-        labels at about the training's voxel size.
-    """
-    training = tasks[0].training_settings
-    for crop in open_crops(datasplit, training.classes, training.voxel_size)["validate"]:
-        rows = _rows(crop, parts)
-        first = rows[0]
-        predict_crop(
-            tasks, crop.raw, rows, predictions / first.dataset / f"crop{first.crop}", inference
-        )
 
 
 def validate(
@@ -173,23 +136,6 @@ def _validation_crops(datasplits: Sequence[Path], everywhere: bool) -> list[Vali
     return [
         crop for name, crop in merged.items()
         if not everywhere or all(name in split for split in splits)
-    ]  # fmt: skip
-
-
-def _rows(crop: CropData, parts: Mapping[str, Sequence[str]]) -> list[CropLabel]:
-    """The crop's labels as if it were a test crop, on their grids at about the training's size."""
-    at = ValidationCrop.of(crop.label_folder)
-    volumes = dict(crop.labels)
-    for label, names in parts.items():
-        if volumes_in(crop.label_folder, [label]):
-            whole = LabelVolume.open(crop.label_folder / label)
-            volumes |= {name: whole for name in names if name not in volumes}
-    return [
-        CropLabel(
-            at.number, at.dataset, label,
-            middle(volume.volume.level_for(crop.voxel_size).grid, MOST_PREDICTED),
-        )
-        for label, volume in volumes.items()
     ]  # fmt: skip
 
 

@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.cluster.hierarchy import DisjointSet
 
 from cellmap_pipeline.agglomeration import (
     contacts,
+    groups,
     merge_by_mean,
     merge_small,
     merge_wide_necks,
+    merges_by_mean,
     pooled,
 )
 from cellmap_pipeline.fragments import between
@@ -121,3 +126,39 @@ def test_necks():
     radius = np.array([0, 5, 4, 1], np.float32)
     assert merge_wide_necks(links, radius, 0.6).tolist() == [0, 1, 2, 2]
     assert merge_wide_necks(links, radius, 0.5).tolist() == [0, 1, 1, 1]
+
+
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.tuples(
+            st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)))
+        )
+    )
+)
+def test_groups_are_the_connected_components(drawn):
+    n, pairs = drawn
+    sets = DisjointSet(range(n))
+    for one, other in pairs:
+        sets.merge(one, other)
+    expected = [min(sets.subset(i)) for i in range(n)]
+    one, other = np.array(pairs, np.int64).reshape(-1, 2).T
+    assert groups(n, one, other).tolist() == expected
+
+
+def test_a_long_chain_is_one_group():
+    order = np.random.default_rng(0).permutation(100_000)
+    assert not groups(order.size, order[:-1], order[1:]).any()
+
+
+def test_merging_on_gives_what_each_threshold_gives_alone():
+    rng = np.random.default_rng(0)
+    labels = np.arange(1, 1001, dtype=np.int32).reshape(10, 10, 10)
+    # Few values, so that many contacts lie on a threshold.
+    heights = rng.integers(0, 11, (10, 10, 10)).astype(np.float32) / 10
+    links = contacts(labels, between(heights))
+    thresholds = [0.0, *np.round(np.arange(0.1, 0.8, 0.05), 2), 0.8125]
+    numbers = []
+    for threshold, lookup in zip(thresholds, merges_by_mean(links, 1001, thresholds), strict=True):
+        assert np.array_equal(lookup, merge_by_mean(links, 1001, threshold))
+        numbers.append(np.unique(lookup).size)
+    assert numbers[0] == 1001 and numbers == sorted(numbers, reverse=True) and numbers[-1] < 100

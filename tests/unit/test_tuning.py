@@ -12,7 +12,7 @@ from cellmap_pipeline.postprocess import NEEDS, check_settings, complete, defaul
 from cellmap_pipeline.scoring import combine, score_instance, score_semantic
 from cellmap_pipeline.segmentation import join, segment, voxels
 from cellmap_pipeline.tuning import Case, tune
-from cellmap_pipeline.tuning_instances import Overlap, estimate
+from cellmap_pipeline.tuning_instances import Judge, Overlap
 
 VOXELS = (8.0, 8.0, 8.0)
 
@@ -171,13 +171,13 @@ def test_estimates_count_like_the_scorer():
     settings = defaults("watershed_boundary") | {"min_size_nm3": 2e4, "merge_small": False}
     pieces = fragments("cell", case.channels, VOXELS, settings)
     overlap = Overlap.of(pieces.labels, case.truth, None, VOXELS)
-    guess = estimate(overlap, join(pieces, settings), voxels(2e4, VOXELS))
+    guess = Judge(overlap, join(pieces, settings)).estimate(voxels(2e4, VOXELS))
     real = score_instance(segment("cell", case.channels, VOXELS, settings), case.truth, VOXELS)
     for name in ("tp", "fp", "fn"):
         assert abs(getattr(guess, name) - real[name]) <= 1
     perfect = Overlap.of(case.truth, case.truth, None, VOXELS)
     lookup = np.arange(case.truth.max() + 1)
-    assert estimate(perfect, lookup, 0).score == pytest.approx(1)
+    assert Judge(perfect, lookup).estimate(0).score == pytest.approx(1)
 
 
 def test_real_neurites(shared):

@@ -7,10 +7,12 @@ from networks import tiny_task
 from simulated import predicted, spheres
 
 import cellmap_pipeline.validation as validation
+from cellmap_pipeline import prediction_of_validation
 from cellmap_pipeline.config import Inference
 from cellmap_pipeline.geometry import Grid, middle
+from cellmap_pipeline.prediction_of_validation import predict_validation
 from cellmap_pipeline.probabilities import Probabilities
-from cellmap_pipeline.validation import predict_validation, validate
+from cellmap_pipeline.validation import validate
 from cellmap_pipeline.validation_cases import Truth
 from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
@@ -226,7 +228,7 @@ def test_the_middle_has_at_most_so_many_voxels(most):
 
 
 def test_of_large_crops_the_middle_is_predicted(task, datasplit, tmp_path, monkeypatch):
-    monkeypatch.setattr(validation, "MOST_PREDICTED", 20**3)
+    monkeypatch.setattr(prediction_of_validation, "MOST_PREDICTED", 20**3)
     predict_validation([task], datasplit, Inference(), {}, tmp_path / "p")
     assert Volume.open(tmp_path / "p/a/crop1/mito").levels[0].grid.shape == (20, 20, 20)
     scores, _ = validate(settings(tmp_path / "p", "pm"), {TRAINING: datasplit}, (8, 8, 8), False)
