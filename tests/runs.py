@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +62,14 @@ class Run:
         """Write the file of training `name`: the tiny one with these keys changed."""
         path = self.folder / f"config/training/{name}.yaml"
         path.write_text(yaml.safe_dump(TINY | changes))
+
+    def remove_results(self) -> None:
+        """Leave nothing but the configuration and the data."""
+        for name in ("results", ".snakemake"):
+            shutil.rmtree(self.folder / name)
+        for path in list(self.folder.iterdir()):
+            if path.is_symlink() or path.name == "submission.zip":
+                path.unlink()
 
     def command(self, *arguments: str, entry: bool = False) -> list[str]:
         """Snakemake's command line, or that of `cellmap-pipeline run`."""
@@ -129,11 +139,49 @@ def wait_until(
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small demo data."""
-    folder = tmp_path_factory.mktemp("data") / "demo"
-    make_demo(folder, size="small", progress=False)
-    return folder
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder once for all processes of a test run, and read it in each of them.
+
+    `SHARED_TEST_FOLDER` names a folder that several test runs share; `.ci/run` sets it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    base = Path(os.environ.get("SHARED_TEST_FOLDER", base))
+
+    def get(name: str, make: Callable[[Path], None]) -> Path:
+        folder, partial = base / name, base / f"{name}.partial"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                make(partial)
+                partial.rename(folder)
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def small_data(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """The small demo data; no test changes them."""
+    return once("small_data", lambda folder: make_demo(folder, size="small", progress=False))
+
+
+def _configured(folder: Path, root: Path, data: str | Path) -> Run:
+    """A run in `folder` with the tiny training on the small demo data at `data`."""
+    (folder / "config/training").mkdir(parents=True)
+    run = Run(folder, root)
+    config = {
+        "data_root": f"{data}",
+        "test_crops": f"{data}/test_crop_manifest.csv",
+        "ground_truth": f"{data}/ground_truth.zarr",
+        "trainings": ["tiny"],
+    }
+    (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
+    run.train("tiny")
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -141,19 +189,29 @@ def new_run(
     small_data: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
 ) -> Callable[[], Run]:
     """Make a working directory configured for the tiny training on the small demo data."""
+    return lambda: _configured(tmp_path_factory.mktemp("run"), repo_root, small_data)
 
-    def make() -> Run:
-        folder = tmp_path_factory.mktemp("run")
-        (folder / "config/training").mkdir(parents=True)
-        run = Run(folder, repo_root)
-        config = {
-            "data_root": str(small_data),
-            "test_crops": str(small_data / "test_crop_manifest.csv"),
-            "ground_truth": str(small_data / "ground_truth.zarr"),
-            "trainings": ["tiny"],
-        }
-        (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
-        run.train("tiny")
-        return run
 
-    return make
+@pytest.fixture(scope="session")
+def finished_run(
+    once: Callable[[str, Callable[[Path], None]], Path],
+    small_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    repo_root: Path,
+) -> Callable[[], Run]:
+    """Copy a finished run of the tiny training, with data of its own in `data`.
+
+    The run is made once; all of its paths are relative, so that a copy is finished, too.
+    """
+
+    def make(folder: Path) -> None:
+        shutil.copytree(small_data, folder / "data")
+        _configured(folder, repo_root, "data").snakemake("all")
+
+    def copy() -> Run:
+        finished = once("finished_run", make)
+        folder = tmp_path_factory.mktemp("finished") / "run"
+        shutil.copytree(finished, folder, symlinks=True)
+        return Run(folder, repo_root)
+
+    return copy

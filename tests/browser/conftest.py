@@ -30,8 +30,6 @@ def browser(chromium: Chrome) -> Chrome:
 
 
 @pytest.fixture(scope="session")
-def finished(new_run: Callable[[], Run]) -> Run:
+def finished(finished_run: Callable[[], Run]) -> Run:
     """A finished run of the small demo."""
-    made = new_run()
-    made.snakemake("all")
-    return made
+    return finished_run()

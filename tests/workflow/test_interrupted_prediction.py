@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -28,8 +29,9 @@ def voxels(folder):
     }
 
 
-def test_the_next_run_goes_on_where_it_was(new_run, small_data):
-    run = new_run()
+def test_the_next_run_goes_on_where_it_was(finished_run, small_data):
+    run = finished_run()
+    shutil.rmtree(run.folder / "results/tiny/predictions")
     run.train("tiny", inference={"overlap": 0.75})
     # Many planes, so that some are done long before the last.
     row = read_manifest(small_data / "test_crop_manifest.csv")[0]

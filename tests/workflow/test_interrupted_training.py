@@ -3,29 +3,38 @@
 import csv
 import os
 import signal
-import time
 
-import pytest
+from runs import wait_until
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_retry_goes_on(new_run, number):
+def steps(run):
+    """The optimizer steps after each epoch."""
+    with (run.folder / "results/tiny/training/metrics.csv").open() as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_retries_resume_after_both_signals(new_run):
+    """One run whose training is first told to end, and whose retry is killed."""
     run = new_run()
-    run.train("tiny", epochs=3, iterations_per_epoch=40, checkpoint_minutes=0.001)
+    run.train("tiny", epochs=4, iterations_per_epoch=40, checkpoint_minutes=0.001)
     process = run.start("results/tiny/model.ckpt")
     last = run.folder / "results/tiny/training/checkpoints/last.ckpt"
-    while not last.exists():
-        assert process.poll() is None, run.said.read_text()
-        time.sleep(0.05)
-    os.kill(run.job("train"), number)
+    log = run.folder / "results/logs/train/tiny.log"
+    wait_until(last.exists, process)
+    first = run.job("train")
+    os.kill(first, signal.SIGTERM)
+    wait_until(lambda: log.exists() and "going on from" in log.read_text(), process)
+    written = last.stat().st_mtime_ns
+    wait_until(lambda: last.stat().st_mtime_ns > written, process)
+    second = run.job("train")
+    assert second != first
+    os.kill(second, signal.SIGKILL)
     assert process.wait(300) == 0, run.said.read_text()
-    assert "Trying to restart job" in run.said.read_text()
-    assert "going on from" in (run.folder / "results/logs/train/tiny.log").read_text()
-    with (run.folder / "results/tiny/training/metrics.csv").open() as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["40", "80", "120"]
-    # Nothing is left to do, and more epochs go on from there.
+    assert run.said.read_text().count("Trying to restart job") == 2
+    assert "going on from" in log.read_text()
+    assert steps(run) == [40, 80, 120, 160]
+    # Nothing is left to do, and more epochs resume from there.
     assert run.planned("results/tiny/model.ckpt") == {}
-    run.train("tiny", epochs=4, iterations_per_epoch=40)
+    run.train("tiny", epochs=5, iterations_per_epoch=40)
     run.snakemake("results/tiny/model.ckpt")
-    with (run.folder / "results/tiny/training/metrics.csv").open() as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["40", "80", "120", "160"]
+    assert steps(run) == [40, 80, 120, 160, 200]

@@ -29,24 +29,24 @@ def table():
 
 def add_crop(run):
     """The labels of crop 5 again, as a crop 7."""
-    lines = Path(run.setting("test_crops")).read_text().splitlines()
+    lines = (run.folder / run.setting("test_crops")).read_text().splitlines()
     more = ["7" + line[1:] for line in lines if line.startswith("5,")]
     (run.folder / "manifest.csv").write_text("\n".join([*lines, *more]) + "\n")
     run.configure(test_crops="manifest.csv")
 
 
 def move_data(run):
-    shutil.copytree(run.setting("data_root"), run.folder / "moved", dirs_exist_ok=True)
+    shutil.copytree(run.folder / run.setting("data_root"), run.folder / "moved")
     run.configure(data_root="moved")
 
 
 def copy_data(run):
     """A copy with times of its own, in the place of the data; and the manifest touched."""
-    data = Path(run.setting("data_root"))
+    data = run.folder / run.setting("data_root")
     shutil.copytree(data, run.folder / "copy", copy_function=shutil.copyfile)
     shutil.rmtree(data)
     shutil.move(run.folder / "copy", data)
-    os.utime(run.setting("test_crops"))
+    os.utime(run.folder / run.setting("test_crops"))
 
 
 def checked_out(run):
@@ -124,10 +124,9 @@ JOBS = {
 
 
 @pytest.fixture(scope="module")
-def finished(new_run):
+def finished(finished_run):
     """A run of two trainings that has come to its end."""
-    run = new_run()
-    run.snakemake(*TARGETS)
+    run = finished_run()
     # What the second one made is not looked at, only that it is there and of which settings.
     run.train("other", classes=["mito"])
     run.configure(trainings=["tiny", "other"])

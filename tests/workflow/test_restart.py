@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -14,10 +15,10 @@ OWNER = "results/logs/predict/tiny/demo_cell-1/crop5.owner"
 
 
 @pytest.fixture(scope="module")
-def trained(new_run):
-    """A run with a trained network."""
-    made = new_run()
-    made.snakemake("results/tiny/model.ckpt")
+def trained(finished_run):
+    """A run with a trained network, before its test crops are predicted."""
+    made = finished_run()
+    shutil.rmtree(made.folder / "results/tiny/predictions")
     return made
 
 
