@@ -199,11 +199,13 @@ def merge_small(links: Contacts, sizes: np.ndarray, smallest: float) -> np.ndarr
     lookup = np.arange(sizes.size, dtype=np.int64)
     sizes = sizes.astype(np.float64)
     while True:
-        best = _best_contact(links, sizes.size)
-        small = np.flatnonzero((best >= 0) & (sizes < smallest) & (sizes > 0))
-        if not small.size:
+        is_small = (sizes < smallest) & (sizes > 0)
+        if not is_small.any():
             return lookup
-        chosen = best[small]
+        best = _best_contact(links, sizes.size)
+        chosen = best[(best >= 0) & is_small]
+        if not chosen.size:
+            return lookup
         joined = groups(sizes.size, links.first[chosen], links.second[chosen])
         lookup = joined[lookup]
         sizes = np.bincount(joined, sizes, sizes.size)

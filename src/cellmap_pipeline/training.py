@@ -130,6 +130,9 @@ def train(
     task = SegmentationTask(settings, _channel_weights(training, summary))
     if training.initial_weights and not go_on:
         load_initial(task, Path(training.initial_weights))
+    if not torch.cuda.is_available():
+        # Saves a reordering of all weights at each step; a fifth of the demo's training.
+        task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if training.compile:
         task.network.compile()
     best = BestCheckpoints(state / "checkpoints", training.save_top_k)
