@@ -155,7 +155,10 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(("layers", "overlap"), [(0, 0.5), (2, 0.5), (4, 0.5), (7, 0.75)])
+@pytest.mark.parametrize(
+    ("layers", "overlap"),
+    [(0, 0.5), (2, 0.5), (4, 0.5), pytest.param(7, 0.75, marks=pytest.mark.slow)],
+)
 def test_a_killed_prediction_goes_on_where_it_was(
     task, raw, tmp_path, monkeypatch, layers, overlap
 ):

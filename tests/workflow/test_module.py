@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 OTHER = """
@@ -51,6 +52,7 @@ def test_rules_are_used_by_another_workflow(new_run):
     use_it(run, f'"{run.root}/workflow/Snakefile"')
 
 
+@pytest.mark.slow
 def test_rules_are_used_from_a_repository(new_run, repo_root, tmp_path):
     # As snakedeploy sets it up; without the library, which is installed.
     repository = tmp_path / "github/someone/workflow"

@@ -17,6 +17,7 @@ def test_the_reference_configurations_plan(run, name):
     assert run.planned("submission.zip")["train"] == 1
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_can_be_reached(run, small_data):
     run.configure(data_root="nowhere")
     said = run.snakemake("plan").stdout
@@ -27,6 +28,7 @@ def test_the_plan_says_what_can_be_reached(run, small_data):
     assert "a labelled voxel of golgi" in run.snakemake("plan").stdout
 
 
+@pytest.mark.slow
 def test_the_plan_estimates_by_a_calibration(run):
     run.configure(data_root="nowhere", ground_truth=None)
     run.snakemake("calibrate")
@@ -101,6 +103,7 @@ def test_the_data_can_be_looked_at_alone(run):
     assert not (run.folder / "results/tiny").exists()
 
 
+@pytest.mark.slow
 def test_missing_raw_ends_in_the_first_job(run, small_data, tmp_path):
     shutil.copytree(small_data, tmp_path / "data")
     for raw in (tmp_path / "data").glob("*/*.zarr/recon-1/em/fibsem-uint8/s*"):

@@ -51,6 +51,7 @@ def test_a_job_that_still_runs_is_waited_for(trained):
     assert trained.planned(CROP) == {"predict": 1}
 
 
+@pytest.mark.slow
 def test_what_a_job_made_of_other_settings_is_not_taken(trained):
     """It ended after the death of its run, and before the next."""
     trained.train("tiny", inference={"overlap": 0.3})
@@ -65,6 +66,7 @@ def test_what_a_job_made_of_other_settings_is_not_taken(trained):
     assert after["fingerprint"] != before["fingerprint"]
 
 
+@pytest.mark.slow
 def test_snakemake_by_itself_waits_for_it_too(trained):
     trained.train("tiny", inference={"overlap": 0.2})
     owner = killed_while_it_predicts(trained)
@@ -80,6 +82,7 @@ def test_snakemake_by_itself_waits_for_it_too(trained):
     assert process.wait(120) == 0
 
 
+@pytest.mark.slow
 def test_two_runs_at_once(trained):
     trained.train("tiny", inference={"overlap": 0.1})
     # Also one that was not started by `cellmap-pipeline run`.
@@ -94,6 +97,7 @@ def test_two_runs_at_once(trained):
     assert process.wait(120) == 0
 
 
+@pytest.mark.slow
 def test_what_failed_stands_at_the_end_with_its_log(trained, small_data):
     trained.train("tiny", inference={"overlap": 0.4})
     checkpoint = trained.folder / "results/tiny/model.ckpt"

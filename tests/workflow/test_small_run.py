@@ -178,6 +178,7 @@ def voxels_of(folder):
 # The last tests of this file leave other results than the ones above expect.
 
 
+@pytest.mark.slow
 def test_a_crop_cut_into_two_jobs_is_the_same_crop(run, small_data):
     row = read_manifest(small_data / "test_crop_manifest.csv")[0]
     path = f"results/tiny/predictions/{row.dataset}/crop{row.crop}"

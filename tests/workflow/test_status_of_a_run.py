@@ -8,7 +8,7 @@ from cellmap_pipeline.status import look
 
 def test_a_training_as_it_goes(new_run, monkeypatch):
     run = new_run()
-    run.train("tiny", epochs=3, iterations_per_epoch=40)
+    run.train("tiny", epochs=2, iterations_per_epoch=40)
     monkeypatch.chdir(run.folder)
     plan = read_plan(run.folder / "config/config.yaml")
     process = run.start("results/tiny/model.ckpt")
