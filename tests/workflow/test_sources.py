@@ -21,12 +21,22 @@ pytestmark = pytest.mark.slow
 def run(finished_run):
     """Two trainings, trained; what else was made of the first is gone."""
     made = finished_run()
-    for name in ("validation", "predictions"):
-        shutil.rmtree(made.folder / "results/tiny" / name)
+    results = made.folder / "results"
+    for name in ("tiny/validation", "tiny/predictions", "segmentations", "figures"):
+        shutil.rmtree(results / name)
+    links = [path for path in made.folder.iterdir() if path.is_symlink()]
+    for path in [made.folder / "submission.zip", *links, *results.glob("*.csv")]:
+        path.unlink()
     made.train("other", learning_rate=2e-2)  # with the same split
     made.configure(trainings=["tiny", "other"])
     made.snakemake("results/other/model.ckpt")
     return made
+
+
+@pytest.fixture(autouse=True)
+def in_its_folder(run, monkeypatch):
+    """The run's paths are relative to its folder."""
+    monkeypatch.chdir(run.folder)
 
 
 def table(run):

@@ -79,9 +79,9 @@ def test_it_learns_what_no_threshold_can(demo):
 
 def test_scores(demo):
     scores = json.loads((demo / "scores.json").read_text())
-    assert scores["overall_score"] > 0.72
-    assert scores["overall_instance_score"] > 0.7
-    assert scores["overall_semantic_score"] > 0.65
+    assert scores["overall_score"] > 0.7
+    assert scores["overall_instance_score"] > 0.65
+    assert scores["overall_semantic_score"] > 0.6
 
 
 def test_it_takes_about_as_long_as_the_readme_says(demo, repo_root):
