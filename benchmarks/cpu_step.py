@@ -1,4 +1,4 @@
-"""What a training step of a network costs a processor, by memory layout and precision.
+"""Processor time of a training step, by memory layout and precision.
 
     python benchmarks/cpu_step.py                       # of the demo's training
     python benchmarks/cpu_step.py config/training/monai_unet_quick.yaml --isa AVX2
@@ -51,8 +51,10 @@ def main() -> None:
     for (layout, memory_format), bf16 in itertools.product(layouts.items(), precisions):
         torch.manual_seed(0)
         network = build_model(training.model, 1, len(training.channels), training.patch_size)
+        # Raw has one channel and so both layouts at once: the weights decide.
+        network.to(memory_format=memory_format)
         optimizer = build_optimizer(network, training)
-        raw = torch.randn(shape).contiguous(memory_format=memory_format)
+        raw = torch.randn(shape)
         target = (torch.rand(shape[0], len(training.channels), *shape[2:]) > 0.8).float()
 
         def step(network=network, optimizer=optimizer, raw=raw, target=target, bf16=bf16) -> None:

@@ -46,7 +46,7 @@ def table(run):
 
 def test_selection_stops_before_test_crops_are_predicted(run):
     planned = run.planned("selection.csv")
-    assert planned["predict_validation"] == planned["validate"] == 2, "of both"
+    assert planned["predict_validation"] == planned["validate"] == 2
     assert "predict" not in planned and "segment" not in planned
     run.snakemake("selection.csv")
     rows = table(run)
