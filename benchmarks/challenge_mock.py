@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid, union
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.ngff import multiscale_metadata
 
 # The tested classes.

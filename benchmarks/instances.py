@@ -27,10 +27,10 @@ import psutil
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from cellmap_pipeline.classes import AFFINITY_SUFFIXES, output_channels
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, output_channels
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.final_labels import segment_crop
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.postprocess import INSTANCE_METHODS, NEEDS
 from cellmap_pipeline.volumes import Volume, create
 

@@ -24,7 +24,8 @@ from typing import Any
 
 from challenge_mock import CLASSES, made_up_labels, make_challenge
 
-from cellmap_pipeline.manifest import CropLabel, read_manifest
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.manifest import read_manifest
 
 VOXEL_SIZE = (8.0, 8.0, 8.0)
 

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from cellmap_pipeline.checking import check
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.packaging import package
 from cellmap_pipeline.volumes import create
 from cellmap_pipeline.zip_writer import Segment, ZipWriter

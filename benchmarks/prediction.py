@@ -36,8 +36,8 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 
 from cellmap_pipeline.config import Inference, Training
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid, shape_of
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.predictor import Predictor

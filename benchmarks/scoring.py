@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 
 VOXEL_SIZE = (8.0, 8.0, 8.0)
 # How the objects of a whole crop are drawn, by label.

@@ -10,8 +10,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.scoring_instances import instance_ratio_limit
 
 VOXEL_SIZES = [

@@ -5,7 +5,7 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from cellmap_pipeline.classes import AFFINITY_SUFFIXES
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES
 from cellmap_pipeline.targets import REACH
 
 

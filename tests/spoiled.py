@@ -13,9 +13,10 @@ import yaml
 from drawn_volumes import write_array
 
 from cellmap_pipeline.check_inputs import check_inputs
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
-from cellmap_pipeline.manifest import CropLabel, write_manifest
+from cellmap_pipeline.manifest import write_manifest
 from cellmap_pipeline.plan import make_plan
 from cellmap_pipeline.plan_checks import check_folders
 from cellmap_pipeline.volumes import create

@@ -19,7 +19,8 @@ from cellmap_pipeline.agglomeration import pooled
 from cellmap_pipeline.block_components import Components, label_blocks
 from cellmap_pipeline.block_fragments import BlockFragments, Reader, block_fragments
 from cellmap_pipeline.blocks import Block, Workers, cut, workers
-from cellmap_pipeline.classes import further, is_instance
+from cellmap_pipeline.channels import further
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.postprocess import Settings, complete
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.scratch import scratch

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.archive import Archive
-from cellmap_pipeline.classes import FURTHER, further
+from cellmap_pipeline.channels import FURTHER, further
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.datasplit import (
     LabelledCrop,

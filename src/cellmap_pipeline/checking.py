@@ -29,8 +29,8 @@ from cellmap_pipeline.checking_zip import (
     rejected,
 )
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.score_summary import MASK_SUFFIX
 from cellmap_pipeline.zip_reader import UNREADABLE, ZipReader
 

@@ -24,9 +24,9 @@ from cellmap_pipeline.checking_voxels import NAMED, Found, chunk_counts, walk
 from cellmap_pipeline.checking_zip import REPACK, Problem, rejected
 from cellmap_pipeline.chunk_codecs import ChunkError, check_codecs
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.scoring_instances import instance_ratio_limit
 
 # No codec makes larger chunks; a header that claims them would only fill the memory.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cellmap_pipeline.archive import Archive
 from cellmap_pipeline.checking_zip import Problem
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.objects import label_components
 from cellmap_pipeline.scoring import compared
 from cellmap_pipeline.scoring_instances import instance_ratio_limit

@@ -1,21 +1,43 @@
-"""Names of the challenge's classes that are scored as instances."""
+"""The classes of the challenge: which of them are scored as instances, and their look in figures.
 
-from collections.abc import Iterable, Mapping, Sequence
+Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color, black left out, wine of Paul
+Tol's palettes added), which people with any colour vision tell apart. Hatches, markers and line
+styles say the same in black and white.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#F0E442",
+)  # fmt: skip
+# As many hatches as markers, and no common factor with the colours: 88 different looks.
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "---", "+++", "|||", "///...", "OO")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
+# The classes of the challenge (its classes.csv), those that most runs have first: neighbours in
+# this list differ most.
+CLASSES = (
+    "nuc", "mito", "er", "golgi", "ves", "pm", "ne", "mito_mem", "cell", "ecs", "cyto", "mito_lum",
+    "er_mem", "er_lum", "ves_mem", "ves_lum", "endo", "lyso", "ld", "perox", "np", "mt", "vim",
+    "golgi_mem", "golgi_lum", "endo_mem", "endo_lum", "lyso_mem", "lyso_lum", "ld_mem", "ld_lum",
+    "ne_mem", "ne_lum", "perox_mem", "perox_lum", "eres", "eres_mem", "eres_lum", "mito_ribo",
+    "np_out", "np_in", "chrom", "hchrom", "nhchrom", "echrom", "nechrom", "nucpl", "nucleo",
+    "mt_out", "mt_in", "er_mem_all", "ne_mem_all", "cent", "cent_dapp", "cent_sdapp", "cent_all",
+    "ribo", "glyco", "rbc", "isg", "isg_mem", "isg_lum", "isg_ins", "actin", "tbar", "bm",
+    "chloroplast", "chloroplast_mem", "chloroplast_lum", "chloroplast_sg", "vacuole",
+    "vacuole_mem", "vacuole_lum", "plasmodesmata",
+)  # fmt: skip
+
 
 # The official evaluator's list (cellmap-segmentation-challenge, config.INSTANCE_CLASSES).
 INSTANCE_CLASSES: frozenset[str] = frozenset(
     {"nuc", "vim", "ves", "endo", "lyso", "ld", "perox", "mito", "np", "mt", "cell", "instance"}
 )
-
-BOUNDARY_SUFFIX = "_boundary"
-DISTANCE_SUFFIX = "_distance"
-AFFINITY_SUFFIXES = ("_affinity_z", "_affinity_y", "_affinity_x")
-# What a network can learn of a class besides where it is: the suffixes of the further channels.
-FURTHER = {
-    "boundary": (BOUNDARY_SUFFIX,),
-    "distance": (DISTANCE_SUFFIX,),
-    "affinities": AFFINITY_SUFFIXES,
-}
 
 
 def is_instance(label: str) -> bool:
@@ -23,30 +45,28 @@ def is_instance(label: str) -> bool:
     return label in INSTANCE_CLASSES
 
 
-def output_channels(classes: Iterable[str], targets: Mapping[str, Sequence[str]] = {}) -> list[str]:
-    """Channels that a network for `classes` puts out, in order.
+@dataclass(frozen=True)
+class Look:
+    """How a class is drawn; `line` is matplotlib's line style."""
 
-    Each class has a channel of its own name, and right after it the further ones that `targets`
-    lists for it (keys of `FURTHER`). Where it lists nothing, an instance class has
-    `{class}_boundary`, so that objects that touch can be told apart.
-    """
-    channels: list[str] = []
-    for label in classes:
-        channels.append(label)
-        for kind in targets.get(label, ["boundary"] if is_instance(label) else []):
-            channels += [label + suffix for suffix in FURTHER[kind]]
-    return channels
+    colour: str
+    hatch: str
+    marker: str
+    line: Any
 
 
-def class_of(channel: str) -> str:
-    """The class that an output channel belongs to."""
-    for suffixes in FURTHER.values():
-        for suffix in suffixes:
-            channel = channel.removesuffix(suffix)
-    return channel
+def look_of(label: str) -> Look:
+    """The look of a class: always the same, also of one that the challenge does not know."""
+    n = CLASSES.index(label) if label in CLASSES else zlib.crc32(label.encode())
+    return Look(
+        COLOURS[n % len(COLOURS)],
+        HATCHES[n % len(HATCHES)],
+        MARKERS[n % len(MARKERS)],
+        LINES[n % len(LINES)],
+    )
 
 
-def further(label: str, channels: Iterable[str]) -> list[str]:
-    """Which keys of `FURTHER` have all their channels of `label` among `channels`."""
-    there = set(channels)
-    return [kind for kind, suffixes in FURTHER.items() if all(label + s in there for s in suffixes)]
+def in_order(labels: Sequence[str]) -> list[str]:
+    """`labels` in the order in which all figures list them: known classes first, then by name."""
+    known = {label: i for i, label in enumerate(CLASSES)}
+    return sorted(labels, key=lambda label: (known.get(label, len(known)), label))

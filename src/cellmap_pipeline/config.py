@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cellmap_pipeline.architectures import check_model, check_patch_size, check_window
-from cellmap_pipeline.classes import further, output_channels
-from cellmap_pipeline.config_messages import did_you_mean, validated
+from cellmap_pipeline.channels import further, output_channels
+from cellmap_pipeline.config_messages import validated
 from cellmap_pipeline.config_values import (
     Crops,
     LocalPath,
@@ -33,7 +33,7 @@ from cellmap_pipeline.config_values import (
     one_name,
     unique,
 )
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, did_you_mean
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
 from cellmap_pipeline.postprocess import complete
 from cellmap_pipeline.yaml_files import read_yaml

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from reprlib import Repr
@@ -11,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, did_you_mean
 
 # How a value that is not allowed is shown: shortened.
 SHOWN = Repr()
@@ -37,13 +36,6 @@ def validated(
         return model.model_validate(dict(values))
     except ValidationError as error:
         raise InputError("\n".join(_messages(error, model, values, source, others))) from None
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The nearest of the known words as a question, or nothing."""
-    close = [k for k in known if k.casefold() == word.casefold()]
-    close = close or difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _messages(

@@ -15,9 +15,9 @@ from numcodecs import Zstd
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.resampling import nearest_index, resample
 from cellmap_pipeline.volumes import CHUNK, LabelVolume, Level, annotation_attributes
 

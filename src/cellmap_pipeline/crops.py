@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.datasplit import read_datasplit
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, Vector
+from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
 from cellmap_pipeline.stores import Location, volumes_in
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
@@ -138,11 +138,3 @@ def open_crops(
             raise InputError(f"{datasplit}: {labels} has none of {', '.join(annotated or classes)}")
         crops[usage].append(CropData(raw, labels, there, voxel_size))
     return crops
-
-
-def intersection(a: Grid, b: Grid) -> Grid:
-    """The part of `a` that `b` overlaps, on a's voxels."""
-    start, stop = a.index_box(b)
-    low = [max(0, s) for s in start]
-    high = [min(n, e) for n, e in zip(a.shape, stop, strict=True)]
-    return a.box(low, [e - s for s, e in zip(low, high, strict=True)])

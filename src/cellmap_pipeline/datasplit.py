@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from cellmap_pipeline.balancing import balanced_choice
-from cellmap_pipeline.config_messages import did_you_mean
 from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.crop_table import crop_folders
 from cellmap_pipeline.csv_files import csv_lines, read_csv_text
-from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.stores import Location, location, volumes_in
 from cellmap_pipeline.volumes import LabelVolume

@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.demo_image import LABELS, draw
 from cellmap_pipeline.demo_scene import Scene, build_scene
 from cellmap_pipeline.demo_shapes import Field, smooth_noise
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
-from cellmap_pipeline.manifest import CropLabel, write_manifest
+from cellmap_pipeline.manifest import write_manifest
 from cellmap_pipeline.ngff import multiscale_metadata
 
 Size = Literal["full", "small"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -33,3 +34,10 @@ def raise_all(problems: Sequence[str]) -> None:
         lines[MOST_SHOWN:] = [f"and {len(lines) - MOST_SHOWN} more"]
     if lines:
         raise InputError("\n".join(lines))
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The nearest of the known words as a question, or nothing."""
+    close = [k for k in known if k.casefold() == word.casefold()]
+    close = close or difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,17 +1,10 @@
-"""How figures look: the same colour, hatch and marker for a class everywhere, and heat maps.
-
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color, black left out, wine of Paul
-Tol's palettes added), which people with any colour vision tell apart. Hatches, markers and line
-styles say the same in black and white.
-"""
+"""The style of all figures, and the parts that several of them have: bars, rows, heat maps."""
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#F0E442",
-)  # fmt: skip
-# As many hatches as markers, and no common factor with the colours: 88 different looks.
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "---", "+++", "|||", "///...", "OO")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
-
-# The classes of the challenge (its classes.csv), those that most runs have first: neighbours in
-# this list differ most.
-CLASSES = (
-    "nuc", "mito", "er", "golgi", "ves", "pm", "ne", "mito_mem", "cell", "ecs", "cyto", "mito_lum",
-    "er_mem", "er_lum", "ves_mem", "ves_lum", "endo", "lyso", "ld", "perox", "np", "mt", "vim",
-    "golgi_mem", "golgi_lum", "endo_mem", "endo_lum", "lyso_mem", "lyso_lum", "ld_mem", "ld_lum",
-    "ne_mem", "ne_lum", "perox_mem", "perox_lum", "eres", "eres_mem", "eres_lum", "mito_ribo",
-    "np_out", "np_in", "chrom", "hchrom", "nhchrom", "echrom", "nechrom", "nucpl", "nucleo",
-    "mt_out", "mt_in", "er_mem_all", "ne_mem_all", "cent", "cent_dapp", "cent_sdapp", "cent_all",
-    "ribo", "glyco", "rbc", "isg", "isg_mem", "isg_lum", "isg_ins", "actin", "tbar", "bm",
-    "chloroplast", "chloroplast_mem", "chloroplast_lum", "chloroplast_sg", "vacuole",
-    "vacuole_mem", "vacuole_lum", "plasmodesmata",
-)  # fmt: skip
+from cellmap_pipeline.classes import COLOURS, look_of
 
 DPI = 150
 PICTURE_DPI = 90
@@ -58,36 +31,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a class is drawn; `line` is matplotlib's line style."""
-
-    colour: str
-    hatch: str
-    marker: str
-    line: Any
-
-
-def look_of(label: str) -> Look:
-    """The look of a class: always the same, also of one that the challenge does not know."""
-    n = CLASSES.index(label) if label in CLASSES else zlib.crc32(label.encode())
-    return Look(
-        COLOURS[n % len(COLOURS)],
-        HATCHES[n % len(HATCHES)],
-        MARKERS[n % len(MARKERS)],
-        LINES[n % len(LINES)],
-    )
-
-
 def tint(colour: str, lighter: float) -> tuple[float, ...]:
     """`colour` mixed with white: 0 leaves it, 1 is white."""
     return tuple(part + (1 - part) * lighter for part in to_rgb(colour))
-
-
-def in_order(labels: Sequence[str]) -> list[str]:
-    """`labels` in the order in which all figures list them: known classes first, then by name."""
-    known = {label: i for i, label in enumerate(CLASSES)}
-    return sorted(labels, key=lambda label: (known.get(label, len(known)), label))
 
 
 @contextmanager

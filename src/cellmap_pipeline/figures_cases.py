@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.figures import drawing
 from cellmap_pipeline.figures_crop import CELL_INCHES, Panel, draw_panel, extent
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
 # As many best as worst ones, at most.

@@ -16,10 +16,10 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
-from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.figures import COLOURS, drawing, in_order, look_of
+from cellmap_pipeline.classes import COLOURS, in_order, is_instance, look_of
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.figures import drawing
 from cellmap_pipeline.geometry import Grid, Shape, middle
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.volumes import LabelVolume, Volume
 
 Image = NDArray[np.float32]

@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from cellmap_pipeline.classes import in_order, look_of
 from cellmap_pipeline.datasplit import read_datasplit
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import drawing, in_order, look_of
+from cellmap_pipeline.figures import drawing
 from cellmap_pipeline.figures_crop import paint, stretched
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.stores import Location, volumes_in

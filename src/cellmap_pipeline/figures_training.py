@@ -11,19 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from cellmap_pipeline.classes import class_of
+from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.classes import COLOURS, LINES, MARKERS, in_order, look_of
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import (
-    COLOURS,
-    LINES,
-    MARKERS,
-    class_rows,
-    drawing,
-    in_order,
-    in_panels,
-    look_of,
-    tint,
-)
+from cellmap_pipeline.figures import class_rows, drawing, in_panels, tint
 
 DICE = "val_dice/"
 ROW_INCHES = 0.5

@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.colors import to_rgb
 
 from cellmap_pipeline.block_segmentation import segment_blocks
-from cellmap_pipeline.classes import further, is_instance
-from cellmap_pipeline.figures import look_of
-from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.channels import further
+from cellmap_pipeline.classes import is_instance, look_of
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.ngff import read_json, write_json
 from cellmap_pipeline.postprocess import NEEDS, complete
 from cellmap_pipeline.probabilities import Probabilities, Source

@@ -20,7 +20,7 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from cellmap_pipeline.agglomeration import Contacts, Faces, contacts
-from cellmap_pipeline.classes import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX
 from cellmap_pipeline.postprocess import Settings
 
 Channels = Mapping[str, NDArray[np.uint8]]

@@ -205,3 +205,11 @@ def shape_of(values: Iterable[int]) -> Shape:
     """Three whole numbers as a tuple."""
     z, y, x = (int(v) for v in values)
     return z, y, x
+
+
+def intersection(a: Grid, b: Grid) -> Grid:
+    """The part of `a` that `b` overlaps, on a's voxels."""
+    start, stop = a.index_box(b)
+    low = [max(0, s) for s in start]
+    high = [min(n, e) for n, e in zip(a.shape, stop, strict=True)]
+    return a.box(low, [e - s for s, e in zip(low, high, strict=True)])

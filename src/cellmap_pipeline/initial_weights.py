@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellmap_pipeline.classes import output_channels
+from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models import build_model
 from cellmap_pipeline.task import SegmentationTask

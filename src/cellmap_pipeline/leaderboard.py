@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from cellmap_pipeline.classes import in_order
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import in_order
 from cellmap_pipeline.score_summary import headline
 
 SUBMISSION = "submission"

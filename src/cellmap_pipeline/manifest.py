@@ -13,9 +13,9 @@ import math
 import re
 import urllib.request
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.csv_files import decode_csv, is_number, read_csv_text, table_rows
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, is_plausible
@@ -27,16 +27,6 @@ TOOLBOX = "cellmap-segmentation-challenge"
 TOOLBOX_MANIFEST = "utils/test_crop_manifest.csv"
 # A crop of more voxels (a terabyte of probabilities) is a slip.
 MOST_VOXELS = 2**40
-
-
-@dataclass(frozen=True)
-class CropLabel:
-    """One row: the grid on which `label` of test crop `crop` of `dataset` is asked for."""
-
-    crop: int
-    dataset: str
-    label: str
-    grid: Grid
 
 
 def read_manifest(path: str | Path, key: str = "test_crops") -> list[CropLabel]:

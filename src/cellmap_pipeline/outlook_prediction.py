@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cellmap_pipeline.classes import class_of
+from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.config import Training
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import union
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.plan import prediction_jobs
 
 # A crop of which the network sees more voxels than this times those of its finest label is a

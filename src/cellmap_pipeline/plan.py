@@ -21,9 +21,10 @@ from cellmap_pipeline.config import (
     parse_run,
     read_run,
 )
+from cellmap_pipeline.crop_label import CropLabel, row_settings
 from cellmap_pipeline.errors import InputError, gathered, raise_all
-from cellmap_pipeline.geometry import Grid, union
-from cellmap_pipeline.manifest import CropLabel, local_manifest, read_manifest
+from cellmap_pipeline.geometry import union
+from cellmap_pipeline.manifest import local_manifest, read_manifest
 from cellmap_pipeline.plan_checks import check_plan
 from cellmap_pipeline.plan_contents import (
     fetched_crops,
@@ -335,21 +336,3 @@ def elsewhere_paths(plan: Plan, name: str) -> list[str]:
 def segmentation_threads(row: CropLabel) -> int:
     """Processes that make a label side by side: more for larger crops, which are cut in blocks."""
     return max(1, min(4, row.grid.size // THREAD_VOXELS))
-
-
-def crop_label(settings: Mapping[str, Any]) -> CropLabel:
-    """The manifest row that `row_settings` was made of."""
-    grid = Grid(settings["voxel_size"], settings["translation"], settings["shape"])
-    return CropLabel(settings["crop"], settings["dataset"], settings["label"], grid)
-
-
-def row_settings(row: CropLabel) -> dict[str, Any]:
-    """A manifest row in plain builtins."""
-    return {
-        "crop": row.crop,
-        "dataset": row.dataset,
-        "label": row.label,
-        "voxel_size": list(row.grid.voxel_size),
-        "translation": list(row.grid.translation),
-        "shape": list(row.grid.shape),
-    }

@@ -12,8 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
-from cellmap_pipeline.config_messages import did_you_mean
-from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.plan_choices import wrong_choices
 from cellmap_pipeline.relations import read_class_table
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cellmap_pipeline.classes import FURTHER, further
-from cellmap_pipeline.config_messages import did_you_mean
+from cellmap_pipeline.channels import FURTHER, further
+from cellmap_pipeline.errors import did_you_mean
 from cellmap_pipeline.postprocess import NEEDS
 from cellmap_pipeline.selection import in_words, key_of, origin
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cellmap_pipeline.config import RunConfig
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.crop_table import (
     crop_folders,
     crops_to_fetch,
@@ -17,7 +18,7 @@ from cellmap_pipeline.crop_table import (
 )
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import SAME_SIZE, apart
-from cellmap_pipeline.manifest import CropLabel, local_copy
+from cellmap_pipeline.manifest import local_copy
 from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
 from cellmap_pipeline.selection import origin
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cellmap_pipeline.config import PARTS
-from cellmap_pipeline.manifest import CropLabel
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.plan import Plan
 from cellmap_pipeline.plan_contents import source_path, voxel_sizes
 from cellmap_pipeline.selection import AVERAGE, origin

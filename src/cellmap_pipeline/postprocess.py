@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cellmap_pipeline.classes import FURTHER, is_instance
+from cellmap_pipeline.channels import FURTHER
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
 
 Settings = dict[str, Any]

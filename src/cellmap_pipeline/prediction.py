@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.accumulator import Accumulator
-from cellmap_pipeline.classes import class_of
+from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.config import Inference
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.partial_result import PartialResult
 from cellmap_pipeline.plan import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.predictor import Predictor

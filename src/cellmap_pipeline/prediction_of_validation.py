@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cellmap_pipeline.config import Inference
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.geometry import middle
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.stores import volumes_in
 from cellmap_pipeline.task import SegmentationTask

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.blocks import Block
-from cellmap_pipeline.classes import FURTHER
+from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.resampling import resample
 from cellmap_pipeline.volumes import Volume

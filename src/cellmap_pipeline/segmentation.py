@@ -23,7 +23,8 @@ from cellmap_pipeline.agglomeration import (
     merge_wide_necks,
     pooled,
 )
-from cellmap_pipeline.classes import further, is_instance
+from cellmap_pipeline.channels import further
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.fragments import (
     Channels,
     Fragments,

@@ -11,8 +11,8 @@ from typing import Any
 
 from cellmap_pipeline.config import PARTS
 from cellmap_pipeline.config_values import size_of
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import SAME_SIZE, apart
-from cellmap_pipeline.manifest import CropLabel
 
 log = logging.getLogger(__name__)
 COLUMNS = ["label", "voxel_size", "training", "score", "score_at_half", "measured_at", "crops",

@@ -12,12 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellmap_pipeline.classes import (
-    AFFINITY_SUFFIXES,
-    BOUNDARY_SUFFIX,
-    DISTANCE_SUFFIX,
-    class_of,
-)
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX, class_of
 from cellmap_pipeline.geometry import Vector
 
 UNKNOWN = 255

@@ -25,8 +25,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
+from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.checkpoints import export
-from cellmap_pipeline.classes import class_of
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import open_crops
 from cellmap_pipeline.errors import InputError

@@ -15,8 +15,8 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from cellmap_pipeline.classes import look_of
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import look_of
 from cellmap_pipeline.loading import PatchLoader
 from cellmap_pipeline.targets import UNKNOWN
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline import postprocess
-from cellmap_pipeline.classes import FURTHER, further, is_instance
+from cellmap_pipeline.channels import FURTHER, further
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.fragments import smoothed
 from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellmap_pipeline.crops import intersection
-from cellmap_pipeline.geometry import Grid, Vector, apart, middle
+from cellmap_pipeline.geometry import Grid, Vector, apart, intersection, middle
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.stores import Location, volumes_in
 from cellmap_pipeline.tuning_evaluators import Case

@@ -21,10 +21,9 @@ import numpy as np
 from neuroglancer import server
 from tornado.web import RequestHandler
 
-from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.classes import is_instance, look_of
 from cellmap_pipeline.crop_layers import KINDS, CropLayer, CropLayers
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import look_of
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.served_volumes import ServedVolume
 from cellmap_pipeline.volumes import LabelVolume, Volume

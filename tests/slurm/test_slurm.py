@@ -13,8 +13,9 @@ import pytest
 from runs import wait_until
 
 from cellmap_pipeline.checking import check
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel, read_manifest, write_manifest
+from cellmap_pipeline.manifest import read_manifest, write_manifest
 
 pytestmark = pytest.mark.slurm
 

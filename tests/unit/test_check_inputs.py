@@ -10,11 +10,12 @@ from runs import TINY
 from spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
 
 from cellmap_pipeline import inputs_chunks
+from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.check_inputs import check_inputs
-from cellmap_pipeline.classes import FURTHER
 from cellmap_pipeline.config import Training, parse_run
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.manifest import CropLabel, read_manifest
+from cellmap_pipeline.manifest import read_manifest
 from cellmap_pipeline.plan import Plan
 from cellmap_pipeline.stores import ABSENT
 

@@ -8,9 +8,9 @@ from trainings import make_datasplit, settings
 
 from cellmap_pipeline.checkpoints import best_checkpoints, check_matches, load_networks
 from cellmap_pipeline.config import Inference
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.plan import NETWORK_KEYS, training_settings
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.training import train

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from cellmap_pipeline.config import Training
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.crop_table import (
     COLUMNS,
     crops_to_fetch,
@@ -12,7 +13,7 @@ from cellmap_pipeline.crop_table import (
 )
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel, local_copy
+from cellmap_pipeline.manifest import local_copy
 
 HEAD = ",".join(COLUMNS)
 RAW = "s3://b/d1/d1.zarr/recon-1/em/fibsem-uint8"

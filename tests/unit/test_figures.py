@@ -20,8 +20,10 @@ from cellmap_pipeline import (
     figures_scores,
     figures_training,
 )
+from cellmap_pipeline.classes import CLASSES, COLOURS, in_order, look_of
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import CLASSES, COLOURS, drawing, in_order, in_panels, look_of
+from cellmap_pipeline.figures import drawing, in_panels
 from cellmap_pipeline.figures_cases import Case, best_and_worst, plot_cases
 from cellmap_pipeline.figures_crop import (
     OBJECT_COLOURS,
@@ -40,7 +42,6 @@ from cellmap_pipeline.figures_scores import (
 )
 from cellmap_pipeline.figures_training import plot_datasplit, plot_training, plot_trainings
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.report import run_snakemake
 from cellmap_pipeline.scoring import combine, write_csv
 from cellmap_pipeline.volumes import LabelVolume, Volume, create

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline import final_labels
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.final_labels import segment_crop
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.probabilities import read_on
 from cellmap_pipeline.volumes import Volume, create
 

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import (
     COLUMNS,
     TOOLBOX,
-    CropLabel,
     local_manifest,
     parse_manifest,
     read_manifest,

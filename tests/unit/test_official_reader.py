@@ -11,9 +11,9 @@ import pytest
 import zarr
 from drawn_volumes import write_array
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.official_reader import TOOLBOX, check_officially
 from cellmap_pipeline.packaging import package
 

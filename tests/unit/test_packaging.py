@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellmap_pipeline.checking import check
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.packaging import package
 from cellmap_pipeline.scoring import score_instance, score_semantic, score_submission
 from cellmap_pipeline.volumes import create

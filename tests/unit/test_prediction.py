@@ -14,9 +14,9 @@ from networks import tiny_task
 
 import cellmap_pipeline.prediction as prediction
 from cellmap_pipeline.config import Inference
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.partial_result import PartialResult, join_parts
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.resampling import resample

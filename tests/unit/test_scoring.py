@@ -12,9 +12,9 @@ import pytest
 import zarr
 from drawn_volumes import write_submission
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.scoring import combine, score_semantic, score_submission, write_csv
 
 # What the official evaluator (2026-06-30) returns for `write_submission` of each seed.

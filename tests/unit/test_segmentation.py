@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated import filling, predicted, spheres, with_gaps
 
-from cellmap_pipeline.classes import FURTHER
+from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.fragments import above
 from cellmap_pipeline.postprocess import INSTANCE_METHODS

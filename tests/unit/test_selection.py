@@ -1,7 +1,7 @@
 import pytest
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel
 from cellmap_pipeline.selection import (
     chosen_sources,
     named_sources,

@@ -8,8 +8,9 @@ import yaml
 from rich.console import Console
 
 from cellmap_pipeline.cli import main
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import CropLabel, write_manifest
+from cellmap_pipeline.manifest import write_manifest
 from cellmap_pipeline.ownership import bury, claim, read, this_process
 from cellmap_pipeline.plan import read_plan
 from cellmap_pipeline.progress import progress_of

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cellmap_pipeline.classes import class_of, output_channels
+from cellmap_pipeline.channels import class_of, output_channels
 from cellmap_pipeline.targets import (
     REACH,
     UNKNOWN,

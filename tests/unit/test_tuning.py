@@ -5,7 +5,7 @@ import pytest
 from simulated import filling, inner_boundary, spheres, with_gaps
 from simulated import predicted as all_predicted
 
-from cellmap_pipeline.classes import FURTHER
+from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.fragments import fragments
 from cellmap_pipeline.postprocess import NEEDS, check_settings, complete, defaults

@@ -11,9 +11,9 @@ with job(snakemake.log[0], snakemake.output):
     from dataclasses import asdict
 
     from cellmap_pipeline.checking import check
+    from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.errors import InputError
     from cellmap_pipeline.packaging import package
-    from cellmap_pipeline.plan import crop_label
 
     rows = snakemake.params.cfg["rows"]
     made = [crop_label(row) for row in rows if row["made"]]

@@ -10,9 +10,9 @@ from cellmap_pipeline.jobs import job
 with job(snakemake.log[0]):
     from dataclasses import replace
 
+    from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.datasplit import raw_path
     from cellmap_pipeline.figures_cases import best_and_worst, plot_cases
-    from cellmap_pipeline.plan import crop_label
     from cellmap_pipeline.volumes import Volume
 
     cfg = snakemake.params.cfg

@@ -10,9 +10,9 @@ from cellmap_pipeline.jobs import job
 with job(snakemake.log[0], snakemake.output):
     from dataclasses import replace
 
+    from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.datasplit import raw_path
     from cellmap_pipeline.figures_crop import plot_crop
-    from cellmap_pipeline.plan import crop_label
     from cellmap_pipeline.volumes import Volume
 
     cfg = snakemake.params.cfg

@@ -8,7 +8,7 @@ from pathlib import Path
 from cellmap_pipeline.jobs import job, whole, write_json
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.plan import crop_label
+    from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.score_summary import write_csv
     from cellmap_pipeline.scoring import score_submission
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
+    from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.final_labels import segment_chosen, write_empty
-    from cellmap_pipeline.plan import crop_label
     from cellmap_pipeline.selection import read_scores
 
     cfg = snakemake.params.cfg

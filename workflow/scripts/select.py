@@ -10,7 +10,7 @@ from pathlib import Path
 from cellmap_pipeline.jobs import job, whole
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.plan import crop_label
+    from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.selection import read_scores, select_map, selection_table, write_selection
 
     cfg = snakemake.params.cfg
