@@ -22,8 +22,8 @@ import numpy as np
 
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.inputs_chunks import Look, decode
-from cellmap_pipeline.levels import set_cache_bytes
-from cellmap_pipeline.volumes import Volume, create
+from cellmap_pipeline.io.arrays import set_cache_bytes
+from cellmap_pipeline.io.volumes import Volume, create
 
 
 def main() -> None:

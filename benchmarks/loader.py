@@ -82,7 +82,7 @@ def measure(which: str, folder: str, workers: int, batches: int) -> dict[str, An
 def make_data(folder: Path, *_: int) -> None:
     """Raw and two crops, in the challenge's layout, with objects some 200 nm large."""
     from cellmap_pipeline.geometry import Grid
-    from cellmap_pipeline.volumes import create
+    from cellmap_pipeline.io.volumes import create
 
     rng = np.random.default_rng(0)
     volume = Grid((VOXEL,) * 3, (0, 0, 0), (CROP, CROP, 2 * CROP))

@@ -31,8 +31,8 @@ from scipy.ndimage import uniform_filter
 from cellmap_pipeline.checking import check
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.packaging import package
-from cellmap_pipeline.volumes import create
 from cellmap_pipeline.zip_writer import Segment, ZipWriter
 
 CHUNK, CHECKED_SIDE, CHECKED_LABELS = 64, 800, 48

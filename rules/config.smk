@@ -9,7 +9,7 @@ ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from cellmap_pipeline.errors import InputError, gathered, raise_all
-from cellmap_pipeline.yaml_files import read_yaml
+from cellmap_pipeline.io.yaml_files import read_yaml
 
 
 def stop(error):

@@ -7,7 +7,7 @@ import numpy as np
 
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.volumes import create
+from cellmap_pipeline.io.volumes import create
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
 

@@ -21,11 +21,11 @@ from cellmap_pipeline.block_fragments import BlockFragments, Reader, block_fragm
 from cellmap_pipeline.blocks import Block, Workers, cut, workers
 from cellmap_pipeline.channels import further
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.io.volumes import create, reopen
 from cellmap_pipeline.postprocess import Settings, complete
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.scratch import scratch
 from cellmap_pipeline.segmentation import join, join_small, voxels
-from cellmap_pipeline.volumes import create, reopen
 
 # Voxels along each axis, multiples of `blocks.CHUNK`: so large that a window of the method takes
 # below 2 GB.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.geometry import Shape, shape_of
-from cellmap_pipeline.levels import set_cache_bytes
+from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.orphans import end_with_parent
 
 # Of the files of scratch volumes, voxels.

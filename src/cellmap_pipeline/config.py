@@ -35,8 +35,8 @@ from cellmap_pipeline.config_values import (
 )
 from cellmap_pipeline.errors import InputError, did_you_mean
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
+from cellmap_pipeline.io.yaml_files import read_yaml
 from cellmap_pipeline.postprocess import complete
-from cellmap_pipeline.yaml_files import read_yaml
 
 # What the name of a source ends with that makes a label of its parts.
 PARTS = ":parts"

@@ -18,8 +18,9 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.resampling import nearest_index, resample
-from cellmap_pipeline.volumes import CHUNK, LabelVolume, Level, annotation_attributes
+from cellmap_pipeline.io.labels import LabelVolume, annotation_attributes
+from cellmap_pipeline.io.resampling import nearest_index, resample
+from cellmap_pipeline.io.volumes import CHUNK, Level
 
 # One thread, unlike Blosc in numcodecs, whose bytes depend on the order in which threads finish.
 CODEC = Zstd(level=3)

@@ -13,9 +13,9 @@ from typing import Any
 
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.csv_files import is_number, read_csv_text, table_rows
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import union
+from cellmap_pipeline.io.tables import is_number, read_csv_text, table_rows
 from cellmap_pipeline.manifest import NAME
 
 COLUMNS = ["crop_number", "collection", "alignment", "crop_url", "em_url"]

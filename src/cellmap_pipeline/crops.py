@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.datasplit import read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
-from cellmap_pipeline.stores import Location, volumes_in
-from cellmap_pipeline.volumes import LabelVolume, Volume
+from cellmap_pipeline.io.labels import LabelVolume, present_voxels
+from cellmap_pipeline.io.storage import Location, volumes_in
+from cellmap_pipeline.io.volumes import Volume
 
 # Positions kept per crop and class, and how many voxels are looked at to find them.
 POSITIONS = 500

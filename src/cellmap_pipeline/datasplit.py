@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from cellmap_pipeline.balancing import balanced_choice
-from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.crop_table import crop_folders
-from cellmap_pipeline.csv_files import csv_lines, read_csv_text
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.stores import Location, location, volumes_in
-from cellmap_pipeline.volumes import LabelVolume
+from cellmap_pipeline.io.labels import LabelVolume, present_voxels
+from cellmap_pipeline.io.storage import Location, location, volumes_in
+from cellmap_pipeline.io.tables import csv_lines, read_csv_text
 
 RAW = "em/fibsem-uint8"
 # Labels up to this much coarser than a training's voxels still teach it something.

@@ -28,8 +28,8 @@ from cellmap_pipeline.demo_scene import Scene, build_scene
 from cellmap_pipeline.demo_shapes import Field, smooth_noise
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
+from cellmap_pipeline.io.ngff import multiscale_metadata
 from cellmap_pipeline.manifest import write_manifest
-from cellmap_pipeline.ngff import multiscale_metadata
 
 Size = Literal["full", "small"]
 

@@ -20,7 +20,8 @@ from cellmap_pipeline.classes import COLOURS, in_order, is_instance, look_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.figures import drawing
 from cellmap_pipeline.geometry import Grid, Shape, middle
-from cellmap_pipeline.volumes import LabelVolume, Volume
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import Volume
 
 Image = NDArray[np.float32]
 

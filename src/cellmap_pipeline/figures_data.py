@@ -17,9 +17,10 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.figures import drawing
 from cellmap_pipeline.figures_crop import paint, stretched
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.stores import Location, volumes_in
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.storage import Location, volumes_in
+from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.validation_cases import ValidationCrop
-from cellmap_pipeline.volumes import LabelVolume, Volume
 
 TILE_PIXELS = 160
 TILE_INCHES = 1.5

@@ -13,13 +13,13 @@ from cellmap_pipeline.block_segmentation import segment_blocks
 from cellmap_pipeline.channels import further
 from cellmap_pipeline.classes import is_instance, look_of
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.ngff import read_json, write_json
+from cellmap_pipeline.io.files import put_in_place
+from cellmap_pipeline.io.ngff import read_json, write_json
+from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.postprocess import NEEDS, complete
 from cellmap_pipeline.probabilities import Probabilities, Source
 from cellmap_pipeline.segmentation import segment
 from cellmap_pipeline.selection import AVERAGE, chosen_sources, nearest, origin
-from cellmap_pipeline.state import put_in_place
-from cellmap_pipeline.volumes import create
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape, shape_of
-from cellmap_pipeline.levels import Level
-from cellmap_pipeline.stores import S3Path
+from cellmap_pipeline.io.arrays import Level
+from cellmap_pipeline.io.storage import S3Path
 
 # Voxels to decode in all; of more, the same share of each array is. A small chunk counts as much
 # as a file takes to open.

@@ -15,15 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cellmap_pipeline.counting import counted_voxels
 from cellmap_pipeline.errors import InputError, gathered
 from cellmap_pipeline.geometry import Grid, Vector, beyond, is_plausible, shape_of
 from cellmap_pipeline.inputs_chunks import Look
-from cellmap_pipeline.levels import Level
+from cellmap_pipeline.io.arrays import Level
+from cellmap_pipeline.io.labels import LabelVolume, counted_voxels
+from cellmap_pipeline.io.storage import Location
+from cellmap_pipeline.io.volumes import Volume, predicted
 from cellmap_pipeline.probabilities import further_beside
-from cellmap_pipeline.stores import Location
-from cellmap_pipeline.validation_cases import predicted
-from cellmap_pipeline.volumes import LabelVolume, Volume
 
 # Share of a crop that may lie beyond its raw: of one to train on, and before anything is said.
 MOST_OUTSIDE, SOME_OUTSIDE = 0.25, 0.02

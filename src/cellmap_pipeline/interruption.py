@@ -7,7 +7,6 @@ is a validation, which may take long), and when a signal asks the training to en
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+
+from cellmap_pipeline.io.files import settle
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +119,6 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             settle(beside, self.path)
         self._written = time.monotonic()
-
-
-def settle(beside: Path, path: Path) -> None:
-    """Put a finished file in its place, on the disk even if the node dies after it."""
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

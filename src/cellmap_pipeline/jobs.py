@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import shutil
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.gpu_use import watched
@@ -94,20 +93,6 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
             text = "".join(traceback.format_exception(error))
             print(f"error: {_disk_is_full(outputs)}" if FULL in text else text, file=sys.stderr)
             sys.exit(1)
-
-
-@contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
-    """Where to write a file, so that it appears at `path` when it is complete."""
-    beside = Path(f"{path}.partial")
-    yield beside
-    os.replace(beside, path)
-
-
-def write_json(value: Any, path: str | Path) -> None:
-    """Write `value` readably."""
-    with whole(path) as beside:
-        beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _disk_is_full(outputs: Sequence[str]) -> str:

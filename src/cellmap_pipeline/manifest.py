@@ -11,14 +11,14 @@ import csv
 import importlib.util
 import math
 import re
-import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.csv_files import decode_csv, is_number, read_csv_text, table_rows
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, is_plausible
+from cellmap_pipeline.io.files import local_copy
+from cellmap_pipeline.io.tables import is_number, read_csv_text, table_rows
 
 COLUMNS = ["crop_name", "dataset", "class_label", "voxel_size", "translation", "shape"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -56,38 +56,6 @@ def local_manifest(source: str, folder: Path, key: str = "test_crops") -> Path:
     if source == TOOLBOX:
         return toolbox_manifest(key)
     return local_copy(source, folder / "test_crop_manifest.csv", key, parse_manifest)
-
-
-def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], object]) -> Path:
-    """The path `source`, or where it is a URL the file `kept`, downloaded the first time.
-
-    Parameters
-    ----------
-    key : of the configuration, or the option, that names the source.
-    parse : refuses, given the text and what errors call it, what is not to be kept.
-
-    Raises
-    ------
-    InputError
-        The URL cannot be read, or `parse` refuses its text.
-    """
-    if not re.match(r"(https?|ftp|file)://", source):
-        return Path(source)
-    if not kept.is_file():
-        try:
-            with urllib.request.urlopen(source, timeout=60) as answer:
-                content = answer.read()
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{key}: {source} cannot be downloaded ({error}): check the address, or give "
-                "the path of a local copy"
-            ) from None
-        parse(decode_csv(content, source), source)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = kept.with_suffix(".partial")
-        beside.write_bytes(content)
-        beside.rename(kept)
-    return kept
 
 
 def parse_manifest(text: str, name: str) -> list[CropLabel]:

@@ -21,7 +21,7 @@ import tensorstore as ts
 from tqdm import tqdm
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.stores import kvstore, location
+from cellmap_pipeline.io.storage import kvstore, location
 
 # Names, relative to the folder that the record lies in, of files that the source does not have.
 ABSENT = ".absent.json"

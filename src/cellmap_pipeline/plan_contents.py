@@ -18,7 +18,7 @@ from cellmap_pipeline.crop_table import (
 )
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import SAME_SIZE, apart
-from cellmap_pipeline.manifest import local_copy
+from cellmap_pipeline.io.files import local_copy
 from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
 from cellmap_pipeline.selection import origin
 

@@ -31,13 +31,13 @@ from cellmap_pipeline.config import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
+from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.partial_result import PartialResult
 from cellmap_pipeline.plan import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.row_sums import RowSums, Transfer
 from cellmap_pipeline.scratch import scratch
 from cellmap_pipeline.task import SegmentationTask
-from cellmap_pipeline.volumes import Volume
 from cellmap_pipeline.windows import Layer, Windows, meets, plan_layers
 
 log = logging.getLogger(__name__)

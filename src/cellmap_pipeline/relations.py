@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cellmap_pipeline.csv_files import csv_lines, is_number, read_csv_text
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.tables import csv_lines, is_number, read_csv_text
 
 
 def read_class_table(path: Path) -> dict[str, frozenset[int]]:

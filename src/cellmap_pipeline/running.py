@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.io.yaml_files import read_yaml
 from cellmap_pipeline.ownership import (
     POLL,
     SILENCE,
@@ -33,7 +34,6 @@ from cellmap_pipeline.ownership import (
     read,
     this_process,
 )
-from cellmap_pipeline.yaml_files import read_yaml
 
 # Snakemake's own folder in the working directory, and in it who runs there.
 OWN = Path(".snakemake")

@@ -17,9 +17,9 @@ import numpy as np
 from numcodecs import Zstd
 from numpy.typing import NDArray
 
-from cellmap_pipeline.levels import Level
-from cellmap_pipeline.ngff import multiscale_metadata
-from cellmap_pipeline.volumes import Volume
+from cellmap_pipeline.io.arrays import Level
+from cellmap_pipeline.io.ngff import multiscale_metadata
+from cellmap_pipeline.io.volumes import Volume
 
 # What Neuroglancer reads of zarr 2 (its src/datasource/zarr/metadata/parse.ts).
 TYPES = {"|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<f4"}

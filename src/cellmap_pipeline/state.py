@@ -44,12 +44,6 @@ def claim(folder: Path, settings: dict[str, Any], keep: bool = True) -> bool:
     return False
 
 
-def put_in_place(beside: Path, output: Path) -> None:
-    """Make a finished folder the output, instead of what may be there."""
-    shutil.rmtree(output, ignore_errors=True)
-    beside.rename(output)
-
-
 def _read(mark: Path) -> dict[str, Any]:
     try:
         return json.loads(mark.read_text())

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cellmap_pipeline.geometry import Grid, Vector, apart, intersection, middle
+from cellmap_pipeline.geometry import Grid, Vector, apart, middle
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.storage import Location, volumes_in
+from cellmap_pipeline.io.volumes import predicted
 from cellmap_pipeline.probabilities import Probabilities
-from cellmap_pipeline.stores import Location, volumes_in
 from cellmap_pipeline.tuning_evaluators import Case
-from cellmap_pipeline.volumes import LabelVolume, Volume
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,3 @@ def find_truths(
         if part := predicted(grid, chain.from_iterable(paths)):
             found.append(Truth(crop.name, volume, Probabilities(label, part, paths)))
     return found
-
-
-def predicted(grid: Grid, paths: Iterable[Path]) -> Grid | None:
-    """The part of a grid that all predictions hold, if any."""
-    for path in paths:
-        there = Volume.open(path).levels[0].grid
-        if not grid.overlaps(there):
-            return None
-        grid = intersection(grid, there)
-    return grid

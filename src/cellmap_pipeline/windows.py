@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellmap_pipeline.geometry import Grid, Shape
-from cellmap_pipeline.resampling import taps
+from cellmap_pipeline.io.resampling import taps
 
 CPU = torch.device("cpu")
 

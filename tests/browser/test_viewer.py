@@ -16,8 +16,8 @@ from runs import wait_until
 from cellmap_pipeline.config import read_run
 from cellmap_pipeline.crop_layers import KINDS, CropLayer, CropLayers, find_layers
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.viewer import RAW, serve
-from cellmap_pipeline.volumes import create
 
 pytestmark = pytest.mark.browser
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline.demo import make_demo
-from cellmap_pipeline.volumes import LabelVolume, Volume
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import Volume
 
 BOXES = 30
 # It takes a translation for the lower edge of voxel 0 and rounds down from there.

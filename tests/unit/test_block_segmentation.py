@@ -15,15 +15,15 @@ from simulated import filling, inner_boundary, predicted, spheres, with_gaps
 from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.block_fragments as block_fragments
-import cellmap_pipeline.levels as levels
+import cellmap_pipeline.io.arrays as levels
 from cellmap_pipeline.agglomeration import Contacts
 from cellmap_pipeline.block_components import label_blocks
 from cellmap_pipeline.block_segmentation import segment_blocks
 from cellmap_pipeline.blocks import WORKER_CACHE_BYTES, Scratch, Workers, cut, workers
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.segmentation import segment
-from cellmap_pipeline.volumes import Volume, create
 
 VOXELS = (8.0, 8.0, 8.0)
 RIDGES = ("watershed_boundary", "watershed_learned_distance", "watershed_affinities")

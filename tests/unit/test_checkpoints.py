@@ -11,10 +11,10 @@ from cellmap_pipeline.config import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.plan import NETWORK_KEYS, training_settings
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.training import train
-from cellmap_pipeline.volumes import Volume
 
 MADE = settings(epochs=4, inference={"checkpoints": 3})
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline import counting
-from cellmap_pipeline.counting import present_voxels
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.ngff import multiscale_metadata
-from cellmap_pipeline.volumes import LabelVolume, Level, create
+from cellmap_pipeline.io.labels import LabelVolume, present_voxels
+from cellmap_pipeline.io.ngff import multiscale_metadata
+from cellmap_pipeline.io.volumes import Level, create
 
 GRID = Grid((4, 4, 4), (0, 0, 0), (16, 20, 24))
 UNKNOWN = {"annotation_type": {"encoding": {"absent": 0, "unknown": 255}}}

@@ -6,8 +6,8 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.crop_layers import find_layers
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.manifest import write_manifest
-from cellmap_pipeline.volumes import create
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (4, 4, 4))
 

@@ -13,7 +13,7 @@ from cellmap_pipeline.crop_table import (
 )
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import local_copy
+from cellmap_pipeline.io.files import local_copy
 
 HEAD = ",".join(COLUMNS)
 RAW = "s3://b/d1/d1.zarr/recon-1/em/fibsem-uint8"

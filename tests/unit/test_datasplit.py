@@ -13,7 +13,7 @@ from cellmap_pipeline.datasplit import (
 )
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.volumes import create
+from cellmap_pipeline.io.volumes import create
 
 
 def labelled(tmp_path, number, present, start=0.0, dataset="a"):

@@ -29,8 +29,9 @@ from cellmap_pipeline.demo import (
 from cellmap_pipeline.demo_image import LABELS, draw
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.manifest import read_manifest
-from cellmap_pipeline.volumes import LabelVolume, Volume
 
 
 @pytest.fixture(scope="module")

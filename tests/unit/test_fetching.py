@@ -9,12 +9,14 @@ import pytest
 import tensorstore as ts
 from bucket import NAME, SLOW, reach, serve
 
-from cellmap_pipeline import mirror, stores
+from cellmap_pipeline import mirror
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.fetching import fetch_crop
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.ngff import multiscale_metadata, write_json
-from cellmap_pipeline.volumes import LabelVolume, Volume, create
+from cellmap_pipeline.io import storage as stores
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.ngff import multiscale_metadata, write_json
+from cellmap_pipeline.io.volumes import Volume, create
 
 ZARR = "d/d.zarr"
 CROP = f"{ZARR}/recon-1/labels/groundtruth/crop7"

@@ -42,9 +42,10 @@ from cellmap_pipeline.figures_scores import (
 )
 from cellmap_pipeline.figures_training import plot_datasplit, plot_training, plot_trainings
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.report import run_snakemake
 from cellmap_pipeline.scoring import combine, write_csv
-from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 GRID = Grid((10, 8, 8), (100, 200, 300), (12, 16, 20))
 

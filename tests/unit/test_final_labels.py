@@ -5,8 +5,8 @@ from cellmap_pipeline import final_labels
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.final_labels import segment_crop
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.probabilities import read_on
-from cellmap_pipeline.volumes import Volume, create
 
 GRID = Grid((8, 8, 8), (100, 0, 0), (24, 24, 24))
 

@@ -8,7 +8,8 @@ import pytest
 
 from cellmap_pipeline import ownership
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.jobs import job, whole, write_json
+from cellmap_pipeline.io.files import whole, write_json
+from cellmap_pipeline.jobs import job
 
 
 @pytest.fixture

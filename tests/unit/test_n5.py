@@ -8,7 +8,7 @@ import tensorstore as ts
 from cellmap_pipeline.datasplit import raw_path
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.volumes import Volume, create
+from cellmap_pipeline.io.volumes import Volume, create
 
 SHAPE = (10, 12, 14)
 RAW = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)

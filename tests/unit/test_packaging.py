@@ -18,9 +18,9 @@ from cellmap_pipeline.checking import check
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.packaging import package
 from cellmap_pipeline.scoring import score_instance, score_semantic, score_submission
-from cellmap_pipeline.volumes import create
 
 GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (70, 20, 30))
 MANIFEST = [

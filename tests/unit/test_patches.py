@@ -8,9 +8,9 @@ from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import CropData, open_crops, spread_boxes
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.loading import loaders
 from cellmap_pipeline.patches import EpochSampler, Finisher, decode, gather
-from cellmap_pipeline.volumes import create
 
 RAW_GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
 CROP_GRID = RAW_GRID.box((10, 12, 14), (40, 44, 48))

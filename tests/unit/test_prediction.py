@@ -17,10 +17,10 @@ from cellmap_pipeline.config import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.resampling import resample
+from cellmap_pipeline.io.volumes import Volume, create, reopen
 from cellmap_pipeline.partial_result import PartialResult, join_parts
 from cellmap_pipeline.prediction import predict_crop
-from cellmap_pipeline.resampling import resample
-from cellmap_pipeline.volumes import Volume, create, reopen
 
 RAW_GRID = Grid((8, 8, 8), (40, 0, 80), (56, 60, 64))
 RAW = np.random.default_rng(0).integers(0, 255, RAW_GRID.shape).astype(np.uint8)

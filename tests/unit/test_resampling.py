@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.resampling import nearest_index, resample
+from cellmap_pipeline.io.resampling import nearest_index, resample
 
 rng = np.random.default_rng(0)
 

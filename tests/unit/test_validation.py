@@ -10,11 +10,12 @@ import cellmap_pipeline.validation as validation
 from cellmap_pipeline import prediction_of_validation
 from cellmap_pipeline.config import Inference
 from cellmap_pipeline.geometry import Grid, middle
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.prediction_of_validation import predict_validation
 from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.validation import validate
 from cellmap_pipeline.validation_cases import Truth
-from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
 TRAINING = "t"

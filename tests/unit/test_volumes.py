@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.ngff import multiscale_metadata, write_json
-from cellmap_pipeline.stores import ABSENT
-from cellmap_pipeline.volumes import LabelVolume, Volume, create
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.ngff import multiscale_metadata, write_json
+from cellmap_pipeline.io.storage import ABSENT
+from cellmap_pipeline.io.volumes import Volume, create
 
 FINE = Grid((4, 4, 4), (100, 0, 0), (40, 48, 56))
 rng = np.random.default_rng(0)

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from cellmap_pipeline.datasplit import read_datasplit
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.manifest import read_manifest
 from cellmap_pipeline.validation_cases import ValidationCrop
-from cellmap_pipeline.volumes import LabelVolume, Volume, create
 
 pytestmark = pytest.mark.slow
 

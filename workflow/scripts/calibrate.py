@@ -3,7 +3,8 @@
 In: by params the training's settings. Out: calibration.json, which `plan` estimates times by.
 """
 
-from cellmap_pipeline.jobs import job, write_json
+from cellmap_pipeline.io.files import write_json
+from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0]):
     import torch

@@ -7,11 +7,12 @@ was looked at.
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job, write_json
+from cellmap_pipeline.io.files import write_json
+from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.check_inputs import check_inputs
-    from cellmap_pipeline.levels import set_cache_bytes
+    from cellmap_pipeline.io.arrays import set_cache_bytes
     from cellmap_pipeline.plan import make_plan
 
     params = snakemake.params

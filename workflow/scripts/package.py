@@ -4,7 +4,8 @@ In: the segmentations, and by params the manifest's rows and which of them are m
 Out: submission.zip, and submission_check.json, what the check has to say.
 """
 
-from cellmap_pipeline.jobs import job, write_json
+from cellmap_pipeline.io.files import write_json
+from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     import logging

@@ -13,7 +13,7 @@ with job(snakemake.log[0]):
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.datasplit import raw_path
     from cellmap_pipeline.figures_cases import best_and_worst, plot_cases
-    from cellmap_pipeline.volumes import Volume
+    from cellmap_pipeline.io.volumes import Volume
 
     cfg = snakemake.params.cfg
     rows = [crop_label(row) for row in cfg["rows"]]

@@ -13,7 +13,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.datasplit import raw_path
     from cellmap_pipeline.figures_crop import plot_crop
-    from cellmap_pipeline.volumes import Volume
+    from cellmap_pipeline.io.volumes import Volume
 
     cfg = snakemake.params.cfg
     truth = cfg["ground_truth"]

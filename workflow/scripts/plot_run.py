@@ -3,7 +3,8 @@
 In: by params its configuration. Out: run.html.
 """
 
-from cellmap_pipeline.jobs import job, whole
+from cellmap_pipeline.io.files import whole
+from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     import subprocess

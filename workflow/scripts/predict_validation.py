@@ -14,9 +14,10 @@ with job(snakemake.log[0], snakemake.output):
 
     from cellmap_pipeline.checkpoints import load_networks
     from cellmap_pipeline.config import Inference
+    from cellmap_pipeline.io.files import put_in_place
     from cellmap_pipeline.plan import INFERENCE_KEYS
     from cellmap_pipeline.prediction_of_validation import predict_validation
-    from cellmap_pipeline.state import claim, put_in_place
+    from cellmap_pipeline.state import claim
 
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg

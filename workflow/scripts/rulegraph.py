@@ -6,7 +6,8 @@ and dag.svg where graphviz is there.
 
 import subprocess
 
-from cellmap_pipeline.jobs import job, whole
+from cellmap_pipeline.io.files import whole
+from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.report import run_snakemake

@@ -7,7 +7,8 @@ Out: selection.csv.
 import sys
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job, whole
+from cellmap_pipeline.io.files import whole
+from cellmap_pipeline.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label

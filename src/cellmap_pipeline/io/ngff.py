@@ -15,7 +15,7 @@ import numpy as np
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.stores import Location, read_text, read_texts
+from cellmap_pipeline.io.storage import Location, read_text, read_texts
 
 # Units of length by name, as OME-NGFF and n5 give them.
 NANOMETERS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,21 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from cellmap_pipeline.availability import available_box
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector
-from cellmap_pipeline.levels import Level
-from cellmap_pipeline.n5 import stored_n5_grids
-from cellmap_pipeline.ngff import (
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector, intersection
+from cellmap_pipeline.io.arrays import Level
+from cellmap_pipeline.io.availability import available_box
+from cellmap_pipeline.io.n5 import stored_n5_grids
+from cellmap_pipeline.io.ngff import (
     multiscale_metadata,
     read_json_if_there,
     stored_grids,
     write_json,
 )
-from cellmap_pipeline.resampling import resample
-from cellmap_pipeline.stores import Location, location, read_text
+from cellmap_pipeline.io.resampling import resample
+from cellmap_pipeline.io.storage import Location, location, read_text
 
 CHUNK = 64
-# Voxels of a labelled crop: a terabyte.
-MOST_LABELLED = 2**40
 
 
 @dataclass
@@ -190,90 +188,6 @@ class Volume:
         return values / np.float32(_white(voxels.dtype, level.path))
 
 
-@dataclass
-class LabelVolume:
-    """A label: integer voxels, one value of which may stand for `unknown`."""
-
-    volume: Volume
-    unknown: int | None
-
-    @classmethod
-    def open(cls, path: str | Location) -> LabelVolume:
-        """Open the label at `path`; what its `annotation_type` calls `unknown` is not a label.
-
-        The encoding is that of cellmap-schemas: `cellmap.annotation.annotation_type.encoding` in
-        the attributes of the group or of its finest array.
-        """
-        volume = Volume.open(path)
-        largest = max(volume.levels, key=lambda level: level.grid.size)
-        if largest.grid.size > MOST_LABELLED:
-            raise InputError(
-                f"{largest.path}: its shape {list(largest.grid.shape)} is more than any crop has: "
-                "check its .zarray"
-            )
-        unknown = None
-        for attributes in (volume.attributes, annotation_attributes(volume)):
-            kind = _named(annotation(attributes, volume.path), "annotation_type", volume.path)
-            unknown = _named(kind, "encoding", volume.path).get("unknown", unknown)
-        if not isinstance(unknown, int | None):
-            raise InputError(
-                f"{volume.path}: the `unknown` of its encoding is {unknown!r}: write a whole number"
-            )
-        return cls(volume, unknown)
-
-    def read(self, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Ids on `grid` and where they are known.
-
-        Returns
-        -------
-        ids : (z, y, x) of the stored type; 0 where not known.
-        known : (z, y, x) bool; False outside the label and where it says unknown.
-        """
-        level = self.volume.level_for(grid.voxel_size)
-        used, within = level.nearest(grid)
-        ids = np.zeros(grid.shape, np.dtype(level.metadata["dtype"]).newbyteorder("="))
-        known = np.zeros(grid.shape, bool)
-        if not all(len(index) for index in used):
-            return ids, known
-        values = level.read([index[0] for index in used], [index[-1] + 1 for index in used])
-        for axis, index in enumerate(used):
-            if len(index) != values.shape[axis]:
-                values = values.take(index - index[0], axis)
-        ids[within], known[within] = values, True
-        if self.unknown is not None:
-            known &= ids != self.unknown
-            ids *= known
-        return ids, known
-
-
-def annotation_attributes(volume: Volume) -> dict[str, Any]:
-    """Attributes of the volume's finest array, where cellmap-schemas puts the annotation.
-
-    A local copy may hold them without the array's voxels.
-    """
-    finest, _ = volume.declared[0]
-    return read_json_if_there(finest / ".zattrs") or {}
-
-
-def annotation(attributes: dict[str, Any], path: Location) -> dict[str, Any]:
-    """What cellmap-schemas' `cellmap.annotation` says in the attributes of a label at `path`.
-
-    Raises
-    ------
-    InputError
-        It is none.
-    """
-    return _named(_named(attributes, "cellmap", path), "annotation", path)
-
-
-def annotation_counts(attributes: dict[str, Any], path: Location) -> dict[str, int]:
-    """Voxels that are not labelled, by why (`complement_counts`); raises as `annotation`."""
-    counts = _named(annotation(attributes, path), "complement_counts", path)
-    if not all(isinstance(number, int) for number in counts.values()):
-        raise InputError(f"{path}: its `complement_counts` must be whole numbers: correct them")
-    return counts
-
-
 def create(
     path: Path,
     grid: Grid,
@@ -322,15 +236,6 @@ def reopen(path: Path) -> ts.TensorStore:
     ).result()
 
 
-def _named(attributes: dict[str, Any], key: str, path: Location) -> dict[str, Any]:
-    value = attributes.get(key) or {}
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{path}: `{key}` in its .zattrs must hold names and values: correct or remove it"
-        )
-    return value
-
-
 def _no_volume(place: Location) -> str:
     """Why nothing at a path is a volume."""
     if isinstance(place, Path) and place.is_symlink() and not place.exists():
@@ -368,3 +273,13 @@ def _names(levels: Sequence[tuple[Location, Vector]]) -> str:
 
 def _as_fine(stored: Sequence[float], wanted: Sequence[float]) -> bool:
     return all(s <= w * (1 + TOLERANCE_VOXELS) for s, w in zip(stored, wanted, strict=True))
+
+
+def predicted(grid: Grid, paths: Iterable[Path]) -> Grid | None:
+    """The part of a grid that all predictions hold, if any."""
+    for path in paths:
+        there = Volume.open(path).levels[0].grid
+        if not grid.overlaps(there):
+            return None
+        grid = intersection(grid, there)
+    return grid

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.ngff import NANOMETERS, Stored, inside, read_json_if_there
-from cellmap_pipeline.stores import Location
+from cellmap_pipeline.io.ngff import NANOMETERS, Stored, inside, read_json_if_there
+from cellmap_pipeline.io.storage import Location
 
 
 def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
-from cellmap_pipeline.levels import Level
+from cellmap_pipeline.io.arrays import Level
 
 
 def available_box(

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.n5 import array_metadata
-from cellmap_pipeline.ngff import read_json
-from cellmap_pipeline.resampling import nearest_index
-from cellmap_pipeline.stores import ABSENT, Location, S3Path, kvstore, present, read_text
+from cellmap_pipeline.io.n5 import array_metadata
+from cellmap_pipeline.io.ngff import read_json
+from cellmap_pipeline.io.resampling import nearest_index
+from cellmap_pipeline.io.storage import ABSENT, Location, S3Path, kvstore, present, read_text
 
 # Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
 CACHE_BYTES = 1 << 30
