@@ -6,7 +6,9 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from cellmap_pipeline import failures, ownership, running
+from cellmap_pipeline.run import failures
+from cellmap_pipeline.run import restart as running
+from cellmap_pipeline.run import locks as ownership
 from cellmap_pipeline import plan as planning
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan_checks import check_folders, check_target

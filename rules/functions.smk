@@ -1,7 +1,7 @@
 """What the inputs, params and resources of rules are made by, stage by stage."""
 
 from cellmap_pipeline import plan_validation
-from cellmap_pipeline.state import fingerprint_of
+from cellmap_pipeline.run.resume import fingerprint_of
 
 # check_inputs
 

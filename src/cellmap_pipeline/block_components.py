@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.agglomeration import groups
-from cellmap_pipeline.blocks import Block, Scratch, Workers
+from cellmap_pipeline.blocks import Block, Scratch
 from cellmap_pipeline.geometry import Shape
+from cellmap_pipeline.run.pools import Workers
 
 Connectivity = Literal[6, 26]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.agglomeration import Contacts, contacts, groups, pooled, together
 from cellmap_pipeline.block_components import Components, label_blocks, numbered
-from cellmap_pipeline.blocks import Block, Scratch, Workers
+from cellmap_pipeline.blocks import Block, Scratch
 from cellmap_pipeline.fragments import (
     Fragments,
     Landscape,
@@ -40,6 +40,7 @@ from cellmap_pipeline.fragments import (
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.postprocess import Settings
 from cellmap_pipeline.probabilities import Probabilities
+from cellmap_pipeline.run.pools import Workers
 
 # Voxels of a window around its block.
 HALO = 32

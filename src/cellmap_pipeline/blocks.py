@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cellmap_pipeline.geometry import Shape, shape_of
-from cellmap_pipeline.io.arrays import set_cache_bytes
-from cellmap_pipeline.orphans import end_with_parent
 
 # Of the files of scratch volumes, voxels.
 CHUNK = 64
-# Decoded chunks that a worker keeps: what windows side by side share. More would take the memory
-# of several workers, for voxels that are not read again soon.
-WORKER_CACHE_BYTES = 1 << 27
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -102,34 +92,3 @@ class Scratch:
             },
         }
         return ts.open(spec, open=True, create=True).result()
-
-
-class Workers:
-    """Where blocks are worked on: in this process, or in several of their own."""
-
-    def __init__(self, pool: ProcessPoolExecutor | None) -> None:
-        self._pool = pool
-
-    def run(self, work: Callable[[Block], T], blocks: Sequence[Block], what: str) -> Iterator[T]:
-        """Results of `work` for each block, in order, with a progress bar."""
-        run = self._pool.map if self._pool else map
-        bar = tqdm(run(work, blocks), desc=what, total=len(blocks), unit="block")
-        yield from bar
-
-
-@contextmanager
-def workers(number: int) -> Iterator[Workers]:
-    """`number` processes; 1 is this one."""
-    if number == 1:
-        yield Workers(None)
-        return
-    # Not by a fork of this process: its threads (of tensorstore, say) would be missing there.
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(number, mp_context=context, initializer=_begin) as pool:
-        yield Workers(pool)
-
-
-def _begin() -> None:
-    """What each process of its own does first."""
-    end_with_parent()
-    set_cache_bytes(WORKER_CACHE_BYTES)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.archive import Archive
-from cellmap_pipeline.bounded_jobs import run_bounded
 from cellmap_pipeline.checking_labels import Checked, check_label
 from cellmap_pipeline.checking_truth import check_against_truth
 from cellmap_pipeline.checking_zip import (
@@ -31,6 +30,7 @@ from cellmap_pipeline.checking_zip import (
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.run.pools import run_bounded
 from cellmap_pipeline.score_summary import MASK_SUFFIX
 from cellmap_pipeline.zip_reader import UNREADABLE, ZipReader
 

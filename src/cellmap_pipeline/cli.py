@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cellmap_pipeline.running import start
+    from cellmap_pipeline.run.restart import start
 
     start(options.arguments)
     return 0

@@ -19,7 +19,7 @@ from cellmap_pipeline.geometry import Grid, Shape, shape_of
 from cellmap_pipeline.io.files import put_in_place
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.volumes import create, reopen
-from cellmap_pipeline.state import fingerprint_of
+from cellmap_pipeline.run.resume import fingerprint_of
 from cellmap_pipeline.windows import Layer
 
 log = logging.getLogger(__name__)

@@ -32,8 +32,8 @@ from cellmap_pipeline.plan_contents import (
     source_path,
     submitted_rows,
 )
+from cellmap_pipeline.run.resume import fingerprint_of
 from cellmap_pipeline.selection import AVERAGE, named_sources, origin
-from cellmap_pipeline.state import fingerprint_of
 
 # Raised by one when the results of a stage change with the same settings: then, and only then,
 # a new version of this package makes the stage run again.

@@ -36,7 +36,7 @@ from cellmap_pipeline.partial_result import PartialResult
 from cellmap_pipeline.plan import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.row_sums import RowSums, Transfer
-from cellmap_pipeline.scratch import scratch
+from cellmap_pipeline.run.scratch import scratch
 from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.windows import Layer, Windows, meets, plan_layers
 

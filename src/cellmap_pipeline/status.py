@@ -16,11 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cellmap_pipeline.ownership import SILENCE, is_ended, lives, read
 from cellmap_pipeline.plan import Plan
-from cellmap_pipeline.progress import Progress, progress_of
-from cellmap_pipeline.run_log import LoggedJob, RunLog, read_logs
-from cellmap_pipeline.running import RUN
+from cellmap_pipeline.run.locks import SILENCE, is_ended, lives, read
+from cellmap_pipeline.run.progress import Progress, progress_of
+from cellmap_pipeline.run.restart import RUN
+from cellmap_pipeline.run.snakemake_log import LoggedJob, RunLog, read_logs
 
 State = Literal["done", "running", "queued", "waiting", "failed", "stopped"]
 # Rules that only name others, or link what these made.

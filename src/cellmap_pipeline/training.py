@@ -36,7 +36,7 @@ from cellmap_pipeline.interruption import LAST, LastCheckpoint, newest_checkpoin
 from cellmap_pipeline.loading import loaders
 from cellmap_pipeline.plan import RESULT_VERSION, TRAIN_KEYS, training_settings
 from cellmap_pipeline.precision import precision
-from cellmap_pipeline.state import claim, fingerprint_of
+from cellmap_pipeline.run.resume import claim, fingerprint_of
 from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.training_log import TABLE, EpochTable, ExampleSlices, Progress
 

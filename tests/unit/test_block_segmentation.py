@@ -19,10 +19,11 @@ import cellmap_pipeline.io.arrays as levels
 from cellmap_pipeline.agglomeration import Contacts
 from cellmap_pipeline.block_components import label_blocks
 from cellmap_pipeline.block_segmentation import segment_blocks
-from cellmap_pipeline.blocks import WORKER_CACHE_BYTES, Scratch, Workers, cut, workers
+from cellmap_pipeline.blocks import Scratch, cut
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.probabilities import Probabilities
+from cellmap_pipeline.run.pools import WORKER_CACHE_BYTES, Workers, workers
 from cellmap_pipeline.segmentation import segment
 
 VOXELS = (8.0, 8.0, 8.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cellmap_pipeline.bounded_jobs import run_bounded
+from cellmap_pipeline.run.pools import run_bounded
 
 folder: list[Path] = []
 

@@ -19,7 +19,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 folder = Path(sys.argv[1])
 with job(str(folder / "train.log")):

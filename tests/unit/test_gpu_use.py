@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cellmap_pipeline import gpu_use
+from cellmap_pipeline.run import gpu_use
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from cellmap_pipeline import ownership
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import whole, write_json
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run import locks as ownership
+from cellmap_pipeline.run.jobs import job
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from runs import wait_until
 SCRIPT = """
 import time
 
-from cellmap_pipeline.blocks import cut, workers
-from cellmap_pipeline.bounded_jobs import run_bounded
+from cellmap_pipeline.blocks import cut
+from cellmap_pipeline.run.pools import workers
+from cellmap_pipeline.run.pools import run_bounded
 
 
 def work(task):

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from cellmap_pipeline import ownership
-from cellmap_pipeline.ownership import (
+from cellmap_pipeline.run import locks as ownership
+from cellmap_pipeline.run.locks import (
     LOST,
     Watch,
     bury,
@@ -24,7 +24,7 @@ from cellmap_pipeline.ownership import (
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from cellmap_pipeline import ownership
+from cellmap_pipeline.run import locks as ownership
 ownership.BEAT, ownership.POLL = 0.05, 0.05
 with ownership.owned(Path(sys.argv[1])):
     print("mine", flush=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from snakemake.persistence.file import FilePersistence
 
-from cellmap_pipeline import ownership, running
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.ownership import claim, read, this_process
+from cellmap_pipeline.run import locks as ownership
+from cellmap_pipeline.run import restart as running
+from cellmap_pipeline.run.locks import claim, read, this_process
 
 LONG = "results/" + "a" * 200 + "/predictions/" + "b" * 200
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from runs import wait_until
 
-from cellmap_pipeline.scratch import scratch
+from cellmap_pipeline.run.scratch import scratch
 
 SCRIPT = """
 from functools import partial
 
 import numpy as np
 
-from cellmap_pipeline.blocks import Scratch, cut, workers
-from cellmap_pipeline.scratch import scratch
+from cellmap_pipeline.blocks import Scratch, cut
+from cellmap_pipeline.run.pools import workers
+from cellmap_pipeline.run.scratch import scratch
 
 SHAPE = (64_000, 64, 64)
 

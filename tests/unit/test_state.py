@@ -1,4 +1,4 @@
-from cellmap_pipeline.state import claim
+from cellmap_pipeline.run.resume import claim
 
 
 def test_state_of_the_same_settings_is_kept(tmp_path):

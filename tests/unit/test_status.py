@@ -11,11 +11,11 @@ from cellmap_pipeline.cli import main
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.manifest import write_manifest
-from cellmap_pipeline.ownership import bury, claim, read, this_process
 from cellmap_pipeline.plan import read_plan
-from cellmap_pipeline.progress import progress_of
-from cellmap_pipeline.run_log import parse, read_logs
-from cellmap_pipeline.running import RUN
+from cellmap_pipeline.run.locks import bury, claim, read, this_process
+from cellmap_pipeline.run.progress import progress_of
+from cellmap_pipeline.run.restart import RUN
+from cellmap_pipeline.run.snakemake_log import parse, read_logs
 from cellmap_pipeline.status import Job, look, time_left
 from cellmap_pipeline.status_table import show
 

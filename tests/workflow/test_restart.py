@@ -8,7 +8,7 @@ import signal
 import pytest
 from runs import wait_until
 
-from cellmap_pipeline import ownership
+from cellmap_pipeline.run import locks as ownership
 
 CROP = "results/tiny/predictions/demo_cell-1/crop5"
 OWNER = "results/logs/predict/tiny/demo_cell-1/crop5.owner"

@@ -4,7 +4,7 @@ In: by params the training's settings. Out: calibration.json, which `plan` estim
 """
 
 from cellmap_pipeline.io.files import write_json
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0]):
     import torch

@@ -8,7 +8,7 @@ was looked at.
 from pathlib import Path
 
 from cellmap_pipeline.io.files import write_json
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.check_inputs import check_inputs

@@ -7,7 +7,7 @@ Out: datasplit.csv (the challenge's five columns), datasplit_summary.csv (per cl
 from pathlib import Path
 
 from cellmap_pipeline.io.files import whole
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.datasplit import SplitSettings, make_datasplit

@@ -7,7 +7,7 @@ Out: fetched/crop{N}.json, what was brought; and the crop itself, in the data fo
 from pathlib import Path
 
 from cellmap_pipeline.io.files import write_json
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.fetching import fetch_crop

@@ -6,7 +6,7 @@ the output folder. Out: leaderboard.csv.
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0]):
     from cellmap_pipeline.leaderboard import leaderboard, write_leaderboard

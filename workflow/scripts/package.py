@@ -5,7 +5,7 @@ Out: submission.zip, and submission_check.json, what the check has to say.
 """
 
 from cellmap_pipeline.io.files import write_json
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     import logging

@@ -5,7 +5,7 @@ In: scores.csv and the segmentations, and by params raw, truth and the manifest'
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0]):
     from dataclasses import replace

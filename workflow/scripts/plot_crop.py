@@ -5,7 +5,7 @@ In: the crop's labels, and by params its raw and its truth, where known. Out: a 
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from dataclasses import replace

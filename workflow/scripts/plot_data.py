@@ -5,7 +5,7 @@ In: datasplits. Out: data.jpg.
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.figures_data import plot_data

@@ -4,7 +4,7 @@ In: by params its configuration. Out: run.html.
 """
 
 from cellmap_pipeline.io.files import whole
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     import subprocess

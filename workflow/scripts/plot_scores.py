@@ -5,7 +5,7 @@ In: scores.csv. Out: a PNG.
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.figures_scores import plot_scores

@@ -6,7 +6,7 @@ Out: a folder with a group per label: its probability on the label's own grid, u
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     import torch

@@ -7,7 +7,7 @@ done, from where a stopped job goes on.
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     import torch
@@ -17,7 +17,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.io.files import put_in_place
     from cellmap_pipeline.plan import INFERENCE_KEYS
     from cellmap_pipeline.prediction_of_validation import predict_validation
-    from cellmap_pipeline.state import claim
+    from cellmap_pipeline.run.resume import claim
 
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg

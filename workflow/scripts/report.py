@@ -6,10 +6,10 @@ In: the figures and results that it is about. Out: report.html, one file that ne
 import os
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.report import run_snakemake
+    from cellmap_pipeline.run.snakemake import run_snakemake
 
     report = Path(snakemake.output[0])
     partial = report.with_suffix(".partial.html")

@@ -7,10 +7,10 @@ and dag.svg where graphviz is there.
 import subprocess
 
 from cellmap_pipeline.io.files import whole
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.report import run_snakemake
+    from cellmap_pipeline.run.snakemake import run_snakemake
 
     def rule_graph(form):
         return run_snakemake(

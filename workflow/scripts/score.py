@@ -6,7 +6,7 @@ In: submission.zip, and by params the ground truth. Out: scores.json, scores.csv
 from pathlib import Path
 
 from cellmap_pipeline.io.files import whole, write_json
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label

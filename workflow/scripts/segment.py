@@ -6,7 +6,7 @@ Out: the label on the manifest's grid: semantic uint8 0/1, instances the smalles
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label

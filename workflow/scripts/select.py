@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cellmap_pipeline.io.files import whole
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label

@@ -6,7 +6,7 @@ Out: model.ckpt, the best checkpoint. Beside it `training/` keeps what a stopped
 
 from pathlib import Path
 
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.config import Training

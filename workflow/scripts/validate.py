@@ -7,7 +7,7 @@ Out: scores.json, and postprocess.json, the settings found.
 from pathlib import Path
 
 from cellmap_pipeline.io.files import write_json
-from cellmap_pipeline.jobs import job
+from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.validation import validate

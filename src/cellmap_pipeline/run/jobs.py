@@ -15,8 +15,8 @@ from tempfile import gettempdir
 from typing import BinaryIO, TextIO
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.gpu_use import watched
-from cellmap_pipeline.ownership import owned
+from cellmap_pipeline.run.gpu_use import watched
+from cellmap_pipeline.run.locks import owned
 
 # Read when torch is first imported. Threads that spin while they wait make a job on a shared node
 # more than ten times slower as soon as others want its cores, too.

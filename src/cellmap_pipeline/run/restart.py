@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.io.yaml_files import read_yaml
-from cellmap_pipeline.ownership import (
+from cellmap_pipeline.run.locks import (
     POLL,
     SILENCE,
     Owner,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from cellmap_pipeline.orphans import end_with_parent
+from cellmap_pipeline.io.arrays import set_cache_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,3 +75,55 @@ def run_bounded(
 def _begin(start: Callable[..., None], start_arguments: tuple[Any, ...]) -> None:
     end_with_parent()
     start(*start_arguments)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it has, however that ended.
+
+    A pool whose process is killed can tell its workers nothing: they would wait for work, and keep
+    their memory, for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# Decoded chunks that a worker keeps: what windows side by side share. More would take the memory
+# of several workers, for voxels that are not read again soon.
+WORKER_CACHE_BYTES = 1 << 27
+
+
+class Workers:
+    """Where blocks are worked on: in this process, or in several of their own."""
+
+    def __init__(self, pool: ProcessPoolExecutor | None) -> None:
+        self._pool = pool
+
+    def run(self, work: Callable[[T], R], blocks: Sequence[T], what: str) -> Iterator[R]:
+        """Results of `work` for each block, in order, with a progress bar."""
+        run = self._pool.map if self._pool else map
+        bar = tqdm(run(work, blocks), desc=what, total=len(blocks), unit="block")
+        yield from bar
+
+
+@contextmanager
+def workers(number: int) -> Iterator[Workers]:
+    """`number` processes; 1 is this one."""
+    if number == 1:
+        yield Workers(None)
+        return
+    # Not by a fork of this process: its threads (of tensorstore, say) would be missing there.
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(number, mp_context=context, initializer=_begin_worker) as pool:
+        yield Workers(pool)
+
+
+def _begin_worker() -> None:
+    """What each process of its own does first."""
+    end_with_parent()
+    set_cache_bytes(WORKER_CACHE_BYTES)

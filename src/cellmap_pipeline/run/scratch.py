@@ -12,7 +12,7 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from cellmap_pipeline.ownership import claim, lives, read, this_process
+from cellmap_pipeline.run.locks import claim, lives, read, this_process
 
 PREFIX, OWNER = "cellmap-", "owner"
 

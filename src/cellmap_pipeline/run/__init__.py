@@ -1,0 +1,1 @@
+"""How work is run: jobs, locks, process pools, scratch space, restarts."""
