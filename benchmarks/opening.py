@@ -25,7 +25,7 @@ from typing import Any
 from challenge_mock import CLASSES, made_up_labels, make_challenge
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.manifest import read_manifest
+from cellmap_pipeline.data.manifest import read_manifest
 
 VOXEL_SIZE = (8.0, 8.0, 8.0)
 
@@ -89,7 +89,7 @@ def opening(folder: Path) -> dict[str, Any]:
 
 def splitting(folder: Path) -> dict[str, Any]:
     """Make the datasplit."""
-    from cellmap_pipeline.datasplit import SplitSettings, make_datasplit
+    from cellmap_pipeline.data.datasplit import SplitSettings, make_datasplit
 
     settings = SplitSettings(CLASSES, VOXEL_SIZE)
     begin = time.perf_counter()

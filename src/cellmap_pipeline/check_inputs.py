@@ -19,14 +19,10 @@ from tqdm import tqdm
 from cellmap_pipeline.archive import Archive
 from cellmap_pipeline.channels import FURTHER, further
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.datasplit import (
-    LabelledCrop,
-    SplitSettings,
-    look_for_crops,
-    raw_path,
-    read_datasplit,
-    split,
-)
+from cellmap_pipeline.data.crops import ValidationCrop
+from cellmap_pipeline.data.datasplit import SplitSettings, look_for_crops, split
+from cellmap_pipeline.data.datasplit_csv import LabelledCrop, read_datasplit
+from cellmap_pipeline.data.layout import raw_path
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, union
 from cellmap_pipeline.inputs_chunks import decode
@@ -51,7 +47,6 @@ from cellmap_pipeline.plan_choices import needed_by
 from cellmap_pipeline.plan_validation import validation_settings
 from cellmap_pipeline.probabilities import further_beside
 from cellmap_pipeline.selection import AVERAGE
-from cellmap_pipeline.validation_cases import ValidationCrop
 
 log = logging.getLogger(__name__)
 

@@ -212,7 +212,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _manifest(options: argparse.Namespace) -> list:
-    from cellmap_pipeline.manifest import local_manifest, read_manifest
+    from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 
     key = "--manifest"
     return read_manifest(local_manifest(options.manifest, Path("."), key), key)

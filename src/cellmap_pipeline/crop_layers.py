@@ -10,10 +10,9 @@ from typing import Literal
 from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.classes import in_order
 from cellmap_pipeline.config import RunConfig
-from cellmap_pipeline.crop_table import crop_folders
-from cellmap_pipeline.datasplit import raw_path
+from cellmap_pipeline.data.layout import crop_folders, raw_path
+from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.manifest import local_manifest, read_manifest
 
 Kind = Literal["truth", "labels", "probability"]
 KINDS: tuple[Kind, ...] = ("truth", "labels", "probability")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.datasplit import read_datasplit
+from cellmap_pipeline.data.datasplit_csv import read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels

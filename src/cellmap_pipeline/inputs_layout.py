@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from cellmap_pipeline.crop_table import crop_folders
+from cellmap_pipeline.data.layout import crop_folders
 
 LABELS = "labels/groundtruth"
 

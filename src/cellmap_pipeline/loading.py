@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crops import CropData
+from cellmap_pipeline.data.class_table import implied, read_class_table
 from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.label_codes import BlockCache, LabelCodes
 from cellmap_pipeline.official_loader import OfficialSource
 from cellmap_pipeline.patches import EpochSampler, Patch, RandomPatches, Source, Tiles
-from cellmap_pipeline.relations import implied, read_class_table
 from cellmap_pipeline.targets import stored_channels
 
 # How a loader's memory is shared out; the rest is for patches on their way.

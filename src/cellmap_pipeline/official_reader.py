@@ -22,8 +22,8 @@ from typing import Any
 
 from cellmap_pipeline.checking_zip import Problem, rejected
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import read_manifest, toolbox_manifest, write_manifest
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.manifest import read_manifest, toolbox_manifest, write_manifest
 
 TOOLBOX = "cellmap_segmentation_challenge"
 MANIFEST_URL = "CSC_TEST_CROP_MANIFEST_URL"

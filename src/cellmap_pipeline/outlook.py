@@ -14,7 +14,7 @@ import pandas as pd
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.datasplit import SplitSettings, make_crops
+from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.outlook_prediction import describe, duration, outlook_of, warning_of
 from cellmap_pipeline.plan import DATASPLIT_KEYS, Plan

@@ -22,9 +22,9 @@ from cellmap_pipeline.config import (
     read_run,
 )
 from cellmap_pipeline.crop_label import CropLabel, row_settings
+from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import union
-from cellmap_pipeline.manifest import local_manifest, read_manifest
 from cellmap_pipeline.plan_checks import check_plan
 from cellmap_pipeline.plan_contents import (
     fetched_crops,

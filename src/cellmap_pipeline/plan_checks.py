@@ -12,9 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+from cellmap_pipeline.data.class_table import read_class_table
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.plan_choices import wrong_choices
-from cellmap_pipeline.relations import read_class_table
 
 if TYPE_CHECKING:
     from cellmap_pipeline.plan import Plan

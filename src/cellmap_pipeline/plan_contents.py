@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from cellmap_pipeline.config import RunConfig
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.crop_table import (
-    crop_folders,
-    crops_to_fetch,
-    parse_crop_table,
-    read_crop_table,
-)
+from cellmap_pipeline.data.class_table import parse_class_table, parts_of, read_class_table
+from cellmap_pipeline.data.crop_table import crops_to_fetch, parse_crop_table, read_crop_table
+from cellmap_pipeline.data.layout import crop_folders
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import SAME_SIZE, apart
 from cellmap_pipeline.io.files import local_copy
-from cellmap_pipeline.relations import parse_class_table, parts_of, read_class_table
 from cellmap_pipeline.selection import origin
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from cellmap_pipeline.alignment import aligned, submitted_grid, will_resample
 from cellmap_pipeline.archive import Archive, Stored
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, shape_of
-from cellmap_pipeline.manifest import read_manifest
 from cellmap_pipeline.objects import count_ids
 from cellmap_pipeline.run.pools import run_bounded
 from cellmap_pipeline.score_summary import MASK_SUFFIX, Scores, combine, write_csv

@@ -12,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.datasplit import read_datasplit
+from cellmap_pipeline.data.crops import ValidationCrop
+from cellmap_pipeline.data.datasplit_csv import read_datasplit
 from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.tuning import plain_settings, score_each, tune
-from cellmap_pipeline.validation_cases import Truth, ValidationCrop, find_truths
+from cellmap_pipeline.validation_cases import Truth, find_truths
 
 log = logging.getLogger(__name__)
 

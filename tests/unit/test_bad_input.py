@@ -41,8 +41,8 @@ from spoiled import (
 
 from cellmap_pipeline import gpus
 from cellmap_pipeline.checking import check
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import read_manifest
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"

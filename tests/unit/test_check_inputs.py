@@ -14,9 +14,9 @@ from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.check_inputs import check_inputs
 from cellmap_pipeline.config import Training, parse_run
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.storage import ABSENT
-from cellmap_pipeline.manifest import read_manifest
 from cellmap_pipeline.plan import Plan
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.manifest import write_manifest
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (16, 16, 16))
 

@@ -4,7 +4,7 @@ import pytest
 
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.crop_table import (
+from cellmap_pipeline.data.crop_table import (
     COLUMNS,
     crops_to_fetch,
     parse_crop_table,

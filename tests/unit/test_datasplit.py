@@ -3,14 +3,8 @@ import csv
 import numpy as np
 import pytest
 
-from cellmap_pipeline.datasplit import (
-    LabelledCrop,
-    SplitSettings,
-    make_crops,
-    make_datasplit,
-    read_datasplit,
-    split,
-)
+from cellmap_pipeline.data.datasplit import SplitSettings, make_crops, make_datasplit, split
+from cellmap_pipeline.data.datasplit_csv import LabelledCrop, read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create

@@ -13,6 +13,7 @@ from bands import best_band_iou
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.demo import (
     FULL,
     MANIFEST,
@@ -31,7 +32,6 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")

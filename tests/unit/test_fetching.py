@@ -9,9 +9,9 @@ import pytest
 import tensorstore as ts
 from bucket import NAME, SLOW, reach, serve
 
-from cellmap_pipeline import mirror
+from cellmap_pipeline.data import mirror
+from cellmap_pipeline.data.fetching import fetch_crop
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.fetching import fetch_crop
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import storage as stores
 from cellmap_pipeline.io.labels import LabelVolume

@@ -3,9 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import (
+from cellmap_pipeline.data.manifest import (
     COLUMNS,
     TOOLBOX,
     local_manifest,
@@ -13,6 +11,8 @@ from cellmap_pipeline.manifest import (
     read_manifest,
     write_manifest,
 )
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
 
 HEADER = ",".join(COLUMNS)
 GOOD = "4,jrc_a-1,mito,[1.74;2.0;2.0],[23837.13;7599.0;35999.0],[600;500;400]"

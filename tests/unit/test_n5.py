@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from cellmap_pipeline.datasplit import raw_path
+from cellmap_pipeline.data.layout import raw_path
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create

@@ -4,8 +4,8 @@ from trainings import settings
 
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import read_manifest
 from cellmap_pipeline.outlook import (
     ceiling,
     hours_left,

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from cellmap_pipeline.crop_label import CropLabel, crop_label, row_settings
+from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import write_manifest
 from cellmap_pipeline.plan import elsewhere_paths, label_sources, make_plan
 from cellmap_pipeline.plan_checks import check_target
 from cellmap_pipeline.plan_validation import validation_settings, validation_trainings

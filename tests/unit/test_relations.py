@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
+from cellmap_pipeline.data.class_table import implied, parts_of, read_class_table
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.relations import implied, parts_of, read_class_table
 
 TABLE = 'membrane,1,""\nlumen,2,""\nribo,3,""\norganelle,4,"1,2"\ncell,5,"4,3,77"\nout,6,""\n'
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.manifest import write_manifest
 from cellmap_pipeline.plan import read_plan
 from cellmap_pipeline.run.locks import bury, claim, read, this_process
 from cellmap_pipeline.run.progress import progress_of

@@ -5,7 +5,7 @@ import tensorstore as ts
 from moto.server import ThreadedMotoServer
 
 from cellmap_pipeline.crops import CropData, open_crops
-from cellmap_pipeline.datasplit import SplitSettings, make_crops, make_datasplit
+from cellmap_pipeline.data.datasplit import SplitSettings, make_crops, make_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume

@@ -6,7 +6,7 @@ import json
 import pytest
 from bucket import NAME, reach, serve
 
-from cellmap_pipeline.crop_table import COLUMNS
+from cellmap_pipeline.data.crop_table import COLUMNS
 
 
 @pytest.fixture

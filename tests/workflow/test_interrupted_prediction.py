@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cellmap_pipeline.data.manifest import read_manifest, write_manifest
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.manifest import read_manifest, write_manifest
 
 
 def planes_done(mark):

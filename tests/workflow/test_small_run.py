@@ -12,8 +12,8 @@ from yaozarrs import validate_zarr_store
 
 from cellmap_pipeline.checking import check
 from cellmap_pipeline.cli import main
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.manifest import read_manifest
 
 RETRAINED = {
     "train", "predict_validation", "validate", "predict", "select", "segment", "package", "score"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from cellmap_pipeline.datasplit import read_datasplit
+from cellmap_pipeline.data.crops import ValidationCrop
+from cellmap_pipeline.data.datasplit_csv import read_datasplit
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.manifest import read_manifest
-from cellmap_pipeline.validation_cases import ValidationCrop
 
 pytestmark = pytest.mark.slow
 

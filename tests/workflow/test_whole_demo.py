@@ -15,9 +15,9 @@ import zarr
 from bands import best_band_iou
 
 from cellmap_pipeline.cli import main
-from cellmap_pipeline.datasplit import raw_path
+from cellmap_pipeline.data.layout import raw_path
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from cellmap_pipeline.io.files import whole
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.datasplit import SplitSettings, make_datasplit
+    from cellmap_pipeline.data.datasplit import SplitSettings, make_datasplit
     from cellmap_pipeline.plan import DATASPLIT_KEYS
 
     cfg = snakemake.params.cfg

@@ -10,7 +10,7 @@ from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.fetching import fetch_crop
+    from cellmap_pipeline.data.fetching import fetch_crop
 
     cfg = snakemake.params.cfg
     done = fetch_crop(

@@ -11,7 +11,7 @@ with job(snakemake.log[0]):
     from dataclasses import replace
 
     from cellmap_pipeline.crop_label import crop_label
-    from cellmap_pipeline.datasplit import raw_path
+    from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.figures_cases import best_and_worst, plot_cases
     from cellmap_pipeline.io.volumes import Volume
 

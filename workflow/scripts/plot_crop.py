@@ -11,7 +11,7 @@ with job(snakemake.log[0], snakemake.output):
     from dataclasses import replace
 
     from cellmap_pipeline.crop_label import crop_label
-    from cellmap_pipeline.datasplit import raw_path
+    from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.figures_crop import plot_crop
     from cellmap_pipeline.io.volumes import Volume
 

@@ -14,7 +14,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.checkpoints import load_networks
     from cellmap_pipeline.config import Inference
     from cellmap_pipeline.crop_label import crop_label
-    from cellmap_pipeline.datasplit import raw_path
+    from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.volumes import Volume
     from cellmap_pipeline.partial_result import join_parts
     from cellmap_pipeline.plan import INFERENCE_KEYS

@@ -16,13 +16,13 @@ from itertools import count, product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cellmap_pipeline.crop_table import split_url
-from cellmap_pipeline.datasplit import COARSEST_FACTOR
+from cellmap_pipeline.data.crop_table import split_url
+from cellmap_pipeline.data.datasplit import COARSEST_FACTOR
+from cellmap_pipeline.data.mirror import Mirror
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, union
 from cellmap_pipeline.io.n5 import array_metadata, stored_n5_grids
 from cellmap_pipeline.io.ngff import Declared, declared_levels, read_json
-from cellmap_pipeline.mirror import Mirror
 
 GROUP_FILES = (".zgroup", ".zattrs")
 ARRAY_FILES = (".zattrs", ".zarray")

@@ -13,10 +13,10 @@ from typing import Any
 
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import NAME
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import union
 from cellmap_pipeline.io.tables import is_number, read_csv_text, table_rows
-from cellmap_pipeline.manifest import NAME
 
 COLUMNS = ["crop_number", "collection", "alignment", "crop_url", "em_url"]
 
@@ -80,18 +80,6 @@ def split_url(url: str, dataset: str) -> tuple[str, str]:
                 raise ValueError(f"{url!r} leaves {dataset}{suffix} by '..': write it without")
             return f"{head}/{dataset}{suffix}", key
     raise ValueError(f"{url!r} does not lead into {dataset}.zarr or {dataset}.n5")
-
-
-def crop_folders(data_root: str | Path, number: int | str = "*") -> list[Path]:
-    """The folders of labels that are here, of all crops or of one: those of other names than
-    `{dataset}/{dataset}.zarr/…/crop{number}` are none."""
-    found = Path(data_root).glob(f"*/*.zarr/recon-*/labels/groundtruth/crop{number}")
-    return sorted(
-        folder
-        for folder in found
-        if folder.parents[3].name == f"{folder.parents[4].name}.zarr"
-        and folder.name.removeprefix("crop").isdecimal()
-    )
 
 
 def crops_to_fetch(

@@ -6,24 +6,26 @@ label dataset with the classes in brackets.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import isabs, join
 from pathlib import Path
 
 import numpy as np
 
-from cellmap_pipeline.balancing import balanced_choice
-from cellmap_pipeline.crop_table import crop_folders
+from cellmap_pipeline.data.balancing import balanced_choice
+from cellmap_pipeline.data.datasplit_csv import (
+    LabelledCrop,
+    read_datasplit,
+    write_datasplit,
+    write_summary,
+)
+from cellmap_pipeline.data.layout import RAW, crop_folders, raw_path
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
-from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
-from cellmap_pipeline.io.storage import Location, location, volumes_in
-from cellmap_pipeline.io.tables import csv_lines, read_csv_text
+from cellmap_pipeline.io.storage import Location, volumes_in
 
-RAW = "em/fibsem-uint8"
 # Labels up to this much coarser than a training's voxels still teach it something.
 COARSEST_FACTOR = 1.25
 # Of the crops that are there, so many are listed where another one is named.
@@ -40,33 +42,6 @@ class SplitSettings:
     crops: Sequence[int] | None = None
     validation_fraction: float = 0.15
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class LabelledCrop:
-    """A crop with ground truth: where its raw and its labels lie, and what they hold.
-
-    `present` is the labelled volume of each annotated class, nm³.
-    """
-
-    dataset: str
-    crop: int
-    zarr: Location
-    raw: str
-    labels: str
-    grid: Grid
-    present: dict[str, float]
-
-    @property
-    def name(self) -> str:
-        """How errors and logs call it."""
-        return f"{self.dataset}/crop{self.crop}"
-
-    @property
-    def raw_location(self) -> Location:
-        """Where the raw lies."""
-        elsewhere = "://" in self.raw or isabs(self.raw)
-        return location(self.raw) if elsewhere else self.zarr / self.raw
 
 
 def make_datasplit(
@@ -133,17 +108,6 @@ def look_for_crops(
             crops, settings.classes, there, f"no crop of {own} holds a labelled voxel of"
         )
     return crops
-
-
-def raw_path(data_root: str | Path, dataset: str) -> Path:
-    """Where the raw of `dataset` lies."""
-    zarr = Path(data_root) / dataset / f"{dataset}.zarr"
-    # Where there is no zarr the official tools read n5.
-    for store in (zarr, zarr.with_suffix(".n5")):
-        found = sorted(store.glob(f"recon-*/{RAW}"))
-        if found:
-            return found[0]
-    return zarr / "recon-1" / RAW
 
 
 def _find_crops(
@@ -223,113 +187,6 @@ def split(crops: Sequence[LabelledCrop], settings: SplitSettings) -> list[str]:
     volume = volume[:, volume.any(axis=0)]
     chosen = balanced_choice(volume, settings.validation_fraction, settings.seed)
     return ["validate" if chosen[group] else "train" for group in groups]
-
-
-def write_datasplit(
-    path: Path, crops: Sequence[LabelledCrop], usage: Sequence[str], classes: Sequence[str]
-) -> None:
-    """Write the challenge's five columns."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for crop, use in zip(crops, usage, strict=True):
-            annotated = ",".join(label for label in classes if label in crop.present)
-            labels = f"{crop.labels}/[{annotated}]"
-            writer.writerow([use, crop.zarr, crop.raw, crop.zarr, labels])
-
-
-def write_summary(
-    path: Path, crops: Sequence[LabelledCrop], usage: Sequence[str], classes: Sequence[str]
-) -> None:
-    """Write per class the crops that hold it and its volume (µm³), in train and validate."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["class", "train_crops", "validate_crops", "train_um3", "validate_um3", "share"]
-        )
-        for label in classes:
-            held = {
-                side: [
-                    crop.present[label]
-                    for crop, use in zip(crops, usage, strict=True)
-                    if use == side and crop.present.get(label)
-                ]
-                for side in ("train", "validate")
-            }
-            volume = {side: sum(held[side]) * 1e-9 for side in held}
-            share = volume["validate"] / (volume["train"] + volume["validate"])
-            writer.writerow(
-                [label, len(held["train"]), len(held["validate"])]
-                + [f"{volume[side]:.6g}" for side in ("train", "validate")]
-                + [f"{share:.4f}"]
-            )
-
-
-def read_datasplit(
-    path: Path, classes: Sequence[str] | None
-) -> list[tuple[str, Location, Location, list[str]]]:
-    """Rows of a datasplit in any of its forms: usage, raw, folder of the labels, classes.
-
-    Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
-    `raw,label,usage` with that header. Relative paths are relative to the working directory; of
-    five columns, an absolute one or an `s3://` URL stands alone. Of the classes in brackets those
-    in `classes` (None: all) are kept; a label without brackets stands for all of `classes`.
-
-    Raises
-    ------
-    InputError
-        It cannot be read, rows are malformed (a line each, with its number), or a side is empty.
-    """
-    text = read_csv_text(
-        path, "datasplit", "`datasplit` in the training's file is the path of a CSV"
-    )
-    rows = []
-    order: list[str] | None = None
-    problems: list[str] = []
-    for number, fields in csv_lines(text, str(path)):
-        if fields[0].startswith("#"):
-            continue
-        if sorted(fields) == ["label", "raw", "usage"]:
-            order = fields
-            continue
-        with gathered(problems):
-            rows.append(_parse_row(fields, order, f"{path} line {number}", classes))
-    raise_all(problems)
-    for side in ("train", "validate"):
-        if not any(row[0] == side for row in rows):
-            raise InputError(f"{path} has no row for {side!r}: it needs both train and validate")
-    return rows
-
-
-def _parse_row(
-    fields: list[str], order: list[str] | None, where: str, classes: Sequence[str] | None
-) -> tuple[str, Location, Location, list[str]]:
-    if order and len(fields) == 3:
-        named = dict(zip(order, fields, strict=True))
-        usage, raw, label = named["usage"], named["raw"], named["label"]
-    elif len(fields) == 3:
-        usage, raw, label = fields
-    elif len(fields) == 5:
-        usage, label = fields[0], join(fields[3], fields[4])
-        raw = fields[2] if "://" in fields[2] else join(fields[1], fields[2])
-    else:
-        raise InputError(
-            f"{where}: {len(fields)} columns, but a row is usage,raw,label or usage,raw zarr,"
-            'raw dataset,label zarr,"path/cropN/[class,class]"'
-        )
-    if usage not in ("train", "validate"):
-        raise InputError(f"{where}: usage {usage!r} must be train or validate")
-    match = re.fullmatch(r"(.*)/\[([^\[\]]*)\]", label)
-    folder = location(match[1] if match else label)
-    annotated = [c.strip() for c in match[2].split(",")] if match else list(classes or [])
-    if classes is None:
-        return usage, location(raw), folder, annotated
-    wanted = [c for c in classes if c in annotated]
-    if not wanted:
-        raise InputError(
-            f"{where}: of the classes in brackets the training wants none ({', '.join(classes)}): "
-            "remove the row, or name one of them"
-        )
-    return usage, location(raw), folder, wanted
 
 
 def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabelledCrop:

@@ -1,0 +1,1 @@
+"""The challenge's tables, crops on disk, data splits and fetching."""
