@@ -38,8 +38,8 @@ def main() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from cellmap_pipeline.config import load_training
-    from cellmap_pipeline.losses import build_loss
-    from cellmap_pipeline.models import build_model
+    from cellmap_pipeline.models.build import build_model
+    from cellmap_pipeline.models.losses import build_loss
     from cellmap_pipeline.optimisers import build_optimizer
 
     torch.set_num_threads(arguments.threads)

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cellmap_pipeline.architectures import check_model, check_patch_size, check_window
 from cellmap_pipeline.channels import further, output_channels
 from cellmap_pipeline.config_messages import validated
 from cellmap_pipeline.config_values import (
@@ -36,6 +35,7 @@ from cellmap_pipeline.config_values import (
 from cellmap_pipeline.errors import InputError, did_you_mean
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
 from cellmap_pipeline.io.yaml_files import read_yaml
+from cellmap_pipeline.models.build import check_model, check_patch_size, check_window
 from cellmap_pipeline.postprocess import complete
 
 # What the name of a source ends with that makes a label of its parts.

@@ -98,7 +98,7 @@ def network_cost(training: Training) -> Cost:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from cellmap_pipeline.models import build_model
+    from cellmap_pipeline.models.build import build_model
 
     with torch.device("meta"):
         network = build_model(training.model, 1, len(training.channels), training.patch_size)

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cellmap_pipeline.architectures import architectures
 from cellmap_pipeline.config import RunConfig, Training
+from cellmap_pipeline.models.build import architectures
 from cellmap_pipeline.postprocess import settings_reference
 
 HEADS: dict[str, tuple[str, type[BaseModel]]] = {

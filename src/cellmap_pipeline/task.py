@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.losses import build_loss
-from cellmap_pipeline.models import build_model
+from cellmap_pipeline.models.build import build_model
+from cellmap_pipeline.models.losses import build_loss
 from cellmap_pipeline.optimisers import build_optimizer, rate_at
 from cellmap_pipeline.patches import Finisher, Patch
 from cellmap_pipeline.targets import UNKNOWN, scales

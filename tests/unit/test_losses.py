@@ -9,7 +9,7 @@ from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 
 from cellmap_pipeline.config import LossName
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.losses import LOSSES, SMOOTH, build_loss
+from cellmap_pipeline.models.losses import LOSSES, SMOOTH, build_loss
 
 SHAPE = (2, 3, 4, 5, 6)
 NAN = float("nan")

@@ -8,17 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline.architectures import (
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.models.build import (
     architectures,
+    build_model,
     check_model,
     check_patch_size,
     check_window,
     model_options,
     total_stride,
 )
-from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.models import build_model
-from cellmap_pipeline.pytc import FullResolutionFirst
+from cellmap_pipeline.models.pytc import FullResolutionFirst
 
 # Each network as small as it goes, with a patch that it takes.
 SMALL = {
@@ -243,7 +243,7 @@ def build_rsunet(**options):
 
 
 def test_pytc_absent_is_told_in_words(monkeypatch):
-    monkeypatch.setattr("cellmap_pipeline.pytc.find_spec", lambda name: None)
+    monkeypatch.setattr("cellmap_pipeline.models.networks.pytc.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs PyTorch Connectomics; pip install git"):
         build_rsunet()
 

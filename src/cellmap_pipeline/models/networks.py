@@ -8,61 +8,12 @@ functions, so that a configuration is checked without them.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from cellmap_pipeline.architectures import (
-    PYTC,
-    architecture,
-    check_model,
-    check_patch_size,
-    find_architecture,
-)
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.models.registry import PYTC, architecture
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
 Size = tuple[int, int, int]
-
-
-def build_model(
-    model: Mapping[str, Any], in_channels: int, out_channels: int, patch_size: Size
-) -> "Module":
-    """The network that `model` describes, with fresh weights from torch's random state.
-
-    Parameters
-    ----------
-    model : mapping
-        `architecture` and any of its options.
-    in_channels, out_channels : int
-        Channels of the raw patch and of the logits.
-    patch_size : tuple of int
-        Voxels along z, y, x that it is trained on.
-
-    Returns
-    -------
-    torch.nn.Module
-        Takes float tensors (n, in_channels, z, y, x). In eval mode it returns logits of shape
-        (n, out_channels, z, y, x). In training mode a network with deep supervision returns a
-        list or tuple of such tensors: the full resolution first, then ever coarser ones.
-
-    Raises
-    ------
-    InputError
-        For an unknown architecture or option, a value that the network can't be built with, or a
-        patch size that does not suit it.
-    """
-    complete = check_model(model)
-    check_patch_size(complete, patch_size)
-    name = complete.pop("architecture")
-    build = find_architecture(name).build
-    try:
-        return build(in_channels, out_channels, patch_size, **complete)
-    except InputError:
-        raise
-    except Exception as error:  # Whatever a library has against its options.
-        raise InputError(
-            f"model: {name} can't be built with {complete} for patches of {list(patch_size)} "
-            f"({type(error).__name__}: {error}): see docs/configuration.md for its options"
-        ) from error
 
 
 def _halvings(levels: str) -> Callable[[Mapping[str, Any]], int]:
@@ -187,7 +138,7 @@ def monai_dynunet(
     deep_supervision: bool = False,
 ) -> "Module":
     """The network of nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z)."""
-    from cellmap_pipeline.dynunet import HalvingDynUNet
+    from cellmap_pipeline.models.dynunet import HalvingDynUNet
 
     halvings = [2] * (len(filters) - 1)
     return HalvingDynUNet(
@@ -285,6 +236,6 @@ def pytc(
     settings: dict[str, Any] = {},  # noqa: B006 - only read
 ) -> "Module":
     """A network of PyTorch Connectomics; `settings` are its own keys below `model`."""
-    from cellmap_pipeline.pytc import build_pytc
+    from cellmap_pipeline.models.pytc import build_pytc
 
     return build_pytc(name, in_channels, out_channels, patch_size, deep_supervision, settings)

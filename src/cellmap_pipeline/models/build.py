@@ -1,74 +1,32 @@
-"""The registry of networks, and the checks of a training's `model` and `patch_size` against it.
+"""Networks by name: checks of a training's `model` and `patch_size`, and the building itself.
 
-What is allowed is read off the builders in `models`. Nothing here imports torch, since it runs
-while Snakemake parses.
+What is allowed is read off the builders in `networks`, which the import below registers. Nothing
+here imports torch, since it runs while Snakemake parses.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import prod
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.models.networks import Size
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-# Stands in the registry for whatever PyTorch Connectomics has.
-PYTC = "pytc:NAME"
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
+from cellmap_pipeline.models.registry import _REGISTRY, PYTC, Architecture
 
-@dataclass(frozen=True)
-class Architecture:
-    """A network that can be built by name.
-
-    Attributes
-    ----------
-    build : callable
-        Takes in_channels, out_channels, patch_size and the options; returns a `torch.nn.Module`
-        whose output is as `cellmap_pipeline.models.build_model` says.
-    options : dict
-        Option to (annotation, default).
-    stride : callable
-        From all options to the factor between the input's and the coarsest level's voxels, along
-        each axis.
-    fixed_size : bool
-        Whether the network takes patches of the one size that it was built for.
-    """
-
-    build: Callable[..., "Module"]
-    options: Mapping[str, tuple[Any, Any]]
-    stride: Callable[[Mapping[str, Any]], int]
-    fixed_size: bool
-
-
-_REGISTRY: dict[str, Architecture] = {}
-
-
-def architecture(
-    name: str, stride: int | Callable[[Mapping[str, Any]], int], fixed_size: bool = False
-) -> Callable[[Callable[..., "Module"]], Callable[..., "Module"]]:
-    """Register the function below as the builder of `name`; see `Architecture`."""
-
-    def register(build: Callable[..., "Module"]) -> Callable[..., "Module"]:
-        arguments = inspect.signature(build).parameters.values()
-        names = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
-        hints = get_type_hints(build, localns={"Module": object})
-        options = {option: (hints[option], default) for option, default in names.items()}
-        of_options = stride if callable(stride) else (lambda _options: stride)
-        _REGISTRY[name] = Architecture(build, options, of_options, fixed_size)
-        return build
-
-    return register
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 def architectures() -> Mapping[str, Architecture]:
     """Every architecture by name."""
-    # Registers them; not at the top, since it imports this module.
-    from cellmap_pipeline import models  # noqa: F401
-
     return _REGISTRY
 
 
@@ -249,3 +207,45 @@ def _builtin(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def build_model(
+    model: Mapping[str, Any], in_channels: int, out_channels: int, patch_size: Size
+) -> "Module":
+    """The network that `model` describes, with fresh weights from torch's random state.
+
+    Parameters
+    ----------
+    model : mapping
+        `architecture` and any of its options.
+    in_channels, out_channels : int
+        Channels of the raw patch and of the logits.
+    patch_size : tuple of int
+        Voxels along z, y, x that it is trained on.
+
+    Returns
+    -------
+    torch.nn.Module
+        Takes float tensors (n, in_channels, z, y, x). In eval mode it returns logits of shape
+        (n, out_channels, z, y, x). In training mode a network with deep supervision returns a
+        list or tuple of such tensors: the full resolution first, then ever coarser ones.
+
+    Raises
+    ------
+    InputError
+        For an unknown architecture or option, a value that the network can't be built with, or a
+        patch size that does not suit it.
+    """
+    complete = check_model(model)
+    check_patch_size(complete, patch_size)
+    name = complete.pop("architecture")
+    build = find_architecture(name).build
+    try:
+        return build(in_channels, out_channels, patch_size, **complete)
+    except InputError:
+        raise
+    except Exception as error:  # Whatever a library has against its options.
+        raise InputError(
+            f"model: {name} can't be built with {complete} for patches of {list(patch_size)} "
+            f"({type(error).__name__}: {error}): see docs/configuration.md for its options"
+        ) from error
