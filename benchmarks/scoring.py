@@ -56,7 +56,7 @@ def main() -> None:
 
 def small_volumes(official: bool) -> dict[str, Any]:
     """Times for volumes in memory."""
-    from cellmap_pipeline.scoring import score_instance
+    from cellmap_pipeline.scoring.instances import score_instance
 
     pred, truth = scattered(256, 39, (8, 26), 144)
     score_instance(pred[:64, :64, :64], truth[:64, :64, :64], VOXEL_SIZE)
@@ -184,7 +184,7 @@ def measure(folder: Path, label: str, side: int) -> dict[str, Any]:
 
 
 def score_crop(folder: Path, label: str, side: int) -> dict[str, Any]:
-    from cellmap_pipeline.scoring import score_submission
+    from cellmap_pipeline.scoring.submission import score_submission
 
     rows = [CropLabel(1, "d", label, Grid(VOXEL_SIZE, (0, 0, 0), (side,) * 3))]
     begin = time.perf_counter()

@@ -16,7 +16,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cellmap_pipeline.archive import Archive
 from cellmap_pipeline.channels import FURTHER, further
 from cellmap_pipeline.config import Training
 from cellmap_pipeline.data.crops import ValidationCrop
@@ -46,6 +45,7 @@ from cellmap_pipeline.plan import (
 from cellmap_pipeline.plan_choices import needed_by
 from cellmap_pipeline.plan_validation import validation_settings
 from cellmap_pipeline.probabilities import further_beside
+from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.selection import AVERAGE
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.archive import Archive
 from cellmap_pipeline.checking_labels import Checked, check_label
 from cellmap_pipeline.checking_truth import check_against_truth
 from cellmap_pipeline.checking_zip import (
@@ -31,10 +30,9 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.run.pools import run_bounded
-from cellmap_pipeline.score_summary import MASK_SUFFIX
-from cellmap_pipeline.zip_reader import UNREADABLE, ZipReader
-
-__all__ = ["Problem", "check", "exit_code"]
+from cellmap_pipeline.scoring.archive import Archive
+from cellmap_pipeline.scoring.summary import MASK_SUFFIX
+from cellmap_pipeline.scoring.zip_reader import UNREADABLE, ZipReader
 
 # Bytes of a voxel of a layer while its objects are counted, and voxels of one as it is slabbed.
 LAYER_BYTES = 24
@@ -166,7 +164,7 @@ def _missing_problems(
     ]
     if not missing:
         return
-    from cellmap_pipeline.outlook import ceiling
+    from cellmap_pipeline.scoring.upper_bound import ceiling
 
     def reach(without: Collection[CropLabel]) -> str:
         left = set(manifest).difference(without)

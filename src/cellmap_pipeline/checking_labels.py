@@ -13,13 +13,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cellmap_pipeline.alignment import (
-    check_placeable,
-    lies_on,
-    safe_translation,
-    submitted_grid,
-)
-from cellmap_pipeline.archive import Archive, Stored
 from cellmap_pipeline.checking_voxels import NAMED, Found, chunk_counts, walk
 from cellmap_pipeline.checking_zip import REPACK, Problem, rejected
 from cellmap_pipeline.chunk_codecs import ChunkError, check_codecs
@@ -27,7 +20,14 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.scoring_instances import instance_ratio_limit
+from cellmap_pipeline.scoring.alignment import (
+    check_placeable,
+    lies_on,
+    safe_translation,
+    submitted_grid,
+)
+from cellmap_pipeline.scoring.archive import Archive, Stored
+from cellmap_pipeline.scoring.instances import instance_ratio_limit
 
 # No codec makes larger chunks; a header that claims them would only fill the memory.
 MAX_CHUNK_BYTES = 2**31

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cellmap_pipeline.archive import Archive
 from cellmap_pipeline.checking_zip import Problem
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.objects import label_components
-from cellmap_pipeline.scoring import compared
-from cellmap_pipeline.scoring_instances import instance_ratio_limit
-from cellmap_pipeline.slabs import slabs
+from cellmap_pipeline.scoring.archive import Archive
+from cellmap_pipeline.scoring.instances import instance_ratio_limit
+from cellmap_pipeline.scoring.objects import label_components
+from cellmap_pipeline.scoring.slabs import slabs
+from cellmap_pipeline.scoring.submission import compared
 
 
 def check_against_truth(

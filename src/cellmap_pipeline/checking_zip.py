@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cellmap_pipeline.zip_reader import ZipReader
+from cellmap_pipeline.scoring.zip_reader import ZipReader
 
 Severity = Literal["rejected", "costs"]
 

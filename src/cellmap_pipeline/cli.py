@@ -182,8 +182,8 @@ def _check(options: argparse.Namespace) -> int:
 def _score(options: argparse.Namespace) -> int:
     import json
 
-    from cellmap_pipeline.score_summary import overall_scores, write_csv
-    from cellmap_pipeline.scoring import score_submission
+    from cellmap_pipeline.scoring.submission import score_submission
+    from cellmap_pipeline.scoring.summary import overall_scores, write_csv
 
     _must_exist(options.zip, options.truth)
     scores = score_submission(
@@ -202,7 +202,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from cellmap_pipeline.leaderboard import leaderboard, write_leaderboard
+    from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
 
     table = leaderboard(options.folder)
     print(table.to_string(index=False, na_rep="", float_format="{:.3f}".format))

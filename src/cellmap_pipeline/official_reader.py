@@ -114,10 +114,10 @@ def _difference(path: Path, row: CropLabel, archive: Path, crop: str) -> str | N
     import numpy as np
     from cellmap_segmentation_challenge.utils.eval_utils import match_crop_space
 
-    from cellmap_pipeline.archive import Archive
     from cellmap_pipeline.classes import is_instance
-    from cellmap_pipeline.scoring import placed
-    from cellmap_pipeline.slabs import slabs
+    from cellmap_pipeline.scoring.archive import Archive
+    from cellmap_pipeline.scoring.slabs import slabs
+    from cellmap_pipeline.scoring.submission import placed
 
     grid = row.grid
     theirs = match_crop_space(str(path), row.label, grid.voxel_size, grid.shape, grid.translation)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config import Training
-from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.outlook_prediction import describe, duration, outlook_of, warning_of
 from cellmap_pipeline.plan import DATASPLIT_KEYS, Plan
+from cellmap_pipeline.scoring.upper_bound import ceiling
 
 # Peak of 16-bit tensor operations per second, and bytes of memory per second (data sheets, dense).
 GPUS = {
@@ -44,41 +41,6 @@ class Cost(NamedTuple):
     operations: float
     depthwise: float
     values: float
-
-
-def ceiling(rows: Iterable[CropLabel], given: Collection[CropLabel]) -> dict[str, float]:
-    """The scores that perfect labels of the rows `given` could reach, at most.
-
-    The overall score is the root of the instance mean times the semantic mean over all classes of
-    the manifest, and a missing crop counts all its voxels against a semantic class (as in
-    `scoring.combine`). What a class holds in each crop is not known: a semantic class is taken to
-    fill the crops that are given, the objects of an instance class to be as many in each.
-
-    Parameters
-    ----------
-    rows : of the manifest, all of them.
-    given : those that are predicted.
-
-    Returns
-    -------
-    `instance`, `semantic`, `overall`.
-    """
-    voxels: dict[str, list[tuple[int, bool]]] = defaultdict(list)
-    for row in rows:
-        voxels[row.label].append((row.grid.size, row in given))
-    means: dict[bool, list[float]] = {True: [], False: []}
-    for label, crops in voxels.items():
-        if is_instance(label):
-            share = sum(there for _, there in crops) / len(crops)
-            # F1 with that share found and none wrong, and the mean of the normalised distances.
-            score = math.sqrt(2 * share / (1 + share) * share)
-        else:
-            score = sum(n for n, there in crops if there) / sum(n for n, _ in crops)
-        means[is_instance(label)].append(score)
-    instance, semantic = (sum(m) / len(m) if m else 0.0 for m in (means[True], means[False]))
-    return {
-        "instance": instance, "semantic": semantic, "overall": math.sqrt(instance * semantic)
-    }  # fmt: skip
 
 
 def lacking_data(plan: Plan, name: str) -> str | None:

@@ -15,7 +15,7 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.fragments import smoothed
 from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings
-from cellmap_pipeline.scoring import combine
+from cellmap_pipeline.scoring.summary import combine
 from cellmap_pipeline.tuning_evaluators import Case, Estimator, Grid, Scorer
 
 LEVELS = 256  # of a probability

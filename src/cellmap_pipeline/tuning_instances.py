@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.agglomeration import Contacts, merges_by_mean, pooled
 from cellmap_pipeline.fragments import Fragments
 from cellmap_pipeline.postprocess import Settings
-from cellmap_pipeline.scoring_instances import instance_ratio_limit
+from cellmap_pipeline.scoring.instances import instance_ratio_limit
 from cellmap_pipeline.segmentation import join, join_small, voxels
 
 

@@ -11,11 +11,18 @@ from drawn_volumes import draw_submitted, write_array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline import alignment, slabs
-from cellmap_pipeline.alignment import align, aligned, lies_on, safe_translation, submitted_grid
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.scoring import score_instance, score_semantic
+from cellmap_pipeline.scoring import alignment, slabs
+from cellmap_pipeline.scoring.alignment import (
+    align,
+    aligned,
+    lies_on,
+    safe_translation,
+    submitted_grid,
+)
+from cellmap_pipeline.scoring.instances import score_instance
+from cellmap_pipeline.scoring.semantic import score_semantic
 
 # What the official evaluator (2026-06-30) makes of `draw_submitted` of each seed.
 DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_alignments.json").read_text())

@@ -16,11 +16,12 @@ import zarr
 from numcodecs import LZ4, GZip, Zstd
 
 from cellmap_pipeline import checking_voxels, checking_zip
-from cellmap_pipeline.checking import Problem, check, exit_code
+from cellmap_pipeline.checking import check, exit_code
+from cellmap_pipeline.checking_zip import Problem
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.scoring import score_submission
+from cellmap_pipeline.scoring.submission import score_submission
 
 GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (10, 12, 8))
 MANIFEST = [CropLabel(crop, "a-1", label, GRID) for crop in (1, 2) for label in ("er", "mito")]

@@ -45,7 +45,7 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.run.snakemake import run_snakemake
-from cellmap_pipeline.scoring import combine, write_csv
+from cellmap_pipeline.scoring.summary import combine, write_csv
 
 GRID = Grid((10, 8, 8), (100, 200, 300), (12, 16, 20))
 

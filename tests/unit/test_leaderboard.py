@@ -8,8 +8,8 @@ import pytest
 
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.leaderboard import leaderboard, write_leaderboard
-from cellmap_pipeline.score_summary import combine
+from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
+from cellmap_pipeline.scoring.summary import combine
 
 
 def write(path: Path, value: dict[str, Any]) -> None:

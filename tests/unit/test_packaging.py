@@ -20,7 +20,9 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.packaging import package
-from cellmap_pipeline.scoring import score_instance, score_semantic, score_submission
+from cellmap_pipeline.scoring.instances import score_instance
+from cellmap_pipeline.scoring.semantic import score_semantic
+from cellmap_pipeline.scoring.submission import score_submission
 
 GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (70, 20, 30))
 MANIFEST = [

@@ -13,9 +13,12 @@ import zarr
 from drawn_volumes import write_submission
 
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.scoring import combine, score_semantic, score_submission, write_csv
+from cellmap_pipeline.scoring.semantic import score_semantic
+from cellmap_pipeline.scoring.submission import score_submission
+from cellmap_pipeline.scoring.summary import combine, write_csv
 
 # What the official evaluator (2026-06-30) returns for `write_submission` of each seed.
 DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_submissions.json").read_text())
@@ -60,7 +63,7 @@ def test_semantic_counts() -> None:
 
 def test_equals_the_official_evaluator_on_the_golden_submission(shared: Path) -> None:
     golden = shared / "golden" / "submission"
-    manifest = golden / "test_crop_manifest.csv"
+    manifest = read_manifest(golden / "test_crop_manifest.csv")
     scores = score_submission(golden / "submission.zip", golden / "truth.zarr", manifest)
     expected = json.loads((golden / "expected.json").read_text())
     assert scores.pop("overall_semantic_score_without_masks") == pytest.approx(

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from cellmap_pipeline import hausdorff, objects, scoring_instances, slabs
-from cellmap_pipeline.scoring_instances import instance_ratio_limit, score_instance
+from cellmap_pipeline.scoring import hausdorff, objects, slabs
+from cellmap_pipeline.scoring import instances as scoring_instances
+from cellmap_pipeline.scoring.instances import instance_ratio_limit, score_instance
 
 # What the official evaluator (2026-06-30) returns for `draw_case` of each seed.
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "instance_scores.json").read_text())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellmap_pipeline import zip_writer
-from cellmap_pipeline.zip_reader import ZipReader
+from cellmap_pipeline.scoring.zip_reader import ZipReader
 from cellmap_pipeline.zip_writer import Segment, ZipWriter
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\\\0"), min_size=1, max_size=20)

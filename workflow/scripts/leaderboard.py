@@ -9,7 +9,7 @@ from pathlib import Path
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0]):
-    from cellmap_pipeline.leaderboard import leaderboard, write_leaderboard
+    from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
 
     table = leaderboard(Path(snakemake.params.folder))
     write_leaderboard(table, Path(snakemake.output[0]))

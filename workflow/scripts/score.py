@@ -10,8 +10,8 @@ from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label
-    from cellmap_pipeline.score_summary import write_csv
-    from cellmap_pipeline.scoring import score_submission
+    from cellmap_pipeline.scoring.submission import score_submission
+    from cellmap_pipeline.scoring.summary import write_csv
 
     cfg = snakemake.params.cfg
     scores = score_submission(

@@ -11,7 +11,7 @@ import pandas as pd
 
 from cellmap_pipeline.classes import in_order
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.score_summary import headline
+from cellmap_pipeline.scoring.summary import headline
 
 SUBMISSION = "submission"
 OVERALL = ("overall_score", "overall_instance_score", "overall_semantic_score")

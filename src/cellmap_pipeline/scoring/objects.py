@@ -13,7 +13,7 @@ from scipy.ndimage import find_objects
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cellmap_pipeline.slabs import Box, Volume, slab_boxes, slabs
+from cellmap_pipeline.scoring.slabs import Box, Volume, slab_boxes, slabs
 
 # Numbers up to here are kept as they are, in two bytes.
 SMALL = np.iinfo(np.uint16).max

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from cellmap_pipeline.objects import Objects
-from cellmap_pipeline.slabs import SLAB_VOXELS, Box
+from cellmap_pipeline.scoring.objects import Objects
+from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, Box
 
 FACTOR = 4
 # Cubes that are divided at a time.

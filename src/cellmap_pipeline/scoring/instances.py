@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.graph.python import min_cost_flow
 
-from cellmap_pipeline.hausdorff import hausdorff
-from cellmap_pipeline.objects import Objects, label_components, objects_of_ids
-from cellmap_pipeline.slabs import Transposed, Volume, is_fortran, slabs
+from cellmap_pipeline.scoring.hausdorff import hausdorff
+from cellmap_pipeline.scoring.objects import Objects, label_components, objects_of_ids
+from cellmap_pipeline.scoring.slabs import Transposed, Volume, is_fortran, slabs
 
 # The evaluator's constants.
 COST_SCALE = 1_000_000

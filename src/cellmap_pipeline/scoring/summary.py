@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.scoring_instances import WITHOUT_COLLISIONS
+from cellmap_pipeline.scoring.instances import WITHOUT_COLLISIONS
 
 MASK_SUFFIX = "_mask"
 

@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.zip_reader import UNREADABLE, ZipReader
+from cellmap_pipeline.scoring.zip_reader import UNREADABLE, ZipReader
 
 # What zarr, its codecs and zipfile raise on chunks that are broken or cut off.
 DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)

@@ -18,7 +18,7 @@ from scipy.ndimage import map_coordinates
 from skimage.transform import rescale
 
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.slabs import Placed, Volume, is_fortran, slab_boxes, whole
+from cellmap_pipeline.scoring.slabs import Placed, Volume, is_fortran, slab_boxes, whole
 
 # The evaluator's limits. An array that would take more than WHOLE_BYTES in float32 is resampled in
 # blocks of BLOCK³ voxels, each on its own.

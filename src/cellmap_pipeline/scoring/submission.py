@@ -9,32 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cellmap_pipeline.alignment import aligned, submitted_grid, will_resample
-from cellmap_pipeline.archive import Archive, Stored
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, shape_of
-from cellmap_pipeline.objects import count_ids
 from cellmap_pipeline.run.pools import run_bounded
-from cellmap_pipeline.score_summary import MASK_SUFFIX, Scores, combine, write_csv
-from cellmap_pipeline.scoring_instances import WITHOUT_COLLISIONS, score_instance
-from cellmap_pipeline.slabs import SLAB_VOXELS, Masked, Volume, slabs
-
-__all__ = [
-    "combine",
-    "score_instance",
-    "score_label",
-    "score_semantic",
-    "score_submission",
-    "write_csv",
-]
+from cellmap_pipeline.scoring.alignment import aligned, submitted_grid, will_resample
+from cellmap_pipeline.scoring.archive import Archive, Stored
+from cellmap_pipeline.scoring.instances import WITHOUT_COLLISIONS, score_instance
+from cellmap_pipeline.scoring.objects import count_ids
+from cellmap_pipeline.scoring.semantic import score_semantic
+from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, Masked, Volume
+from cellmap_pipeline.scoring.summary import MASK_SUFFIX, Scores, combine
 
 # Bytes that scoring takes, as measured by benchmarks/scoring.py and rounded up: of each voxel of a
 # slab, of each of an instance label, and of one that is resampled.
@@ -60,33 +47,6 @@ class Task:
     submitted_as: str | None
     grid: Grid | None
     without_collisions: bool = False
-
-
-def score_semantic(pred: Volume | NDArray[Any], truth: Volume | NDArray[Any]) -> Scores:
-    """Voxel counts of one predicted label against the truth.
-
-    Parameters
-    ----------
-    pred, truth : (z, y, x); voxels above 0 are inside. Read in slabs.
-
-    Returns
-    -------
-    `tp`, `fp`, `fn` : voxels; `status` : `scored`.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ.
-    """
-    if tuple(pred.shape) != tuple(truth.shape):
-        raise ValueError(f"prediction {pred.shape} and truth {truth.shape} differ in shape")
-    tp = predicted = true = 0
-    for pred_slab, true_slab in slabs(pred, truth):
-        inside, wanted = pred_slab > 0, true_slab > 0
-        predicted += int(np.count_nonzero(inside))
-        true += int(np.count_nonzero(wanted))
-        tp += int(np.count_nonzero(inside & wanted))
-    return {"tp": tp, "fp": predicted - tp, "fn": true - tp, "status": "scored"}
 
 
 def score_label(submission: Archive, truth: Archive, task: Task) -> Scores:
@@ -166,7 +126,7 @@ def placed(array: Stored, target: Grid, instance: bool) -> Volume:
 def score_submission(
     submission: str | Path,
     truth: str | Path,
-    manifest: Sequence[CropLabel] | str | Path,
+    rows: Sequence[CropLabel],
     workers: int = 1,
     memory_gb: float | None = None,
     without_collisions: bool = False,
@@ -177,7 +137,7 @@ def score_submission(
     ----------
     submission : zip, or folder with its contents; a zip is read as it is, not unpacked.
     truth : folder (zarr 2) with `crop{id}/{label}`. What it holds is what is scored.
-    manifest : grids of the labels, or the path of the test-crop manifest.
+    rows : of the manifest, with the grids of the labels.
     workers : processes that score labels side by side.
     memory_gb : that all of them may take; by default half of the machine's. A label that takes more
         is scored alone.
@@ -193,7 +153,6 @@ def score_submission(
     InputError
         The submission or the truth cannot be read, or they have no crop in common.
     """
-    rows = read_manifest(manifest) if isinstance(manifest, str | Path) else manifest
     _opened.clear()
     _open(submission, truth)
     ((opened),) = _opened.values()
