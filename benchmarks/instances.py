@@ -29,10 +29,10 @@ from scipy.spatial import cKDTree
 
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES, output_channels
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.final_labels import segment_crop
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.postprocess import INSTANCE_METHODS, NEEDS
+from cellmap_pipeline.segmentation.final_labels import segment_crop
+from cellmap_pipeline.segmentation.methods import INSTANCE_METHODS, NEEDS
 
 VOXEL = 8.0
 SPACING = 40  # voxels between the centres of cells, about

@@ -44,8 +44,8 @@ from cellmap_pipeline.plan import (
 )
 from cellmap_pipeline.plan_choices import needed_by
 from cellmap_pipeline.plan_validation import validation_settings
-from cellmap_pipeline.probabilities import further_beside
 from cellmap_pipeline.scoring.archive import Archive
+from cellmap_pipeline.segmentation.probabilities import further_beside
 from cellmap_pipeline.selection import AVERAGE
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ from cellmap_pipeline.errors import InputError, did_you_mean
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
 from cellmap_pipeline.io.yaml_files import read_yaml
 from cellmap_pipeline.models.build import check_model, check_patch_size, check_window
-from cellmap_pipeline.postprocess import complete
+from cellmap_pipeline.segmentation.methods import complete
 
 # What the name of a source ends with that makes a label of its parts.
 PARTS = ":parts"

@@ -22,7 +22,7 @@ from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.labels import LabelVolume, counted_voxels
 from cellmap_pipeline.io.storage import Location
 from cellmap_pipeline.io.volumes import Volume, predicted
-from cellmap_pipeline.probabilities import further_beside
+from cellmap_pipeline.segmentation.probabilities import further_beside
 
 # Share of a crop that may lie beyond its raw: of one to train on, and before anything is said.
 MOST_OUTSIDE, SOME_OUTSIDE = 0.25, 0.02

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellmap_pipeline.channels import FURTHER, further
 from cellmap_pipeline.errors import did_you_mean
-from cellmap_pipeline.postprocess import NEEDS
+from cellmap_pipeline.segmentation.methods import NEEDS
 from cellmap_pipeline.selection import in_words, key_of, origin
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from cellmap_pipeline.config import RunConfig, Training
 from cellmap_pipeline.models.build import architectures
-from cellmap_pipeline.postprocess import settings_reference
+from cellmap_pipeline.segmentation.methods import settings_reference
 
 HEADS: dict[str, tuple[str, type[BaseModel]]] = {
     "config": ("The run: `config/config.yaml`", RunConfig),

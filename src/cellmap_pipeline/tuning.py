@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline import postprocess
 from cellmap_pipeline.channels import FURTHER, further
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.fragments import smoothed
-from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings
 from cellmap_pipeline.scoring.summary import combine
+from cellmap_pipeline.segmentation import methods as postprocess
+from cellmap_pipeline.segmentation.fragments import smoothed
+from cellmap_pipeline.segmentation.methods import FRAGMENT_SETTINGS, Settings
 from cellmap_pipeline.tuning_evaluators import Case, Estimator, Grid, Scorer
 
 LEVELS = 256  # of a probability

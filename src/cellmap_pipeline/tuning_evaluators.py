@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.fragments import Fragments, fragments, smoothed
-from cellmap_pipeline.postprocess import FRAGMENT_SETTINGS, Settings
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.summary import combine
-from cellmap_pipeline.segmentation import assemble, segment
+from cellmap_pipeline.segmentation.fragments import Fragments, fragments, smoothed
+from cellmap_pipeline.segmentation.methods import FRAGMENT_SETTINGS, Settings
+from cellmap_pipeline.segmentation.segment import assemble, segment
 from cellmap_pipeline.tuning_instances import Estimate, Overlap, estimates
 
 Grid = dict[str, list[Any]]

@@ -17,11 +17,11 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.agglomeration import Contacts, merges_by_mean, pooled
-from cellmap_pipeline.fragments import Fragments
-from cellmap_pipeline.postprocess import Settings
 from cellmap_pipeline.scoring.instances import instance_ratio_limit
-from cellmap_pipeline.segmentation import join, join_small, voxels
+from cellmap_pipeline.segmentation.agglomeration import Contacts, merges_by_mean, pooled
+from cellmap_pipeline.segmentation.fragments import Fragments
+from cellmap_pipeline.segmentation.methods import Settings
+from cellmap_pipeline.segmentation.segment import join, join_small, voxels
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.geometry import Grid, Vector, middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import predicted
-from cellmap_pipeline.probabilities import Probabilities
+from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.tuning_evaluators import Case
 
 

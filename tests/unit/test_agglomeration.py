@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import DisjointSet
 
-from cellmap_pipeline.agglomeration import (
+from cellmap_pipeline.segmentation.agglomeration import (
     contacts,
     groups,
     merge_by_mean,
@@ -13,7 +13,7 @@ from cellmap_pipeline.agglomeration import (
     merges_by_mean,
     pooled,
 )
-from cellmap_pipeline.fragments import between
+from cellmap_pipeline.segmentation.fragments import between
 
 
 def row(*ids):

@@ -14,17 +14,17 @@ from scipy import ndimage
 from simulated import filling, inner_boundary, predicted, spheres, with_gaps
 from skimage.metrics import adapted_rand_error
 
-import cellmap_pipeline.block_fragments as block_fragments
 import cellmap_pipeline.io.arrays as levels
-from cellmap_pipeline.agglomeration import Contacts
-from cellmap_pipeline.block_components import label_blocks
-from cellmap_pipeline.block_segmentation import segment_blocks
-from cellmap_pipeline.blocks import Scratch, cut
+import cellmap_pipeline.segmentation.block_fragments as block_fragments
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.run.pools import WORKER_CACHE_BYTES, Workers, workers
-from cellmap_pipeline.segmentation import segment
+from cellmap_pipeline.segmentation.agglomeration import Contacts
+from cellmap_pipeline.segmentation.block_components import label_blocks
+from cellmap_pipeline.segmentation.block_segment import segment_blocks
+from cellmap_pipeline.segmentation.blocks import Scratch, cut
+from cellmap_pipeline.segmentation.probabilities import Probabilities
+from cellmap_pipeline.segmentation.segment import segment
 
 VOXELS = (8.0, 8.0, 8.0)
 RIDGES = ("watershed_boundary", "watershed_learned_distance", "watershed_affinities")

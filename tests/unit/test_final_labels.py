@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from cellmap_pipeline import final_labels
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.final_labels import segment_crop
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.probabilities import read_on
+from cellmap_pipeline.segmentation import final_labels
+from cellmap_pipeline.segmentation.final_labels import segment_crop
+from cellmap_pipeline.segmentation.probabilities import read_on
 
 GRID = Grid((8, 8, 8), (100, 0, 0), (24, 24, 24))
 

@@ -12,7 +12,7 @@ from runs import wait_until
 SCRIPT = """
 import time
 
-from cellmap_pipeline.blocks import cut
+from cellmap_pipeline.segmentation.blocks import cut
 from cellmap_pipeline.run.pools import workers
 from cellmap_pipeline.run.pools import run_bounded
 

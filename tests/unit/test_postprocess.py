@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.postprocess import (
+from cellmap_pipeline.segmentation.methods import (
     NEEDS,
     Switch,
     candidates,

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from cellmap_pipeline.blocks import Scratch, cut
+from cellmap_pipeline.segmentation.blocks import Scratch, cut
 from cellmap_pipeline.run.pools import workers
 from cellmap_pipeline.run.scratch import scratch
 

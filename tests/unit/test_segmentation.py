@@ -7,11 +7,11 @@ from simulated import filling, predicted, spheres, with_gaps
 
 from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.fragments import above
-from cellmap_pipeline.postprocess import INSTANCE_METHODS
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.summary import combine
-from cellmap_pipeline.segmentation import fill_holes, segment
+from cellmap_pipeline.segmentation.fragments import above
+from cellmap_pipeline.segmentation.methods import INSTANCE_METHODS
+from cellmap_pipeline.segmentation.segment import fill_holes, segment
 
 VOXELS = (8.0, 8.0, 8.0)
 

@@ -7,12 +7,12 @@ from simulated import predicted as all_predicted
 
 from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.fragments import fragments
-from cellmap_pipeline.postprocess import NEEDS, check_settings, complete, defaults
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.summary import combine
-from cellmap_pipeline.segmentation import join, segment, voxels
+from cellmap_pipeline.segmentation.fragments import fragments
+from cellmap_pipeline.segmentation.methods import NEEDS, check_settings, complete, defaults
+from cellmap_pipeline.segmentation.segment import join, segment, voxels
 from cellmap_pipeline.tuning import Case, tune
 from cellmap_pipeline.tuning_instances import Judge, Overlap
 

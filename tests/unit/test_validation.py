@@ -13,7 +13,7 @@ from cellmap_pipeline.geometry import Grid, middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.prediction_of_validation import predict_validation
-from cellmap_pipeline.probabilities import Probabilities
+from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.validation import validate
 from cellmap_pipeline.validation_cases import Truth
 

@@ -10,7 +10,7 @@ from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label
-    from cellmap_pipeline.final_labels import segment_chosen, write_empty
+    from cellmap_pipeline.segmentation.final_labels import segment_chosen, write_empty
     from cellmap_pipeline.selection import read_scores
 
     cfg = snakemake.params.cfg

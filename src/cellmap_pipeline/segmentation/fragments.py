@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from cellmap_pipeline.agglomeration import Contacts, Faces, contacts
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX
-from cellmap_pipeline.postprocess import Settings
+from cellmap_pipeline.segmentation.agglomeration import Contacts, Faces, contacts
+from cellmap_pipeline.segmentation.methods import Settings
 
 Channels = Mapping[str, NDArray[np.uint8]]
 Lengths = Sequence[float]

@@ -12,10 +12,10 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.agglomeration import groups
-from cellmap_pipeline.blocks import Block, Scratch
 from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.run.pools import Workers
+from cellmap_pipeline.segmentation.agglomeration import groups
+from cellmap_pipeline.segmentation.blocks import Block, Scratch
 
 Connectivity = Literal[6, 26]
 

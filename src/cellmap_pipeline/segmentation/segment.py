@@ -16,16 +16,16 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.agglomeration import (
+from cellmap_pipeline.channels import further
+from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.segmentation.agglomeration import (
     Contacts,
     merge_by_mean,
     merge_small,
     merge_wide_necks,
     pooled,
 )
-from cellmap_pipeline.channels import further
-from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.fragments import (
+from cellmap_pipeline.segmentation.fragments import (
     Channels,
     Fragments,
     Lengths,
@@ -35,7 +35,7 @@ from cellmap_pipeline.fragments import (
     sizes_of,
     smoothed,
 )
-from cellmap_pipeline.postprocess import Settings, complete
+from cellmap_pipeline.segmentation.methods import Settings, complete
 
 
 def segment(

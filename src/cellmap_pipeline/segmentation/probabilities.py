@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.blocks import Block
 from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.segmentation.blocks import Block
 
 # A prediction of a label: its path, or those of the parts that the label is made of.
 Source = Sequence[Path]

@@ -9,16 +9,16 @@ from typing import Any
 
 from matplotlib.colors import to_rgb
 
-from cellmap_pipeline.block_segmentation import segment_blocks
 from cellmap_pipeline.channels import further
 from cellmap_pipeline.classes import is_instance, look_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.files import put_in_place
 from cellmap_pipeline.io.ngff import read_json, write_json
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.postprocess import NEEDS, complete
-from cellmap_pipeline.probabilities import Probabilities, Source
-from cellmap_pipeline.segmentation import segment
+from cellmap_pipeline.segmentation.block_segment import segment_blocks
+from cellmap_pipeline.segmentation.methods import NEEDS, complete
+from cellmap_pipeline.segmentation.probabilities import Probabilities, Source
+from cellmap_pipeline.segmentation.segment import segment
 from cellmap_pipeline.selection import AVERAGE, chosen_sources, nearest, origin
 
 log = logging.getLogger(__name__)

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.agglomeration import pooled
-from cellmap_pipeline.block_components import Components, label_blocks
-from cellmap_pipeline.block_fragments import BlockFragments, Reader, block_fragments
-from cellmap_pipeline.blocks import Block, cut
 from cellmap_pipeline.channels import further
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.io.volumes import create, reopen
-from cellmap_pipeline.postprocess import Settings, complete
-from cellmap_pipeline.probabilities import Probabilities
 from cellmap_pipeline.run.pools import Workers, workers
 from cellmap_pipeline.run.scratch import scratch
-from cellmap_pipeline.segmentation import join, join_small, voxels
+from cellmap_pipeline.segmentation.agglomeration import pooled
+from cellmap_pipeline.segmentation.block_components import Components, label_blocks
+from cellmap_pipeline.segmentation.block_fragments import BlockFragments, Reader, block_fragments
+from cellmap_pipeline.segmentation.blocks import Block, cut
+from cellmap_pipeline.segmentation.methods import Settings, complete
+from cellmap_pipeline.segmentation.probabilities import Probabilities
+from cellmap_pipeline.segmentation.segment import join, join_small, voxels
 
 # Voxels along each axis, multiples of `blocks.CHUNK`: so large that a window of the method takes
 # below 2 GB.

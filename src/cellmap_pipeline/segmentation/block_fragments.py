@@ -17,10 +17,12 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.agglomeration import Contacts, contacts, groups, pooled, together
-from cellmap_pipeline.block_components import Components, label_blocks, numbered
-from cellmap_pipeline.blocks import Block, Scratch
-from cellmap_pipeline.fragments import (
+from cellmap_pipeline.geometry import Shape, shape_of
+from cellmap_pipeline.run.pools import Workers
+from cellmap_pipeline.segmentation.agglomeration import Contacts, contacts, groups, pooled, together
+from cellmap_pipeline.segmentation.block_components import Components, label_blocks, numbered
+from cellmap_pipeline.segmentation.blocks import Block, Scratch
+from cellmap_pipeline.segmentation.fragments import (
     Fragments,
     Landscape,
     above,
@@ -37,10 +39,8 @@ from cellmap_pipeline.fragments import (
     smoothed,
     smoothed_distance,
 )
-from cellmap_pipeline.geometry import Shape, shape_of
-from cellmap_pipeline.postprocess import Settings
-from cellmap_pipeline.probabilities import Probabilities
-from cellmap_pipeline.run.pools import Workers
+from cellmap_pipeline.segmentation.methods import Settings
+from cellmap_pipeline.segmentation.probabilities import Probabilities
 
 # Voxels of a window around its block.
 HALO = 32
