@@ -37,7 +37,7 @@ def main() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from cellmap_pipeline.config import load_training
+    from cellmap_pipeline.config.load import load_training
     from cellmap_pipeline.models.build import build_model
     from cellmap_pipeline.models.losses import build_loss
     from cellmap_pipeline.optimisers import build_optimizer

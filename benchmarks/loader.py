@@ -115,7 +115,7 @@ def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
     """This loader, to finished batches on the CPU."""
     import torch
 
-    from cellmap_pipeline.config import Training
+    from cellmap_pipeline.config.training import Training
     from cellmap_pipeline.crops import CropData
     from cellmap_pipeline.loading import loaders
     from cellmap_pipeline.patches import Finisher

@@ -35,11 +35,11 @@ import torch
 from monai.data.utils import dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 
-from cellmap_pipeline.config import Inference, Training
+from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
+from cellmap_pipeline.config.training import Inference, Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.task import SegmentationTask

@@ -30,9 +30,9 @@ import pytorch_lightning as pl
 import torch
 from loader import CLASSES, VOXEL, make_data
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.optimisers import build_optimizer
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.task import SegmentationTask
 from cellmap_pipeline.training import precision, train
 

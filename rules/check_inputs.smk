@@ -2,7 +2,7 @@
 SPLIT = USED or list(PLAN.trainings)
 # By training, which crops it reads, and how.
 READ = {
-    name: planning.training_settings(PLAN.trainings[name], [*planning.DATASPLIT_KEYS, "datasplit"])
+    name: stages.training_settings(PLAN.trainings[name], [*stages.DATASPLIT_KEYS, "datasplit"])
     for name in SPLIT
 }
 # By what waits for the check (a source, or TRAINING/cropN), the settings that both depend on.

@@ -6,11 +6,10 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from cellmap_pipeline.run import failures
-from cellmap_pipeline.run import restart as running
-from cellmap_pipeline.run import locks as ownership
 from cellmap_pipeline import plan as planning
+from cellmap_pipeline.config import stages
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.run import failures, locks, restart
 from cellmap_pipeline.plan_checks import check_folders, check_target
 
 CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
@@ -36,7 +35,7 @@ except InputError as error:
 
 OUTPUT = PLAN.output
 LOGS = OUTPUT / "logs"
-running.resume(LOGS)
+restart.resume(LOGS)
 DATASET = PLAN.dataset_of()
 SELECT = PLAN.config.submission.select
 # A training that gives nothing that is submitted is not trained.
@@ -64,7 +63,7 @@ def rows_of(training, crop):
 
 def version(stage):
     """Tracked by every rule: raised when the stage's results change."""
-    return {"result_version": planning.RESULT_VERSION[stage]}
+    return {"result_version": stages.RESULT_VERSION[stage]}
 
 
 def training_params(stage, keys):
@@ -72,7 +71,7 @@ def training_params(stage, keys):
 
     def params(wildcards):
         training = PLAN.trainings[wildcards.training]
-        return version(stage) | planning.training_settings(training, keys)
+        return version(stage) | stages.training_settings(training, keys)
 
     return params
 
@@ -107,7 +106,7 @@ def failed_jobs():
     for item in workflow.scheduler.failed:
         if item.is_group():
             batch = failures.batch_log(folder / f"group_{item.name}")
-            jobs = [job for job in item if not all(map(ownership.is_ended, owners_of(job)))]
+            jobs = [job for job in item if not all(map(locks.is_ended, owners_of(job)))]
         else:
             wildcards = "_".join(item.wildcards).replace(os.sep, "_")
             batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)

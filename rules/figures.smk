@@ -33,7 +33,7 @@ rule plot_run:
             # Without what changes no result.
             "trainings": {
                 name: PLAN.trainings[name].model_dump(
-                    mode="json", exclude={*planning.TRAIN_OPTIONS, "resources"}
+                    mode="json", exclude={*stages.TRAIN_OPTIONS, "resources"}
                 )
                 for name in USED
             },

@@ -22,7 +22,7 @@ def checked(name):
 
 def split_params(wildcards):
     """What a datasplit depends on."""
-    own = training_params("datasplit", planning.DATASPLIT_KEYS)(wildcards)
+    own = training_params("datasplit", stages.DATASPLIT_KEYS)(wildcards)
     own["data_root"] = PLAN.config.data_root
     # More crops in the data folder are another split.
     return own | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {})
@@ -49,8 +49,8 @@ def inference_params(stage):
 
     def params(wildcards):
         training = PLAN.trainings[wildcards.training]
-        lineage = {"lineage": planning.training_lineage(training)}
-        return version(stage) | lineage | planning.inference_settings(training)
+        lineage = {"lineage": stages.training_lineage(training)}
+        return version(stage) | lineage | stages.inference_settings(training)
 
     return params
 
@@ -73,8 +73,8 @@ def validate_params(wildcards):
     trainings = {name: PLAN.trainings[name] for name in validation_trainings(wildcards)}
     own = trainings.get(wildcards.source)
     return version("validate") | {
-        "lineage": [planning.training_lineage(training) for training in trainings.values()],
-        "inference": [planning.inference_settings(training) for training in trainings.values()],
+        "lineage": [stages.training_lineage(training) for training in trainings.values()],
+        "inference": [stages.inference_settings(training) for training in trainings.values()],
         "labels": plan_validation.validation_settings(PLAN, wildcards.source),
         "trainings": list(trainings),
         "voxel_size": list(own.voxel_size) if own else None,

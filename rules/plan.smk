@@ -34,8 +34,8 @@ rule calibrate_training:
         mem_mb=16000,
         runtime=30,
     params:
-        cfg=lambda wildcards: planning.training_settings(
-            PLAN.trainings[wildcards.training], [*planning.TRAIN_KEYS, "inference"]
+        cfg=lambda wildcards: stages.training_settings(
+            PLAN.trainings[wildcards.training], [*stages.TRAIN_KEYS, "inference"]
         ),
     script:
         "../workflow/scripts/calibrate.py"

@@ -20,10 +20,10 @@ rule train:
         mem_mb=asked("train", "mem_mb"),
         runtime=asked("train", "runtime", grows=False),
     params:
-        cfg=training_params("train", planning.TRAIN_KEYS),
+        cfg=training_params("train", stages.TRAIN_KEYS),
         options=untracked(
-            lambda wildcards: planning.training_settings(
-                PLAN.trainings[wildcards.training], planning.TRAIN_OPTIONS
+            lambda wildcards: stages.training_settings(
+                PLAN.trainings[wildcards.training], stages.TRAIN_OPTIONS
             )
         ),
         state=subpath(output[0], parent=True),

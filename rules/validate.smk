@@ -5,8 +5,8 @@ INFERENCE_OPTIONS = untracked(
 
 # Only looked at: what the checkpoint was made by is tracked.
 NETWORK = untracked(
-    lambda wildcards: planning.training_settings(
-        PLAN.trainings[wildcards.training], planning.NETWORK_KEYS
+    lambda wildcards: stages.training_settings(
+        PLAN.trainings[wildcards.training], stages.NETWORK_KEYS
     )
 )
 

@@ -1,7 +1,7 @@
 """A network small enough for tests."""
 
-from cellmap_pipeline.config import Training
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
+from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.task import SegmentationTask
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 

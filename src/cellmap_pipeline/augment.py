@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from cellmap_pipeline.config import Augmentation
+from cellmap_pipeline.config.training import Augmentation
 from cellmap_pipeline.geometry import Shape, Vector
 
 # Linear interpolation softens raw, and prediction sees it sharp: so not every patch is rotated.

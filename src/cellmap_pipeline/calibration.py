@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cellmap_pipeline.config import Training
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
+from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.task import SegmentationTask
 

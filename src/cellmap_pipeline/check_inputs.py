@@ -17,7 +17,8 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.channels import FURTHER, further
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.stages import DATASPLIT_KEYS, NETWORK_KEYS, training_settings
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit import SplitSettings, look_for_crops, split
 from cellmap_pipeline.data.datasplit_csv import LabelledCrop, read_datasplit
@@ -34,14 +35,7 @@ from cellmap_pipeline.inputs_disk import (
 )
 from cellmap_pipeline.inputs_layout import Layout
 from cellmap_pipeline.inputs_volumes import Volumes
-from cellmap_pipeline.plan import (
-    DATASPLIT_KEYS,
-    NETWORK_KEYS,
-    Plan,
-    choice_for,
-    label_sources,
-    training_settings,
-)
+from cellmap_pipeline.plan import Plan, choice_for, label_sources
 from cellmap_pipeline.plan_choices import needed_by
 from cellmap_pipeline.plan_validation import validation_settings
 from cellmap_pipeline.scoring.archive import Archive

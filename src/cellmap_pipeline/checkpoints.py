@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cellmap_pipeline.channels import output_channels
-from cellmap_pipeline.config import Inference
+from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.task import SegmentationTask
 

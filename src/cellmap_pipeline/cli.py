@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _view(options: argparse.Namespace) -> int:
-    from cellmap_pipeline.config import read_run
+    from cellmap_pipeline.config.load import read_run
     from cellmap_pipeline.crop_layers import find_layers
     from cellmap_pipeline.viewer import view
 

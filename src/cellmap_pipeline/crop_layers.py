@@ -9,7 +9,7 @@ from typing import Literal
 
 from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.classes import in_order
-from cellmap_pipeline.config import RunConfig
+from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.data.layout import crop_folders, raw_path
 from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.outlook_prediction import outlook_of
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.checkpoints import check_matches, load_checkpoint
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.initial_weights import load_initial
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.task import SegmentationTask
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.data.class_table import implied, read_class_table
 from cellmap_pipeline.io.arrays import set_cache_bytes

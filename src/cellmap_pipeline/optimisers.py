@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 
 
 def build_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.stages import DATASPLIT_KEYS
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.outlook_prediction import describe, duration, outlook_of, warning_of
-from cellmap_pipeline.plan import DATASPLIT_KEYS, Plan
+from cellmap_pipeline.plan import Plan
 from cellmap_pipeline.scoring.upper_bound import ceiling
 
 # Peak of 16-bit tensor operations per second, and bytes of memory per second (data sheets, dense).

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from cellmap_pipeline.augment import Change, change_patch, draw_change, shape_to_read
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES, class_of
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.geometry import Shape, Vector
 from cellmap_pipeline.targets import ID_SUFFIXES, UNKNOWN, affinities, stored_channels

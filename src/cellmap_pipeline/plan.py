@@ -12,15 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.config import (
-    PARTS,
-    JobStage,
-    RunConfig,
-    Training,
-    load_training,
-    parse_run,
-    read_run,
-)
+from cellmap_pipeline.config.load import load_training, parse_run, read_run
+from cellmap_pipeline.config.run import PARTS, RunConfig
+from cellmap_pipeline.config.stages import inference_settings, training_lineage
+from cellmap_pipeline.config.training import JobStage, Training
 from cellmap_pipeline.crop_label import CropLabel, row_settings
 from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError, gathered, raise_all
@@ -35,62 +30,6 @@ from cellmap_pipeline.plan_contents import (
 from cellmap_pipeline.run.resume import fingerprint_of
 from cellmap_pipeline.selection import AVERAGE, named_sources, origin
 
-# Raised by one when the results of a stage change with the same settings: then, and only then,
-# a new version of this package makes the stage run again.
-RESULT_VERSION = {
-    "fetch": 1,
-    "datasplit": 2,
-    "train": 3,
-    "validate": 6,
-    "predict": 3,
-    "select": 2,
-    "segment": 4,
-    "package": 2,
-    "score": 2,
-    "figures": 1,
-}
-
-# The keys of a training's file that the result of each stage depends on.
-DATASPLIT_KEYS = (
-    "classes",
-    "voxel_size",
-    "datasets",
-    "crops",
-    "validation_fraction",
-    "seed",
-)
-TRAIN_KEYS = (
-    "classes",
-    "voxel_size",
-    "model",
-    "patch_size",
-    "seed",
-    "epochs",
-    "iterations_per_epoch",
-    "validation_iterations",
-    "batch_size",
-    "accumulate_grad_batches",
-    "gradient_clip",
-    "precision",
-    "compile",
-    "ema",
-    "initial_weights",
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "scheduler",
-    "targets",
-    "loss",
-    "class_weights",
-    "augment",
-    "loader",
-    "mutual_exclusion",
-    "early_stopping_patience",
-    "save_top_k",
-    "devices",
-)
-# Those that change no result.
-TRAIN_OPTIONS = ("num_workers", "memory_gb", "checkpoint_minutes", "log_every_steps")
 # What a job of a training asks a cluster for, unless its file says otherwise; MB and minutes.
 RESOURCES = {
     "train": {"mem_mb": 16000, "runtime": 2880, "cpus_per_task": 0},
@@ -106,9 +45,6 @@ THREAD_VOXELS = 32_000_000
 RESERVED = {
     "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", AVERAGE
 }  # fmt: skip
-INFERENCE_KEYS = ("checkpoint", "checkpoints", "window", "overlap", "blending", "symmetries")
-# What a checkpoint to predict with must agree with.
-NETWORK_KEYS = ("classes", "voxel_size", "targets")
 
 
 @dataclass(frozen=True)
@@ -247,18 +183,6 @@ def read_plan(path: Path) -> Plan:
     return make_plan(read_run(path).model_dump(mode="json"), str(path), folders)
 
 
-def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]:
-    """The part of a training's settings named by `keys`, in plain builtins and fixed order."""
-    values = training.model_dump(mode="json")
-    return {key: values[key] for key in keys}
-
-
-def inference_settings(training: Training) -> dict[str, Any]:
-    """What the result of a prediction depends on besides the checkpoint, in plain builtins."""
-    values = training.inference.model_dump(mode="json")
-    return {key: values[key] for key in INFERENCE_KEYS}
-
-
 def resources(training: Training, stage: JobStage) -> dict[str, int]:
     """What a training's jobs of `stage` ask a cluster for."""
     asked = dict(RESOURCES[stage])
@@ -275,16 +199,6 @@ def prediction_jobs(training: Training, rows: Sequence[CropLabel]) -> int:
     voxels = union([row.grid for row in rows]).at(training.voxel_size).size
     limit = training.inference.job_voxels or voxels
     return max(training.inference.jobs, math.ceil(voxels / limit))
-
-
-def training_lineage(training: Training) -> str:
-    """A hash of all settings that the checkpoint of a training depends on.
-
-    The stages after it track it, too: when a changed training fails, its checkpoint is gone, and
-    without this Snakemake would take the old results of those stages for finished.
-    """
-    keys = dict.fromkeys([*DATASPLIT_KEYS, "datasplit", *TRAIN_KEYS])
-    return fingerprint_of(training_settings(training, list(keys)))
 
 
 def label_lineage(plan: Plan, row: CropLabel) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cellmap_pipeline.config import RunConfig
+from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.class_table import parse_class_table, parts_of, read_class_table
 from cellmap_pipeline.data.crop_table import crops_to_fetch, parse_crop_table, read_crop_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cellmap_pipeline.config import PARTS
+from cellmap_pipeline.config.run import PARTS
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.plan import Plan
 from cellmap_pipeline.plan_contents import source_path, voxel_sizes

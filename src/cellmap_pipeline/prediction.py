@@ -27,13 +27,13 @@ from tqdm import tqdm
 
 from cellmap_pipeline.accumulator import Accumulator
 from cellmap_pipeline.channels import class_of
-from cellmap_pipeline.config import Inference
+from cellmap_pipeline.config.stages import INFERENCE_KEYS, RESULT_VERSION
+from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.partial_result import PartialResult
-from cellmap_pipeline.plan import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.predictor import Predictor
 from cellmap_pipeline.row_sums import RowSums, Transfer
 from cellmap_pipeline.run.scratch import scratch

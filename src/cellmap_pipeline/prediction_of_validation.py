@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cellmap_pipeline.config import Inference
+from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.data.crops import ValidationCrop

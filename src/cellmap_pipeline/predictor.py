@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellmap_pipeline.accumulator import ONE
-from cellmap_pipeline.config import Inference
+from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.precision import autocast

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.config import PARTS
-from cellmap_pipeline.config_values import size_of
+from cellmap_pipeline.config.run import PARTS
+from cellmap_pipeline.config.types import size_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import SAME_SIZE, apart
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.models.build import build_model
 from cellmap_pipeline.models.losses import build_loss
 from cellmap_pipeline.optimisers import build_optimizer, rate_at

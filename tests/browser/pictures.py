@@ -9,7 +9,7 @@ import neuroglancer as ng
 from chromium import started
 from PIL import Image
 
-from cellmap_pipeline.config import read_run
+from cellmap_pipeline.config.load import read_run
 from cellmap_pipeline.crop_layers import find_layers
 from cellmap_pipeline.viewer import serve
 

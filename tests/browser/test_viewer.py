@@ -13,7 +13,7 @@ import zarr
 from chromium import errors, is_blank, pixels
 from runs import wait_until
 
-from cellmap_pipeline.config import read_run
+from cellmap_pipeline.config.load import read_run
 from cellmap_pipeline.crop_layers import KINDS, CropLayer, CropLayers, find_layers
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create

@@ -18,7 +18,7 @@ from cellmap_pipeline.augment import (
     rotate,
     shape_to_read,
 )
-from cellmap_pipeline.config import Augmentation
+from cellmap_pipeline.config.training import Augmentation
 
 OFF = dict(flip=False, transpose=False, rotate90=False, contrast=0, gamma=0, noise=0, blur=0)
 EXACT = ["flip", "transpose", "rotate90"]

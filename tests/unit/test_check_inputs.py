@@ -12,7 +12,8 @@ from spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
 from cellmap_pipeline import inputs_chunks
 from cellmap_pipeline.channels import FURTHER
 from cellmap_pipeline.check_inputs import check_inputs
-from cellmap_pipeline.config import Training, parse_run
+from cellmap_pipeline.config.load import parse_run
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from cellmap_pipeline.config import load_training, parse_run
+from cellmap_pipeline.config.load import load_training, parse_run
 from cellmap_pipeline.errors import InputError
 
 RUN = {"data_root": "data", "test_crops": "m.csv", "trainings": ["a"]}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cellmap_pipeline.config import parse_run
+from cellmap_pipeline.config.load import parse_run
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.crop_layers import find_layers
 from cellmap_pipeline.data.manifest import write_manifest

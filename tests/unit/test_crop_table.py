@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crop_table import (
     COLUMNS,

@@ -18,7 +18,7 @@ from cellmap_pipeline.training import train
 SCRIPT = """
 import sys
 from pathlib import Path
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.run.jobs import job
 
 folder = Path(sys.argv[1])

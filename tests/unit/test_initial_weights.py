@@ -2,9 +2,9 @@ import pytest
 import torch
 from trainings import settings
 
+from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.initial_weights import load_initial
-from cellmap_pipeline.plan import TRAIN_KEYS, training_settings
 from cellmap_pipeline.task import SegmentationTask
 
 MODELS = [

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 
-from cellmap_pipeline.config import LossName
+from cellmap_pipeline.config.training import LossName
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.losses import LOSSES, SMOOTH, build_loss
 

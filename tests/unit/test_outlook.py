@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from trainings import settings
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid

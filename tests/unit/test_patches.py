@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crops import CropData, open_crops, spread_boxes
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid

@@ -13,7 +13,7 @@ from monai.inferers import sliding_window_inference
 from networks import tiny_task
 
 import cellmap_pipeline.prediction as prediction
-from cellmap_pipeline.config import Inference
+from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid

@@ -6,7 +6,7 @@ import torch
 from networks import tiny_task
 
 from cellmap_pipeline.accumulator import ONE
-from cellmap_pipeline.config import Inference
+from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.predictor import LARGEST_BATCH, Predictor, best_batch
 

@@ -6,7 +6,7 @@ import torch
 from trainings import make_datasplit, settings
 
 from cellmap_pipeline.checkpoints import load_checkpoint
-from cellmap_pipeline.config import Scheduler
+from cellmap_pipeline.config.training import Scheduler
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.optimisers import rate_at
 from cellmap_pipeline.patches import RandomPatches

@@ -8,7 +8,7 @@ from simulated import predicted, spheres
 
 import cellmap_pipeline.validation as validation
 from cellmap_pipeline import prediction_of_validation
-from cellmap_pipeline.config import Inference
+from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.geometry import Grid, middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume, create

@@ -10,7 +10,7 @@ with job(snakemake.log[0]):
     import torch
 
     from cellmap_pipeline.calibration import calibrate
-    from cellmap_pipeline.config import Training
+    from cellmap_pipeline.config.training import Training
 
     torch.set_num_threads(snakemake.threads)
     write_json(calibrate(Training.model_validate(snakemake.params.cfg)), snakemake.output[0])

@@ -10,8 +10,8 @@ from cellmap_pipeline.io.files import whole
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
+    from cellmap_pipeline.config.stages import DATASPLIT_KEYS
     from cellmap_pipeline.data.datasplit import SplitSettings, make_datasplit
-    from cellmap_pipeline.plan import DATASPLIT_KEYS
 
     cfg = snakemake.params.cfg
     with whole(snakemake.output.split) as split, whole(snakemake.output.summary) as summary:

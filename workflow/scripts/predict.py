@@ -12,12 +12,12 @@ with job(snakemake.log[0], snakemake.output):
     import torch
 
     from cellmap_pipeline.checkpoints import load_networks
-    from cellmap_pipeline.config import Inference
+    from cellmap_pipeline.config.stages import INFERENCE_KEYS
+    from cellmap_pipeline.config.training import Inference
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.volumes import Volume
     from cellmap_pipeline.partial_result import join_parts
-    from cellmap_pipeline.plan import INFERENCE_KEYS
     from cellmap_pipeline.prediction import predict_crop
 
     torch.set_num_threads(snakemake.threads)

@@ -13,9 +13,9 @@ with job(snakemake.log[0], snakemake.output):
     import torch
 
     from cellmap_pipeline.checkpoints import load_networks
-    from cellmap_pipeline.config import Inference
+    from cellmap_pipeline.config.stages import INFERENCE_KEYS
+    from cellmap_pipeline.config.training import Inference
     from cellmap_pipeline.io.files import put_in_place
-    from cellmap_pipeline.plan import INFERENCE_KEYS
     from cellmap_pipeline.prediction_of_validation import predict_validation
     from cellmap_pipeline.run.resume import claim
 

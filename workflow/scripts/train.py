@@ -9,8 +9,8 @@ from pathlib import Path
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.config import Training
-    from cellmap_pipeline.plan import TRAIN_KEYS
+    from cellmap_pipeline.config.stages import TRAIN_KEYS
+    from cellmap_pipeline.config.training import Training
     from cellmap_pipeline.training import train
 
     settings = {key: snakemake.params.cfg[key] for key in TRAIN_KEYS}

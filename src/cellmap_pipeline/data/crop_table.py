@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.config import Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import NAME
 from cellmap_pipeline.errors import InputError, gathered, raise_all

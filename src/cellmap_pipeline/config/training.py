@@ -1,45 +1,31 @@
-"""The configuration of a run and of its trainings: what is allowed, with ranges and defaults.
+"""One file in config/training/: what is allowed, with ranges and defaults.
 
 Read while Snakemake parses, so nothing here imports torch, zarr or pandas.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import prod
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cellmap_pipeline.channels import further, output_channels
-from cellmap_pipeline.config_messages import validated
-from cellmap_pipeline.config_values import (
+from cellmap_pipeline.config.types import (
     Crops,
     LocalPath,
     Name,
     Names,
     PatchSize,
-    PathOrUrl,
     Section,
-    SizeKey,
-    Template,
     VoxelSize,
     Weight,
-    no_size_twice,
-    null,
-    one_name,
-    unique,
 )
-from cellmap_pipeline.errors import InputError, did_you_mean
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, apart
-from cellmap_pipeline.io.yaml_files import read_yaml
 from cellmap_pipeline.models.build import check_model, check_patch_size, check_window
 from cellmap_pipeline.segmentation.methods import complete
 
-# What the name of a source ends with that makes a label of its parts.
-PARTS = ":parts"
 # A batch of more voxels fits no GPU: a slip.
 MOST_VOXELS = 2**30
 # Whose jobs a training may ask resources for.
@@ -250,129 +236,3 @@ class Training(Section):
         return self.serves is None or any(
             apart(served, grid.voxel_size) <= SAME_SIZE for served in self.serves
         )
-
-
-def _source(value: str) -> str:
-    one_name(value.removesuffix(PARTS))
-    return value
-
-
-SourceName = Annotated[str, AfterValidator(_source)]
-Sources = SourceName | Annotated[list[SourceName], Field(min_length=1), AfterValidator(unique)]
-BySize = dict[SizeKey, Sources]
-Choice = Sources | Annotated[BySize, Field(min_length=1), AfterValidator(no_size_twice)]
-
-
-class Submission(Section):
-    """What is submitted."""
-
-    crops: Literal["all"] | Crops = Field("all", description="test crops")
-    classes: Literal["all"] | Names = Field("all", description="labels")
-    select: Literal["best", "average"] | Annotated[dict[Name, Choice], Field(min_length=1)] = Field(
-        "best",
-        description="per label and voxel size the source with the best validation score, the "
-        "average of all, or a map label: source (a training, `training:parts` for a label made of "
-        "parts, or a name in `predictions`), [source, source] to average these, or {nm: source}",
-    )
-    missing: Literal["leave_out", "empty"] = Field(
-        "leave_out", description="labels that nothing predicts: left out, or written empty"
-    )
-
-
-class Elsewhere(Section):
-    """Predictions made elsewhere."""
-
-    path: Template = Field(description="path with {dataset}, {crop} and {label}")
-    classes: Literal["all"] | Names = Field("all", description="labels that are there")
-
-
-class Fetch(Section):
-    """What is brought from the challenge's bucket before anything else."""
-
-    crops: PathOrUrl = Field(
-        description="path or URL of the challenge's crop table (manifest.csv): where each crop's "
-        "labels and raw lie"
-    )
-    padding: float = Field(500.0, ge=0, description="raw around each crop, nm")
-
-
-def _elsewhere(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-class RunConfig(Section):
-    """config/config.yaml."""
-
-    data_root: LocalPath = Field(description="folder of {dataset}/{dataset}.zarr")
-    test_crops: PathOrUrl = Field(
-        description="path or URL of the test-crop manifest, or cellmap-segmentation-challenge: the "
-        "one in the official toolbox that is installed"
-    )
-    ground_truth: Annotated[LocalPath | None, BeforeValidator(null)] = Field(
-        None, description="zarr of the test crops' truth, to score"
-    )
-    output: LocalPath = Field("results", description="folder of all results")
-    trainings: Names = Field(description="names of files in config/training/")
-    submission: Submission = Field(Submission(), description="what is submitted")
-    fetch: Fetch | None = Field(None, description="data to bring; null: they are in data_root")
-    predictions: dict[Name, Annotated[Elsewhere, BeforeValidator(_elsewhere)]] = Field(
-        default_factory=dict,
-        description="predictions made elsewhere: a name and a path with {dataset}, {crop}, {label},"
-        " or {path: …, classes: […]}",
-    )
-    class_table: Annotated[PathOrUrl | None, BeforeValidator(null)] = Field(
-        None,
-        description="path or URL of the challenge's class table (classes.csv): a label that a "
-        "training does not predict is also made of its parts; null: it is not",
-    )
-
-
-def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
-    """Check the run's configuration; `source` is what errors call it.
-
-    Raises
-    ------
-    InputError
-        Unknown key, wrong type, value out of range.
-    """
-    run = validated(RunConfig, config, source, {"config/training/{name}.yaml": Training})
-    for name, elsewhere in run.predictions.items():
-        if name in run.trainings:
-            raise InputError(f"{source}: predictions: {name!r} is the name of a training already")
-        lacking = [p for p in ("{dataset}", "{crop}", "{label}") if p not in elsewhere.path]
-        if lacking:
-            raise InputError(f"{source}: predictions: {name}: {elsewhere.path!r} lacks {lacking}")
-        try:
-            elsewhere.path.format(dataset="", crop="", label="")
-        except (KeyError, IndexError, ValueError):
-            raise InputError(
-                f"{source}: predictions: {name}: {elsewhere.path!r} has other braces than those of "
-                "{dataset}, {crop} and {label}: rename it"
-            ) from None
-    return run
-
-
-def read_run(path: Path) -> RunConfig:
-    """Read the run's configuration from a file, without Snakemake; raises as `parse_run`."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: name the run's configuration by --configfile")
-    return parse_run(read_yaml(path), str(path))
-
-
-def load_training(name: str, folders: Sequence[Path]) -> Training:
-    """Read `{name}.yaml` from the first of `folders` that has it.
-
-    Raises
-    ------
-    InputError
-        No folder has it, or it is not valid.
-    """
-    paths = [folder / f"{name}.yaml" for folder in folders]
-    path = next((path for path in paths if path.exists() or path.is_symlink()), None)
-    if path is None:
-        there = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
-        raise InputError(
-            f"trainings: there is no file for {name!r}{did_you_mean(name, there)} (looked for "
-            f"{', '.join(str(p) for p in paths)}); there are: {', '.join(there) or 'none'}"
-        )
-    return validated(Training, read_yaml(path), str(path), {"config/config.yaml": RunConfig})

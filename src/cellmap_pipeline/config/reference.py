@@ -1,6 +1,6 @@
-"""The configuration's JSON schemas and reference, made from `config.py`.
+"""The configuration's JSON schemas and reference, made from the models in this package.
 
-`python -m cellmap_pipeline.schema` in the project's folder writes them.
+`python -m cellmap_pipeline.config.reference` in the project's folder writes them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cellmap_pipeline.config import RunConfig, Training
+from cellmap_pipeline.config.run import RunConfig
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.models.build import architectures
 from cellmap_pipeline.segmentation.methods import settings_reference
 
@@ -36,7 +37,7 @@ def _reference() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made by `python -m cellmap_pipeline.schema` from the models that check it; the same as",
+        "Made by `python -m cellmap_pipeline.config.reference` from the models that check it; the same as",
         "JSON schemas are in `config/schemas/`.",
     ]
     for title, model in HEADS.values():

@@ -1,0 +1,1 @@
+"""The configuration of a run and of its trainings, and the stages that each key affects."""

@@ -1,0 +1,64 @@
+"""Reading of the configuration's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cellmap_pipeline.config.messages import validated
+from cellmap_pipeline.config.run import RunConfig
+from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.errors import InputError, did_you_mean
+from cellmap_pipeline.io.yaml_files import read_yaml
+
+
+def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
+    """Check the run's configuration; `source` is what errors call it.
+
+    Raises
+    ------
+    InputError
+        Unknown key, wrong type, value out of range.
+    """
+    run = validated(RunConfig, config, source, {"config/training/{name}.yaml": Training})
+    for name, elsewhere in run.predictions.items():
+        if name in run.trainings:
+            raise InputError(f"{source}: predictions: {name!r} is the name of a training already")
+        lacking = [p for p in ("{dataset}", "{crop}", "{label}") if p not in elsewhere.path]
+        if lacking:
+            raise InputError(f"{source}: predictions: {name}: {elsewhere.path!r} lacks {lacking}")
+        try:
+            elsewhere.path.format(dataset="", crop="", label="")
+        except (KeyError, IndexError, ValueError):
+            raise InputError(
+                f"{source}: predictions: {name}: {elsewhere.path!r} has other braces than those of "
+                "{dataset}, {crop} and {label}: rename it"
+            ) from None
+    return run
+
+
+def read_run(path: Path) -> RunConfig:
+    """Read the run's configuration from a file, without Snakemake; raises as `parse_run`."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: name the run's configuration by --configfile")
+    return parse_run(read_yaml(path), str(path))
+
+
+def load_training(name: str, folders: Sequence[Path]) -> Training:
+    """Read `{name}.yaml` from the first of `folders` that has it.
+
+    Raises
+    ------
+    InputError
+        No folder has it, or it is not valid.
+    """
+    paths = [folder / f"{name}.yaml" for folder in folders]
+    path = next((path for path in paths if path.exists() or path.is_symlink()), None)
+    if path is None:
+        there = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+        raise InputError(
+            f"trainings: there is no file for {name!r}{did_you_mean(name, there)} (looked for "
+            f"{', '.join(str(p) for p in paths)}); there are: {', '.join(there) or 'none'}"
+        )
+    return validated(Training, read_yaml(path), str(path), {"config/config.yaml": RunConfig})
