@@ -6,11 +6,17 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from cellmap_pipeline import plan as planning
 from cellmap_pipeline.config import stages
+from cellmap_pipeline.crop_label import row_settings
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.plan import resources as requests
+from cellmap_pipeline.plan.checks import check_folders
+from cellmap_pipeline.plan.lineage import choice_for, label_lineage, label_sources
+from cellmap_pipeline.plan.make import make_plan
+from cellmap_pipeline.plan.resources import prediction_jobs, segmentation_threads
+from cellmap_pipeline.plan.sources import AVERAGE, origin
+from cellmap_pipeline.plan.targets import check_target
 from cellmap_pipeline.run import failures, locks, restart
-from cellmap_pipeline.plan_checks import check_folders, check_target
 
 CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
 TRAINING_FOLDERS = list(
@@ -22,9 +28,7 @@ TRAINING_FOLDERS = list(
 )
 
 try:
-    PLAN = planning.make_plan(
-        config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS
-    )
+    PLAN = make_plan(config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS)
     # Snakemake knows its targets later; those of a workflow that takes this one as a module are its own.
     if not workflow.modifier.skip_configfile:
         for _before, _word in pairwise(sys.argv):
@@ -43,7 +47,7 @@ USED = PLAN.used()
 # By training and test crop, the rows of the manifest that it predicts.
 PREDICTED = {(name, crop): rows for name in USED for crop, rows in PLAN.predicted(name).items()}
 # By row of the submission, a hash of all settings that its label depends on.
-LINEAGE = {row: planning.label_lineage(PLAN, row) for row in PLAN.segmented()}
+LINEAGE = {row: label_lineage(PLAN, row) for row in PLAN.segmented()}
 
 
 wildcard_constraints:
@@ -58,7 +62,7 @@ wildcard_constraints:
 
 def rows_of(training, crop):
     """The rows that a training predicts in a crop, in plain builtins."""
-    return [planning.row_settings(row) for row in PREDICTED[training, crop]]
+    return [row_settings(row) for row in PREDICTED[training, crop]]
 
 
 def version(stage):
@@ -94,7 +98,7 @@ def asked(stage, key, grows=True):
     """A resources function: what a training's jobs of `stage` ask for."""
 
     def resources(wildcards, attempt):
-        amount = planning.resources(PLAN.trainings[wildcards.training], stage)[key]
+        amount = requests.resources(PLAN.trainings[wildcards.training], stage)[key]
         return amount * attempt if grows else amount
 
     return resources

@@ -251,9 +251,7 @@ rule plot_crop:
             "data_root": PLAN.config.data_root,
             "ground_truth": PLAN.config.ground_truth,
             "rows": [
-                planning.row_settings(row)
-                for row in PLAN.segmented()
-                if row.crop == int(wildcards.crop)
+                row_settings(row) for row in PLAN.segmented() if row.crop == int(wildcards.crop)
             ],
         },
     script:
@@ -315,7 +313,7 @@ rule plot_cases:
         | {
             "data_root": PLAN.config.data_root,
             "ground_truth": PLAN.config.ground_truth,
-            "rows": [planning.row_settings(row) for row in PLAN.segmented()],
+            "rows": [row_settings(row) for row in PLAN.segmented()],
         },
         segmentations=lambda wildcards: str(OUTPUT / "segmentations"),
     script:

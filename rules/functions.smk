@@ -1,6 +1,6 @@
 """What the inputs, params and resources of rules are made by, stage by stage."""
 
-from cellmap_pipeline import plan_validation
+from cellmap_pipeline.plan import validation as plan_validation
 from cellmap_pipeline.run.resume import fingerprint_of
 
 # check_inputs
@@ -78,7 +78,7 @@ def validate_params(wildcards):
         "labels": plan_validation.validation_settings(PLAN, wildcards.source),
         "trainings": list(trainings),
         "voxel_size": list(own.voxel_size) if own else None,
-        "everywhere": wildcards.source == planning.AVERAGE,
+        "everywhere": wildcards.source == AVERAGE,
     }
 
 
@@ -87,9 +87,9 @@ def validation_asks(key, grows=True):
 
     def resources(wildcards, attempt):
         if wildcards.source in PLAN.trainings:
-            amount = planning.resources(PLAN.trainings[wildcards.source], "validate")[key]
+            amount = requests.resources(PLAN.trainings[wildcards.source], "validate")[key]
         else:
-            amount = planning.RESOURCES["validate"][key]
+            amount = requests.RESOURCES["validate"][key]
         return amount * attempt if grows else amount
 
     return resources
@@ -135,9 +135,9 @@ def segment_row(wildcards):
 def segment_origins(wildcards):
     """The trainings and the predictions made elsewhere that give a label, and averages of them."""
     row = segment_row(wildcards)
-    averaged = planning.choice_for(PLAN, row) == planning.AVERAGE
-    names = [planning.origin(source) for source in PLAN.sources(row)]
-    return list(dict.fromkeys(names + [planning.AVERAGE] * averaged))
+    averaged = choice_for(PLAN, row) == AVERAGE
+    names = [origin(source) for source in PLAN.sources(row)]
+    return list(dict.fromkeys(names + [AVERAGE] * averaged))
 
 
 def segment_predictions(wildcards):
@@ -152,17 +152,17 @@ def segment_predictions(wildcards):
 def segment_params(wildcards):
     """What a label depends on."""
     row = segment_row(wildcards)
-    sources = planning.label_sources(PLAN, row)
+    sources = label_sources(PLAN, row)
     return version("segment") | {
         "lineage": LINEAGE[row],
-        "row": planning.row_settings(row),
-        "select": planning.choice_for(PLAN, row),
+        "row": row_settings(row),
+        "select": choice_for(PLAN, row),
         "origins": segment_origins(wildcards),
         "sources": sources,
         "postprocess": {
-            source: PLAN.trainings[planning.origin(source)].postprocess.get(row.label, {})
+            source: PLAN.trainings[origin(source)].postprocess.get(row.label, {})
             for source in sources
-            if planning.origin(source) in PLAN.trainings
+            if origin(source) in PLAN.trainings
         },
     }
 

@@ -17,11 +17,7 @@ rule package:
         runtime=growing(120),
     params:
         cfg=version("package")
-        | {
-            "rows": [
-                planning.row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels
-            ]
-        },
+        | {"rows": [row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels]},
         segmentations=lambda wildcards: str(OUTPUT / "segmentations"),
     script:
         "../workflow/scripts/package.py"

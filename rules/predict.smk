@@ -1,6 +1,6 @@
 # By training and crop, into how many jobs its prediction is cut.
 JOBS = {
-    (name, crop): planning.prediction_jobs(PLAN.trainings[name], rows)
+    (name, crop): prediction_jobs(PLAN.trainings[name], rows)
     for (name, crop), rows in PREDICTED.items()
 }
 

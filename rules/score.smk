@@ -19,9 +19,7 @@ rule score:
         cfg=version("score")
         | {
             "ground_truth": PLAN.config.ground_truth,
-            "rows": [
-                planning.row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels
-            ],
+            "rows": [row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels],
         },
     script:
         "../workflow/scripts/score.py"

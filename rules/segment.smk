@@ -15,7 +15,7 @@ rule segment:
         OUTPUT / "benchmarks/segment/{dataset}/crop{crop}/{label}.tsv"
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: lambda wildcards: planning.segmentation_threads(segment_row(wildcards))
+    threads: lambda wildcards: segmentation_threads(segment_row(wildcards))
     resources:
         mem_mb=growing(8000),
         runtime=growing(120),

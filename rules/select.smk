@@ -24,9 +24,7 @@ rule select:
             "select": PLAN.config.submission.select,
             "names": list(SCORES),
             "lineage": [stages.training_lineage(PLAN.trainings[name]) for name in USED],
-            "rows": [
-                planning.row_settings(row) | {"sources": PLAN.sources(row)} for row in PLAN.given()
-            ],
+            "rows": [row_settings(row) | {"sources": PLAN.sources(row)} for row in PLAN.given()],
         },
     script:
         "../workflow/scripts/select.py"

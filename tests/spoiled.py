@@ -19,8 +19,8 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.io.yaml_files import read_yaml
-from cellmap_pipeline.plan import make_plan
-from cellmap_pipeline.plan_checks import check_folders
+from cellmap_pipeline.plan.checks import check_folders
+from cellmap_pipeline.plan.make import make_plan
 
 # When something is said: while Snakemake parses, before the first job, in the first job.
 PARSING, START, LOOK = "while Snakemake parses", "before the first job", "check_inputs"

@@ -35,12 +35,13 @@ from cellmap_pipeline.inputs_disk import (
 )
 from cellmap_pipeline.inputs_layout import Layout
 from cellmap_pipeline.inputs_volumes import Volumes
-from cellmap_pipeline.plan import Plan, choice_for, label_sources
-from cellmap_pipeline.plan_choices import needed_by
-from cellmap_pipeline.plan_validation import validation_settings
+from cellmap_pipeline.plan.choices import needed_by
+from cellmap_pipeline.plan.lineage import choice_for, label_sources
+from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.plan.sources import AVERAGE
+from cellmap_pipeline.plan.validation import validation_settings
 from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.segmentation.probabilities import further_beside
-from cellmap_pipeline.selection import AVERAGE
 
 log = logging.getLogger(__name__)
 

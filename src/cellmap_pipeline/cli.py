@@ -126,7 +126,7 @@ def _view(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from cellmap_pipeline.plan import read_plan
+    from cellmap_pipeline.plan.make import read_plan
     from cellmap_pipeline.status import look
     from cellmap_pipeline.status_table import show, watch
 

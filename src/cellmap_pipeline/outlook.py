@@ -14,7 +14,7 @@ from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.outlook_prediction import describe, duration, outlook_of, warning_of
-from cellmap_pipeline.plan import Plan
+from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.scoring.upper_bound import ceiling
 
 # Peak of 16-bit tensor operations per second, and bytes of memory per second (data sheets, dense).

@@ -10,7 +10,7 @@ from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import union
-from cellmap_pipeline.plan import prediction_jobs
+from cellmap_pipeline.plan.resources import prediction_jobs
 
 # A crop of which the network sees more voxels than this times those of its finest label is a
 # mistake rather than a wish: four times finer along each axis.

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cellmap_pipeline.plan import Plan
+from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.run.locks import SILENCE, is_ended, lives, read
 from cellmap_pipeline.run.progress import Progress, progress_of
 from cellmap_pipeline.run.restart import RUN

@@ -18,7 +18,7 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.storage import ABSENT
-from cellmap_pipeline.plan import Plan
+from cellmap_pipeline.plan.plan import Plan
 
 
 @pytest.fixture

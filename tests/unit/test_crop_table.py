@@ -4,16 +4,11 @@ import pytest
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.crop_table import (
-    COLUMNS,
-    crops_to_fetch,
-    parse_crop_table,
-    read_crop_table,
-    split_url,
-)
+from cellmap_pipeline.data.crop_table import COLUMNS, parse_crop_table, read_crop_table, split_url
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.files import local_copy
+from cellmap_pipeline.plan.contents import crops_to_fetch
 
 HEAD = ",".join(COLUMNS)
 RAW = "s3://b/d1/d1.zarr/recon-1/em/fibsem-uint8"

@@ -8,7 +8,7 @@ from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.outlook import hours_left, network_cost, training_hours, write_outlook
 from cellmap_pipeline.outlook_prediction import describe, outlook_of, warning_of
-from cellmap_pipeline.plan import make_plan
+from cellmap_pipeline.plan.make import make_plan
 from cellmap_pipeline.scoring.upper_bound import ceiling
 
 SETS = ["all48_4nm", "all48_8nm", "organelles_16nm", "organelles_32nm"]

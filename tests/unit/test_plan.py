@@ -7,9 +7,11 @@ from cellmap_pipeline.crop_label import CropLabel, crop_label, row_settings
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.plan import elsewhere_paths, label_sources, make_plan
-from cellmap_pipeline.plan_checks import check_target
-from cellmap_pipeline.plan_validation import validation_settings, validation_trainings
+from cellmap_pipeline.plan.lineage import label_sources
+from cellmap_pipeline.plan.make import make_plan
+from cellmap_pipeline.plan.plan import elsewhere_paths
+from cellmap_pipeline.plan.targets import check_target
+from cellmap_pipeline.plan.validation import validation_settings, validation_trainings
 
 MODEL = {"model": {"architecture": "monai_basic_unet3d"}, "patch_size": 64}
 

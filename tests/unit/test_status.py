@@ -11,7 +11,7 @@ from cellmap_pipeline.cli import main
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.plan import read_plan
+from cellmap_pipeline.plan.make import read_plan
 from cellmap_pipeline.run.locks import bury, claim, read, this_process
 from cellmap_pipeline.run.progress import progress_of
 from cellmap_pipeline.run.restart import RUN

@@ -2,7 +2,7 @@
 
 from runs import wait_until
 
-from cellmap_pipeline.plan import read_plan
+from cellmap_pipeline.plan.make import read_plan
 from cellmap_pipeline.status import look
 
 

@@ -13,7 +13,7 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.check_inputs import check_inputs
     from cellmap_pipeline.io.arrays import set_cache_bytes
-    from cellmap_pipeline.plan import make_plan
+    from cellmap_pipeline.plan.make import make_plan
 
     params = snakemake.params
     # Nothing is read twice.

@@ -37,8 +37,8 @@ def _reference() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made by `python -m cellmap_pipeline.config.reference` from the models that check it; the same as",
-        "JSON schemas are in `config/schemas/`.",
+        "Made by `python -m cellmap_pipeline.config.reference` from the models that check it; the",
+        "same as JSON schemas are in `config/schemas/`.",
     ]
     for title, model in HEADS.values():
         lines += ["", f"## {title}", "", "| key | default | range | meaning |"]

@@ -6,16 +6,11 @@ Format (`manifest.csv` of cellmap-segmentation-challenge): a CSV with the header
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import NAME
 from cellmap_pipeline.errors import InputError, gathered, raise_all
-from cellmap_pipeline.geometry import union
 from cellmap_pipeline.io.tables import is_number, read_csv_text, table_rows
 
 COLUMNS = ["crop_number", "collection", "alignment", "crop_url", "em_url"]
@@ -80,73 +75,6 @@ def split_url(url: str, dataset: str) -> tuple[str, str]:
                 raise ValueError(f"{url!r} leaves {dataset}{suffix} by '..': write it without")
             return f"{head}/{dataset}{suffix}", key
     raise ValueError(f"{url!r} does not lead into {dataset}.zarr or {dataset}.n5")
-
-
-def crops_to_fetch(
-    table: Mapping[int, CropRow],
-    trainings: Sequence[Training],
-    predicted: Sequence[Mapping[int, Sequence[CropLabel]]],
-) -> dict[int, dict[str, Any]]:
-    """What to bring of each crop, in plain builtins.
-
-    Parameters
-    ----------
-    trainings : those that are used. One with a datasplit of its own has its crops at hand.
-    predicted : of each of them, by test crop, the rows of the manifest that it predicts.
-
-    Returns
-    -------
-    By crop, where it lies (`dataset`, `labels`, `raw`), and who uses it at which voxel size (nm):
-    `train` with the classes, `predict` with the extent.
-
-    Raises
-    ------
-    InputError
-        The table has no row of a test crop's dataset.
-    """
-    requests: dict[int, dict[str, Any]] = {}
-    for row in table.values():
-        users = [
-            {"voxel_size": list(training.voxel_size), "classes": list(training.classes)}
-            for training in trainings
-            if training.datasplit is None
-            and (training.datasets is None or row.dataset in training.datasets)
-            and (training.crops is None or row.crop in training.crops)
-        ]
-        if users:
-            requests[row.crop] = _request(row.dataset, row.labels, row.raw) | {"train": users}
-    raw_of = {row.dataset: row.raw for row in table.values()}
-    for training, crops in zip(trainings, predicted, strict=True):
-        for crop, rows in crops.items():
-            dataset = rows[0].dataset
-            if dataset not in raw_of:
-                raise InputError(
-                    f"test crop {crop}: the table of fetch.crops has no row of {dataset}, which "
-                    "would say where its raw lies: add one, or leave the crop out of "
-                    "`submission.crops`"
-                )
-            extent = union([row.grid for row in rows])
-            request = requests.setdefault(crop, _request(dataset, None, raw_of[dataset]))
-            if request["dataset"] != dataset:
-                raise InputError(
-                    f"crop {crop} is of dataset {dataset} in the manifest of test crops and of "
-                    f"{request['dataset']} in the table of fetch.crops: crop ids must be unique"
-                )
-            request["predict"].append(
-                {
-                    "voxel_size": list(training.voxel_size),
-                    "extent": {
-                        "voxel_size": list(extent.voxel_size),
-                        "translation": list(extent.translation),
-                        "shape": list(extent.shape),
-                    },
-                }
-            )
-    return requests
-
-
-def _request(dataset: str, labels: str | None, raw: str) -> dict[str, Any]:
-    return {"dataset": dataset, "labels": labels, "raw": raw, "train": [], "predict": []}
 
 
 def _parse_row(fields: list[str], where: str) -> CropRow:

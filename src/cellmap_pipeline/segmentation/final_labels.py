@@ -15,11 +15,12 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.files import put_in_place
 from cellmap_pipeline.io.ngff import read_json, write_json
 from cellmap_pipeline.io.volumes import create
+from cellmap_pipeline.plan.sources import AVERAGE, origin
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.methods import NEEDS, complete
 from cellmap_pipeline.segmentation.probabilities import Probabilities, Source
 from cellmap_pipeline.segmentation.segment import segment
-from cellmap_pipeline.selection import AVERAGE, chosen_sources, nearest, origin
+from cellmap_pipeline.selection import chosen_sources, nearest
 
 log = logging.getLogger(__name__)
 

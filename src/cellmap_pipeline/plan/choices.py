@@ -7,15 +7,13 @@ Looked at while Snakemake parses.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cellmap_pipeline.channels import FURTHER, further
 from cellmap_pipeline.errors import did_you_mean
+from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.plan.sources import in_words, key_of, origin
 from cellmap_pipeline.segmentation.methods import NEEDS
-from cellmap_pipeline.selection import in_words, key_of, origin
-
-if TYPE_CHECKING:
-    from cellmap_pipeline.plan import Plan
 
 
 def wrong_choices(plan: Plan) -> Iterator[str]:

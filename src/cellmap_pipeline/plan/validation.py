@@ -7,9 +7,10 @@ from typing import Any
 
 from cellmap_pipeline.config.run import PARTS
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.plan import Plan
-from cellmap_pipeline.plan_contents import source_path, voxel_sizes
-from cellmap_pipeline.selection import AVERAGE, origin
+from cellmap_pipeline.plan.contents import voxel_sizes
+from cellmap_pipeline.plan.lineage import source_path
+from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.plan.sources import AVERAGE, origin
 
 
 def validation_settings(plan: Plan, name: str) -> dict[str, Any]:

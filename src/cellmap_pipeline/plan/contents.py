@@ -5,21 +5,19 @@ Read while Snakemake parses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cellmap_pipeline.config.run import RunConfig
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.class_table import parse_class_table, parts_of, read_class_table
-from cellmap_pipeline.data.crop_table import crops_to_fetch, parse_crop_table, read_crop_table
+from cellmap_pipeline.data.crop_table import CropRow, parse_crop_table, read_crop_table
 from cellmap_pipeline.data.layout import crop_folders
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import SAME_SIZE, apart
+from cellmap_pipeline.geometry import SAME_SIZE, apart, union
 from cellmap_pipeline.io.files import local_copy
-from cellmap_pipeline.selection import origin
-
-if TYPE_CHECKING:
-    from cellmap_pipeline.plan import Plan
+from cellmap_pipeline.plan.plan import Plan
 
 
 def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> list[CropLabel]:
@@ -103,15 +101,6 @@ def fetched_crops(plan: Plan) -> dict[int, dict[str, Any]]:
     )
 
 
-def source_path(plan: Plan, source: str, label: str, folder: str) -> tuple[str, list[str]]:
-    """Where a source's predictions lie, with {dataset}, {crop}, {label}, and the label's parts."""
-    name = origin(source)
-    if name in plan.config.predictions:
-        return plan.config.predictions[name].path, []
-    parts = plan.parts[name][label] if source != name else []
-    return f"{plan.output / name / folder}/{{dataset}}/crop{{crop}}/{{label}}", parts
-
-
 def voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
     """Those of rows, one of each that count as the same."""
     sizes: list[list[float]] = []
@@ -119,3 +108,70 @@ def voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
         if all(apart(size, other) > SAME_SIZE for other in sizes):
             sizes.append(list(size))
     return sizes
+
+
+def crops_to_fetch(
+    table: Mapping[int, CropRow],
+    trainings: Sequence[Training],
+    predicted: Sequence[Mapping[int, Sequence[CropLabel]]],
+) -> dict[int, dict[str, Any]]:
+    """What to bring of each crop, in plain builtins.
+
+    Parameters
+    ----------
+    trainings : those that are used. One with a datasplit of its own has its crops at hand.
+    predicted : of each of them, by test crop, the rows of the manifest that it predicts.
+
+    Returns
+    -------
+    By crop, where it lies (`dataset`, `labels`, `raw`), and who uses it at which voxel size (nm):
+    `train` with the classes, `predict` with the extent.
+
+    Raises
+    ------
+    InputError
+        The table has no row of a test crop's dataset.
+    """
+    requests: dict[int, dict[str, Any]] = {}
+    for row in table.values():
+        users = [
+            {"voxel_size": list(training.voxel_size), "classes": list(training.classes)}
+            for training in trainings
+            if training.datasplit is None
+            and (training.datasets is None or row.dataset in training.datasets)
+            and (training.crops is None or row.crop in training.crops)
+        ]
+        if users:
+            requests[row.crop] = _request(row.dataset, row.labels, row.raw) | {"train": users}
+    raw_of = {row.dataset: row.raw for row in table.values()}
+    for training, crops in zip(trainings, predicted, strict=True):
+        for crop, rows in crops.items():
+            dataset = rows[0].dataset
+            if dataset not in raw_of:
+                raise InputError(
+                    f"test crop {crop}: the table of fetch.crops has no row of {dataset}, which "
+                    "would say where its raw lies: add one, or leave the crop out of "
+                    "`submission.crops`"
+                )
+            extent = union([row.grid for row in rows])
+            request = requests.setdefault(crop, _request(dataset, None, raw_of[dataset]))
+            if request["dataset"] != dataset:
+                raise InputError(
+                    f"crop {crop} is of dataset {dataset} in the manifest of test crops and of "
+                    f"{request['dataset']} in the table of fetch.crops: crop ids must be unique"
+                )
+            request["predict"].append(
+                {
+                    "voxel_size": list(training.voxel_size),
+                    "extent": {
+                        "voxel_size": list(extent.voxel_size),
+                        "translation": list(extent.translation),
+                        "shape": list(extent.shape),
+                    },
+                }
+            )
+    return requests
+
+
+def _request(dataset: str, labels: str | None, raw: str) -> dict[str, Any]:
+    return {"dataset": dataset, "labels": labels, "raw": raw, "train": [], "predict": []}

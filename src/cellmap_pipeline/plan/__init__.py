@@ -1,0 +1,1 @@
+"""Which training predicts which label of which crop, and where results lie."""
