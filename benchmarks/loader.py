@@ -116,9 +116,9 @@ def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
     import torch
 
     from cellmap_pipeline.config.training import Training
-    from cellmap_pipeline.crops import CropData
-    from cellmap_pipeline.loading import loaders
-    from cellmap_pipeline.patches import Finisher
+    from cellmap_pipeline.patches.batches import Finisher
+    from cellmap_pipeline.patches.crops import CropData
+    from cellmap_pipeline.patches.loader import loaders
 
     training = Training.model_validate(
         {

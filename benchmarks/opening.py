@@ -70,7 +70,7 @@ def write_all(folder: Path, rows: Sequence[CropLabel]) -> None:
 
 def opening(folder: Path) -> dict[str, Any]:
     """Open as a training does: each crop's grid and what it holds."""
-    from cellmap_pipeline.crops import open_crops
+    from cellmap_pipeline.patches.crops import open_crops
 
     before, begin = peak_mb(), time.perf_counter()
     crops = [

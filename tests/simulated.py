@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES
-from cellmap_pipeline.targets import REACH
+from cellmap_pipeline.patches.targets import REACH
 
 
 def spheres(shape, *centres_and_radii):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.geometry import middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.storage import volumes_in
+from cellmap_pipeline.patches.crops import CropData, open_crops
 from cellmap_pipeline.prediction import predict_crop
 from cellmap_pipeline.task import SegmentationTask
 

@@ -29,12 +29,12 @@ from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.checkpoints import export
 from cellmap_pipeline.config.stages import RESULT_VERSION, TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.crops import open_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.gpus import check_gpus
 from cellmap_pipeline.initial_weights import load_initial
 from cellmap_pipeline.interruption import LAST, LastCheckpoint, newest_checkpoint
-from cellmap_pipeline.loading import loaders
+from cellmap_pipeline.patches.crops import open_crops
+from cellmap_pipeline.patches.loader import loaders
 from cellmap_pipeline.precision import precision
 from cellmap_pipeline.run.resume import claim, fingerprint_of
 from cellmap_pipeline.task import SegmentationTask

@@ -17,8 +17,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 
 from cellmap_pipeline.classes import look_of
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.loading import PatchLoader
-from cellmap_pipeline.targets import UNKNOWN
+from cellmap_pipeline.patches.loader import PatchLoader
+from cellmap_pipeline.patches.targets import UNKNOWN
 
 TABLE = "metrics.csv"
 PER_STEP = "train_loss_step"

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cellmap_pipeline.augment import (
+from cellmap_pipeline.config.training import Augmentation
+from cellmap_pipeline.patches.augmentation import (
     ROTATED,
     Change,
     change_intensity,
@@ -18,7 +19,6 @@ from cellmap_pipeline.augment import (
     rotate,
     shape_to_read,
 )
-from cellmap_pipeline.config.training import Augmentation
 
 OFF = dict(flip=False, transpose=False, rotate90=False, contrast=0, gamma=0, noise=0, blur=0)
 EXACT = ["flip", "transpose", "rotate90"]

@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.label_codes import Block, BlockCache, LabelCodes, encode, read_targets
+from cellmap_pipeline.patches.crops import CropData
+from cellmap_pipeline.patches.label_codes import Block, BlockCache, LabelCodes, encode, read_targets
 
 CHANNELS = ["mito", "mito_boundary", "pm", "er"]
 GRID = Grid((8, 8, 8), (0, 0, 0), (100, 70, 64))

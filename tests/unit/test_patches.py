@@ -5,12 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.crops import CropData, open_crops, spread_boxes
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.loading import loaders
-from cellmap_pipeline.patches import EpochSampler, Finisher, decode, gather
+from cellmap_pipeline.patches.batches import Finisher, decode, gather
+from cellmap_pipeline.patches.crops import CropData, open_crops, spread_boxes
+from cellmap_pipeline.patches.loader import loaders
+from cellmap_pipeline.patches.sampling import EpochSampler
 
 RAW_GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
 CROP_GRID = RAW_GRID.box((10, 12, 14), (40, 44, 48))

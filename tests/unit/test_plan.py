@@ -9,7 +9,6 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.lineage import label_sources
 from cellmap_pipeline.plan.make import make_plan
-from cellmap_pipeline.plan.plan import elsewhere_paths
 from cellmap_pipeline.plan.targets import check_target
 from cellmap_pipeline.plan.validation import validation_settings, validation_trainings
 
@@ -72,7 +71,6 @@ def test_predictions_made_elsewhere_may_be_of_some_labels(plan):
     made = plan(predictions={"other": {"path": path, "classes": ["er"]}})
     assert made.sources(ROWS[2]) == ["other"]
     assert made.sources(ROWS[0]) == ["fine"]
-    assert elsewhere_paths(made, "other") == ["p/a/crop1/er"]
     assert label_sources(made, ROWS[2]) == {"other": ["p/a/crop1/er"]}
     assert made.validated() == ["fine", "coarse", "other"]
     assert validation_trainings(made, "other") == ["fine", "coarse"]

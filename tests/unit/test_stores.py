@@ -4,13 +4,13 @@ import pytest
 import tensorstore as ts
 from moto.server import ThreadedMotoServer
 
-from cellmap_pipeline.crops import CropData, open_crops
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops, make_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.storage import S3Path, location, present, read_text
 from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.patches.crops import CropData, open_crops
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 33, 20))
 RAW = np.random.default_rng(0).integers(0, 255, GRID.shape).astype(np.uint8)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cellmap_pipeline.channels import class_of, output_channels
-from cellmap_pipeline.targets import (
+from cellmap_pipeline.patches.targets import (
     REACH,
     UNKNOWN,
     affinities,

@@ -9,7 +9,7 @@ from cellmap_pipeline.checkpoints import load_checkpoint
 from cellmap_pipeline.config.training import Scheduler
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.optimisers import rate_at
-from cellmap_pipeline.patches import RandomPatches
+from cellmap_pipeline.patches.sampling import RandomPatches
 from cellmap_pipeline.training import train
 
 

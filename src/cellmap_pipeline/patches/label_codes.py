@@ -18,10 +18,10 @@ import pandas as pd
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of
-from cellmap_pipeline.targets import UNKNOWN, halo, imply, make_targets
+from cellmap_pipeline.patches.crops import CropData
+from cellmap_pipeline.patches.targets import UNKNOWN, halo, imply, make_targets
 
 # Voxels along each side of a compressed block.
 BLOCK = 64

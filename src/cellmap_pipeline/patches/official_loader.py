@@ -9,10 +9,10 @@ import numpy as np
 from cellmap_data import CellMapDataset
 from numpy.typing import NDArray
 
-from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.geometry import Shape, shape_of
-from cellmap_pipeline.label_codes import encode
-from cellmap_pipeline.targets import UNKNOWN, imply, make_targets
+from cellmap_pipeline.patches.crops import CropData
+from cellmap_pipeline.patches.label_codes import encode
+from cellmap_pipeline.patches.targets import UNKNOWN, imply, make_targets
 
 # It takes a volume's translation for the lower edge of voxel 0 and rounds down from there.
 BEYOND_THE_EDGE = 1e-3

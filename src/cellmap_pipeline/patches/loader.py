@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.crops import CropData
 from cellmap_pipeline.data.class_table import implied, read_class_table
 from cellmap_pipeline.io.arrays import set_cache_bytes
-from cellmap_pipeline.label_codes import BlockCache, LabelCodes
-from cellmap_pipeline.official_loader import OfficialSource
-from cellmap_pipeline.patches import EpochSampler, Patch, RandomPatches, Source, Tiles
-from cellmap_pipeline.targets import stored_channels
+from cellmap_pipeline.patches.crops import CropData
+from cellmap_pipeline.patches.label_codes import BlockCache, LabelCodes
+from cellmap_pipeline.patches.official_loader import OfficialSource
+from cellmap_pipeline.patches.patch import Patch, Source
+from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches, Tiles
+from cellmap_pipeline.patches.targets import stored_channels
 
 # How a loader's memory is shared out; the rest is for patches on their way.
 LABELS_SHARE = 0.3

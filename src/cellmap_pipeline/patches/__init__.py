@@ -1,0 +1,1 @@
+"""Training patches: targets, sampling, augmentation and loading."""
