@@ -40,7 +40,7 @@ def main() -> None:
     from cellmap_pipeline.config.load import load_training
     from cellmap_pipeline.models.build import build_model
     from cellmap_pipeline.models.losses import build_loss
-    from cellmap_pipeline.optimisers import build_optimizer
+    from cellmap_pipeline.training.optimizers import build_optimizer
 
     torch.set_num_threads(arguments.threads)
     training = load_training(arguments.training.stem, [arguments.training.parent])

@@ -40,9 +40,9 @@ from cellmap_pipeline.config.training import Inference, Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.prediction import predict_crop
-from cellmap_pipeline.predictor import Predictor
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.prediction.predict import predict_crop
+from cellmap_pipeline.prediction.predictor import Predictor
+from cellmap_pipeline.training.task import SegmentationTask
 
 # 14 semantic classes: as many channels as classes.
 CLASSES = [

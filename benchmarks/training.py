@@ -32,9 +32,9 @@ from loader import CLASSES, VOXEL, make_data
 
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.optimisers import build_optimizer
-from cellmap_pipeline.task import SegmentationTask
-from cellmap_pipeline.training import precision, train
+from cellmap_pipeline.training.optimizers import build_optimizer
+from cellmap_pipeline.training.task import SegmentationTask
+from cellmap_pipeline.training.train import precision, train
 
 CPU = {
     "model": {"architecture": "monai_basic_unet3d"}, "patch_size": 64, "num_workers": 1,

@@ -2,7 +2,7 @@
 
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.training.task import SegmentationTask
 
 
 def tiny_task(**changes: object) -> SegmentationTask:

@@ -64,12 +64,12 @@ def warm_up() -> None:
 def _context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     # Imported once, not by each process.
-    context.set_forkserver_preload(["cellmap_pipeline.training"])
+    context.set_forkserver_preload(["cellmap_pipeline.training.train"])
     return context
 
 
 def _train(values: dict, datasplit: Path, folder: Path) -> None:
-    from cellmap_pipeline.training import train
+    from cellmap_pipeline.training.train import train
 
     folder.mkdir(exist_ok=True)
     train(Training.model_validate(values), datasplit, folder / "training", folder / "model.ckpt")

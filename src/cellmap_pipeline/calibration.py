@@ -11,8 +11,8 @@ import torch
 
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.predictor import Predictor
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.prediction.predictor import Predictor
+from cellmap_pipeline.training.task import SegmentationTask
 
 # A GPU's first passes are slower than what follows.
 WARM_UP, MEASURED = 2, 5

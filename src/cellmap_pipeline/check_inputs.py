@@ -261,8 +261,8 @@ def _check_networks(
 ) -> dict[str, int]:
     """The number of weights of each network that is to be trained."""
     # Late, since they import torch.
-    from cellmap_pipeline.gpus import check_gpus
     from cellmap_pipeline.inputs_networks import check_checkpoint, check_network
+    from cellmap_pipeline.training.devices import check_gpus
 
     weights = {}
     for name, training in trainings.items():

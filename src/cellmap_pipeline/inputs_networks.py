@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.checkpoints import check_matches, load_checkpoint
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.initial_weights import load_initial
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.training.checkpoints import check_matches, load_checkpoint
+from cellmap_pipeline.training.initial_weights import load_initial
+from cellmap_pipeline.training.task import SegmentationTask
 
 
 def check_network(training: Training) -> int:

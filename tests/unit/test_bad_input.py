@@ -39,10 +39,10 @@ from spoiled import (
     said_to,
 )
 
-from cellmap_pipeline import gpus
 from cellmap_pipeline.checking import check
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.training import devices
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n"
@@ -1022,7 +1022,7 @@ def test_fewer_gpus_than_asked_for(it, monkeypatch):
 
 def test_a_gpu_that_cannot_be_used(it, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(gpus, "DEVICES", it.path / "dev")
+    monkeypatch.setattr(devices, "DEVICES", it.path / "dev")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     (it.path / "dev").mkdir()
     (it.path / "dev/nvidia0").touch()

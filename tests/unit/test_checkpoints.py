@@ -6,15 +6,15 @@ import torch
 from networks import tiny_task
 from trainings import make_datasplit, settings
 
-from cellmap_pipeline.checkpoints import best_checkpoints, check_matches, load_networks
 from cellmap_pipeline.config.stages import NETWORK_KEYS, training_settings
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.prediction import predict_crop
-from cellmap_pipeline.training import train
+from cellmap_pipeline.prediction.predict import predict_crop
+from cellmap_pipeline.training.checkpoints import best_checkpoints, check_matches, load_networks
+from cellmap_pipeline.training.train import train
 
 MADE = settings(epochs=4, inference={"checkpoints": 3})
 

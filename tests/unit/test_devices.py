@@ -12,8 +12,8 @@ import pytest
 import torch
 from trainings import make_datasplit, settings
 
-from cellmap_pipeline.interruption import EXIT_CODE
-from cellmap_pipeline.training import train
+from cellmap_pipeline.training.interruption import EXIT_CODE
+from cellmap_pipeline.training.train import train
 
 SCRIPT = """
 import sys
@@ -23,7 +23,7 @@ from cellmap_pipeline.run.jobs import job
 
 folder = Path(sys.argv[1])
 with job(str(folder / "train.log")):
-    from cellmap_pipeline.training import train
+    from cellmap_pipeline.training.train import train
     training = Training.model_validate_json(Path(sys.argv[3]).read_text())
     train(training, Path(sys.argv[2]), folder / "training", folder / "model.ckpt")
 """

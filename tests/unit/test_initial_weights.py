@@ -4,8 +4,8 @@ from trainings import settings
 
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.initial_weights import load_initial
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.training.initial_weights import load_initial
+from cellmap_pipeline.training.task import SegmentationTask
 
 MODELS = [
     {"architecture": "monai_basic_unet3d", "features": [4, 4, 4, 4, 4, 4]},

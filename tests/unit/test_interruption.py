@@ -9,8 +9,13 @@ import torch
 from runs import wait_until
 from trainings import make_datasplit, settings, start, warm_up
 
-from cellmap_pipeline.interruption import EXIT_CODE, SIGNALS, LastCheckpoint, newest_checkpoint
-from cellmap_pipeline.training import train
+from cellmap_pipeline.training.interruption import (
+    EXIT_CODE,
+    SIGNALS,
+    LastCheckpoint,
+    newest_checkpoint,
+)
+from cellmap_pipeline.training.train import train
 
 # Long enough to be hit in the middle, and all that could tell two runs apart.
 LONG = {

@@ -12,15 +12,15 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from networks import tiny_task
 
-import cellmap_pipeline.prediction as prediction
+import cellmap_pipeline.prediction.predict as prediction
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.volumes import Volume, create, reopen
-from cellmap_pipeline.partial_result import PartialResult, join_parts
-from cellmap_pipeline.prediction import predict_crop
+from cellmap_pipeline.prediction.output import PartialResult, join_parts
+from cellmap_pipeline.prediction.predict import predict_crop
 
 RAW_GRID = Grid((8, 8, 8), (40, 0, 80), (56, 60, 64))
 RAW = np.random.default_rng(0).integers(0, 255, RAW_GRID.shape).astype(np.uint8)

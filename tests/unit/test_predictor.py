@@ -5,10 +5,10 @@ import pytest
 import torch
 from networks import tiny_task
 
-from cellmap_pipeline.accumulator import ONE
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.predictor import LARGEST_BATCH, Predictor, best_batch
+from cellmap_pipeline.prediction.predictor import LARGEST_BATCH, Predictor, best_batch
+from cellmap_pipeline.prediction.window_sums import ONE
 
 WINDOW = (32, 32, 32)
 RNG = np.random.default_rng(0)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from trainings import make_datasplit, settings
 
-from cellmap_pipeline.checkpoints import load_checkpoint
 from cellmap_pipeline.config.training import Scheduler
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.optimisers import rate_at
 from cellmap_pipeline.patches.sampling import RandomPatches
-from cellmap_pipeline.training import train
+from cellmap_pipeline.training.checkpoints import load_checkpoint
+from cellmap_pipeline.training.optimizers import rate_at
+from cellmap_pipeline.training.train import train
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trainings import make_datasplit, settings
 
-from cellmap_pipeline import training as module
-from cellmap_pipeline.checkpoints import load_checkpoint
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.interruption import LastCheckpoint
-from cellmap_pipeline.optimisers import rate_at
-from cellmap_pipeline.precision import precision
-from cellmap_pipeline.task import SegmentationTask
-from cellmap_pipeline.training import balanced_weights, train
+from cellmap_pipeline.training import train as module
+from cellmap_pipeline.training.checkpoints import load_checkpoint
+from cellmap_pipeline.training.devices import precision
+from cellmap_pipeline.training.interruption import LastCheckpoint
+from cellmap_pipeline.training.optimizers import rate_at
+from cellmap_pipeline.training.task import SegmentationTask
+from cellmap_pipeline.training.train import balanced_weights, train
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from networks import tiny_task
 from simulated import predicted, spheres
 
 import cellmap_pipeline.validation as validation
-from cellmap_pipeline import prediction_of_validation
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.geometry import Grid, middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.prediction_of_validation import predict_validation
+from cellmap_pipeline.prediction import validation as prediction_of_validation
+from cellmap_pipeline.prediction.validation import predict_validation
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.validation import validate
 from cellmap_pipeline.validation_cases import Truth

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 
-from cellmap_pipeline.accumulator import Accumulator
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.row_sums import RowSums
-from cellmap_pipeline.windows import Windows, plan_layers
+from cellmap_pipeline.prediction.window_sums import Accumulator, RowSums
+from cellmap_pipeline.prediction.windows import Windows, plan_layers
 
 sizes = st.integers(2, 6)
 

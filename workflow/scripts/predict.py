@@ -11,14 +11,14 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     import torch
 
-    from cellmap_pipeline.checkpoints import load_networks
     from cellmap_pipeline.config.stages import INFERENCE_KEYS
     from cellmap_pipeline.config.training import Inference
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.volumes import Volume
-    from cellmap_pipeline.partial_result import join_parts
-    from cellmap_pipeline.prediction import predict_crop
+    from cellmap_pipeline.prediction.output import join_parts
+    from cellmap_pipeline.prediction.predict import predict_crop
+    from cellmap_pipeline.training.checkpoints import load_networks
 
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg

@@ -12,12 +12,12 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     import torch
 
-    from cellmap_pipeline.checkpoints import load_networks
     from cellmap_pipeline.config.stages import INFERENCE_KEYS
     from cellmap_pipeline.config.training import Inference
     from cellmap_pipeline.io.files import put_in_place
-    from cellmap_pipeline.prediction_of_validation import predict_validation
+    from cellmap_pipeline.prediction.validation import predict_validation
     from cellmap_pipeline.run.resume import claim
+    from cellmap_pipeline.training.checkpoints import load_networks
 
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg

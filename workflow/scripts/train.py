@@ -11,7 +11,7 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.config.stages import TRAIN_KEYS
     from cellmap_pipeline.config.training import Training
-    from cellmap_pipeline.training import train
+    from cellmap_pipeline.training.train import train
 
     settings = {key: snakemake.params.cfg[key] for key in TRAIN_KEYS}
     train(

@@ -14,10 +14,10 @@ from torch import Tensor
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.models.build import build_model
 from cellmap_pipeline.models.losses import build_loss
-from cellmap_pipeline.optimisers import build_optimizer, rate_at
 from cellmap_pipeline.patches.batches import Finisher
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import UNKNOWN, scales
+from cellmap_pipeline.training.optimizers import build_optimizer, rate_at
 
 Batch = tuple[Tensor, Tensor]
 # What is taken from raw in 0..1, and what it is multiplied by then: about -1..1 for the network.

@@ -1,4 +1,4 @@
-"""The symmetries of a box of voxels: flips, and turns of a cube."""
+"""The symmetries of a box: flips, and turns of a cube."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training shows of itself: a table, TensorBoard, a progress bar."""
+"""What a training shows of itself, which of its checkpoints it keeps, and when it stops early."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 import pytorch_lightning as pl
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
 from cellmap_pipeline.classes import look_of
 from cellmap_pipeline.errors import InputError
@@ -163,3 +163,39 @@ def paint(
     for mask, colour in zip(masks, colours, strict=True):
         picture[mask] = 0.5 * picture[mask] + 0.5 * np.array(colour, np.float32)
     return picture
+
+
+class BestCheckpoints(ModelCheckpoint):
+    """The checkpoints with the best validation Dice."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(
+            folder,
+            filename="{epoch}-{val_dice:.4f}",
+            monitor="val_dice",
+            mode="max",
+            save_top_k=number,
+            auto_insert_metric_name=False,
+            # An epoch that is done again writes the same file again.
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on; what a killed job had removed already is none of the best."""
+        there = {p: v for p, v in state_dict["best_k_models"].items() if Path(p).is_file()}
+        super().load_state_dict(state_dict)
+        self.best_k_models = there
+        if there:
+            self.best_model_path = max(there, key=lambda p: float(there[p]))
+            self.kth_best_model_path = min(there, key=lambda p: float(there[p]))
+        else:
+            self.best_model_path = self.kth_best_model_path = ""
+
+
+class Patience(EarlyStopping):
+    """Early stopping that a training which was killed right after it keeps to."""
+
+    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Stop at once where an earlier job had come to stop."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True

@@ -9,36 +9,39 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
     Callback,
-    EarlyStopping,
     EMAWeightAveraging,
     LearningRateMonitor,
-    ModelCheckpoint,
 )
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from cellmap_pipeline.channels import class_of
-from cellmap_pipeline.checkpoints import export
 from cellmap_pipeline.config.stages import RESULT_VERSION, TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.gpus import check_gpus
-from cellmap_pipeline.initial_weights import load_initial
-from cellmap_pipeline.interruption import LAST, LastCheckpoint, newest_checkpoint
 from cellmap_pipeline.patches.crops import open_crops
 from cellmap_pipeline.patches.loader import loaders
-from cellmap_pipeline.precision import precision
 from cellmap_pipeline.run.resume import claim, fingerprint_of
-from cellmap_pipeline.task import SegmentationTask
-from cellmap_pipeline.training_log import TABLE, EpochTable, ExampleSlices, Progress
+from cellmap_pipeline.training.callbacks import (
+    TABLE,
+    BestCheckpoints,
+    EpochTable,
+    ExampleSlices,
+    Patience,
+    Progress,
+)
+from cellmap_pipeline.training.checkpoints import export
+from cellmap_pipeline.training.devices import check_gpus, precision
+from cellmap_pipeline.training.initial_weights import load_initial
+from cellmap_pipeline.training.interruption import LAST, LastCheckpoint, newest_checkpoint
+from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 # Of what Lightning says, what is not about this training.
@@ -48,42 +51,6 @@ warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not emp
 # Each GPU's process is started here, not by `srun`.
 warnings.filterwarnings("ignore", "The `srun` command is available")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
-
-
-class BestCheckpoints(ModelCheckpoint):
-    """The checkpoints with the best validation Dice."""
-
-    def __init__(self, folder: Path, number: int) -> None:
-        super().__init__(
-            folder,
-            filename="{epoch}-{val_dice:.4f}",
-            monitor="val_dice",
-            mode="max",
-            save_top_k=number,
-            auto_insert_metric_name=False,
-            # An epoch that is done again writes the same file again.
-            enable_version_counter=False,
-        )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on; what a killed job had removed already is none of the best."""
-        there = {p: v for p, v in state_dict["best_k_models"].items() if Path(p).is_file()}
-        super().load_state_dict(state_dict)
-        self.best_k_models = there
-        if there:
-            self.best_model_path = max(there, key=lambda p: float(there[p]))
-            self.kth_best_model_path = min(there, key=lambda p: float(there[p]))
-        else:
-            self.best_model_path = self.kth_best_model_path = ""
-
-
-class Patience(EarlyStopping):
-    """Early stopping that a training which was killed right after it keeps to."""
-
-    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop at once where an earlier job had come to stop."""
-        if self.wait_count >= self.patience:
-            trainer.should_stop = True
 
 
 def train(

@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cellmap_pipeline.accumulator import Accumulator
 from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.config.stages import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.config.training import Inference
@@ -33,12 +32,12 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.partial_result import PartialResult
-from cellmap_pipeline.predictor import Predictor
-from cellmap_pipeline.row_sums import RowSums, Transfer
+from cellmap_pipeline.prediction.output import PartialResult
+from cellmap_pipeline.prediction.predictor import Predictor
+from cellmap_pipeline.prediction.window_sums import Accumulator, RowSums, Transfer
+from cellmap_pipeline.prediction.windows import Layer, Windows, meets, plan_layers
 from cellmap_pipeline.run.scratch import scratch
-from cellmap_pipeline.task import SegmentationTask
-from cellmap_pipeline.windows import Layer, Windows, meets, plan_layers
+from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 

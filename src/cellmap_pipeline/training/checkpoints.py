@@ -13,7 +13,7 @@ import torch
 from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.training.task import SegmentationTask
 
 # What a checkpoint holds to go on from, and prediction does not need.
 TRAINING_STATE = (

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellmap_pipeline.accumulator import ONE
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.precision import autocast
-from cellmap_pipeline.symmetries import SYMMETRIES, turn, turn_back
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.prediction.symmetries import SYMMETRIES, turn, turn_back
+from cellmap_pipeline.prediction.window_sums import ONE
+from cellmap_pipeline.training.devices import autocast
+from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from cellmap_pipeline.geometry import middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.storage import volumes_in
 from cellmap_pipeline.patches.crops import CropData, open_crops
-from cellmap_pipeline.prediction import predict_crop
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.prediction.predict import predict_crop
+from cellmap_pipeline.training.task import SegmentationTask
 
 # Larger crops are predicted in their middle only, in voxels of the network.
 MOST_PREDICTED = 512**3

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.accumulator import ONE, Accumulator
 from cellmap_pipeline.geometry import Grid, Shape, shape_of
 from cellmap_pipeline.io.files import put_in_place
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.volumes import create, reopen
+from cellmap_pipeline.prediction.window_sums import ONE, Accumulator
+from cellmap_pipeline.prediction.windows import Layer
 from cellmap_pipeline.run.resume import fingerprint_of
-from cellmap_pipeline.windows import Layer
 
 log = logging.getLogger(__name__)
 # Of the compression: 3 would take twice the time for 4 % less.

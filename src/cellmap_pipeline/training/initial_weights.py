@@ -14,7 +14,7 @@ from torch import Tensor
 from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.build import build_model
-from cellmap_pipeline.task import SegmentationTask
+from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 

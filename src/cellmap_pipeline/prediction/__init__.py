@@ -1,0 +1,1 @@
+"""Sliding windows over whole crops."""

@@ -1,0 +1,1 @@
+"""The Lightning task, its checkpoints, and resuming."""
