@@ -243,7 +243,7 @@ def build_rsunet(**options):
 
 
 def test_pytc_absent_is_told_in_words(monkeypatch):
-    monkeypatch.setattr("cellmap_pipeline.models.networks.pytc.find_spec", lambda name: None)
+    monkeypatch.setattr("cellmap_pipeline.models.pytc.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs PyTorch Connectomics; pip install git"):
         build_rsunet()
 

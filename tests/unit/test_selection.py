@@ -3,7 +3,12 @@ import pytest
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.sources import named_sources
-from cellmap_pipeline.selection import chosen_sources, score_of, select_map, selection_table
+from cellmap_pipeline.validation.selection import (
+    chosen_sources,
+    score_of,
+    select_map,
+    selection_table,
+)
 
 
 def entry(size, score, half=0.1):

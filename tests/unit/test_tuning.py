@@ -13,8 +13,8 @@ from cellmap_pipeline.scoring.summary import combine
 from cellmap_pipeline.segmentation.fragments import fragments
 from cellmap_pipeline.segmentation.methods import NEEDS, check_settings, complete, defaults
 from cellmap_pipeline.segmentation.segment import join, segment, voxels
-from cellmap_pipeline.tuning import Case, tune
-from cellmap_pipeline.tuning_instances import Judge, Overlap
+from cellmap_pipeline.validation.estimates import Judge, Overlap
+from cellmap_pipeline.validation.tuning import Case, tune
 
 VOXELS = (8.0, 8.0, 8.0)
 

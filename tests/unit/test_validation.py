@@ -6,7 +6,7 @@ import torch
 from networks import tiny_task
 from simulated import predicted, spheres
 
-import cellmap_pipeline.validation as validation
+import cellmap_pipeline.validation.validate as validation
 from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.geometry import Grid, middle
 from cellmap_pipeline.io.labels import LabelVolume
@@ -14,8 +14,8 @@ from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.prediction import validation as prediction_of_validation
 from cellmap_pipeline.prediction.validation import predict_validation
 from cellmap_pipeline.segmentation.probabilities import Probabilities
-from cellmap_pipeline.validation import validate
-from cellmap_pipeline.validation_cases import Truth
+from cellmap_pipeline.validation.cases import Truth
+from cellmap_pipeline.validation.validate import validate
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
 TRAINING = "t"

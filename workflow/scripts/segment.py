@@ -10,8 +10,8 @@ from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label
-    from cellmap_pipeline.segmentation.final_labels import segment_chosen, write_empty
-    from cellmap_pipeline.selection import read_scores
+    from cellmap_pipeline.segmentation.final_labels import write_empty
+    from cellmap_pipeline.validation.selection import read_scores, segment_chosen
 
     cfg = snakemake.params.cfg
     row = crop_label(cfg["row"])

@@ -12,7 +12,12 @@ from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label
-    from cellmap_pipeline.selection import read_scores, select_map, selection_table, write_selection
+    from cellmap_pipeline.validation.selection import (
+        read_scores,
+        select_map,
+        selection_table,
+        write_selection,
+    )
 
     cfg = snakemake.params.cfg
     paths = dict(zip(cfg["names"], map(Path, snakemake.input.scores), strict=True))

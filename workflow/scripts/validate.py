@@ -10,7 +10,7 @@ from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.validation import validate
+    from cellmap_pipeline.validation.validate import validate
 
     cfg = snakemake.params.cfg
     scores, settings = validate(

@@ -15,12 +15,10 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.files import put_in_place
 from cellmap_pipeline.io.ngff import read_json, write_json
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.plan.sources import AVERAGE, origin
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.methods import NEEDS, complete
 from cellmap_pipeline.segmentation.probabilities import Probabilities, Source
 from cellmap_pipeline.segmentation.segment import segment
-from cellmap_pipeline.selection import chosen_sources, nearest
 
 log = logging.getLogger(__name__)
 
@@ -29,44 +27,6 @@ LABELS = {"cellmap_pipeline": {"kind": "labels"}}
 # Volumes of more voxels are worked on in blocks: up to there, memory stays below 4 GB.
 IN_MEMORY = 28_000_000
 IN_MEMORY_OF = {"mutex_watershed": 12_000_000}
-
-
-def segment_chosen(
-    row: CropLabel,
-    sources: Mapping[str, Source],
-    select: str,
-    scores: Mapping[str, Any],
-    tuned: Mapping[str, Any],
-    own: Mapping[str, Mapping[str, Any]],
-    output: Path,
-    threads: int = 1,
-) -> None:
-    """Make the label of a manifest row of the source that scored best, or of the mean of all.
-
-    Parameters
-    ----------
-    row, output, threads : as for `segment_crop`.
-    sources : by name, predictions of the label.
-    select : `best` or `average`.
-    scores, tuned : by training, name of predictions or `average`, what validation found.
-    own : by source, settings of the user's for the label.
-    """
-    chosen = chosen_sources(row, list(sources), select, scores)
-    settings: dict[str, Any] = {}
-    names = [AVERAGE, *chosen] if len(chosen) > 1 else chosen
-    for name in names:
-        settings = nearest(tuned.get(origin(name), {}).get(row.label, []), row)
-        if settings:
-            log.info("%s by %s, with settings found for %s", row.label, ", ".join(chosen), name)
-            break
-    segment_crop(
-        row,
-        [sources[name] for name in chosen],
-        settings.get("settings", {}),
-        own.get(chosen[0], {}),
-        output,
-        threads,
-    )
 
 
 def write_empty(row: CropLabel, output: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -19,34 +18,13 @@ from cellmap_pipeline.scoring.summary import combine
 from cellmap_pipeline.segmentation.fragments import Fragments, fragments, smoothed
 from cellmap_pipeline.segmentation.methods import FRAGMENT_SETTINGS, Settings
 from cellmap_pipeline.segmentation.segment import assemble, segment
-from cellmap_pipeline.tuning_instances import Estimate, Overlap, estimates
+from cellmap_pipeline.validation.cases import Case
+from cellmap_pipeline.validation.estimates import Estimate, Overlap, estimates
 
 Grid = dict[str, list[Any]]
 
 FINALISTS = 12  # settings that are scored in full
 PER_FRAGMENTS = 2  # of them, at most, from the same fragments
-
-
-@dataclass(frozen=True)
-class Case:
-    """One crop to tune on.
-
-    Parameters
-    ----------
-    channels : probabilities as `segmentation.segment` takes them.
-    truth : ids (z, y, x), 0 is background; for semantic labels all above 0 is inside.
-    known : bool (z, y, x), where the truth is known; None: everywhere.
-    voxel_size : nm, z, y, x.
-    """
-
-    channels: Mapping[str, NDArray[np.uint8]]
-    truth: NDArray[Any]
-    known: NDArray[np.bool_] | None
-    voxel_size: Sequence[float]
-
-    def where_known(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """`labels` without the voxels of unknown truth."""
-        return labels if self.known is None else np.where(self.known, labels, labels.dtype.type(0))
 
 
 class SmoothedChannels(Mapping[str, NDArray[Any]]):

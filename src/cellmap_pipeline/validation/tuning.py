@@ -16,7 +16,8 @@ from cellmap_pipeline.scoring.summary import combine
 from cellmap_pipeline.segmentation import methods as postprocess
 from cellmap_pipeline.segmentation.fragments import smoothed
 from cellmap_pipeline.segmentation.methods import FRAGMENT_SETTINGS, Settings
-from cellmap_pipeline.tuning_evaluators import Case, Estimator, Grid, Scorer
+from cellmap_pipeline.validation.cases import Case
+from cellmap_pipeline.validation.evaluators import Estimator, Grid, Scorer
 
 LEVELS = 256  # of a probability
 CURVE_STEP = 5  # levels between the points of a semantic label's curve

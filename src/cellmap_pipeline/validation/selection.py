@@ -12,6 +12,8 @@ from typing import Any
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import apart
 from cellmap_pipeline.plan.sources import AVERAGE, in_words, named_sources, origin
+from cellmap_pipeline.segmentation.final_labels import segment_crop
+from cellmap_pipeline.segmentation.probabilities import Source
 
 log = logging.getLogger(__name__)
 COLUMNS = ["label", "voxel_size", "training", "score", "score_at_half", "measured_at", "crops",
@@ -125,3 +127,41 @@ def _choice(by_size: Mapping[str, Sequence[str]]) -> str:
     # One number where it stands for all axes.
     keys = {size: size.split()[0] if len(set(size.split())) == 1 else f"'{size}'" for size in texts}
     return "{" + ", ".join(f"{keys[size]}: {text}" for size, text in texts.items()) + "}"
+
+
+def segment_chosen(
+    row: CropLabel,
+    sources: Mapping[str, Source],
+    select: str,
+    scores: Mapping[str, Any],
+    tuned: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]],
+    output: Path,
+    threads: int = 1,
+) -> None:
+    """Make the label of a manifest row of the source that scored best, or of the mean of all.
+
+    Parameters
+    ----------
+    row, output, threads : as for `segment_crop`.
+    sources : by name, predictions of the label.
+    select : `best` or `average`.
+    scores, tuned : by training, name of predictions or `average`, what validation found.
+    own : by source, settings of the user's for the label.
+    """
+    chosen = chosen_sources(row, list(sources), select, scores)
+    settings: dict[str, Any] = {}
+    names = [AVERAGE, *chosen] if len(chosen) > 1 else chosen
+    for name in names:
+        settings = nearest(tuned.get(origin(name), {}).get(row.label, []), row)
+        if settings:
+            log.info("%s by %s, with settings found for %s", row.label, ", ".join(chosen), name)
+            break
+    segment_crop(
+        row,
+        [sources[name] for name in chosen],
+        settings.get("settings", {}),
+        own.get(chosen[0], {}),
+        output,
+        threads,
+    )

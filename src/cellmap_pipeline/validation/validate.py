@@ -15,8 +15,8 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import read_datasplit
 from cellmap_pipeline.geometry import Vector
-from cellmap_pipeline.tuning import plain_settings, score_each, tune
-from cellmap_pipeline.validation_cases import Truth, find_truths
+from cellmap_pipeline.validation.cases import Truth, find_truths
+from cellmap_pipeline.validation.tuning import plain_settings, score_each, tune
 
 log = logging.getLogger(__name__)
 

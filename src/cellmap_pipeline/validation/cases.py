@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from operator import add
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.geometry import Grid, Vector, middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import predicted
 from cellmap_pipeline.segmentation.probabilities import Probabilities
-from cellmap_pipeline.tuning_evaluators import Case
+
+
+@dataclass(frozen=True)
+class Case:
+    """One crop to tune on.
+
+    Parameters
+    ----------
+    channels : probabilities as `segmentation.segment` takes them.
+    truth : ids (z, y, x), 0 is background; for semantic labels all above 0 is inside.
+    known : bool (z, y, x), where the truth is known; None: everywhere.
+    voxel_size : nm, z, y, x.
+    """
+
+    channels: Mapping[str, NDArray[np.uint8]]
+    truth: NDArray[Any]
+    known: NDArray[np.bool_] | None
+    voxel_size: Sequence[float]
+
+    def where_known(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """`labels` without the voxels of unknown truth."""
+        return labels if self.known is None else np.where(self.known, labels, labels.dtype.type(0))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Tuning of the post-processing, and the selection of trainings."""
