@@ -28,12 +28,12 @@ from numcodecs import Zstd
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
-from cellmap_pipeline.checking import check
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.packaging import package
-from cellmap_pipeline.zip_writer import Segment, ZipWriter
+from cellmap_pipeline.submission.check import check
+from cellmap_pipeline.submission.package import package
+from cellmap_pipeline.submission.zip_writer import Segment, ZipWriter
 
 CHUNK, CHECKED_SIDE, CHECKED_LABELS = 64, 800, 48
 GROUP = b'{"zarr_format": 2}'

@@ -146,7 +146,7 @@ def _demo_data(options: argparse.Namespace) -> int:
 
 
 def _package(options: argparse.Namespace) -> int:
-    from cellmap_pipeline.packaging import package
+    from cellmap_pipeline.submission.package import package
 
     _must_exist(options.folder)
     rows = _manifest(options)
@@ -157,8 +157,8 @@ def _package(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from cellmap_pipeline.checking import check, exit_code
-    from cellmap_pipeline.official_reader import check_officially
+    from cellmap_pipeline.submission.check import check, exit_code
+    from cellmap_pipeline.submission.official_reader import check_officially
 
     _must_exist(options.zip, options.truth)
     rows = _manifest(options)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from runs import wait_until
 
-from cellmap_pipeline.checking import check
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest, write_manifest
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.submission.check import check
 
 pytestmark = pytest.mark.slurm
 

@@ -39,9 +39,9 @@ from spoiled import (
     said_to,
 )
 
-from cellmap_pipeline.checking import check
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.submission.check import check
 from cellmap_pipeline.training import devices
 
 BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

@@ -15,13 +15,14 @@ import pytest
 import zarr
 from numcodecs import LZ4, GZip, Zstd
 
-from cellmap_pipeline import checking_voxels, checking_zip
-from cellmap_pipeline.checking import check, exit_code
-from cellmap_pipeline.checking_zip import Problem
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.scoring.submission import score_submission
+from cellmap_pipeline.submission import check_voxels as checking_voxels
+from cellmap_pipeline.submission import check_zip as checking_zip
+from cellmap_pipeline.submission.check import check, exit_code
+from cellmap_pipeline.submission.check_zip import Problem
 
 GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (10, 12, 8))
 MANIFEST = [CropLabel(crop, "a-1", label, GRID) for crop in (1, 2) for label in ("er", "mito")]
@@ -458,7 +459,7 @@ def test_objects_are_counted_across_chunks(folder: Path, monkeypatch: pytest.Mon
     write(folder / "crop1" / "mito", array, {"chunks": (3, 4, 5)})
     sizes = []
     monkeypatch.setattr(
-        "cellmap_pipeline.checking_labels._object_messages",
+        "cellmap_pipeline.submission.check_label._object_messages",
         lambda found: sizes.append(sorted(found.tolist())) or [],
     )
     assert check(zipped(folder), MANIFEST) == []

@@ -8,12 +8,12 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from cellmap_pipeline.checking import check
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.packaging import package
+from cellmap_pipeline.submission.check import check
+from cellmap_pipeline.submission.package import package
 
 GRID = Grid((8, 8, 8), (804, 160, 320), (70, 12, 10))
 

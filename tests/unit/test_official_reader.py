@@ -14,8 +14,8 @@ from drawn_volumes import write_array
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.official_reader import TOOLBOX, check_officially
-from cellmap_pipeline.packaging import package
+from cellmap_pipeline.submission.official_reader import TOOLBOX, check_officially
+from cellmap_pipeline.submission.package import package
 
 GRID = Grid((8, 8, 8), (16, 0, 24), (6, 7, 8))
 MANIFEST = [CropLabel(1, "a-1", label, GRID) for label in ("er", "mito")]

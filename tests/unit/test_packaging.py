@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cellmap_pipeline.checking import check
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.packaging import package
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.submission import score_submission
+from cellmap_pipeline.submission.check import check
+from cellmap_pipeline.submission.package import package
 
 GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (70, 20, 30))
 MANIFEST = [

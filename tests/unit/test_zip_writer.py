@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline import zip_writer
 from cellmap_pipeline.scoring.zip_reader import ZipReader
-from cellmap_pipeline.zip_writer import Segment, ZipWriter
+from cellmap_pipeline.submission import zip_writer
+from cellmap_pipeline.submission.zip_writer import Segment, ZipWriter
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\\\0"), min_size=1, max_size=20)
 contents = st.dictionaries(names, st.binary(max_size=200), max_size=8)

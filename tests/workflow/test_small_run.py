@@ -10,10 +10,10 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Label, Reader
 from yaozarrs import validate_zarr_store
 
-from cellmap_pipeline.checking import check
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.submission.check import check
 
 RETRAINED = {
     "train", "predict_validation", "validate", "predict", "select", "segment", "package", "score"

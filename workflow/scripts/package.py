@@ -11,10 +11,10 @@ with job(snakemake.log[0], snakemake.output):
     import logging
     from dataclasses import asdict
 
-    from cellmap_pipeline.checking import check
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.errors import InputError
-    from cellmap_pipeline.packaging import package
+    from cellmap_pipeline.submission.check import check
+    from cellmap_pipeline.submission.package import package
 
     rows = snakemake.params.cfg["rows"]
     made = [crop_label(row) for row in rows if row["made"]]

@@ -14,11 +14,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cellmap_pipeline.checking_zip import Severity
-from cellmap_pipeline.chunk_codecs import ChunkError, decode_chunk
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.scoring.objects import SlabComponents
 from cellmap_pipeline.scoring.zip_reader import ZipReader
+from cellmap_pipeline.submission.check_zip import Severity
+from cellmap_pipeline.submission.chunk_codecs import ChunkError, decode_chunk
 
 # A layer of chunks of an instance label is put together to count its objects, up to this.
 MAX_LAYER_BYTES = 2**31

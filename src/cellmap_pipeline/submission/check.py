@@ -14,9 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.checking_labels import Checked, check_label
-from cellmap_pipeline.checking_truth import check_against_truth
-from cellmap_pipeline.checking_zip import (
+from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.run.pools import run_bounded
+from cellmap_pipeline.scoring.archive import Archive
+from cellmap_pipeline.scoring.summary import MASK_SUFFIX
+from cellmap_pipeline.scoring.zip_reader import UNREADABLE, ZipReader
+from cellmap_pipeline.submission.check_label import Checked, check_against_truth, check_label
+from cellmap_pipeline.submission.check_zip import (
     MAX_METADATA_BYTES,
     REPACK,
     Problem,
@@ -26,13 +32,6 @@ from cellmap_pipeline.checking_zip import (
     metadata_entries,
     rejected,
 )
-from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.run.pools import run_bounded
-from cellmap_pipeline.scoring.archive import Archive
-from cellmap_pipeline.scoring.summary import MASK_SUFFIX
-from cellmap_pipeline.scoring.zip_reader import UNREADABLE, ZipReader
 
 # Bytes of a voxel of a layer while its objects are counted, and voxels of one as it is slabbed.
 LAYER_BYTES = 24

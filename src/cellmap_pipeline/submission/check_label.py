@@ -13,9 +13,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from cellmap_pipeline.checking_voxels import NAMED, Found, chunk_counts, walk
-from cellmap_pipeline.checking_zip import REPACK, Problem, rejected
-from cellmap_pipeline.chunk_codecs import ChunkError, check_codecs
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
@@ -28,6 +25,12 @@ from cellmap_pipeline.scoring.alignment import (
 )
 from cellmap_pipeline.scoring.archive import Archive, Stored
 from cellmap_pipeline.scoring.instances import instance_ratio_limit
+from cellmap_pipeline.scoring.objects import label_components
+from cellmap_pipeline.scoring.slabs import slabs
+from cellmap_pipeline.scoring.submission import compared
+from cellmap_pipeline.submission.check_voxels import NAMED, Found, chunk_counts, walk
+from cellmap_pipeline.submission.check_zip import REPACK, Problem, rejected
+from cellmap_pipeline.submission.chunk_codecs import ChunkError, check_codecs
 
 # No codec makes larger chunks; a header that claims them would only fill the memory.
 MAX_CHUNK_BYTES = 2**31
@@ -171,4 +174,39 @@ def _object_messages(sizes: NDArray[np.int64]) -> Iterator[str]:
             f"holds far too many objects: {n} connected parts, {specks} of them of fewer than "
             f"{SPECK_VOXELS} voxels; the evaluator skips the crop unless the truth has {needed} or "
             "more objects: remove small ones"
+        )
+
+
+def check_against_truth(
+    submission: Archive, truth: Archive, crop: str, row: CropLabel
+) -> Iterator[Problem]:
+    """Fewer or more objects than the scorer's cut-off takes for plausible.
+
+    Parameters
+    ----------
+    crop : its name in the submission.
+    row : of the manifest.
+
+    Raises
+    ------
+    InputError
+        The truth cannot be read, or is not on the manifest's grid.
+    """
+    if not is_instance(row.label) or row.label not in truth.labels.get(f"crop{row.crop}", ()):
+        return
+    place = f"crop{row.crop}", row.label
+    pred, true = compared(submission, truth, crop, f"crop{row.crop}", row.label, row.grid)
+    n_true = max(int(slab.max(initial=0)) for (slab,) in slabs(true))
+    if not n_true:
+        return
+    components = label_components(pred, instance_ratio_limit(n_true) * n_true)
+    if components is None:
+        yield Problem(
+            "costs", *place, f"holds more than {instance_ratio_limit(n_true):.1f} times the "
+            f"{n_true} objects of the truth, so that the evaluator skips the crop: remove small "
+            "objects",
+        )  # fmt: skip
+    elif not components.any():
+        yield Problem(
+            "costs", *place, f"holds no object, but the truth up to {n_true}: all are missed"
         )

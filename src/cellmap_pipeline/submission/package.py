@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from cellmap_pipeline.conversion import CHUNK, CODEC, Converter
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.scoring.alignment import safe_translation
-from cellmap_pipeline.zip_writer import Segment, ZipWriter
+from cellmap_pipeline.submission.conversion import CHUNK, CODEC, Converter
+from cellmap_pipeline.submission.zip_writer import Segment, ZipWriter
 
 GROUP = {"zarr_format": 2}
 CHUNK_KEY = re.compile(r"\d+\.\d+\.\d+")

@@ -20,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.checking_zip import Problem, rejected
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest, toolbox_manifest, write_manifest
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.submission.check_zip import Problem, rejected
 
 TOOLBOX = "cellmap_segmentation_challenge"
 MANIFEST_URL = "CSC_TEST_CROP_MANIFEST_URL"
-SOURCE = Path(__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[2]
 ZIP, MANIFEST, RESULT = "submission.zip", "manifest.csv", "result.json"
 
 
@@ -65,7 +65,7 @@ def check_officially(path: str | Path, manifest: Sequence[CropLabel]) -> list[Pr
             MANIFEST_URL: str(toolbox_manifest()),
             "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
         }
-        command = [sys.executable, "-m", "cellmap_pipeline.official_reader"]
+        command = [sys.executable, "-m", "cellmap_pipeline.submission.official_reader"]
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
         )
