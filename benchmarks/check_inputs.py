@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.inputs_chunks import Look, decode
 from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.preflight.chunks import Look, decode
 
 
 def main() -> None:

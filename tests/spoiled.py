@@ -12,7 +12,6 @@ import numpy as np
 import yaml
 from drawn_volumes import write_array
 
-from cellmap_pipeline.check_inputs import check_inputs
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.errors import InputError
@@ -21,6 +20,7 @@ from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.io.yaml_files import read_yaml
 from cellmap_pipeline.plan.checks import check_folders
 from cellmap_pipeline.plan.make import make_plan
+from cellmap_pipeline.preflight.check_inputs import check_inputs
 
 # When something is said: while Snakemake parses, before the first job, in the first job.
 PARSING, START, LOOK = "while Snakemake parses", "before the first job", "check_inputs"

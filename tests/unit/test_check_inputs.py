@@ -9,9 +9,7 @@ import pytest
 from runs import TINY
 from spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
 
-from cellmap_pipeline import inputs_chunks
 from cellmap_pipeline.channels import FURTHER
-from cellmap_pipeline.check_inputs import check_inputs
 from cellmap_pipeline.config.load import parse_run
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
@@ -19,6 +17,8 @@ from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.storage import ABSENT
 from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.preflight import chunks as inputs_chunks
+from cellmap_pipeline.preflight.check_inputs import check_inputs
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.outlook import hours_left, network_cost, training_hours, write_outlook
-from cellmap_pipeline.outlook_prediction import describe, outlook_of, warning_of
 from cellmap_pipeline.plan.make import make_plan
+from cellmap_pipeline.preflight.outlook import write_outlook
+from cellmap_pipeline.preflight.prediction_cost import describe, outlook_of, warning_of
+from cellmap_pipeline.preflight.training_cost import hours_left, network_cost, training_hours
 from cellmap_pipeline.scoring.upper_bound import ceiling
 
 SETS = ["all48_4nm", "all48_8nm", "organelles_16nm", "organelles_32nm"]

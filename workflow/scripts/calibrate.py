@@ -9,8 +9,8 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0]):
     import torch
 
-    from cellmap_pipeline.calibration import calibrate
     from cellmap_pipeline.config.training import Training
+    from cellmap_pipeline.preflight.calibration import calibrate
 
     torch.set_num_threads(snakemake.threads)
     write_json(calibrate(Training.model_validate(snakemake.params.cfg)), snakemake.output[0])

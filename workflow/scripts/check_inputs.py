@@ -11,9 +11,9 @@ from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.check_inputs import check_inputs
     from cellmap_pipeline.io.arrays import set_cache_bytes
     from cellmap_pipeline.plan.make import make_plan
+    from cellmap_pipeline.preflight.check_inputs import check_inputs
 
     params = snakemake.params
     # Nothing is read twice.

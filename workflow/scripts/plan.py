@@ -6,8 +6,8 @@ Out: nothing but what it prints, and the same as its log.
 
 from pathlib import Path
 
-from cellmap_pipeline.outlook import write_outlook
 from cellmap_pipeline.plan.make import make_plan
+from cellmap_pipeline.preflight.outlook import write_outlook
 
 params = snakemake.params
 plan = make_plan(params.config, params.source, [Path(folder) for folder in params.folders])

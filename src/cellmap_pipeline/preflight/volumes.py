@@ -17,11 +17,11 @@ import numpy as np
 
 from cellmap_pipeline.errors import InputError, gathered
 from cellmap_pipeline.geometry import Grid, Vector, beyond, is_plausible, shape_of
-from cellmap_pipeline.inputs_chunks import Look
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.labels import LabelVolume, counted_voxels
 from cellmap_pipeline.io.storage import Location
 from cellmap_pipeline.io.volumes import Volume, predicted
+from cellmap_pipeline.preflight.chunks import Look
 from cellmap_pipeline.segmentation.probabilities import further_beside
 
 # Share of a crop that may lie beyond its raw: of one to train on, and before anything is said.

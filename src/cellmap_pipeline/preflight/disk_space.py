@@ -16,7 +16,7 @@ from pathlib import Path
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.outlook_prediction import outlook_of
+from cellmap_pipeline.preflight.prediction_cost import outlook_of
 
 # Of the voxels' bytes, what chunks of even the emptiest predictions and labels pack to.
 PACKED = 1 / 1000

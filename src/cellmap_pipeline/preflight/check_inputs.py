@@ -25,21 +25,21 @@ from cellmap_pipeline.data.datasplit_csv import LabelledCrop, read_datasplit
 from cellmap_pipeline.data.layout import raw_path
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, union
-from cellmap_pipeline.inputs_chunks import decode
-from cellmap_pipeline.inputs_disk import (
+from cellmap_pipeline.plan.choices import needed_by
+from cellmap_pipeline.plan.lineage import choice_for, label_sources
+from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.plan.sources import AVERAGE
+from cellmap_pipeline.plan.validation import validation_settings
+from cellmap_pipeline.preflight.chunks import decode
+from cellmap_pipeline.preflight.disk_space import (
     Need,
     check_space,
     of_checkpoints,
     of_labels,
     of_predictions,
 )
-from cellmap_pipeline.inputs_layout import Layout
-from cellmap_pipeline.inputs_volumes import Volumes
-from cellmap_pipeline.plan.choices import needed_by
-from cellmap_pipeline.plan.lineage import choice_for, label_sources
-from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.plan.sources import AVERAGE
-from cellmap_pipeline.plan.validation import validation_settings
+from cellmap_pipeline.preflight.layout import Layout
+from cellmap_pipeline.preflight.volumes import Volumes
 from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.segmentation.probabilities import further_beside
 
@@ -261,7 +261,7 @@ def _check_networks(
 ) -> dict[str, int]:
     """The number of weights of each network that is to be trained."""
     # Late, since they import torch.
-    from cellmap_pipeline.inputs_networks import check_checkpoint, check_network
+    from cellmap_pipeline.preflight.networks import check_checkpoint, check_network
     from cellmap_pipeline.training.devices import check_gpus
 
     weights = {}

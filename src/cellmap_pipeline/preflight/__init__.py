@@ -1,0 +1,1 @@
+"""Checks of the inputs, and estimates of cost, before a run."""
