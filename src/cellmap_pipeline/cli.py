@@ -115,8 +115,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _view(options: argparse.Namespace) -> int:
     from cellmap_pipeline.config.load import read_run
-    from cellmap_pipeline.crop_layers import find_layers
-    from cellmap_pipeline.viewer import view
+    from cellmap_pipeline.report.crop_layers import find_layers
+    from cellmap_pipeline.report.viewer import view
 
     crop = find_layers(read_run(options.configfile), options.crop, options.classes)
     view(crop, options.address, options.port, not options.no_browser)
@@ -127,8 +127,8 @@ def _status(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from cellmap_pipeline.plan.make import read_plan
-    from cellmap_pipeline.status import look
-    from cellmap_pipeline.status_table import show, watch
+    from cellmap_pipeline.report.status import look
+    from cellmap_pipeline.report.status_table import show, watch
 
     plan = read_plan(options.configfile)
     if options.watch:

@@ -10,8 +10,8 @@ from chromium import started
 from PIL import Image
 
 from cellmap_pipeline.config.load import read_run
-from cellmap_pipeline.crop_layers import find_layers
-from cellmap_pipeline.viewer import serve
+from cellmap_pipeline.report.crop_layers import find_layers
+from cellmap_pipeline.report.viewer import serve
 
 
 def main(crop: int, picture: Path) -> None:

@@ -14,10 +14,10 @@ from chromium import errors, is_blank, pixels
 from runs import wait_until
 
 from cellmap_pipeline.config.load import read_run
-from cellmap_pipeline.crop_layers import KINDS, CropLayer, CropLayers, find_layers
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.viewer import RAW, serve
+from cellmap_pipeline.report.crop_layers import KINDS, CropLayer, CropLayers, find_layers
+from cellmap_pipeline.report.viewer import RAW, serve
 
 pytestmark = pytest.mark.browser
 

@@ -3,11 +3,11 @@ import pytest
 
 from cellmap_pipeline.config.load import parse_run
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.crop_layers import find_layers
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
+from cellmap_pipeline.report.crop_layers import find_layers
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (4, 4, 4))
 

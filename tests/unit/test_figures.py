@@ -12,38 +12,30 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from cellmap_pipeline import (
-    figures_cases,
-    figures_crop,
-    figures_data,
-    figures_resources,
-    figures_scores,
-    figures_training,
-)
 from cellmap_pipeline.classes import CLASSES, COLOURS, in_order, look_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import drawing, in_panels
-from cellmap_pipeline.figures_cases import Case, best_and_worst, plot_cases
-from cellmap_pipeline.figures_crop import (
-    OBJECT_COLOURS,
-    most_labelled,
-    paint,
-    plot_crop,
-    scale_bar,
-)
-from cellmap_pipeline.figures_data import labelled_crops, middle_slice, plot_data, spread
-from cellmap_pipeline.figures_resources import plot_resources, read_benchmarks
-from cellmap_pipeline.figures_scores import (
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.report import cases as figures_cases
+from cellmap_pipeline.report import crops as figures_crop
+from cellmap_pipeline.report import data as figures_data
+from cellmap_pipeline.report import resources as figures_resources
+from cellmap_pipeline.report import scores as figures_scores
+from cellmap_pipeline.report import training as figures_training
+from cellmap_pipeline.report.cases import Case, best_and_worst, plot_cases
+from cellmap_pipeline.report.crops import OBJECT_COLOURS, most_labelled, paint, plot_crop, scale_bar
+from cellmap_pipeline.report.data import labelled_crops, middle_slice, plot_data, spread
+from cellmap_pipeline.report.resources import plot_resources, read_benchmarks
+from cellmap_pipeline.report.scores import (
     plot_leaderboard,
     plot_scores,
     plot_selection,
     plot_validation,
 )
-from cellmap_pipeline.figures_training import plot_datasplit, plot_training, plot_trainings
-from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.report.style import drawing, in_panels
+from cellmap_pipeline.report.training import plot_datasplit, plot_training, plot_trainings
 from cellmap_pipeline.run.snakemake import run_snakemake
 from cellmap_pipeline.scoring.summary import combine, write_csv
 

@@ -10,7 +10,7 @@ import zarr
 
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.served_volumes import ServedVolume
+from cellmap_pipeline.report.served_volumes import ServedVolume
 
 GRID = Grid((8, 4, 4), (100, 20, 30), (20, 33, 17))
 VOXELS = np.random.default_rng(0).integers(0, 200, GRID.shape).astype(np.uint8)

@@ -12,12 +12,12 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.make import read_plan
+from cellmap_pipeline.report.status import Job, look, time_left
+from cellmap_pipeline.report.status_table import show
 from cellmap_pipeline.run.locks import bury, claim, read, this_process
 from cellmap_pipeline.run.progress import progress_of
 from cellmap_pipeline.run.restart import RUN
 from cellmap_pipeline.run.snakemake_log import parse, read_logs
-from cellmap_pipeline.status import Job, look, time_left
-from cellmap_pipeline.status_table import show
 
 START = """
 Building DAG of jobs...

@@ -3,7 +3,7 @@
 from runs import wait_until
 
 from cellmap_pipeline.plan.make import read_plan
-from cellmap_pipeline.status import look
+from cellmap_pipeline.report.status import look
 
 
 def test_a_training_as_it_goes(new_run, monkeypatch):

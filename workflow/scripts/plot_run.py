@@ -9,7 +9,7 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     import subprocess
 
-    from cellmap_pipeline.run_summary import write_summary
+    from cellmap_pipeline.report.run_page import write_summary
 
     command = ["git", "-C", snakemake.params.root, "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -22,12 +22,12 @@ from neuroglancer import server
 from tornado.web import RequestHandler
 
 from cellmap_pipeline.classes import is_instance, look_of
-from cellmap_pipeline.crop_layers import KINDS, CropLayer, CropLayers
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.served_volumes import ServedVolume
+from cellmap_pipeline.report.crop_layers import KINDS, CropLayer, CropLayers
+from cellmap_pipeline.report.served_volumes import ServedVolume
 
 RAW = "raw"
 UNKNOWN = "#808080"

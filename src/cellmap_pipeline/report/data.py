@@ -15,12 +15,12 @@ from cellmap_pipeline.classes import in_order, look_of
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import read_datasplit
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import drawing
-from cellmap_pipeline.figures_crop import paint, stretched
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.storage import Location, volumes_in
 from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.report.crops import paint, stretched
+from cellmap_pipeline.report.style import drawing
 
 TILE_PIXELS = 160
 TILE_INCHES = 1.5

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from cellmap_pipeline.classes import in_order, is_instance, look_of
-from cellmap_pipeline.figures import class_bars, drawing, frame_cell, heat_map, in_panels
+from cellmap_pipeline.report.style import class_bars, drawing, frame_cell, heat_map, in_panels
 
 ROW_INCHES = 0.5
 BEHIND = {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "lw": 0}

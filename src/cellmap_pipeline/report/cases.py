@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.figures import drawing
-from cellmap_pipeline.figures_crop import CELL_INCHES, Panel, draw_panel, extent
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.report.crops import CELL_INCHES, Panel, draw_panel, extent
+from cellmap_pipeline.report.style import drawing
 
 # As many best as worst ones, at most.
 CASES = 3

@@ -18,10 +18,10 @@ from skimage.segmentation import find_boundaries
 
 from cellmap_pipeline.classes import COLOURS, in_order, is_instance, look_of
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.figures import drawing
 from cellmap_pipeline.geometry import Grid, Shape, middle
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.report.style import drawing
 
 Image = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cellmap_pipeline.figures import drawing
+from cellmap_pipeline.report.style import drawing
 
 ROW_INCHES = 0.42
 BAR: dict[str, Any] = {"color": "0.75", "edgecolor": "black", "lw": 0.6}

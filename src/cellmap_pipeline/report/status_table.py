@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.status import Job, Status, TimeLeft, look, time_left
+from cellmap_pipeline.report.status import Job, Status, TimeLeft, look, time_left
 
 NO_RUN = "no run has done anything in this folder"
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.classes import COLOURS, LINES, MARKERS, in_order, look_of
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.figures import class_rows, drawing, in_panels, tint
+from cellmap_pipeline.report.style import class_rows, drawing, in_panels, tint
 
 DICE = "val_dice/"
 ROW_INCHES = 0.5

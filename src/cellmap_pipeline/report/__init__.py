@@ -1,0 +1,1 @@
+"""Figures, the status of a run, and the viewer."""
