@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cellmap_pipeline.demo import make_demo
+from cellmap_pipeline.demo.make import make_demo
 
 # Small enough that a whole run takes a minute or two.
 TINY = {

@@ -139,7 +139,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _demo_data(options: argparse.Namespace) -> int:
-    from cellmap_pipeline.demo import make_demo
+    from cellmap_pipeline.demo.make import make_demo
 
     make_demo(options.folder, seed=options.seed, size=options.size)
     return 0

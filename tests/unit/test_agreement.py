@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellmap_pipeline.demo import make_demo
+from cellmap_pipeline.demo.make import make_demo
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.data.manifest import read_manifest
-from cellmap_pipeline.demo import (
+from cellmap_pipeline.demo.image import LABELS, draw
+from cellmap_pipeline.demo.make import (
     FULL,
     MANIFEST,
     PLANS,
@@ -27,7 +28,6 @@ from cellmap_pipeline.demo import (
     drift_fields,
     make_demo,
 )
-from cellmap_pipeline.demo_image import LABELS, draw
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume

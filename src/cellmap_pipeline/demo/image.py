@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from cellmap_pipeline.demo_scene import PLASMA_MEMBRANE, Body, Mito, Scene
-from cellmap_pipeline.demo_shapes import (
+from cellmap_pipeline.demo.scene import PLASMA_MEMBRANE, Body, Mito, Scene
+from cellmap_pipeline.demo.shapes import (
     Array,
     Axes,
     Field,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cellmap_pipeline.demo_shapes import (
+from cellmap_pipeline.demo.shapes import (
     Array,
     Axes,
     Field,

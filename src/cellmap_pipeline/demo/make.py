@@ -24,9 +24,9 @@ from tqdm import tqdm
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
-from cellmap_pipeline.demo_image import LABELS, draw
-from cellmap_pipeline.demo_scene import Scene, build_scene
-from cellmap_pipeline.demo_shapes import Field, smooth_noise
+from cellmap_pipeline.demo.image import LABELS, draw
+from cellmap_pipeline.demo.scene import Scene, build_scene
+from cellmap_pipeline.demo.shapes import Field, smooth_noise
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
 from cellmap_pipeline.io.ngff import multiscale_metadata
