@@ -60,11 +60,12 @@ install-profiles: env  ## link profiles/ into the folder where `snakemake --prof
 	    else ln -s "$(CURDIR)/profiles/$$name" "$$folder/$$name" && echo "made $$folder/$$name"; fi; \
 	done
 
-lint: env  ## check style and types
+lint: env  ## check style, types and the order of imports
 	ruff check .
 	ruff format --check .
 	$(if $(SMK),snakefmt --check $(SMK))
 	mypy
+	lint-imports --no-logo
 
 format: env  ## put Python and Snakemake files into the project's style
 	ruff check --fix .
