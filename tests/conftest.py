@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["runs"]
+pytest_plugins = ["tests.support.runs"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

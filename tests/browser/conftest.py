@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from chromium import missing, started
-from runs import Run
 from selenium.webdriver import Chrome
+
+from tests.support.runs import Run
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import zarr
 from chromium import errors, is_blank, pixels
-from runs import wait_until
 
 from cellmap_pipeline.config.load import read_run
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.report.crop_layers import KINDS, CropLayer, CropLayers, find_layers
 from cellmap_pipeline.report.viewer import RAW, serve
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.browser
 

@@ -11,7 +11,8 @@ import time
 
 import psutil
 import pytest
-from runs import wait_until
+
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.chaos
 

@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import pytest
 from cluster import Cluster, missing
-from runs import Run
+
+from tests.support.runs import Run
 
 # The profile as it is, but for a test's patience.
 OPTIONS = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10")

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import wait_until
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest, write_manifest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.submission.check import check
+from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.slurm
 

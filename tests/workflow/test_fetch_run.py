@@ -4,9 +4,9 @@ import csv
 import json
 
 import pytest
-from bucket import NAME, reach, serve
 
 from cellmap_pipeline.data.crop_table import COLUMNS
+from tests.support.bucket import NAME, reach, serve
 
 
 @pytest.fixture

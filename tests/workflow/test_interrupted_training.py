@@ -4,7 +4,7 @@ import csv
 import os
 import signal
 
-from runs import wait_until
+from tests.support.runs import wait_until
 
 
 def steps(run):

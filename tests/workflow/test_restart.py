@@ -6,9 +6,9 @@ import shutil
 import signal
 
 import pytest
-from runs import wait_until
 
 from cellmap_pipeline.run import locks as ownership
+from tests.support.runs import wait_until
 
 CROP = "results/tiny/predictions/demo_cell-1/crop5"
 OWNER = "results/logs/predict/tiny/demo_cell-1/crop5.owner"

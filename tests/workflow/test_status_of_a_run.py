@@ -1,9 +1,8 @@
 """The status of a run while it goes on, from what Snakemake and its jobs really write."""
 
-from runs import wait_until
-
 from cellmap_pipeline.plan.make import read_plan
 from cellmap_pipeline.report.status import look
+from tests.support.runs import wait_until
 
 
 def test_a_training_as_it_goes(new_run, monkeypatch):

@@ -12,12 +12,12 @@ import time
 import numpy as np
 import pytest
 import zarr
-from bands import best_band_iou
 
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.data.layout import raw_path
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.io.volumes import Volume
+from tests.support.bands import best_band_iou
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,295 @@
+import itertools
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data.utils import dense_patch_slices
+from monai.inferers import sliding_window_inference
+
+import cellmap_pipeline.prediction.predict as prediction
+from cellmap_pipeline.config.training import Inference
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.resampling import resample
+from cellmap_pipeline.io.volumes import Volume, create, reopen
+from cellmap_pipeline.prediction.output import PartialResult, join_parts
+from cellmap_pipeline.prediction.predict import predict_crop
+from tests.support.networks import tiny_task
+
+RAW_GRID = Grid((8, 8, 8), (40, 0, 80), (56, 60, 64))
+RAW = np.random.default_rng(0).integers(0, 255, RAW_GRID.shape).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def task():
+    torch.manual_seed(0)
+    made = tiny_task()
+    with torch.no_grad():  # away from 0.5 everywhere
+        for parameter in made.parameters():
+            parameter.mul_(2)
+    return made
+
+
+@pytest.fixture
+def raw(tmp_path):
+    create(tmp_path / "raw", RAW_GRID, "uint8", chunk=16).write(RAW).result()
+    return Volume.open(tmp_path / "raw")
+
+
+def reference(task, overlap, blending):
+    """MONAI's own inferer over all of the raw."""
+    image = torch.from_numpy(RAW.astype(np.float32) / 255)[None, None]
+    with torch.inference_mode():
+        return sliding_window_inference(
+            image, 32, 1, lambda x: torch.sigmoid(task(x)), overlap=overlap, mode=blending
+        )[0].numpy()
+
+
+def read(path):
+    return Volume.open(path).levels[0].array.read(order="C").result().astype(int)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "blending", "memory"),
+    [(0.5, "gaussian", 1 << 30), (0.5, "gaussian", 1), (0.0, "constant", 1),
+     (0.25, "gaussian", 1 << 30)],
+)  # fmt: skip
+def test_as_monai_does_on_the_whole_volume(
+    task, raw, tmp_path, monkeypatch, overlap, blending, memory
+):
+    monkeypatch.setattr(prediction, "MEMORY", memory)
+    grids = {
+        "mito": RAW_GRID,
+        "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32)),
+    }
+    rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
+    inference = Inference(overlap=overlap, blending=blending, batch=3)
+    predict_crop([task], raw, rows, tmp_path / "crop1", inference)
+    expected = reference(task, overlap, blending)
+    for channel, index, grid in (
+        ("mito", 0, RAW_GRID), ("mito_boundary", 1, RAW_GRID), ("pm", 2, grids["pm"])
+    ):  # fmt: skip
+        wanted = np.round(resample(expected[index], RAW_GRID, grid) * 255).astype(int)
+        assert np.abs(read(tmp_path / "crop1" / channel) - wanted).max() <= 1
+    assert expected.std() > 0.02
+
+
+@pytest.mark.parametrize("voxel_size", [(8, 8, 8), (4, 8, 16), (3.48, 4, 4)])
+def test_blocks_change_nothing(task, raw, tmp_path, monkeypatch, voxel_size):
+    grid = Grid(voxel_size, (100, 90, 150), (40, 30, 20))
+    rows = [CropLabel(1, "d", "pm", grid)]
+    inference = Inference()
+    predict_crop([task], raw, rows, tmp_path / "whole", inference)
+    monkeypatch.setattr(prediction, "MEMORY", 1)
+    predict_crop([task], raw, rows, tmp_path / "blocks", inference)
+    assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "blocks/pm"))
+    level = Volume.open(tmp_path / "whole/pm").levels[0]
+    assert level.grid == grid
+    attributes = Volume.open(tmp_path / "whole/pm/s0").attributes
+    assert attributes["cellmap_pipeline"] == {"kind": "probability"}
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_any_crop_is_as_monai_does_on_its_raw(task, data):
+    """Any shape, place and voxel size, at the volume's edges too, of a random network."""
+    shape = [data.draw(st.integers(40, 75), "raw") for _ in range(3)]
+    voxel_size = [data.draw(st.sampled_from([8, 8, 8, 5.24, 16]), "voxels") for _ in range(3)]
+    raw_grid = Grid(voxel_size, (40, 0, 80), shape)
+    values = np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)
+    start = [data.draw(st.integers(0, n - 12), "start") for n in shape]
+    size = [data.draw(st.integers(12, n - a), "size") for n, a in zip(shape, start, strict=True)]
+    # On the raw's voxels, or finer or coarser by axis.
+    ratio = [data.draw(st.sampled_from([1, 1, 0.5, 0.87, 2, 3.1]), "ratio") for _ in range(3)]
+    box = raw_grid.box(start, size)
+    grid = box.at([v * r for v, r in zip(voxel_size, ratio, strict=True)])
+    overlap = data.draw(st.sampled_from([0.0, 0.25, 0.5, 0.6]), "overlap")
+    blending = data.draw(st.sampled_from(["gaussian", "constant"]), "blending")
+    inference = Inference(overlap=overlap, blending=blending, batch=4)
+    trained = tiny_task(voxel_size=voxel_size)
+    trained.network = task.network
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        create(folder / "raw", raw_grid, "uint8", chunk=20).write(values).result()
+        raw = Volume.open(folder / "raw")
+        predict_crop([trained], raw, [CropLabel(1, "d", "pm", grid)], folder / "c", inference)
+        found = read(folder / "c/pm")
+        crop = raw.aligned(grid, voxel_size)
+        _, region = prediction._region(raw, crop, (32, 32, 32), overlap)
+        image = torch.from_numpy(raw.read_raw(region, core=crop))[None, None]
+    with torch.inference_mode():
+        expected = sliding_window_inference(
+            image, 32, 2, lambda x: torch.sigmoid(task(x)), overlap=overlap, mode=blending
+        )[0, 2].numpy()  # fmt: skip
+    wanted = np.round(resample(expected, region, grid) * 255).astype(int)
+    assert found.shape == grid.shape
+    assert np.abs(found - wanted).max() <= 1
+
+
+def test_a_crop_smaller_than_the_window(task, raw, tmp_path):
+    grid = RAW_GRID.box((20, 20, 20), (8, 8, 8))
+    predict_crop([task], raw, [CropLabel(1, "d", "pm", grid)], tmp_path / "c", Inference())
+    assert read(tmp_path / "c/pm").shape == (8, 8, 8)
+
+
+def test_what_is_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
+    grid = RAW_GRID.box((0, 0, 0), (32, 32, 32))
+    rows = [CropLabel(1, "d", "pm", grid)]
+    for chunk in (tmp_path / "raw/s0").glob("[23]/*/*"):
+        chunk.unlink()
+    predict_crop([task], Volume.open(tmp_path / "raw"), rows, tmp_path / "c", Inference())
+    assert read(tmp_path / "c/pm").std() > 0
+    (tmp_path / "raw/s0/1/1/1").unlink()
+    with pytest.raises(InputError, match="chunks of raw are missing"):
+        predict_crop([task], Volume.open(tmp_path / "raw"), rows, tmp_path / "d", Inference())
+    assert not (tmp_path / "d").exists()
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(
+    ("layers", "overlap"),
+    [(0, 0.5), (2, 0.5), (4, 0.5), pytest.param(7, 0.75, marks=pytest.mark.slow)],
+)
+def test_a_killed_prediction_goes_on_where_it_was(
+    task, raw, tmp_path, monkeypatch, layers, overlap
+):
+    monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (4,) * 3))
+    grids = {"mito": RAW_GRID, "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32))}
+    rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
+    inference = Inference(window=[16, 32, 32], overlap=overlap, batch=2)
+    predict_crop([task], raw, rows, tmp_path / "whole", inference)
+    windows = []
+    forward = task.forward
+    monkeypatch.setattr(task, "forward", lambda x: windows.append(len(x)) or forward(x))
+    predict_crop([task], raw, rows, tmp_path / "counted", inference)
+    every = sum(windows)
+
+    write, left = PartialResult.write, [layers]
+
+    def until(self, *arguments):
+        write(self, *arguments)
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    monkeypatch.setattr(PartialResult, "write", until)
+    with pytest.raises(Killed):
+        predict_crop([task], raw, rows, tmp_path / "c", inference)
+    assert not (tmp_path / "c").exists()
+    # What was written of the next planes without being noted.
+    array = Volume.open(tmp_path / "c.partial/pm").levels[0]
+    reopen(tmp_path / "c.partial/pm")[array.grid.shape[0] - 1].write(7).result()
+
+    monkeypatch.setattr(PartialResult, "write", write)
+    windows.clear()
+    predict_crop([task], raw, rows, tmp_path / "c", inference)
+    assert sum(windows) < every or layers == 0
+    for channel in ("mito", "mito_boundary", "pm"):
+        assert np.array_equal(read(tmp_path / "whole" / channel), read(tmp_path / "c" / channel))
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [
+        "done.json", "mito", "mito_boundary", "pm"
+    ]  # fmt: skip
+    assert not (tmp_path / "c.partial").exists()
+
+
+@pytest.mark.parametrize("where", ["c", "c.partial"])
+def test_a_finished_prediction_is_not_made_again(task, raw, tmp_path, monkeypatch, where):
+    rows = [CropLabel(1, "d", "pm", RAW_GRID)]
+    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+    made = read(tmp_path / "c/pm")
+    (tmp_path / "c").rename(tmp_path / where)
+    (tmp_path / "c.partial").mkdir(exist_ok=True)  # as of other settings, beside a finished one
+    monkeypatch.setattr(prediction.Predictor, "run", lambda *_: pytest.fail("computed again"))
+    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+    assert np.array_equal(read(tmp_path / "c/pm"), made)
+    assert not (tmp_path / "c.partial").exists()
+    # Of another version of this package's results.
+    monkeypatch.setitem(prediction.RESULT_VERSION, "predict", 0)
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        predict_crop([task], raw, rows, tmp_path / "c", Inference())
+
+
+def test_what_another_network_left_is_not_gone_on_with(task, raw, tmp_path, monkeypatch):
+    rows = [CropLabel(1, "d", "pm", RAW_GRID)]
+    predict_crop([task], raw, rows, tmp_path / "whole", Inference())
+    other = tiny_task()
+    monkeypatch.setattr(PartialResult, "finish", lambda self: None)
+    predict_crop([other], raw, rows, tmp_path / "c", Inference())
+    assert json.loads((tmp_path / "c.partial/done.json").read_text())["done"] == {"pm": 56}
+    monkeypatch.undo()
+    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+    assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "c/pm"))
+
+
+@pytest.mark.parametrize("n", [2, 4, 9])
+def test_parts_of_a_crop_make_the_same_whole(task, raw, tmp_path, monkeypatch, n):
+    monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (8,) * 3))
+    grids = {"mito": RAW_GRID, "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32))}
+    rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
+    inference = Inference(window=[16, 32, 32], batch=2)
+    predict_crop([task], raw, rows, tmp_path / "whole", inference)
+    parts = [tmp_path / f"part{i}" for i in range(n)]
+    for i in reversed(range(n)):
+        predict_crop([task], raw, rows, parts[i], inference, part=(i, n))
+    join_parts(parts, tmp_path / "joined")
+    for channel in ("mito", "mito_boundary", "pm"):
+        assert np.array_equal(
+            read(tmp_path / "whole" / channel), read(tmp_path / "joined" / channel)
+        )
+    # Of the parts, none's note of what it is the prediction of.
+    (tmp_path / "whole/done.json").unlink()
+    files = [
+        sorted(path.relative_to(folder) for path in folder.rglob("*"))
+        for folder in (tmp_path / "whole", tmp_path / "joined")
+    ]
+    assert files[0] == files[1]
+    assert not (parts[0] / "mito/s0/6").exists()
+
+
+@pytest.mark.parametrize("count", [8, 48])
+def test_symmetries_are_averaged(task, raw, tmp_path, monkeypatch, count):
+    grid = RAW_GRID.box((0, 0, 0), (32, 32, 32))
+    rows = [CropLabel(1, "d", "pm", grid)]
+    inference = Inference(overlap=0, symmetries=count)
+    image = torch.from_numpy(RAW[:32, :32, :32].astype(np.float32) / 255)
+    total = torch.zeros(32, 32, 32)
+    turns = [(0, 1, 2)] if count == 8 else list(itertools.permutations(range(3)))
+    with torch.inference_mode():
+        for axes in turns:
+            for flips in itertools.product([0, 1], repeat=3):
+                dims = [d for d in range(3) if flips[d]]
+                result = torch.sigmoid(task(image.permute(axes).flip(dims)[None, None]))[0, 2]
+                total += result.flip(dims).permute(list(np.argsort(axes)))
+    # The region around the crop holds context: the window over the crop itself is compared.
+    monkeypatch.setattr(prediction, "_region", lambda *_: (grid, grid))
+    predict_crop([task], raw, rows, tmp_path / "d", inference)
+    wanted = np.round(total.numpy() / count * 255)
+    assert np.abs(read(tmp_path / "d/pm") - wanted).max() <= 1
+    single = Inference(overlap=0)
+    predict_crop([task], raw, rows, tmp_path / "single", single)
+    assert np.abs(read(tmp_path / "single/pm") - wanted).max() > 1
+
+
+def test_no_window_is_computed_twice(task, raw, tmp_path, monkeypatch):
+    windows = []
+    forward = task.forward
+    monkeypatch.setattr(task, "forward", lambda x: windows.append(len(x)) or forward(x))
+    monkeypatch.setattr(prediction, "MEMORY", 1)
+    predict_crop([task], raw, [CropLabel(1, "d", "pm", RAW_GRID)], tmp_path / "c", Inference())
+    starts = dense_patch_slices(RAW_GRID.shape, (32, 32, 32), (16, 16, 16))
+    assert sum(windows) == len(starts)
+
+
+def test_a_label_that_the_network_does_not_know(task, raw, tmp_path):
+    rows = [CropLabel(1, "d", "er", RAW_GRID)]
+    with pytest.raises(InputError, match="predicts mito, pm, not er"):
+        predict_crop([task], raw, rows, tmp_path / "c", Inference())

@@ -1,0 +1,315 @@
+"""What check_inputs finds where all is well, or nearly; bad input has a table of its own."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from cellmap_pipeline.channels import FURTHER
+from cellmap_pipeline.config.load import parse_run
+from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.manifest import read_manifest
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.storage import ABSENT
+from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.preflight import chunks as inputs_chunks
+from cellmap_pipeline.preflight.check_inputs import check_inputs
+from tests.support.runs import TINY
+from tests.support.spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
+
+
+@pytest.fixture
+def data(small_data, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(small_data, tmp_path / "data")
+
+
+def look(data, changes=None, rows=None, **config):
+    training = Training.model_validate(TINY | {"classes": ["mito", "pm"]} | (changes or {}))
+    manifest = data / "test_crop_manifest.csv"
+    rows = rows or [row for row in read_manifest(manifest) if row.label == "mito"]
+    keys = {"data_root": str(data), "test_crops": str(manifest), "trainings": ["a"]}
+    keys["output"] = str(data.parent / "results")
+    run = parse_run(keys | config, "config")
+    return check_inputs(Plan(run, {"a": training}, rows, manifest), threads=2)
+
+
+def test_what_there_is(data):
+    found = look(data, ground_truth=str(data / "ground_truth.zarr"))
+    assert found["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
+    assert sorted(found["a"]) == [
+        f"demo_cell-{i}/crop{j}" for i, j in ((1, 1), (1, 2), (2, 3), (2, 4))
+    ]
+
+
+def test_what_was_decoded_is_said(data, caplog, monkeypatch):
+    with caplog.at_level(logging.INFO):
+        look(data)
+    raw = next(line for line in caplog.messages if line.startswith("raw: "))
+    decoded, here = raw.removeprefix("raw: ").split(" chunks")[0].split(" of ")
+    assert decoded == here and int(here) > 30
+    assert raw.endswith("chunks of 2 arrays decoded, 0 broken")
+    assert caplog.messages[-1] == "0 problems, 0 warnings"
+    # Of what is too much, an even share.
+    monkeypatch.setattr(inputs_chunks, "MOST_VOXELS", 10 * inputs_chunks.SMALL_CHUNK)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        look(data)
+    raw = next(line for line in caplog.messages if line.startswith("raw: "))
+    decoded = raw.removeprefix("raw: ").split(" of ")[0]
+    assert 2 <= int(decoded) < int(here) / 2
+
+
+def test_truth_in_the_form_of_the_training_crops(data):
+    groups = next(data.glob("demo_cell-1/*.zarr/recon-1/labels/groundtruth"))
+    crop = next(groups.glob("crop*"))
+    grid = read_manifest(data / "test_crop_manifest.csv")[0].grid
+    rows = [CropLabel(int(crop.name[4:]), "demo_cell-1", "mito", grid)]
+    with pytest.raises(InputError, match=rf"ground_truth: .* no array .* of {crop.name} .* s0"):
+        look(data, rows=rows, ground_truth=str(groups))
+
+
+def test_all_crops_without_raw_are_named(data):
+    for level in data.glob("demo_cell-*/*.zarr/recon-1/em/fibsem-uint8/s*"):
+        for chunk in level.rglob("*"):
+            if chunk.is_file() and not chunk.name.startswith("."):
+                chunk.unlink()
+    with pytest.raises(InputError) as error:
+        look(data)
+    lines = str(error.value).splitlines()
+    for crop in ("demo_cell-1/crop1", "demo_cell-2/crop4", "test crop 5", "test crop 6"):
+        assert sum(line.startswith(crop) and "raw are missing" in line for line in lines) == 1
+
+
+def test_levels_that_are_not_here_are_named_with_what_brings_them(data):
+    levels = [
+        next(data.glob("demo_cell-1/*/*/em/fibsem-uint8")) / "s0",
+        next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito")) / "s0",
+    ]
+    for level in levels:
+        (level / ".zarray").unlink()
+    with pytest.raises(InputError) as error:
+        look(data)
+    for level in levels:
+        assert str(level.parent) in str(error.value)
+    assert "s0: [8.0, 8.0, 8.0] nm" in str(error.value) and "fetch" in str(error.value)
+
+
+def test_labels_that_cannot_be_read_are_named_at_once(data):
+    broken = sorted(data.glob("demo_cell-*/*/*/labels/*/crop*/mito"))[:2]
+    (broken[0] / ".zattrs").write_text("{")
+    for array in broken[1].glob("s*/.zarray"):
+        array.unlink()
+    with pytest.raises(InputError) as error:
+        look(data)
+    first, second = sorted(str(error.value).splitlines())
+    assert first.startswith(f"training a: {broken[0]}/.zattrs is not JSON")
+    assert second.startswith(f"training a: {broken[1]}: none of its levels is here")
+    assert "docs/fetching.md" in second
+
+
+def test_rows_of_an_own_split_that_cannot_be_read_are_named_at_once(data, tmp_path):
+    raw = next(data.glob("demo_cell-1/*/*/em/fibsem-uint8"))
+    own = tmp_path / "own.csv"
+    own.write_text(f"train,{raw},{data}/none/crop1\nvalidate,{raw},{data}/none/crop2\n")
+    with pytest.raises(InputError) as error:
+        look(data, {"datasplit": str(own)})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2
+    for i, line in enumerate(lines, 1):
+        assert line.startswith(f"training a: labels {data}/none/crop{i}: the folder does not exist")
+
+
+def test_labels_need_no_chunks(data):
+    """Background is not stored."""
+    labels = list(data.glob("demo_cell-*/*/*/labels/*/crop*/pm"))
+    for label in labels[1:]:
+        for level in label.glob("s*"):
+            (level / ".zattrs").write_text("{}")
+        for chunk in label.glob("s*/*/*/*"):
+            chunk.unlink()
+    assert look(data)["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
+
+
+def test_a_finer_level_does_in_the_place_of_one_that_is_not_here(data):
+    for volume in (
+        next(data.glob("demo_cell-1/*/*/em/fibsem-uint8")),
+        next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito")),
+    ):
+        (volume / "s1/.zarray").unlink()
+    assert "demo_cell-1/crop1" in look(data, {"voxel_size": 16})["a"]
+
+
+def test_raw_that_the_source_lacks(data):
+    """Some of it is no error; none at all under a crop is."""
+    for recon in data.glob("demo_cell-1/*/recon-1"):
+        array = recon / "em/fibsem-uint8/s0"
+        separator = json.loads((array / ".zarray").read_text()).get("dimension_separator", ".")
+        here = [p for p in array.rglob("*") if p.is_file() and not p.name.startswith(".")]
+        names = [str(path.relative_to(array)) for path in here]
+        assert len(names) > 1 and separator in names[0]
+        here[0].unlink()
+        (array / ABSENT).write_text(json.dumps(names))
+        assert "demo_cell-1/crop1" in look(data)["a"]
+        for path in here[1:]:
+            path.unlink()
+    with pytest.raises(InputError, match="demo_cell-1/crop1: .*the source has no raw at voxels"):
+        look(data)
+
+
+@pytest.fixture
+def it(tmp_path, monkeypatch):
+    """A folder with which all is well."""
+    monkeypatch.chdir(tmp_path)
+    return make_folder(tmp_path)
+
+
+def crop_grid(crop=TEST_CROP):
+    return RAW.box(STARTS[crop], CROP)
+
+
+def predict(it, grid, value=1, dtype=np.uint8, **where):
+    it.predict_elsewhere(np.full(grid.shape, value, dtype), grid, **where)
+
+
+def warned(caplog):
+    return [line for line in caplog.messages if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("start", "shape", "ends"),
+    [
+        ((-1, -1, -1), (10, 10, 10), ""),  # more than the crop
+        ((0, 0, 0), (7, 8, 8), LOOK),  # a voxel is an eighth of the crop
+        ((0, 0, 0), (8, 8, 4), LOOK),
+    ],
+)
+def test_coarser_predictions_cover_the_crop(it, start, shape, ends):
+    predict(it, crop_grid().at((32, 32, 32)).box(start, shape))
+    assert said_to(it)[0] == ends
+
+
+def test_a_part_of_a_voxel_of_a_coarser_prediction_may_lack(it, caplog):
+    """Their borders fall elsewhere than the crop's."""
+    coarse = crop_grid().at((40, 40, 40)).box((0, 0, 0), (6, 6, 6))
+    assert not coarse.covers(crop_grid())
+    predict(it, coarse)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert not warned(caplog)
+    # The same where it is scored.
+    split(it)
+    predict(it, crop_grid(VALIDATES).at((40, 40, 40)).box((0, 0, 0), (6, 6, 6)), crop=VALIDATES)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert not warned(caplog)
+
+
+SUFFIXES = [suffix for suffixes in FURTHER.values() for suffix in suffixes]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("start", "value", "says"),
+    [
+        ((0, 0, 0), np.nan, "holds NaN"),
+        ((0, 0, 0), 200, "holds 200 to 200, but probabilities are 0 to 1"),
+        ((16, 0, 0), 1, "lacks 50% of its crop"),
+        ((0, 40, 0), 1, "off the crop"),
+    ],
+)
+def test_further_channels_are_looked_at_like_the_label_itself(it, suffix, start, value, says):
+    predict(it, crop_grid())
+    grid = crop_grid().box(start, CROP)
+    predict(it, grid, value, np.float32, channel="mito" + suffix)
+    when, said = said_to(it)
+    assert when == LOOK and len(said.splitlines()) == 1
+    assert f"other/a/crop3/mito{suffix}/s0 " in said and says in said
+
+
+def test_further_channels_with_which_all_is_well(it, caplog):
+    for suffix in ["", *SUFFIXES]:
+        predict(it, crop_grid(), channel="mito" + suffix)
+    with caplog.at_level(logging.INFO):
+        assert said_to(it) == ("", "")
+    assert "predictions: 6 of 6 chunks of 6 arrays decoded, 0 broken" in caplog.messages
+
+
+TRAINS, VALIDATES = 1, 2
+
+
+@pytest.fixture
+def scored(it):
+    """A folder with predictions made elsewhere of the test crop, and a split of its own."""
+    predict(it, crop_grid())
+    split(it)
+    return it
+
+
+def split(it, annotated="mito,pm"):
+    rows = {"train": (TRAINS, "mito,pm"), "validate": (VALIDATES, annotated)}
+    lines = [
+        f'{usage},{it.raw},"{it.label(crop=crop).parent}/[{labels}]"\n'
+        for usage, (crop, labels) in rows.items()
+    ]
+    (it.path / "own.csv").write_text("".join(lines))
+    it.train(datasplit="own.csv")
+
+
+@pytest.mark.parametrize("channel", ["mito", "mito_boundary"])
+@pytest.mark.parametrize(
+    ("start", "value", "dtype", "says"),
+    [
+        ((0, 0, 0), np.nan, np.float32, "holds NaN"),
+        ((0, 0, 0), 200, np.float32, "holds 200 to 200, but probabilities are 0 to 1"),
+        ((0, 0, 0), 1, np.int64, "is int64, but probabilities are"),
+        ((0, 40, 0), 1, np.uint8, "off the crop"),
+    ],
+)
+def test_predictions_of_crops_that_validate_are_looked_at(
+    scored, channel, start, value, dtype, says
+):
+    predict(scored, crop_grid(VALIDATES), crop=VALIDATES)
+    grid = crop_grid(VALIDATES).box(start, CROP)
+    predict(scored, grid, value, dtype, crop=VALIDATES, channel=channel)
+    when, said = said_to(scored)
+    assert when == LOOK and len(said.splitlines()) == 1
+    assert f"other/a/crop{VALIDATES}/{channel}/s0 " in said and says in said
+
+
+def test_a_prediction_of_a_crop_that_validates_that_cannot_be_opened(scored):
+    (scored.path / f"other/a/crop{VALIDATES}/mito").mkdir(parents=True)
+    when, said = said_to(scored)
+    assert when == LOOK and said.startswith(
+        f"predictions.nnunet: other/a/crop{VALIDATES}/mito is not a volume"
+    )
+
+
+def test_of_crops_that_validate_a_part_may_be_predicted(scored, caplog):
+    """It is scored there; all of its channels must hold that part."""
+    half = crop_grid(VALIDATES).box((0, 0, 0), (16, 32, 32))
+    predict(scored, half, crop=VALIDATES)
+    with caplog.at_level(logging.INFO):
+        assert said_to(scored) == ("", "")
+    (line,) = warned(caplog)
+    assert f"other/a/crop{VALIDATES}/mito lacks 50% of a/crop{VALIDATES}" in line
+    predict(scored, half, crop=VALIDATES, channel="mito_boundary")
+    assert said_to(scored) == ("", "")
+    quarter = half.box((0, 16, 0), (16, 16, 32))
+    predict(scored, quarter, crop=VALIDATES, channel="mito_boundary")
+    when, said = said_to(scored)
+    assert when == LOOK and "mito_boundary/s0 lacks 50% of its crop" in said
+
+
+def test_predictions_that_validation_does_not_read_are_not_looked_at(scored):
+    """Of crops to train on, of labels that are left out, and those that are not there."""
+    assert said_to(scored) == ("", "")
+    predict(scored, crop_grid(TRAINS), np.nan, np.float32, crop=TRAINS)
+    assert said_to(scored) == ("", "")
+    predict(scored, crop_grid(VALIDATES), np.nan, np.float32, crop=VALIDATES)
+    assert said_to(scored)[0] == LOOK
+    split(scored, annotated="pm")
+    assert said_to(scored) == ("", "")

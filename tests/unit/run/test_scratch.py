@@ -1,0 +1,107 @@
+"""Scratch folders: gone with the process that made them, however it ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cellmap_pipeline.run.scratch import scratch
+from tests.support.runs import wait_until
+
+SCRIPT = """
+from functools import partial
+
+import numpy as np
+
+from cellmap_pipeline.segmentation.blocks import Scratch, cut
+from cellmap_pipeline.run.pools import workers
+from cellmap_pipeline.run.scratch import scratch
+
+SHAPE = (64_000, 64, 64)
+
+
+def write(volume, block):
+    volume.write(block.start, np.random.default_rng(0).integers(0, 9, block.shape, np.uint8))
+
+
+if __name__ == "__main__":
+    with scratch() as folder, workers(2) as pool:
+        write_ = partial(write, Scratch(folder / "large", SHAPE, "uint8"))
+        list(pool.run(write_, cut(SHAPE, 64), "blocks"))
+"""
+
+
+@pytest.fixture
+def temporary():
+    """A folder for temporary files, of a short name: sockets lie in it, too."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def folders(temporary):
+    """Scratch folders, without what Python's own processes leave."""
+    return sorted(name for name in os.listdir(temporary) if not name.startswith("pymp-"))
+
+
+@pytest.fixture
+def begin(tmp_path, temporary, monkeypatch):
+    """Starts a process that, with two others, writes to a scratch folder."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    processes = []
+
+    def start():
+        process = subprocess.Popen([sys.executable, script])
+        processes.append(process)
+        wait_until(lambda: list(temporary.glob("*/files/large/**/*")), process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def end(process, number):
+    process.send_signal(number)
+    assert process.wait() == -number
+
+
+def test_sigterm_removes_it(begin, temporary):
+    process = begin()
+    end(process, signal.SIGTERM)
+    assert folders(temporary) == []
+
+
+def test_the_next_one_removes_what_a_kill_left(begin, temporary):
+    process = begin()
+    with scratch():
+        assert len(folders(temporary)) == 2, "a living process's"
+    assert len(folders(temporary)) == 1
+    end(process, signal.SIGKILL)
+    assert len(folders(temporary)) == 1
+    with scratch() as folder:
+        assert folders(temporary) == [folder.parent.name]
+    assert folders(temporary) == []
+
+
+def test_what_else_is_there_stays(begin, temporary):
+    for name in ("cellmap-mine", "other"):
+        (temporary / name).mkdir()
+        (temporary / name / "notes").touch()
+    with scratch():
+        pass
+    assert folders(temporary) == ["cellmap-mine", "other"]
+
+
+def test_afterwards_the_signal_is_as_before():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyError), scratch():
+        raise KeyError
+    assert signal.getsignal(signal.SIGTERM) == before

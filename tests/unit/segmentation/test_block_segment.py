@@ -1,0 +1,230 @@
+"""Labels made block by block are those of the whole volume."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import cc3d
+import fastremap
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from skimage.metrics import adapted_rand_error
+
+import cellmap_pipeline.io.arrays as levels
+import cellmap_pipeline.segmentation.block_fragments as block_fragments
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.run.pools import WORKER_CACHE_BYTES, Workers, workers
+from cellmap_pipeline.segmentation.agglomeration import Contacts
+from cellmap_pipeline.segmentation.block_components import label_blocks
+from cellmap_pipeline.segmentation.block_segment import segment_blocks
+from cellmap_pipeline.segmentation.blocks import Scratch, cut
+from cellmap_pipeline.segmentation.probabilities import Probabilities
+from cellmap_pipeline.segmentation.segment import segment
+from tests.support.simulated import filling, inner_boundary, predicted, spheres, with_gaps
+
+VOXELS = (8.0, 8.0, 8.0)
+RIDGES = ("watershed_boundary", "watershed_learned_distance", "watershed_affinities")
+
+
+def part(volume, block):
+    return volume[tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))]
+
+
+@settings(deadline=None, max_examples=25)
+@example(shape=(2, 65, 1), share=0.5, values=1, connectivity=6, seed=0)
+@given(
+    shape=st.tuples(*[st.integers(1, 150)] * 3).filter(lambda s: np.prod(s) < 400_000),
+    share=st.floats(0.05, 0.9),
+    values=st.integers(1, 3),
+    connectivity=st.sampled_from([6, 26]),
+    seed=st.integers(0, 1000),
+)
+def test_components_are_those_of_the_whole_volume(shape, share, values, connectivity, seed):
+    rng = np.random.default_rng(seed)
+    volume = rng.integers(1, values + 1, shape).astype(np.uint8) * (rng.random(shape) < share)
+    with tempfile.TemporaryDirectory() as folder:
+        found = label_blocks(
+            partial(part, volume), cut(shape, 64), Scratch(Path(folder), shape, "uint32"),
+            connectivity, Workers(None), "parts",
+        )  # fmt: skip
+        labels = found.read((0, 0, 0), shape)
+    whole = cc3d.connected_components(volume, connectivity=connectivity)
+    wanted, _ = fastremap.renumber(whole)
+    assert np.array_equal(labels, wanted)
+    sizes = np.bincount(labels.ravel(), minlength=found.sizes.size)
+    assert found.sizes[1:].tolist() == sizes[1:].tolist()
+    flat = labels.ravel()
+    for i in range(1, found.sizes.size):
+        assert flat[found.first[i]] == i and not (flat[: found.first[i]] == i).any()
+        assert volume.ravel()[found.first[i]] == found.values[i]
+
+
+def made(channels, chosen, folder, label, voxel_size=VOXELS, threads=1, size=64):
+    """The label made in blocks."""
+    grid = Grid(voxel_size, (100, 0, -50), channels[label].shape)
+    for name, values in channels.items():
+        create(folder / "p" / name, grid, "uint8").write(values).result()
+    probabilities = Probabilities(label, grid, [[folder / "p" / label]])
+    segment_blocks(probabilities, chosen, folder / "s", {}, threads, size)
+    (level,) = Volume.open(folder / "s").levels
+    assert level.grid == grid
+    return level.read((0, 0, 0), grid.shape)
+
+
+def rough(shape, seed=0):
+    """Noisy probabilities with holes, specks and large parts."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random([-(-n // 6) for n in shape])
+    value = coarse.repeat(6, 0).repeat(6, 1).repeat(6, 2)[tuple(map(slice, shape))]
+    return (255 * np.clip(value + 0.15 * rng.normal(size=shape), 0, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("label", ["er", "mito"])
+@pytest.mark.parametrize("smooth", [0.0, 9.0])
+@pytest.mark.parametrize("fill", [False, True])
+@pytest.mark.parametrize("smallest", [0, 2e5])
+def test_semantic_labels_and_connected_components_are_the_same(
+    tmp_path, label, smooth, fill, smallest
+):
+    channels = {label: rough((100, 70, 130))}
+    chosen = {
+        "threshold": 0.4, "smooth_nm": smooth, "fill_holes": fill, "min_size_nm3": smallest
+    }  # fmt: skip
+    voxel_size = (8.0, 4.0, 4.0)
+    wanted = segment(label, channels, voxel_size, chosen)
+    found = made(channels, chosen, tmp_path, label, voxel_size)
+    assert found.dtype == wanted.dtype
+    assert np.array_equal(found, wanted)
+    assert 0 < wanted.astype(bool).mean() < 1
+
+
+@pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_objects_over_seams(tmp_path, monkeypatch, method, threads):
+    monkeypatch.setattr(block_fragments, "HALO", 16)
+    # Spheres that touch, one of them far larger than a block and its halo.
+    truth = spheres(
+        (120, 110, 150), (60, 55, 52, 46), (60, 55, 110, 14), (20, 90, 110, 18), (100, 20, 120, 16),
+        (60, 55, 134, 12), (10, 10, 10, 8),
+    )  # fmt: skip
+    channels = predicted(truth, "mito", noise=0.04)
+    chosen = {"method": method, "min_size_nm3": 1e5}
+    wanted = segment("mito", channels, VOXELS, chosen)
+    found = made(channels, chosen, tmp_path, "mito", threads=threads)
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+    assert found.max() == wanted.max() >= 5
+
+
+@pytest.mark.parametrize("method", [*RIDGES, "mutex_watershed"])
+def test_cells_over_seams(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(block_fragments, "HALO", 24)
+    truth = filling((100, 100, 100), 30)
+    channels = predicted(truth, "cell")
+    channels["cell"][:] = 255
+    channels["cell_boundary"] = with_gaps(channels["cell_boundary"])
+    chosen = {"method": method, "merge_threshold": 0.5, "min_size_nm3": 1e5}
+    wanted = segment("cell", channels, VOXELS, chosen)
+    found = made(channels, chosen, tmp_path, "cell")
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+
+
+@pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
+def test_a_single_block_is_the_whole(tmp_path, method):
+    channels = predicted(spheres((40, 40, 40), (20, 20, 12, 9), (20, 20, 28, 9)), "mito")
+    wanted = segment("mito", channels, VOXELS, {"method": method})
+    found = made(channels, {"method": method}, tmp_path, "mito")
+    assert found.max() > 0 and np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("method", RIDGES[:2])
+def test_thin_objects_over_seams(tmp_path, method):
+    # Boundary all over, so that next to nothing of them is a seed.
+    truth = np.zeros((200, 40, 40), np.int32)
+    for n, (y, x) in enumerate(np.ndindex(4, 4), 1):
+        truth[:, 10 * y + 4 : 10 * y + 7, 10 * x + 4 : 10 * x + 7] = n
+    channels = predicted(truth, "mt", noise=0.02)
+    chosen = {"method": method, "threshold": 0.3, "min_size_nm3": 1e4}
+    wanted = segment("mt", channels, VOXELS, chosen)
+    found = made(channels, chosen, tmp_path, "mt")
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+    assert found.max() == wanted.max() == 16
+
+
+def test_what_has_no_seed_joins_no_two_that_have():
+    # 1 and 4 have seeds; between them 2 and 3 have not, and 5 to 8, a row, touches nothing else.
+    first, second = np.array([1, 2, 3, 5, 6, 7]), np.array([2, 3, 4, 6, 7, 8])
+    area = np.array([9, 1, 5, 9, 1, 9])
+    links = Contacts(first, second, area, np.ones(6), np.ones(6, np.float32))
+    seedless = np.array([False, False, True, True, False, True, True, True, True])
+    joined = block_fragments._joined_across(links, 4, seedless, {"method": "watershed_boundary"})
+    assert joined.tolist() == [0, 1, 1, 3, 3, 5, 5, 5, 5]
+
+
+def test_one_open_face_on_a_seam_joins_no_cells():
+    # 1 goes on as 2 behind many open faces; 3 and 2 share one that is open by chance.
+    first, second, area = np.array([1, 2]), np.array([2, 3]), np.array([50.0, 1.0])
+    mean = np.array([0.1, 0.1])
+    links = Contacts(first, second, area, mean, mean)
+    chosen = {"method": "mutex_watershed", "affinity_threshold": 0.7}
+    assert block_fragments._joined_across(links, 0, np.zeros(4, bool), chosen).tolist() == [
+        0,
+        1,
+        1,
+        3,
+    ]
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Objects of all sizes in 384³ voxels, two of them far larger than a block, and channels."""
+    rng = np.random.default_rng(0)
+    chance = [(*rng.uniform(0, 384, 3), rng.uniform(6, 40)) for _ in range(150)]
+    truth = spheres((384,) * 3, (150, 180, 140, 110), (230, 190, 290, 70), *chance)
+    noise = rng.standard_normal(truth.shape, np.float32)
+    channels = {}
+    for name, mask, sigma in (
+        ("mito", truth > 0, 1.0), ("mito_boundary", inner_boundary(truth), 0.7)
+    ):  # fmt: skip
+        value = ndimage.gaussian_filter(mask.astype(np.float32), sigma) + np.float32(0.05) * noise
+        channels[name] = (255 * value).clip(0, 255).astype(np.uint8)
+    return channels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", ["connected_components", "watershed_distance", "watershed_boundary"]
+)
+def test_a_large_volume_over_seams(tmp_path, large, method):
+    chosen = {"method": method, "min_size_nm3": 1e5}
+    wanted = segment("mito", large, VOXELS, chosen, threads=2)
+    found = made(large, chosen, tmp_path, "mito", threads=2, size=None)
+    if method == "connected_components":
+        assert np.array_equal(found, wanted)
+        return
+    error, _, _ = adapted_rand_error(wanted, found)
+    assert error < 0.01
+    assert found.max() > 90
+
+
+def cache_limit(block):
+    return levels.CONTEXT["cache_pool"].to_json()["total_bytes_limit"]
+
+
+def test_workers_keep_little_of_what_they_read():
+    with workers(2) as run:
+        limits = list(run.run(cache_limit, cut((8, 4, 4), 4), "limits"))
+    assert limits == [WORKER_CACHE_BYTES] * 2 and WORKER_CACHE_BYTES < levels.CACHE_BYTES
+
+
+def test_nothing_inside(tmp_path):
+    channels = predicted(np.zeros((70, 70, 70), np.uint16), "mito", noise=0)
+    for method in ("connected_components", "watershed_distance", "watershed_boundary"):
+        found = made(channels, {"method": method}, tmp_path / method, "mito")
+        assert found.dtype == np.uint8 and not found.any()

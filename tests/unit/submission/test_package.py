@@ -1,0 +1,195 @@
+"""submission.zip from a folder of labels."""
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import create
+from cellmap_pipeline.scoring.instances import score_instance
+from cellmap_pipeline.scoring.semantic import score_semantic
+from cellmap_pipeline.scoring.submission import score_submission
+from cellmap_pipeline.submission.check import check
+from cellmap_pipeline.submission.package import package
+from tests.support.drawn_volumes import draw_pair, write_array
+
+GRID = Grid((3.48, 4, 4), (23837.13, 7600, 36000), (70, 20, 30))
+MANIFEST = [
+    CropLabel(crop, "a-1", label, GRID) for crop in (10, 9) for label in ("mito", "er", "er_mem")
+]
+PROBABILITY = {"cellmap_pipeline": {"kind": "probability"}}
+
+
+def ids(dtype: str = "u2") -> NDArray:
+    voxels = np.zeros(GRID.shape, dtype)
+    voxels[60:, 3:7, 3:7], voxels[2:9, 10:, 10:] = 1, 300
+    return voxels
+
+
+def write(folder: Path, row: CropLabel, voxels: NDArray, **options: dict) -> Path:
+    path = folder / row.dataset / f"crop{row.crop}" / row.label
+    create(path, GRID, voxels.dtype.name, **options).write(voxels).result()
+    return path
+
+
+@pytest.fixture
+def segmentations(tmp_path: Path) -> Path:
+    folder = tmp_path / "segmentations"
+    for row in MANIFEST:
+        voxels = ids() if row.label == "mito" else (ids() > 0).astype("u1")
+        write(folder, row, voxels)
+    return folder
+
+
+def test_submission_in_the_official_format(segmentations: Path, tmp_path: Path) -> None:
+    (segmentations / "a-1" / "crop9" / "mito" / ".snakemake_timestamp").touch()
+    (segmentations / "a-1" / "crop9" / "mito" / "s0" / "notes.txt").write_text("no")
+    result = package(segmentations, MANIFEST, tmp_path / "submission.zip")
+    names = [f"crop{c}/{label}" for c in (10, 9) for label in ("er", "er_mem", "mito")]
+    assert result == {"copied": names, "converted": [], "missing": []}
+    with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
+        entries = archive.infolist()
+        assert [e.filename for e in entries] == sorted(e.filename for e in entries)
+        assert {e.filename.split("/")[-1] for e in entries} == {
+            ".zgroup", ".zarray", ".zattrs", "0.0.0", "1.0.0"
+        }  # fmt: skip
+        assert json.loads(archive.read(".zgroup")) == {"zarr_format": 2}
+        assert json.loads(archive.read("crop9/.zgroup")) == {"zarr_format": 2}
+        assert json.loads(archive.read("crop9/er/.zattrs")) == {
+            "voxel_size": [3.48, 4, 4],
+            "translation": [23837.13, 7600, 36000],
+            "shape": [70, 20, 30],
+        }
+        stored = segmentations / "a-1" / "crop9" / "mito" / "s0" / "1" / "0" / "0"
+        assert archive.read("crop9/mito/1.0.0") == stored.read_bytes()
+    with zarr.ZipStore(str(tmp_path / "submission.zip"), mode="r") as store:
+        group = zarr.open_group(store, mode="r")
+        np.testing.assert_array_equal(group["crop10/mito"][:], ids())
+        assert group["crop10/er"].dtype == np.uint8
+    assert check(tmp_path / "submission.zip", MANIFEST) == []
+
+
+def test_same_labels_same_bytes(segmentations: Path, tmp_path: Path) -> None:
+    write(segmentations, MANIFEST[0], ids("i8"))
+    package(segmentations, MANIFEST, tmp_path / "a.zip")
+    shutil.copytree(segmentations, tmp_path / "copy")
+    package(tmp_path / "copy", list(reversed(MANIFEST)), tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert sorted(p.suffix for p in tmp_path.iterdir() if p.is_file()) == [".zip", ".zip"]
+
+
+def test_what_the_folder_lacks_is_left_out_and_named(segmentations: Path, tmp_path: Path) -> None:
+    shutil.rmtree(segmentations / "a-1" / "crop9" / "er")
+    shutil.rmtree(segmentations / "a-1" / "crop10")
+    result = package(segmentations, MANIFEST, tmp_path / "s.zip")
+    assert result["missing"] == ["crop10/er", "crop10/er_mem", "crop10/mito", "crop9/er"]
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert not [n for n in archive.namelist() if n.startswith(("crop10", "crop9/er/"))]
+    with pytest.raises(InputError, match="holds none of the manifest's labels"):
+        package(tmp_path / "nothing", MANIFEST, tmp_path / "n.zip")
+
+
+def test_a_failure_leaves_the_old_submission(segmentations: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.zip"
+    output.write_text("old")
+    write(segmentations, MANIFEST[0], ids("i4") * -1)
+    with pytest.raises(InputError, match=r"crop10/mito/s0: mito is an instance class"):
+        package(segmentations, MANIFEST, output)
+    assert output.read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zip", "segmentations"]
+
+
+def test_plain_arrays_of_any_layout(tmp_path: Path) -> None:
+    row = MANIFEST[0]
+    path = tmp_path / "in" / "a-1" / "crop10" / "mito"
+    array = zarr.open(
+        str(path), mode="w", shape=GRID.shape, dtype="u4", chunks=(16, 20, 11), order="F",
+        compressor=zarr.Zlib(1), dimension_separator=".",
+    )  # fmt: skip
+    array[:] = ids("u4") * 1000
+    array.attrs.update(voxel_size=GRID.voxel_size, translation=GRID.translation)
+    assert package(tmp_path / "in", [row], tmp_path / "s.zip")["copied"] == ["crop10/mito"]
+    with zarr.ZipStore(str(tmp_path / "s.zip"), mode="r") as store:
+        packed = zarr.open_group(store, mode="r")["crop10/mito"]
+        np.testing.assert_array_equal(packed[:], ids("u4") * 1000)
+        assert packed.dtype == np.uint32
+    assert check(tmp_path / "s.zip", [row]) == []
+
+
+def test_the_written_translation_is_one_that_the_evaluator_places_right(tmp_path: Path) -> None:
+    grid = Grid((3.48, 4, 4), (20.88, 8, 12), (9, 8, 7))
+    row = CropLabel(3, "a-1", "mito", grid)
+    voxels = np.arange(grid.size).reshape(grid.shape).astype("u2") // 60
+    create(tmp_path / "in/a-1/crop3/mito", grid, "uint16").write(voxels).result()
+    package(tmp_path / "in", [row], tmp_path / "s.zip")
+    assert check(tmp_path / "s.zip", [row]) == []
+    attributes = {"voxel_size": grid.voxel_size, "translation": grid.translation}
+    write_array(tmp_path / "truth.zarr/crop3/mito", voxels, attributes)
+    scores = score_submission(tmp_path / "s.zip", tmp_path / "truth.zarr", [row])
+    assert scores["label_scores"]["mito"]["combined_score"] == 1
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seeds=st.lists(st.integers(0, 10_000), min_size=1, max_size=3),
+    layout=st.sampled_from(["ours", "plain", "F", "deflated chunks"]),
+)
+@example(seeds=[363], layout="F")
+def test_what_is_packaged_passes_the_check_and_scores_as_its_arrays_do(
+    seeds: list[int], layout: str
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows, arrays = [], {}
+        for i, seed in enumerate(seeds):
+            kind, pred, truth, voxel_size = draw_pair(seed)
+            label = "mito" if seed % 2 else "er"
+            if kind in ("float", "signed"):
+                pred = np.abs(np.trunc(pred)).astype("u2")
+            if label == "er":
+                pred, truth = (pred > 0).astype("u1"), (truth > 0).astype("u1")
+            # A translation whose floor division is exact, and one that is not.
+            origin = [round(v * (i + 6), 2) for v in voxel_size]
+            row = CropLabel(i, "a-1", label, Grid(voxel_size, origin, pred.shape))
+            path = folder / "in" / "a-1" / f"crop{i}" / label
+            attributes = {"voxel_size": voxel_size, "translation": origin}
+            if layout == "ours":
+                pred = pred.astype(f"u{max(1, pred.dtype.itemsize)}")
+                create(path, row.grid, pred.dtype.name).write(pred).result()
+            else:
+                stored = {"chunks": (7, 5, 9), "order": "F" if layout == "F" else "C"}
+                stored["compressor"] = zarr.Zlib() if layout.startswith("deflated") else None
+                write_array(path, pred, attributes, stored)
+            write_array(folder / "truth" / f"crop{i}" / label, truth, attributes)
+            rows.append(row)
+            arrays[f"crop{i}/{label}"] = pred, truth, voxel_size
+        result = package(folder / "in", rows, folder / "s.zip")
+        assert result["missing"] == []
+        problems = check(folder / "s.zip", rows)
+        assert [p for p in problems if "too many objects" not in p.message] == []
+        scores = score_submission(folder / "s.zip", folder / "truth", rows)
+        for row in rows:
+            got = scores[f"crop{row.crop}"][row.label]
+            name = f"crop{row.crop}/{row.label}"
+            pred, truth, voxel_size = arrays[name]
+            # As the evaluator, which numbers components in the order of memory; what is converted
+            # has lost it.
+            kept = layout == "F" and name in result["copied"]
+            pred = np.asarray(pred, order="F" if kept else "C")
+            want = (
+                score_instance(pred, truth, voxel_size)
+                if row.label == "mito"
+                else score_semantic(pred, truth)
+            )
+            assert {key: got[key] for key in want} == want

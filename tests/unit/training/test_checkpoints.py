@@ -1,0 +1,110 @@
+"""What is predicted with: files, and whether they fit the training."""
+
+import numpy as np
+import pytest
+import torch
+
+from cellmap_pipeline.config.stages import NETWORK_KEYS, training_settings
+from cellmap_pipeline.config.training import Inference
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.prediction.predict import predict_crop
+from cellmap_pipeline.training.checkpoints import best_checkpoints, check_matches, load_networks
+from cellmap_pipeline.training.train import train
+from tests.support.networks import tiny_task
+from tests.support.trainings import make_datasplit, settings
+
+MADE = settings(epochs=4, inference={"checkpoints": 3})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    train(MADE, make_datasplit(folder), folder / "training", folder / "model.ckpt")
+    return folder
+
+
+def load(folder, **inference):
+    expected = training_settings(MADE, NETWORK_KEYS)
+    return load_networks(folder / "model.ckpt", Inference(**inference), expected)
+
+
+def first_weight(task):
+    return next(task.parameters())
+
+
+def test_the_best_alone_the_best_three_and_the_last(trained):
+    (best,) = load(trained)
+    three = load(trained, checkpoints=3)
+    assert len(three) == 3
+    assert any(torch.equal(first_weight(best), first_weight(task)) for task in three)
+    assert len({first_weight(task).sum().item() for task in three}) == 3
+    (last,) = load(trained, checkpoint="last")
+    stored = torch.load(trained / "training/checkpoints/last.ckpt", weights_only=True)
+    name, weight = next(iter(stored["state_dict"].items()))
+    assert torch.equal(last.state_dict()[name], weight)
+
+
+def test_probabilities_of_several_networks_are_averaged(trained, tmp_path):
+    grid = Grid((8, 8, 8), (0, 0, 0), (32, 32, 32))
+    raw = Volume.open(trained / "raw1")
+    rows = [CropLabel(1, "d", "mito", grid)]
+    three = load(trained, checkpoints=3)
+    inference = Inference(overlap=0)
+    found = []
+    for name, tasks in (("all", three), *((str(i), [task]) for i, task in enumerate(three))):
+        predict_crop(tasks, raw, rows, tmp_path / name, inference)
+        level = Volume.open(tmp_path / name / "mito").levels[0]
+        found.append(level.array.read(order="C").result().astype(float))
+    together, *single = found
+    assert np.abs(together - np.mean(single, axis=0)).max() <= 1
+    assert np.std(single, axis=0).max() > 1
+
+
+def test_the_best_are_chosen_by_their_dice_then_epoch(tmp_path):
+    for name in ("0-0.5000", "1-0.7000", "2-0.7000", "10-0.9000", "last"):
+        (tmp_path / f"{name}.ckpt").touch()
+    assert [p.stem for p in best_checkpoints(tmp_path, 3)] == ["10-0.9000", "1-0.7000", "2-0.7000"]
+    with pytest.raises(InputError, match="5 are asked for, but .* holds 4"):
+        best_checkpoints(tmp_path, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["mito", "er"]}, "does not predict er .* but mito, mito_boundary, pm"),
+        ({"targets": {"mito": ["distance"]}}, "does not predict mito_distance"),
+        ({"voxel_size": [8, 8, 4]}, r"trained at \[8.0, 8.0, 8.0\] nm, but .* \[8, 8, 4\]"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_training(tmp_path, changes, message):
+    expected = {"classes": ["mito", "pm"], "targets": {}, "voxel_size": [8, 8, 8]}
+    check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
+    with pytest.raises(InputError, match=message):
+        check_matches(tmp_path / "model.ckpt", tiny_task(), expected | changes)
+
+
+def test_some_classes_of_a_checkpoint_are_enough(tmp_path):
+    expected = {"classes": ["pm"], "targets": {}, "voxel_size": [8, 8, 8]}
+    check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
+
+
+def test_normalisation_comes_from_the_checkpoint(trained, tmp_path):
+    content = torch.load(trained / "model.ckpt", weights_only=True)
+    content["normalisation"] = [0.25, 2.0]
+    torch.save(content, tmp_path / "model.ckpt")
+    (own,), (other,) = load(trained), load(tmp_path)
+    raw = torch.rand(1, 1, 32, 32, 32)
+    assert torch.allclose(other(raw), own((raw - 0.25) / 2 + 0.5), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("inference", "message"),
+    [({"checkpoint": "last", "checkpoints": 2}, "takes `inference.checkpoint: best`"),
+     ({"checkpoints": 4}, "needs `save_top_k: 4`")],
+)  # fmt: skip
+def test_what_cannot_be_averaged(inference, message):
+    with pytest.raises(ValueError, match=message):
+        settings(inference=inference)
