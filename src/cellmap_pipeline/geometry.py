@@ -26,11 +26,14 @@ SAME_SIZE = 1.25
 class Grid:
     """A regular grid of voxels.
 
-    Parameters
+    Attributes
     ----------
-    voxel_size : size of a voxel, nm.
-    translation : world position of the centre of voxel 0, nm.
-    shape : number of voxels.
+    voxel_size
+        Size of a voxel, nm.
+    translation
+        World position of the centre of voxel 0, nm.
+    shape
+        Number of voxels.
     """
 
     voxel_size: Vector

@@ -24,8 +24,10 @@ def validated(
 
     Parameters
     ----------
-    source : what errors call them.
-    others : further models by where their keys belong, for keys that stand in the wrong file.
+    source
+        What errors call them.
+    others
+        Further models by where their keys belong, for keys that stand in the wrong file.
 
     Raises
     ------

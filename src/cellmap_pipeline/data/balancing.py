@@ -22,8 +22,9 @@ def balanced_choice(volume: NDArray[np.float64], fraction: float, seed: int) -> 
 
     Parameters
     ----------
-    volume : (groups, classes), how much each group holds; there are two groups or more, and each
-        class has some.
+    volume
+        (groups, classes), how much each group holds; there are two groups or more, and each class
+        has some.
 
     Returns
     -------
@@ -78,8 +79,9 @@ class _Cost:
 
     Attributes
     ----------
-    parts : (groups, 2 · classes + 1), what each group adds to a choice: its share of each class,
-        1 for each class that it holds, and 1 for itself. The sum over a choice decides its cost.
+    parts
+        (groups, 2 · classes + 1), what each group adds to a choice: its share of each class, 1 for
+        each class that it holds, and 1 for itself. The sum over a choice decides its cost.
     """
 
     def __init__(self, volume: NDArray[np.float64], fraction: float) -> None:

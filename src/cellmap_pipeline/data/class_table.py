@@ -58,8 +58,10 @@ def implied(
 
     Parameters
     ----------
-    annotated, wanted : names of classes; those that are not in `table` relate to nothing.
-    table : the atoms of each class, as `read_class_table` gives them.
+    annotated, wanted
+        Names of classes; those that are not in `table` relate to nothing.
+    table
+        The atoms of each class, as `read_class_table` gives them.
 
     Returns
     -------

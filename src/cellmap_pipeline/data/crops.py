@@ -36,7 +36,8 @@ class ValidationCrop:
 
     def truth(self, label: str, voxel_size: Vector | None) -> tuple[LabelVolume, Grid] | None:
         """A label and its grid at the resolution nearest to `voxel_size` (nm), or the finest for
-        None; None where the label is not annotated."""
+        None; None where the label is not annotated.
+        """
         if label in self.left_out or not volumes_in(self.folder, [label]):
             return None
         volume = LabelVolume.open(self.folder / label)

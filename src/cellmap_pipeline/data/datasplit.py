@@ -51,7 +51,8 @@ def make_datasplit(
 
     Parameters
     ----------
-    own : a CSV of the user's, in any of its forms, to take instead of splitting.
+    own
+        A CSV of the user's, in any of its forms, to take instead of splitting.
 
     Raises
     ------

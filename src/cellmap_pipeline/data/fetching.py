@@ -66,8 +66,10 @@ def fetch_crop(
 
     Parameters
     ----------
-    request : what to bring, as `crop_table.crops_to_fetch` says it.
-    padding : raw around the crop, nm.
+    request
+        What to bring, as `crop_table.crops_to_fetch` says it.
+    padding
+        Raw around the crop, nm.
 
     Returns
     -------

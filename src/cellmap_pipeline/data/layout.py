@@ -7,7 +7,8 @@ from pathlib import Path
 
 def crop_folders(data_root: str | Path, number: int | str = "*") -> list[Path]:
     """The folders of labels that are here, of all crops or of one: those of other names than
-    `{dataset}/{dataset}.zarr/…/crop{number}` are none."""
+    `{dataset}/{dataset}.zarr/…/crop{number}` are none.
+    """
     found = Path(data_root).glob(f"*/*.zarr/recon-*/labels/groundtruth/crop{number}")
     return sorted(
         folder

@@ -47,15 +47,21 @@ def draw(
 
     Parameters
     ----------
-    scene : what to draw.
-    grid : where; the scene holds all of it.
-    rng : of the acquisition noise alone.
-    drift : slow changes of contrast and of brightness over the dataset.
+    scene
+        What to draw.
+    grid
+        Where; the scene holds all of it.
+    rng
+        Of the acquisition noise alone.
+    drift
+        Slow changes of contrast and of brightness over the dataset.
 
     Returns
     -------
-    raw : (z, y, x) uint8.
-    labels : by name, (z, y, x): nuc, mito and ves as uint16 ids, the others as uint8 0/1.
+    raw
+        (z, y, x) uint8.
+    labels
+        By name, (z, y, x): nuc, mito and ves as uint16 ids, the others as uint8 0/1.
     """
     canvas = _Canvas(scene, axes_of(grid), grid.shape)
     for number, mito in enumerate(scene.mitos, 1):

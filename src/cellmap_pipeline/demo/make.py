@@ -48,16 +48,24 @@ DRIFT_GRAIN = 1500.0  # nm
 class CropPlan:
     """A crop to make.
 
-    Parameters
+    Attributes
     ----------
-    number : of the crop.
-    corner : first chunk of raw around the crop, in chunks.
-    shape : of the crop, in voxels of `s0`; even, so that `s1` covers the same extent.
-    labels : that are annotated in it.
-    nucleus : whether part of a nucleus is to lie in it.
-    unknown : label of which some voxels are not annotated.
-    test : whether it is a test crop, whose labels go to the separate truth.
-    level : the level on whose voxels a test crop is asked for.
+    number
+        Of the crop.
+    corner
+        First chunk of raw around the crop, in chunks.
+    shape
+        Of the crop, in voxels of `s0`; even, so that `s1` covers the same extent.
+    labels
+        That are annotated in it.
+    nucleus
+        Whether part of a nucleus is to lie in it.
+    unknown
+        Label of which some voxels are not annotated.
+    test
+        Whether it is a test crop, whose labels go to the separate truth.
+    level
+        The level on whose voxels a test crop is asked for.
     """
 
     number: int
@@ -171,11 +179,15 @@ def make_demo(root: Path, seed: int = 0, progress: bool = True, size: Size = "fu
 
     Parameters
     ----------
-    root : folder to make, with `{dataset}/{dataset}.zarr`, `test_crop_manifest.csv` and
+    root
+        Folder to make, with `{dataset}/{dataset}.zarr`, `test_crop_manifest.csv` and
         `ground_truth.zarr`.
-    seed : what the tissue and the noise follow from.
-    progress : whether to show a bar.
-    size : "full" has 9 training and 3 test crops (about 50 MB), "small" 4 and 2 tiny ones.
+    seed
+        What the tissue and the noise follow from.
+    progress
+        Whether to show a bar.
+    size
+        "full" has 9 training and 3 test crops (about 50 MB), "small" 4 and 2 tiny ones.
 
     Raises
     ------

@@ -57,12 +57,16 @@ def axes_in(axes: Axes, box: Slices) -> Axes:
 class Field:
     """Values on a cubic lattice that can be evaluated on any grid.
 
-    Parameters
+    Attributes
     ----------
-    values : (z, y, x) float32, samples (order 1) or B-spline coefficients (order 3).
-    origin : position of value 0.
-    spacing : between values, the same along all axes.
-    order : 1 interpolates linearly, 3 as a cubic B-spline.
+    values
+        (z, y, x) float32, samples (order 1) or B-spline coefficients (order 3).
+    origin
+        Position of value 0.
+    spacing
+        Between values, the same along all axes.
+    order
+        1 interpolates linearly, 3 as a cubic B-spline.
     """
 
     values: Array

@@ -67,7 +67,8 @@ def _worst_layer(
     core_stop: Sequence[int],
 ) -> tuple[int, bool] | None:
     """Axis and side (True: first) of the outermost layer, clear of the core, that misses most;
-    else one behind which, clear of the core, most is missing."""
+    else one behind which, clear of the core, most is missing.
+    """
     best, worst = None, (0.0, 0.0)
     for axis in range(3):
         last = (high[axis] - 1) // chunks[axis]

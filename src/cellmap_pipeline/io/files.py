@@ -41,8 +41,10 @@ def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], ob
 
     Parameters
     ----------
-    key : of the configuration, or the option, that names the source.
-    parse : refuses, given the text and what errors call it, what is not to be kept.
+    key
+        Of the configuration, or the option, that names the source.
+    parse
+        Refuses, given the text and what errors call it, what is not to be kept.
 
     Raises
     ------

@@ -57,8 +57,10 @@ class LabelVolume:
 
         Returns
         -------
-        ids : (z, y, x) of the stored type; 0 where not known.
-        known : (z, y, x) bool; False outside the label and where it says unknown.
+        ids
+            (z, y, x) of the stored type; 0 where not known.
+        known
+            (z, y, x) bool; False outside the label and where it says unknown.
         """
         level = self.volume.level_for(grid.voxel_size)
         used, within = level.nearest(grid)

@@ -24,7 +24,8 @@ def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:
 
     Parameters
     ----------
-    group : its `attributes.json`. The levels are those of its `multiscales`, else as many as its
+    group
+        Its `attributes.json`. The levels are those of its `multiscales`, else as many as its
         `scales`, else `s0`, `s1`, … as far as they go.
 
     Raises

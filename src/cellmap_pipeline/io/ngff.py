@@ -125,8 +125,10 @@ def declared_levels(attributes: dict[str, Any], file: str) -> list[Declared]:
 
     Parameters
     ----------
-    attributes : of the group.
-    file : what errors call the file that holds them.
+    attributes
+        Of the group.
+    file
+        What errors call the file that holds them.
 
     Raises
     ------

@@ -17,7 +17,8 @@ def resample(array: NDArray, source: Grid, target: Grid) -> NDArray[np.float32]:
 
     Parameters
     ----------
-    array : (z, y, x), any number type, on `source`.
+    array
+        (z, y, x), any number type, on `source`.
 
     Returns
     -------

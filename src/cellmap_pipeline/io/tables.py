@@ -21,8 +21,10 @@ def read_csv_text(path: Path, what: str, remedy: str) -> str:
 
     Parameters
     ----------
-    what : errors call it so, before its path.
-    remedy : what to do where there is no such file.
+    what
+        Errors call it so, before its path.
+    remedy
+        What to do where there is no such file.
 
     Raises
     ------

@@ -165,8 +165,10 @@ class Volume:
 
         Parameters
         ----------
-        grid : where to read.
-        core : the part of it whose raw must be there (default: `grid` inside the volume).
+        grid
+            Where to read.
+        core
+            The part of it whose raw must be there (default: `grid` inside the volume).
 
         Returns
         -------

@@ -33,16 +33,24 @@ NO_FLIPS = (False, False, False)
 class Change:
     """What is done to a patch, in this order.
 
-    Parameters
+    Attributes
     ----------
-    rotation : (3, 3) in world space: the result at p is what was at rotation · p; None: none.
-    axes, flips : as `orient` takes them.
-    contrast : factor around the patch's mean.
-    brightness : added; raw is 0..1.
-    gamma : exponent.
-    blur : σ of a Gaussian, voxels.
-    noise : σ of added Gaussian noise.
-    seed : of the noise.
+    rotation
+        (3, 3) in world space: the result at p is what was at rotation · p; None: none.
+    axes, flips
+        As `orient` takes them.
+    contrast
+        Factor around the patch's mean.
+    brightness
+        Added; raw is 0..1.
+    gamma
+        Exponent.
+    blur
+        σ of a Gaussian, voxels.
+    noise
+        σ of added Gaussian noise.
+    seed
+        Of the noise.
     """
 
     rotation: NDArray[np.float64] | None = None
@@ -106,17 +114,24 @@ def change_patch(
 
     Parameters
     ----------
-    raw : (z, y, x), uint8 or float 0..1, of the shape that `shape_to_read` says.
-    codes : (z, y, x) of the same place.
-    change : what to do.
-    patch_size : voxels of the result.
-    voxel_size : nm.
-    out : (z, y, x) float32, where the changed raw is written, 0..1. Where a rotation comes from
+    raw
+        (z, y, x), uint8 or float 0..1, of the shape that `shape_to_read` says.
+    codes
+        (z, y, x) of the same place.
+    change
+        What to do.
+    patch_size
+        Voxels of the result.
+    voxel_size
+        nm.
+    out
+        (z, y, x) float32, where the changed raw is written, 0..1. Where a rotation comes from
         outside: the nearest raw.
 
     Returns
     -------
-    codes : (z, y, x). Where a rotation comes from outside: 0.
+    codes
+        (z, y, x). Where a rotation comes from outside: 0.
     """
     if change.rotation is not None:
         raw, codes = rotate(_image(raw), codes, change.rotation, patch_size, voxel_size)
@@ -198,7 +213,8 @@ def change_intensity(raw: Tensor, change: Change) -> None:
 
 def _tiled_copy(view: NDArray) -> NDArray:
     """A contiguous copy, made in tiles that stay in the processor's cache: several times faster
-    where neighbours along the last axis come from afar."""
+    where neighbours along the last axis come from afar.
+    """
     copy = np.empty(view.shape, view.dtype)
     for start in product(*(range(0, n, TILE) for n in view.shape)):
         tile = tuple(slice(s, s + TILE) for s in start)

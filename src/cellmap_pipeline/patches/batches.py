@@ -44,8 +44,10 @@ class Finisher:
 
         Returns
         -------
-        raw : (n, 1, z, y, x) float32, 0..1.
-        targets : (n, c, z, y, x) uint8 as `targets.make_targets` gives them, 255 where unknown.
+        raw
+            (n, 1, z, y, x) float32, 0..1.
+        targets
+            (n, c, z, y, x) uint8 as `targets.make_targets` gives them, 255 where unknown.
         """
         raws, targets = self._batch(len(patches))
         for patch, raw, target in zip(patches, raws, targets, strict=True):
@@ -88,9 +90,12 @@ def decode(codes: Tensor, table: Tensor, target: Tensor) -> None:
 
     Parameters
     ----------
-    codes : (z, y, x) uint8, or int16 to be read as unsigned.
-    table : (codes, channels) uint8.
-    target : where to.
+    codes
+        (z, y, x) uint8, or int16 to be read as unsigned.
+    table
+        (codes, channels) uint8.
+    target
+        Where to.
     """
     if codes.device.type != "cpu":
         gather(codes, table, target)

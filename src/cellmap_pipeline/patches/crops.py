@@ -27,12 +27,16 @@ BOX = 64
 class CropData:
     """A labelled crop, opened when it is first read.
 
-    Parameters
+    Attributes
     ----------
-    raw_path : the raw volume.
-    label_folder : holds a label volume per class.
-    annotated : the classes to read.
-    voxel_size : of the training, nm.
+    raw_path
+        The raw volume.
+    label_folder
+        Holds a label volume per class.
+    annotated
+        The classes to read.
+    voxel_size
+        Of the training, nm.
     """
 
     raw_path: Location

@@ -78,11 +78,15 @@ class LabelCodes:
 
     Parameters
     ----------
-    crop : the crop.
-    channels : as `targets.stored_channels` gives them.
-    implied : per class, annotated classes that make a voxel positive and negative of it
+    crop
+        The crop.
+    channels
+        As `targets.stored_channels` gives them.
+    implied
+        Per class, annotated classes that make a voxel positive and negative of it
         (`relations.implied`); empty: only what is annotated is known.
-    cache : keeps the blocks of all crops.
+    cache
+        Keeps the blocks of all crops.
     """
 
     def __init__(
@@ -111,9 +115,11 @@ class LabelCodes:
 
         Returns
         -------
-        codes : (z, y, x) uint8, or uint16 where some are above 255; 0 outside the crop.
-        table : (codes, channels) uint8 with 0, 1 or 255 for unknown. Rows of codes that cannot
-            occur in the box repeat one that can, so that a column tells what its channel holds.
+        codes
+            (z, y, x) uint8, or uint16 where some are above 255; 0 outside the crop.
+        table
+            (codes, channels) uint8 with 0, 1 or 255 for unknown. Rows of codes that cannot occur in
+            the box repeat one that can, so that a column tells what its channel holds.
         """
         stop = [a + n for a, n in zip(start, shape, strict=True)]
         low = [max(0, a) for a in start]
@@ -212,7 +218,8 @@ def read_targets(
     implied: Mapping[str, tuple[Sequence[str], Sequence[str]]],
 ) -> NDArray[np.uint8]:
     """Targets (c, z, y, x) uint8 on a grid, from the stored labels; 255 where they or the raw are
-    unknown."""
+    unknown.
+    """
     read = {label: volume.read(grid) for label, volume in crop.labels.items()}
     targets = make_targets(
         {label: ids for label, (ids, _) in read.items()},
@@ -234,12 +241,15 @@ def encode(targets: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.uin
 
     Parameters
     ----------
-    targets : (c, z, y, x) uint8.
+    targets
+        (c, z, y, x) uint8.
 
     Returns
     -------
-    codes : (z, y, x), which of `rows` each voxel has.
-    rows : (n, c) uint8, in the order in which they occur.
+    codes
+        (z, y, x), which of `rows` each voxel has.
+    rows
+        (n, c) uint8, in the order in which they occur.
     """
     keys = np.zeros(targets.shape[1:], np.uint64)
     for target, key in zip(targets, _KEYS, strict=False):

@@ -50,11 +50,16 @@ class PatchLoader:
 
     Parameters
     ----------
-    read : gives the patch of a number.
-    sampler : the numbers of an epoch.
-    batch_size : patches per batch.
-    threads : that read.
-    ahead : patches on their way.
+    read
+        Gives the patch of a number.
+    sampler
+        The numbers of an epoch.
+    batch_size
+        Patches per batch.
+    threads
+        That read.
+    ahead
+        Patches on their way.
     """
 
     # Lightning looks for it beside `sampler`.

@@ -29,9 +29,12 @@ class Source(Protocol):
 
         Returns
         -------
-        raw : (z, y, x) uint8, or float32 0..1.
-        codes : (z, y, x) uint8 or uint16; 0 where nothing is known.
-        table : (codes, channels) uint8, the targets of each code: 0, 1, or 255 for unknown.
+        raw
+            (z, y, x) uint8, or float32 0..1.
+        codes
+            (z, y, x) uint8 or uint16; 0 where nothing is known.
+        table
+            (codes, channels) uint8, the targets of each code: 0, 1, or 255 for unknown.
         """
 
 
@@ -39,12 +42,16 @@ class Source(Protocol):
 class Patch:
     """A patch as it travels: small, to be finished on the device (`Finisher`).
 
-    Parameters
+    Attributes
     ----------
-    raw : (z, y, x) uint8, or float32 0..1.
-    codes : (z, y, x) uint8, or int16 to be read as unsigned.
-    table : (codes, stored channels) uint8, what the codes stand for.
-    change : what is done to it.
+    raw
+        (z, y, x) uint8, or float32 0..1.
+    codes
+        (z, y, x) uint8, or int16 to be read as unsigned.
+    table
+        (codes, stored channels) uint8, what the codes stand for.
+    change
+        What is done to it.
     """
 
     raw: Tensor

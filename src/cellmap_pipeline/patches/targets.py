@@ -68,7 +68,8 @@ def make_targets(
         Class to bool (z, y, x), false where its ids are unknown; absent or None: all known.
     channels : sequence of str
         As `stored_channels` gives them.
-    voxel_size : nm along z, y, x; only the ratios matter.
+    voxel_size
+        nm along z, y, x; only the ratios matter.
 
     Returns
     -------
@@ -106,9 +107,11 @@ def affinities(low: torch.Tensor, high: torch.Tensor, out: torch.Tensor) -> None
 
     Parameters
     ----------
-    low, high : (z, y, x) uint8, digits of the ids; 0 in both outside objects, 255 unknown.
-    out : (3, z, y, x) uint8, where the affinities go: 0, 1, or 255 where one of the two is unknown
-        or lies beyond the patch.
+    low, high
+        (z, y, x) uint8, digits of the ids; 0 in both outside objects, 255 unknown.
+    out
+        (3, z, y, x) uint8, where the affinities go: 0, 1, or 255 where one of the two is unknown or
+        lies beyond the patch.
     """
     ids = low.int() + DIGIT * high.int()
     unknown = low == UNKNOWN
@@ -130,10 +133,13 @@ def imply(
 
     Parameters
     ----------
-    targets : (c, z, y, x) uint8, 255 where unknown.
-    channels : their names.
-    implied : per class, the classes whose voxels are of it, too, and those whose voxels are not.
-        What is not of a class is not its boundary either, and of none of its objects.
+    targets
+        (c, z, y, x) uint8, 255 where unknown.
+    channels
+        Their names.
+    implied
+        Per class, the classes whose voxels are of it, too, and those whose voxels are not. What is
+        not of a class is not its boundary either, and of none of its objects.
     """
     if not implied:
         return
@@ -200,7 +206,8 @@ def _measure_distance(
 
 def _digits(ids: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Two digits per voxel. Neighbours of different ids have the same with a chance of 1 in
-    65,024."""
+    65,024.
+    """
     mixed = (ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
     mixed = np.where(ids > 0, 1 + mixed % np.uint64(DIGIT**2 - 1), 0)
     return (mixed % DIGIT).astype(np.uint8), (mixed // DIGIT).astype(np.uint8)

@@ -21,7 +21,8 @@ def check_plan(plan: Plan, source: str) -> None:
 
     Parameters
     ----------
-    source : what errors call the run's configuration.
+    source
+        What errors call the run's configuration.
 
     Raises
     ------
@@ -69,7 +70,8 @@ def check_writable(key: str, folder: Path) -> None:
 
     Parameters
     ----------
-    key : what errors call it.
+    key
+        What errors call it.
 
     Raises
     ------

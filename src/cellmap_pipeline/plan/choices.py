@@ -40,7 +40,8 @@ def wrong_choices(plan: Plan) -> Iterator[str]:
 
 def needed_by(plan: Plan, label: str, sources: Sequence[str]) -> tuple[str, str] | None:
     """The user's method for an average of `sources`, if any, and the further channels (a key of
-    `classes.FURTHER`) that it takes of each; None where it takes none."""
+    `classes.FURTHER`) that it takes of each; None where it takes none.
+    """
     training = plan.trainings.get(origin(sources[0]))
     method = training.postprocess.get(label, {}).get("method", "") if training else ""
     return (method, NEEDS[method]) if method in NEEDS else None
@@ -101,7 +102,8 @@ def _idle_sizes(plan: Plan, label: str, choice: Mapping[str, Any]) -> Iterator[s
 
 def _lacking_channels(plan: Plan, label: str, sources: Sequence[str]) -> Iterator[str]:
     """Trainings in an average that do not predict what the user's method for it takes; those of
-    predictions made elsewhere are files to look for."""
+    predictions made elsewhere are files to look for.
+    """
     needed = needed_by(plan, label, sources)
     if needed is None:
         return

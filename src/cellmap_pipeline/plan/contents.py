@@ -119,8 +119,10 @@ def crops_to_fetch(
 
     Parameters
     ----------
-    trainings : those that are used. One with a datasplit of its own has its crops at hand.
-    predicted : of each of them, by test crop, the rows of the manifest that it predicts.
+    trainings
+        Those that are used. One with a datasplit of its own has its crops at hand.
+    predicted
+        Of each of them, by test crop, the rows of the manifest that it predicts.
 
     Returns
     -------

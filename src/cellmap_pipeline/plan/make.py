@@ -27,9 +27,12 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
 
     Parameters
     ----------
-    config : the run's configuration.
-    source : what errors call it.
-    training_folders : where to look for the trainings' files.
+    config
+        The run's configuration.
+    source
+        What errors call it.
+    training_folders
+        Where to look for the trainings' files.
 
     Raises
     ------

@@ -38,7 +38,8 @@ class Plan:
 
     def sources(self, row: CropLabel) -> list[str]:
         """What gives the label of this row: trainings, parts that one predicts (`NAME:parts`),
-        and predictions made elsewhere."""
+        and predictions made elsewhere.
+        """
         named = named_sources(row, self.config.submission.select)
         if named:
             return named

@@ -29,7 +29,8 @@ def check_target(plan: Plan, target: str) -> None:
 
     Parameters
     ----------
-    target : as given to Snakemake, `crop10` or a path; any other passes.
+    target
+        As given to Snakemake, `crop10` or a path; any other passes.
 
     Raises
     ------

@@ -38,12 +38,16 @@ class PartialResult:
 
     Parameters
     ----------
-    output : the folder that it becomes.
-    grids : by channel, its grid.
-    chunks : by channel, the chunk of its array, voxels.
-    identity : all else that the voxels hang on, in builtins. What lies there of another one is
-        removed.
-    part : (i, n): of the planes, only the i-th of n parts (from 0), cut between chunks.
+    output
+        The folder that it becomes.
+    grids
+        By channel, its grid.
+    chunks
+        By channel, the chunk of its array, voxels.
+    identity
+        All else that the voxels hang on, in builtins. What lies there of another one is removed.
+    part
+        (i, n): of the planes, only the i-th of n parts (from 0), cut between chunks.
     """
 
     def __init__(

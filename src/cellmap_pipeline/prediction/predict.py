@@ -59,14 +59,20 @@ def predict_crop(
 
     Parameters
     ----------
-    tasks : trained networks with the same channels, whose probabilities are averaged.
-    raw : the dataset's raw volume.
-    rows : labels of one crop with their grids; all of them classes of the network.
-    output : folder that gets a group per label (and per further channel of it), uint8 with
-        0..255 for 0..1, level `s0` on the label's grid. It appears when it is complete; until
-        then what is done lies in `{output}.partial`, from where the same call goes on.
-    inference : window, overlap, blending, symmetries and batch.
-    part : (i, n): only the i-th of n parts along z (from 0); `join_parts` makes one of them.
+    tasks
+        Trained networks with the same channels, whose probabilities are averaged.
+    raw
+        The dataset's raw volume.
+    rows
+        Labels of one crop with their grids; all of them classes of the network.
+    output
+        Folder that gets a group per label (and per further channel of it), uint8 with 0..255 for
+        0..1, level `s0` on the label's grid. It appears when it is complete; until then what is
+        done lies in `{output}.partial`, from where the same call goes on.
+    inference
+        Window, overlap, blending, symmetries and batch.
+    part
+        (i, n): only the i-th of n parts along z (from 0); `join_parts` makes one of them.
 
     Raises
     ------

@@ -31,15 +31,21 @@ class Predictor:
 
     Parameters
     ----------
-    tasks : networks with the same channels.
-    channels : those that are wanted, in that order.
-    window : voxels.
-    inference : symmetries and batch.
+    tasks
+        Networks with the same channels.
+    channels
+        Those that are wanted, in that order.
+    window
+        Voxels.
+    inference
+        Symmetries and batch.
 
     Attributes
     ----------
-    device : the GPU, or the CPU where there is none.
-    batch : windows at once.
+    device
+        The GPU, or the CPU where there is none.
+    batch
+        Windows at once.
     """
 
     def __init__(
@@ -70,9 +76,12 @@ class Predictor:
 
         Parameters
         ----------
-        starts : where the windows lie; they come back with their values.
-        images : raw (z, y, x) in 0..1 of each.
-        weights : (n, z, y, x), what the voxels count, on the device.
+        starts
+            Where the windows lie; they come back with their values.
+        images
+            Raw (z, y, x) in 0..1 of each.
+        weights
+            (n, z, y, x), what the voxels count, on the device.
 
         Yields
         ------
@@ -146,8 +155,9 @@ def best_batch(seconds: Callable[[int], float]) -> int:
 
     Parameters
     ----------
-    seconds : that a batch of so many windows takes; raises `torch.OutOfMemoryError` where the
-        memory is too small for it.
+    seconds
+        That a batch of so many windows takes; raises `torch.OutOfMemoryError` where the memory is
+        too small for it.
     """
     best, best_rate = 1, 0.0
     batch = 1

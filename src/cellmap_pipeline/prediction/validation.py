@@ -30,13 +30,17 @@ def predict_validation(
 
     Parameters
     ----------
-    tasks : as for `predict_crop`.
-    datasplit : its crops.
-    inference : as for test crops.
-    parts : by label that is made of others, these: they are predicted where the label is
-        annotated.
-    predictions : folder for the predictions, `{dataset}/crop{id}/{label}`, on the grids of the
-        labels at about the training's voxel size.
+    tasks
+        As for `predict_crop`.
+    datasplit
+        Its crops.
+    inference
+        As for test crops.
+    parts
+        By label that is made of others, these: they are predicted where the label is annotated.
+    predictions
+        Folder for the predictions, `{dataset}/crop{id}/{label}`, on the grids of the labels at
+        about the training's voxel size.
     """
     training = tasks[0].training_settings
     for crop in open_crops(datasplit, training.classes, training.voxel_size)["validate"]:

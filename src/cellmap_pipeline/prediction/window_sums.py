@@ -31,9 +31,12 @@ class Accumulator:
 
     Parameters
     ----------
-    channels : number of them.
-    scratch : an empty folder for what does not fit; best on a local disk.
-    memory : bytes to hold at most (one chunk at least).
+    channels
+        Number of them.
+    scratch
+        An empty folder for what does not fit; best on a local disk.
+    memory
+        Bytes to hold at most (one chunk at least).
     """
 
     def __init__(self, channels: int, scratch: Path, memory: int) -> None:
@@ -118,10 +121,14 @@ class RowSums:
 
     Parameters
     ----------
-    channels : number of them.
-    window : voxels.
-    starts : where windows begin along x, in order.
-    device : where the windows' values are.
+    channels
+        Number of them.
+    window
+        Voxels.
+    starts
+        Where windows begin along x, in order.
+    device
+        Where the windows' values are.
     """
 
     def __init__(

@@ -24,14 +24,19 @@ class Windows:
 
     Parameters
     ----------
-    shape : of the region, voxels; at least one window.
-    window : shape of a window, voxels.
-    overlap : of neighbouring windows, 0 to below 1.
-    blending : importance within a window: `gaussian` (sigma an eighth of it) or `constant`.
+    shape
+        Of the region, voxels; at least one window.
+    window
+        Shape of a window, voxels.
+    overlap
+        Of neighbouring windows, 0 to below 1.
+    blending
+        Importance within a window: `gaussian` (sigma an eighth of it) or `constant`.
 
     Attributes
     ----------
-    starts : per axis, where windows begin, in order.
+    starts
+        Per axis, where windows begin, in order.
     """
 
     def __init__(
@@ -78,11 +83,14 @@ class Windows:
 class Layer:
     """The windows that begin at one z, and what is done with them.
 
-    Parameters
+    Attributes
     ----------
-    start : where they begin, in voxels of the region.
-    finished : by channel, the first and last + 1 of its z planes that no later window changes.
-    keep : planes of the region below this are not needed any more.
+    start
+        Where they begin, in voxels of the region.
+    finished
+        By channel, the first and last + 1 of its z planes that no later window changes.
+    keep
+        Planes of the region below this are not needed any more.
     """
 
     start: int
@@ -101,11 +109,15 @@ def plan_layers(
 
     Parameters
     ----------
-    windows : over `region`.
-    grids : by channel, its label's own grid.
-    chunks : by channel, the planes of a chunk of its array: only whole chunks are finished, so
-        that none is written twice.
-    parts : by channel, the first and last + 1 of the planes wanted; an empty part is none.
+    windows
+        Over `region`.
+    grids
+        By channel, its label's own grid.
+    chunks
+        By channel, the planes of a chunk of its array: only whole chunks are finished, so that none
+        is written twice.
+    parts
+        By channel, the first and last + 1 of the planes wanted; an empty part is none.
     """
     support = {name: _support(region, grid) for name, grid in grids.items()}
     wanted = {name: part for name, part in parts.items() if part[0] < part[1]}

@@ -23,10 +23,14 @@ def calibrate(training: Training) -> dict[str, Any]:
 
     Returns
     -------
-    `device` : its name.
-    `window` : voxels; `batch` : windows at once.
-    `seconds_per_pass` : median, of one network over one window, one of the symmetries.
-    `peak_gb` : of the GPU's memory; None on a CPU.
+    `device`
+        Its name.
+    `window`
+        Voxels; `batch` : windows at once.
+    `seconds_per_pass`
+        Median, of one network over one window, one of the symmetries.
+    `peak_gb`
+        Of the GPU's memory; None on a CPU.
 
     Raises
     ------

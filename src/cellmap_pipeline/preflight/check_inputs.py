@@ -54,8 +54,10 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
 
     Parameters
     ----------
-    threads : processors to use.
-    trains_here : whether networks are trained on this machine, with its GPUs.
+    threads
+        Processors to use.
+    trains_here
+        Whether networks are trained on this machine, with its GPUs.
 
     Returns
     -------

@@ -32,14 +32,20 @@ PER_PROCESSOR = 4
 class Values:
     """What decoded voxels hold.
 
-    Parameters
+    Attributes
     ----------
-    decoded : chunks.
-    low, high : least and greatest value; of floats, NaN aside.
-    present : voxels above 0.
-    nan : whether one is not a number.
-    ranges : by chunk, its least and greatest value.
-    broken : why chunks cannot be decoded.
+    decoded
+        Chunks.
+    low, high
+        Least and greatest value; of floats, NaN aside.
+    present
+        Voxels above 0.
+    nan
+        Whether one is not a number.
+    ranges
+        By chunk, its least and greatest value.
+    broken
+        Why chunks cannot be decoded.
     """
 
     decoded: int = 0
@@ -55,10 +61,12 @@ class Values:
 class Look:
     """An array and the chunks of it that are wanted.
 
-    Parameters
+    Attributes
     ----------
-    here : by index, those that are here.
-    unknown : a value that is no label, and not counted.
+    here
+        By index, those that are here.
+    unknown
+        A value that is no label, and not counted.
     """
 
     level: Level

@@ -19,13 +19,17 @@ class Layout:
 
     Parameters
     ----------
-    data_root : folder of the datasets.
-    datasets, numbers, classes : that are looked at; None: all.
+    data_root
+        Folder of the datasets.
+    datasets, numbers, classes
+        That are looked at; None: all.
 
     Attributes
     ----------
-    problems, warnings : a line each.
-    empty : whether no crop is there, whichever the trainings look at.
+    problems, warnings
+        A line each.
+    empty
+        Whether no crop is there, whichever the trainings look at.
     """
 
     def __init__(

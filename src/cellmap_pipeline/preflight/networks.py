@@ -41,7 +41,8 @@ def check_checkpoint(path: Path, expected: Mapping[str, Any]) -> None:
 
     Parameters
     ----------
-    expected : what it must agree with (`checkpoints.check_matches`).
+    expected
+        What it must agree with (`checkpoints.check_matches`).
 
     Raises
     ------

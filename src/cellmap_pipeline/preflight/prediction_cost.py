@@ -21,17 +21,24 @@ ABSURD = 64
 class Prediction:
     """Of one crop by one training.
 
-    Parameters
+    Attributes
     ----------
-    crop, labels : the crop's number, and how many of its labels are predicted.
-    voxels : of the crop at the network's voxel size.
-    windows : of the network over it and the context around it, symmetries not counted.
-    passes : of the network: windows times symmetries times averaged checkpoints.
-    stored : bytes of all channels on their labels' grids, before compression.
+    crop, labels
+        The crop's number, and how many of its labels are predicted.
+    voxels
+        Of the crop at the network's voxel size.
+    windows
+        Of the network over it and the context around it, symmetries not counted.
+    passes
+        Of the network: windows times symmetries times averaged checkpoints.
+    stored
+        Bytes of all channels on their labels' grids, before compression.
     layer : bytes that the sums of one layer of windows take; more than
         `prediction.MEMORY` waits in scratch files.
-    jobs : that it is cut into.
-    finer : `voxels` over those of its finest label.
+    jobs
+        That it is cut into.
+    finer
+        `voxels` over those of its finest label.
     """
 
     crop: int

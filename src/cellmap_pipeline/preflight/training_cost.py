@@ -28,7 +28,8 @@ PASSES, MOVES = 3, 6
 
 class Cost(NamedTuple):
     """Of one patch through a network: operations, those of them in depthwise convolutions, and
-    values of all activations."""
+    values of all activations.
+    """
 
     operations: float
     depthwise: float

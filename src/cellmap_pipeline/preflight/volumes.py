@@ -41,8 +41,10 @@ class Volumes:
 
     Attributes
     ----------
-    problems, warnings : a line each.
-    raw, labels, predictions : what is to be decoded of each level, by its path.
+    problems, warnings
+        A line each.
+    raw, labels, predictions
+        What is to be decoded of each level, by its path.
     """
 
     def __init__(self) -> None:
@@ -74,10 +76,14 @@ class Volumes:
 
         Parameters
         ----------
-        extent : of the crop.
-        voxel_size : at which it is read.
-        margin : voxels of that size beyond the crop that are read where they are here.
-        who : the crop and the training, and whether it trains on the crop.
+        extent
+            Of the crop.
+        voxel_size
+            At which it is read.
+        margin
+            Voxels of that size beyond the crop that are read where they are here.
+        who
+            The crop and the training, and whether it trains on the crop.
         """
         crop, training, trains = who
         with gathered(self.problems, f"{crop}: "):
@@ -104,7 +110,8 @@ class Volumes:
         self, path: Location, crop: str, extent: Grid, voxel_size: Vector, validates: bool
     ) -> None:
         """Take in a label of a crop to train on, at the level that is read; of one that
-        validates, at all."""
+        validates, at all.
+        """
         with gathered(self.problems, f"{crop}: "):
             label = self._open_label(path)
             _check_sizes(label.volume)
@@ -124,7 +131,8 @@ class Volumes:
 
     def look_at_prediction(self, name: str, path: Path, wanted: Grid) -> None:
         """Take in a prediction made elsewhere of what lies on the grid `wanted`, and its further
-        channels."""
+        channels.
+        """
         for channel in [path, *further_beside(path)]:
             with gathered(self.problems, f"predictions.{name}: "):
                 level = self._open(channel).level_for(wanted.voxel_size)
@@ -139,7 +147,8 @@ class Volumes:
 
     def look_at_scored(self, name: str, path: Path, crop: str, truth: Grid) -> None:
         """Take in a prediction made elsewhere of a crop that validates, where its label lies on
-        the grid `truth`: it is scored where it is predicted."""
+        the grid `truth`: it is scored where it is predicted.
+        """
         with gathered(self.problems, f"predictions.{name}: "):
             part = predicted(truth, [path])
             lacking = _lacking(self._open(path).levels[0].grid, truth)
@@ -303,7 +312,8 @@ class Volumes:
 
 def _lacking(predicted: Grid, wanted: Grid) -> float:
     """The share of `wanted` that is not predicted; at borders, a part of a voxel may lack: those
-    of coarser voxels fall elsewhere."""
+    of coarser voxels fall elsewhere.
+    """
     return beyond(predicted, wanted, list(map(max, predicted.voxel_size, wanted.voxel_size)))
 
 

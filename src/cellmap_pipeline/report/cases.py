@@ -32,8 +32,10 @@ def best_and_worst(scores: Path, rows: Sequence[CropLabel]) -> list[Case]:
 
     Parameters
     ----------
-    scores : `scores.csv`.
-    rows : of the manifest, those that were made.
+    scores
+        `scores.csv`.
+    rows
+        Of the manifest, those that were made.
     """
     table = pd.read_csv(scores)
     made = {(f"crop{row.crop}", row.label): row for row in rows}
@@ -57,10 +59,14 @@ def plot_cases(
 
     Parameters
     ----------
-    raws : by dataset.
-    made : folder of the labels made, `{dataset}/crop{id}/{label}`.
-    truth : folder of the true labels, `crop{id}/{label}`.
-    path : JPEG to write.
+    raws
+        By dataset.
+    made
+        Folder of the labels made, `{dataset}/crop{id}/{label}`.
+    truth
+        Folder of the true labels, `crop{id}/{label}`.
+    path
+        JPEG to write.
 
     Raises
     ------

@@ -22,10 +22,12 @@ KINDS: tuple[Kind, ...] = ("truth", "labels", "probability")
 class CropLayer:
     """A volume of a crop.
 
-    Parameters
+    Attributes
     ----------
-    channel : its class, or a further channel of one (`classes.FURTHER`).
-    source : who made it: `truth`, `labels`, or in brackets a training or the name of predictions.
+    channel
+        Its class, or a further channel of one (`classes.FURTHER`).
+    source
+        Who made it: `truth`, `labels`, or in brackets a training or the name of predictions.
     """
 
     kind: Kind
@@ -63,9 +65,12 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
 
     Parameters
     ----------
-    run : the run's configuration.
-    crop : its number.
-    classes : only those; none: all.
+    run
+        The run's configuration.
+    crop
+        Its number.
+    classes
+        Only those; none: all.
 
     Raises
     ------

@@ -61,11 +61,16 @@ def plot_crop(
 
     Parameters
     ----------
-    raw : of the crop's dataset.
-    rows : the manifest's rows of the labels to draw, all of one crop.
-    made : folder of the labels made, `{label}`.
-    truth : folder of the true labels, `{label}`, as far as they are known; None: nowhere.
-    path : JPEG to write.
+    raw
+        Of the crop's dataset.
+    rows
+        The manifest's rows of the labels to draw, all of one crop.
+    made
+        Folder of the labels made, `{label}`.
+    truth
+        Folder of the true labels, `{label}`, as far as they are known; None: nowhere.
+    path
+        JPEG to write.
 
     Raises
     ------
@@ -116,8 +121,10 @@ def scale_bar(nm: float) -> tuple[float, str]:
 
     Returns
     -------
-    length : nm.
-    name : as in "500 nm" or "2 µm".
+    length
+        nm.
+    name
+        As in "500 nm" or "2 µm".
     """
     power = 10 ** math.floor(math.log10(nm / 3))
     length = max(step * power for step in (1, 2, 5) if step * power <= nm / 3)
@@ -134,9 +141,12 @@ def paint(
 
     Parameters
     ----------
-    image : (h, w, 3) in 0..1.
-    ids : (h, w); 0 is background.
-    position : of the label among those in the image; sets how its outline is dashed.
+    image
+        (h, w, 3) in 0..1.
+    ids
+        (h, w); 0 is background.
+    position
+        Of the label among those in the image; sets how its outline is dashed.
     """
     if by_object and is_instance(label):
         colours = OBJECT_COLOURS[(ids.astype(np.int64) - 1) % len(OBJECT_COLOURS)]

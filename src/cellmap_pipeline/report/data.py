@@ -46,9 +46,12 @@ def plot_data(datasplits: Sequence[Path], voxel_size: Sequence[float], path: Pat
 
     Parameters
     ----------
-    datasplits : of all trainings; a crop that several use is drawn once.
-    voxel_size : nm, at which the slices are read at most as fine.
-    path : JPEG to write.
+    datasplits
+        Of all trainings; a crop that several use is drawn once.
+    voxel_size
+        nm, at which the slices are read at most as fine.
+    path
+        JPEG to write.
 
     Raises
     ------

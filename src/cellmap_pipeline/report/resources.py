@@ -20,8 +20,10 @@ def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
 
     Parameters
     ----------
-    benchmarks : folder of `{rule}.tsv` and `{rule}/….tsv`.
-    logs : folder of the jobs' logs, with `….gpu.json` beside them where a job used a GPU.
+    benchmarks
+        Folder of `{rule}.tsv` and `{rule}/….tsv`.
+    logs
+        Folder of the jobs' logs, with `….gpu.json` beside them where a job used a GPU.
 
     Returns
     -------
@@ -53,8 +55,10 @@ def plot_resources(benchmarks: Path, logs: Path, path: Path) -> None:
 
     Parameters
     ----------
-    benchmarks, logs : as for `read_benchmarks`.
-    path : PNG to write.
+    benchmarks, logs
+        As for `read_benchmarks`.
+    path
+        PNG to write.
     """
     jobs = read_benchmarks(benchmarks, logs)
     by_rule = jobs.groupby("rule")

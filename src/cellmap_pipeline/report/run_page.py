@@ -35,10 +35,14 @@ def write_summary(
 
     Parameters
     ----------
-    config : the run's configuration.
-    trainings : by name, all settings of each training that is used.
-    commit : of the workflow's code; None where it is no git repository.
-    path : HTML to write.
+    config
+        The run's configuration.
+    trainings
+        By name, all settings of each training that is used.
+    commit
+        Of the workflow's code; None where it is no git repository.
+    path
+        HTML to write.
     """
     made_with = {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()}
     if commit:

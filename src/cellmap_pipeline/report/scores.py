@@ -23,8 +23,10 @@ def plot_validation(scores: Path, settings: Path, path: Path) -> None:
 
     Parameters
     ----------
-    scores, settings : `validation/scores.json` and `postprocess.json`.
-    path : PNG to write.
+    scores, settings
+        `validation/scores.json` and `postprocess.json`.
+    path
+        PNG to write.
     """
     read = json.loads(scores.read_text())
     classes: dict[str, Any] = read["classes"]
@@ -62,8 +64,10 @@ def plot_selection(selection: Path, path: Path) -> None:
 
     Parameters
     ----------
-    selection : `selection.csv`.
-    path : PNG to write.
+    selection
+        `selection.csv`.
+    path
+        PNG to write.
     """
     table = pd.read_csv(selection, dtype=str, keep_default_na=False)
     order = {label: i for i, label in enumerate(in_order(sorted(set(table["label"]))))}
@@ -97,8 +101,10 @@ def plot_scores(scores: Path, path: Path) -> None:
 
     Parameters
     ----------
-    scores : `scores.csv`.
-    path : PNG to write.
+    scores
+        `scores.csv`.
+    path
+        PNG to write.
     """
     table = pd.read_csv(scores)
     whole = table[table["crop"] == "all"].set_index("label")
@@ -123,8 +129,10 @@ def plot_leaderboard(leaderboard: Path, path: Path) -> None:
 
     Parameters
     ----------
-    leaderboard : `leaderboard.csv`.
-    path : PNG to write.
+    leaderboard
+        `leaderboard.csv`.
+    path
+        PNG to write.
     """
     table = pd.read_csv(leaderboard)
     names = [f"{name}\n({on})" for name, on in zip(table["name"], table["scored_on"], strict=True)]

@@ -38,10 +38,12 @@ class TimeLeft(NamedTuple):
 class Job:
     """A job of the run, or what one of an earlier run made.
 
-    Parameters
+    Attributes
     ----------
-    crop : the crop's number; None where it is not about one.
-    left : seconds that it still takes by itself; None: nothing is known about it.
+    crop
+        The crop's number; None where it is not about one.
+    left
+        Seconds that it still takes by itself; None: nothing is known about it.
     """
 
     rule: str
@@ -66,10 +68,12 @@ class Job:
 class Status:
     """The newest run of a folder: its jobs, by stage in the order in which Snakemake names them.
 
-    Parameters
+    Attributes
     ----------
-    alive : it still runs, as far as can be seen from here.
-    begun : when its first job did.
+    alive
+        It still runs, as far as can be seen from here.
+    begun
+        When its first job did.
     """
 
     alive: bool

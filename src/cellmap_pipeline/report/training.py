@@ -29,8 +29,10 @@ def plot_datasplit(summary: Path, path: Path) -> None:
 
     Parameters
     ----------
-    summary : `datasplit_summary.csv`.
-    path : PNG to write.
+    summary
+        `datasplit_summary.csv`.
+    path
+        PNG to write.
     """
     table = pd.read_csv(summary, index_col="class")
     labels = in_order(list(table.index))
@@ -58,8 +60,10 @@ def plot_training(metrics: Path, path: Path) -> None:
 
     Parameters
     ----------
-    metrics : `metrics.csv`, a row per epoch.
-    path : PNG to write.
+    metrics
+        `metrics.csv`, a row per epoch.
+    path
+        PNG to write.
 
     Raises
     ------
@@ -104,8 +108,10 @@ def plot_trainings(metrics: Mapping[str, Path], path: Path) -> None:
 
     Parameters
     ----------
-    metrics : by training, its `metrics.csv`.
-    path : PNG to write.
+    metrics
+        By training, its `metrics.csv`.
+    path
+        PNG to write.
 
     Raises
     ------

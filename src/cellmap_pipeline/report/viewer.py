@@ -50,11 +50,14 @@ PIXELS = 360
 class View:
     """A crop that is being served.
 
-    Parameters
+    Attributes
     ----------
-    viewer : Neuroglancer's, whose `state` follows what the user does.
-    port : of this machine.
-    notes : what cannot be shown, and why.
+    viewer
+        Neuroglancer's, whose `state` follows what the user does.
+    port
+        Of this machine.
+    notes
+        What cannot be shown, and why.
     """
 
     viewer: ng.Viewer
@@ -94,7 +97,8 @@ def serve(crop: CropLayers, address: str = "127.0.0.1", port: int = 0) -> View:
 
     Parameters
     ----------
-    address, port : to listen at; 0: a free port.
+    address, port
+        To listen at; 0: a free port.
 
     Raises
     ------
@@ -163,7 +167,8 @@ def state_of(
 
     Parameters
     ----------
-    volumes, urls : by name of the layer, and of `RAW` where it is there.
+    volumes, urls
+        By name of the layer, and of `RAW` where it is there.
     """
     state = ng.ViewerState()
     state.title = f"crop {crop.crop} of {crop.dataset}"

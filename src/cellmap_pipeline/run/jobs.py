@@ -59,8 +59,10 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
 
     Parameters
     ----------
-    log : the job's log.
-    outputs : what it makes.
+    log
+        The job's log.
+    outputs
+        What it makes.
 
     Raises
     ------

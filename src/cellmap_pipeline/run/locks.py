@@ -41,15 +41,22 @@ STILL = {"SUSPENDED", "STOPPED"}
 class Owner:
     """A process that makes something.
 
-    Parameters
+    Attributes
     ----------
-    host, pid, slurm_job, since : for people; `slurm_job` is None outside of Slurm.
-    machine : tells machines apart that share a name, and a machine before and after a restart.
-    started : of the process, so that another one of the same number is not taken for it.
-    token : of this ownership alone.
-    outputs : paths that it makes.
-    logs : of a run, the folder of its jobs' logs and owners.
-    ended : it made all of it.
+    host, pid, slurm_job, since
+        For people; `slurm_job` is None outside of Slurm.
+    machine
+        Tells machines apart that share a name, and a machine before and after a restart.
+    started
+        Of the process, so that another one of the same number is not taken for it.
+    token
+        Of this ownership alone.
+    outputs
+        Paths that it makes.
+    logs
+        Of a run, the folder of its jobs' logs and owners.
+    ended
+        It made all of it.
     """
 
     host: str

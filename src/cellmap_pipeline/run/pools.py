@@ -36,10 +36,14 @@ def run_bounded(
 
     Parameters
     ----------
-    work : called with a task; where there are several workers, in another process.
-    needs : bytes that each task takes.
-    memory : bytes for all of them together; by default half of the machine's.
-    start, start_arguments : called once in every process.
+    work
+        Called with a task; where there are several workers, in another process.
+    needs
+        Bytes that each task takes.
+    memory
+        Bytes for all of them together; by default half of the machine's.
+    start, start_arguments
+        Called once in every process.
     """
     if memory is None:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

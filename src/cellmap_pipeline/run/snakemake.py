@@ -24,10 +24,14 @@ def run_snakemake(
 
     Parameters
     ----------
-    snakefile : of the run.
-    configfiles : of the run; whatever they say, `config` is what counts.
-    config : the run's configuration with all that overrides it.
-    arguments : for Snakemake's command line.
+    snakefile
+        Of the run.
+    configfiles
+        Of the run; whatever they say, `config` is what counts.
+    config
+        The run's configuration with all that overrides it.
+    arguments
+        For Snakemake's command line.
 
     Raises
     ------

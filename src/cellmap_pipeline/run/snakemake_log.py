@@ -21,10 +21,12 @@ COUNT = re.compile(r"(\S+) +(\d+)$")
 class LoggedJob:
     """A job that Snakemake has started, or has handed to the cluster.
 
-    Parameters
+    Attributes
     ----------
-    local : it runs where Snakemake does, and so waits in no queue.
-    ended : when it ended, well or not; None: not yet.
+    local
+        It runs where Snakemake does, and so waits in no queue.
+    ended
+        When it ended, well or not; None: not yet.
     """
 
     rule: str

@@ -110,7 +110,8 @@ def lies_on(attributes: Mapping[str, Any], target: Grid) -> tuple[bool, bool]:
 
     Parameters
     ----------
-    attributes : that passed `check_placeable`.
+    attributes
+        That passed `check_placeable`.
     """
     voxel_size, translation = submitted_grid(attributes)
     same_size = voxel_size is not None and bool(np.allclose(voxel_size[-3:], target.voxel_size))
@@ -145,11 +146,14 @@ def aligned(
 
     Parameters
     ----------
-    array : (z, y, x), ids or a mask or probabilities. Another voxel size is resampled: ids to
-        the nearest voxel, semantic labels linearly and then above 0.5.
-    voxel_size, translation : nm, z, y, x; None where the array's attributes lack them: then it
-        is centred on the target, or its first voxel put on the target's.
-    instance : whether the voxels are ids.
+    array
+        (z, y, x), ids or a mask or probabilities. Another voxel size is resampled: ids to the
+        nearest voxel, semantic labels linearly and then above 0.5.
+    voxel_size, translation
+        nm, z, y, x; None where the array's attributes lack them: then it is centred on the target,
+        or its first voxel put on the target's.
+    instance
+        Whether the voxels are ids.
 
     Returns
     -------

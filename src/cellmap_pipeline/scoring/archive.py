@@ -29,10 +29,12 @@ UNSAFE_CODECS = {"pickle"}
 class Stored:
     """The array of a label, read where it is asked for.
 
-    Parameters
+    Attributes
     ----------
-    array : zarr 2.
-    name : what errors call it.
+    array
+        Zarr 2.
+    name
+        What errors call it.
     """
 
     array: zarr.Array
@@ -95,14 +97,18 @@ class Stored:
 class Archive:
     """A zip or a folder of crops, each with a zarr 2 array per label.
 
-    Parameters
+    Attributes
     ----------
-    path : of the zip or the folder.
-    root : what stands before `crop{id}`; a single `.zarr` folder in a zip is looked into, as the
+    path
+        Of the zip or the folder.
+    root
+        What stands before `crop{id}`; a single `.zarr` folder in a zip is looked into, as the
         evaluator does.
-    labels : names of the arrays in each crop, sorted. Groups and zarr 3 arrays are not labels,
-        as for the evaluator.
-    zip : its entries, where it is one.
+    labels
+        Names of the arrays in each crop, sorted. Groups and zarr 3 arrays are not labels, as for
+        the evaluator.
+    zip
+        Its entries, where it is one.
     """
 
     path: Path

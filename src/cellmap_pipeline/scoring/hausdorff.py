@@ -38,8 +38,10 @@ def hausdorff(
 
     Parameters
     ----------
-    spacing : voxel size, nm, z, y, x.
-    cap : nm; the distance is at most this, and this where there are no parts.
+    spacing
+        Voxel size, nm, z, y, x.
+    cap
+        nm; the distance is at most this, and this where there are no parts.
 
     Returns
     -------
@@ -79,10 +81,12 @@ def hausdorff(
 class Surface:
     """The outermost voxels of objects: for points outside them the nearest voxel is one of these.
 
-    Parameters
+    Attributes
     ----------
-    voxels : (n, 3).
-    spacing : voxel size, nm.
+    voxels
+        (n, 3).
+    spacing
+        Voxel size, nm.
     """
 
     voxels: NDArray[np.int32]
@@ -131,8 +135,10 @@ def farthest(
 
     Parameters
     ----------
-    mask : (z, y, x), padded to whole cubes of `FACTOR`; not empty.
-    origin : of its first voxel, in voxels of the volume.
+    mask
+        (z, y, x), padded to whole cubes of `FACTOR`; not empty.
+    origin
+        Of its first voxel, in voxels of the volume.
     """
     levels = [mask]
     while max(levels[-1].shape) > FACTOR:
@@ -146,10 +152,12 @@ def farthest(
 class _Search:
     """The search of `farthest`: most promising cubes first, down to their voxels.
 
-    Parameters
+    Attributes
     ----------
-    levels : the mask, and where cubes of it of growing sizes hold some of it.
-    best : largest distance that is known to occur.
+    levels
+        The mask, and where cubes of it of growing sizes hold some of it.
+    best
+        Largest distance that is known to occur.
     """
 
     levels: list[NDArray[np.bool_]]

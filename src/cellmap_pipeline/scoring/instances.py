@@ -44,20 +44,26 @@ def score_instance(
 
     Parameters
     ----------
-    pred : (z, y, x) ids; 0 is background. Parts of an id that do not touch (26-neighbourhood)
-        count as objects of their own.
-    truth : (z, y, x) whole ids; 0 is background.
-    voxel_size : nm, z, y, x.
-    without_collisions : also measure each true object to its match alone.
+    pred
+        (z, y, x) ids; 0 is background. Parts of an id that do not touch (26-neighbourhood) count as
+        objects of their own.
+    truth
+        (z, y, x) whole ids; 0 is background.
+    voxel_size
+        nm, z, y, x.
+    without_collisions
+        Also measure each true object to its match alone.
 
     Returns
     -------
     `tp`, `fp`, `fn` : objects.
     `hausdorff_norm_sum`, `n_hausdorff` : sum and number of the normalised distances, 1 being
         perfect; an object without a partner counts at the capped distance.
-    `status` : `scored`, or why the crop counts for nothing (`skipped_too_many_instances`,
+    `status`
+        `scored`, or why the crop counts for nothing (`skipped_too_many_instances`,
         `matching_failed`).
-    `hausdorff_norm_sum_without_collisions` : if asked for.
+    `hausdorff_norm_sum_without_collisions`
+        If asked for.
 
     Raises
     ------

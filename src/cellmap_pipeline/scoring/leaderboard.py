@@ -1,5 +1,6 @@
 """All trainings in a folder of results side by side: on validation crops, and the submission on
-test crops where their truth is known."""
+test crops where their truth is known.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def leaderboard(output: Path) -> pd.DataFrame:
 
     Parameters
     ----------
-    output : folder with `{training}/validation/scores.json`, and `scores.json` of the test crops.
+    output
+        Folder with `{training}/validation/scores.json`, and `scores.json` of the test crops.
 
     Returns
     -------

@@ -23,12 +23,16 @@ SMALL = np.iinfo(np.uint16).max
 class Objects:
     """Objects with their sizes and bounding boxes, all by number.
 
-    Parameters
+    Attributes
     ----------
-    volume : (z, y, x) numbers, unsigned; 0 is background.
-    sizes : voxels; [0] is the background's.
-    starts, stops : (n + 1, 3) of the boxes, in voxels.
-    names : id of each in the source. Those of components are their numbers.
+    volume
+        (z, y, x) numbers, unsigned; 0 is background.
+    sizes
+        Voxels; [0] is the background's.
+    starts, stops
+        (n + 1, 3) of the boxes, in voxels.
+    names
+        Id of each in the source. Those of components are their numbers.
     """
 
     volume: NDArray[Any]
@@ -149,8 +153,10 @@ def label_components(volume: Volume, most: float | None = None) -> NDArray[Any] 
 
     Parameters
     ----------
-    volume : (z, y, x) of any type that has a 0.
-    most : where it turns out that there are more components, the rest is left undone.
+    volume
+        (z, y, x) of any type that has a 0.
+    most
+        Where it turns out that there are more components, the rest is left undone.
 
     Returns
     -------

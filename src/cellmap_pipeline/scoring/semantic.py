@@ -16,7 +16,8 @@ def score_semantic(pred: Volume | NDArray[Any], truth: Volume | NDArray[Any]) ->
 
     Parameters
     ----------
-    pred, truth : (z, y, x); voxels above 0 are inside. Read in slabs.
+    pred, truth
+        (z, y, x); voxels above 0 are inside. Read in slabs.
 
     Returns
     -------

@@ -34,12 +34,16 @@ RESAMPLED_BYTES = 24
 class Task:
     """One label of one crop that is to be scored.
 
-    Parameters
+    Attributes
     ----------
-    crop, label : names in the truth.
-    submitted_as : name of the crop in the submission; None where the label is missing there.
-    grid : of the label in the manifest; None takes it from the truth's attributes.
-    without_collisions : as for `score_instance`.
+    crop, label
+        Names in the truth.
+    submitted_as
+        Name of the crop in the submission; None where the label is missing there.
+    grid
+        Of the label in the manifest; None takes it from the truth's attributes.
+    without_collisions
+        As for `score_instance`.
     """
 
     crop: str
@@ -135,13 +139,19 @@ def score_submission(
 
     Parameters
     ----------
-    submission : zip, or folder with its contents; a zip is read as it is, not unpacked.
-    truth : folder (zarr 2) with `crop{id}/{label}`. What it holds is what is scored.
-    rows : of the manifest, with the grids of the labels.
-    workers : processes that score labels side by side.
-    memory_gb : that all of them may take; by default half of the machine's. A label that takes more
-        is scored alone.
-    without_collisions : also give the scores without the effect of the evaluator's colliding ids.
+    submission
+        Zip, or folder with its contents; a zip is read as it is, not unpacked.
+    truth
+        Folder (zarr 2) with `crop{id}/{label}`. What it holds is what is scored.
+    rows
+        Of the manifest, with the grids of the labels.
+    workers
+        Processes that score labels side by side.
+    memory_gb
+        That all of them may take; by default half of the machine's. A label that takes more is
+        scored alone.
+    without_collisions
+        Also give the scores without the effect of the evaluator's colliding ids.
 
     Returns
     -------

@@ -45,8 +45,9 @@ def combine(per_crop: Mapping[str, Scores]) -> Scores:
 
     Returns
     -------
-    `label_scores` : per class `tp`, `fp`, `fn` and `iou`, or `f1`,
-        `normalized_hausdorff_distance` and `combined_score` (the root of their product).
+    `label_scores`
+        Per class `tp`, `fp`, `fn` and `iou`, or `f1`, `normalized_hausdorff_distance` and
+        `combined_score` (the root of their product).
     `overall_instance_score`, `overall_semantic_score`, `overall_score` : the means over classes,
         and the root of their product. The evaluator counts each `{label}_mask` of the truth as a
         semantic class that scores 0; the last two are also given `…_without_masks`.

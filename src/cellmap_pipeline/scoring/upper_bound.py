@@ -20,8 +20,10 @@ def ceiling(rows: Iterable[CropLabel], given: Collection[CropLabel]) -> dict[str
 
     Parameters
     ----------
-    rows : of the manifest, all of them.
-    given : those that are predicted.
+    rows
+        Of the manifest, all of them.
+    given
+        Those that are predicted.
 
     Returns
     -------

@@ -30,7 +30,8 @@ class ZipReader(Mapping[str, bytes]):
 
     Parameters
     ----------
-    path : of the zip.
+    path
+        Of the zip.
     """
 
     def __init__(self, path: str | Path) -> None:

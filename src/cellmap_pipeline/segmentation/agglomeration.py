@@ -22,12 +22,16 @@ DOUBT = 10  # faces that each contact counts for more than it has, half of them 
 class Contacts:
     """Pairs of fragments that share faces; one entry per pair, in order of (first, second).
 
-    Parameters
+    Attributes
     ----------
-    first, second : int64, shape (m,), ids of the two fragments, first < second.
-    area : float64, shape (m,), number of shared faces.
-    mean : float64, shape (m,), mean over the shared faces.
-    highest : float64, shape (m,), largest value on a shared face.
+    first, second
+        int64, shape (m,), ids of the two fragments, first < second.
+    area
+        float64, shape (m,), number of shared faces.
+    mean
+        float64, shape (m,), mean over the shared faces.
+    highest
+        float64, shape (m,), largest value on a shared face.
     """
 
     first: np.ndarray
@@ -56,11 +60,15 @@ def contacts(
 
     Parameters
     ----------
-    labels : integers, shape (z, y, x); 0 is background and has no contacts.
-    faces : gives for an axis (0..2) the values on the faces between neighbours along it.
-    core : voxels; only faces after a voxel in the first so many along each axis count, so that of
+    labels
+        Integers, shape (z, y, x); 0 is background and has no contacts.
+    faces
+        Gives for an axis (0..2) the values on the faces between neighbours along it.
+    core
+        Voxels; only faces after a voxel in the first so many along each axis count, so that of
         blocks which reach over into the next one each face counts once. None: all.
-    axes : along which to look.
+    axes
+        Along which to look.
     """
     shape = tuple(labels.shape if core is None else core)
     pairs, on_face = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
@@ -140,8 +148,10 @@ def merge_by_mean(links: Contacts, size: int, threshold: float) -> np.ndarray:
 
     Parameters
     ----------
-    links : contacts, with the probability of a boundary as their mean.
-    size : highest id + 1.
+    links
+        Contacts, with the probability of a boundary as their mean.
+    size
+        Highest id + 1.
 
     Returns
     -------
@@ -189,7 +199,8 @@ def merge_small(links: Contacts, sizes: np.ndarray, smallest: float) -> np.ndarr
 
     Parameters
     ----------
-    sizes : shape (highest id + 1,), voxels of each id; that of 0 is ignored.
+    sizes
+        Shape (highest id + 1,), voxels of each id; that of 0 is ignored.
 
     Returns
     -------
@@ -217,10 +228,13 @@ def merge_wide_necks(links: Contacts, radius: np.ndarray, neck: float) -> np.nda
 
     Parameters
     ----------
-    links : contacts whose highest value is the radius of the neck between the fragments.
-    radius : float, shape (highest id + 1,), each fragment's largest distance from the outside.
-    neck : two regions stay apart where the neck's radius is below this part of the smaller of
-        their radii. Wide necks are merged first.
+    links
+        Contacts whose highest value is the radius of the neck between the fragments.
+    radius
+        float, shape (highest id + 1,), each fragment's largest distance from the outside.
+    neck
+        Two regions stay apart where the neck's radius is below this part of the smaller of their
+        radii. Wide necks are merged first.
 
     Returns
     -------

@@ -24,10 +24,11 @@ Connectivity = Literal[6, 26]
 class Parts:
     """The components within one block, 1..n.
 
-    Parameters
+    Attributes
     ----------
-    values, sizes, first : int64 (n,), of each component: what its voxels hold, their number, and
-        the least index among them in the volume's scan order.
+    values, sizes, first
+        int64 (n,), of each component: what its voxels hold, their number, and the least index among
+        them in the volume's scan order.
     """
 
     values: NDArray[np.int64]
@@ -39,13 +40,18 @@ class Parts:
 class Components:
     """Components of a volume, numbered 1..n in scan order.
 
-    Parameters
+    Attributes
     ----------
-    volume : their parts by block, numbered from 1 in each.
-    blocks : the blocks.
-    offsets : int64 (blocks + 1,), number of parts before each block.
-    lookup : int64, the component of each part, all blocks together; first that of background, 0.
-    values, sizes, first : int64 (n + 1,), as in `Parts`, by component.
+    volume
+        Their parts by block, numbered from 1 in each.
+    blocks
+        The blocks.
+    offsets
+        int64 (blocks + 1,), number of parts before each block.
+    lookup
+        int64, the component of each part, all blocks together; first that of background, 0.
+    values, sizes, first
+        int64 (n + 1,), as in `Parts`, by component.
     """
 
     volume: Scratch
@@ -73,11 +79,16 @@ def label_blocks(
 
     Parameters
     ----------
-    make : gives the values of a block; called once for each, in any process.
-    blocks : all of the volume.
-    volume : uint32, gets the parts.
-    connectivity : of voxels: 6 by faces, 26 by corners, too.
-    what : the progress bar's name.
+    make
+        Gives the values of a block; called once for each, in any process.
+    blocks
+        All of the volume.
+    volume
+        uint32, gets the parts.
+    connectivity
+        Of voxels: 6 by faces, 26 by corners, too.
+    what
+        The progress bar's name.
     """
     work = partial(_label_block, make, volume, connectivity)
     parts = list(run.run(work, blocks, what))
@@ -112,7 +123,8 @@ def numbered(
     above: int = 0,
 ) -> NDArray[np.int64]:
     """A box of what is numbered in each block on its own: what is `above` a number, plus the
-    block's offset."""
+    block's offset.
+    """
     result = volume.read(start, stop).astype(np.int64)
     for block in blocks:
         low = [max(a, b) for a, b in zip(start, block.start, strict=True)]

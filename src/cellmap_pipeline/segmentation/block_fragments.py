@@ -54,11 +54,14 @@ NO_RIDGE = 0.5
 class Reader:
     """What a network predicted, by boxes, with all that a method makes of it voxel by voxel.
 
-    Parameters
+    Attributes
     ----------
-    probabilities : of a label.
-    settings : complete ones.
-    folder : for scratch volumes.
+    probabilities
+        Of a label.
+    settings
+        Complete ones.
+    folder
+        For scratch volumes.
     """
 
     probabilities: Probabilities
@@ -111,7 +114,8 @@ class Reader:
 @dataclass(frozen=True)
 class _Found:
     """Fragments in a block: ids (those without a seed of the whole volume below 0), voxels, the
-    largest distance from the outside, and whether they have no seed at all."""
+    largest distance from the outside, and whether they have no seed at all.
+    """
 
     ids: NDArray[np.int64]
     sizes: NDArray[np.int64]
@@ -123,11 +127,14 @@ class _Found:
 class BlockFragments:
     """Fragments of the whole volume.
 
-    Parameters
+    Attributes
     ----------
-    pieces : sizes, contacts and radii; its labels are in `volume`.
-    volume, blocks, offsets : where `read` reads them.
-    same : int64, by fragment as it is read the one that it was joined with across blocks.
+    pieces
+        Sizes, contacts and radii; its labels are in `volume`.
+    volume, blocks, offsets
+        Where `read` reads them.
+    same
+        int64, by fragment as it is read the one that it was joined with across blocks.
     """
 
     pieces: Fragments

@@ -48,11 +48,16 @@ def segment_blocks(
 
     Parameters
     ----------
-    probabilities : of the label, on its grid.
-    settings : of the post-processing; what is left out is at its default.
-    output : volume to make, on the same grid, with `attributes`.
-    threads : processes that work side by side; changes no result.
-    size : of a block, voxels along each axis; None: what suits the method.
+    probabilities
+        Of the label, on its grid.
+    settings
+        Of the post-processing; what is left out is at its default.
+    output
+        Volume to make, on the same grid, with `attributes`.
+    threads
+        Processes that work side by side; changes no result.
+    size
+        Of a block, voxels along each axis; None: what suits the method.
 
     Raises
     ------
@@ -79,11 +84,14 @@ def segment_blocks(
 class _Labels:
     """Final labels, to be written block by block.
 
-    Parameters
+    Attributes
     ----------
-    dtype : of the labels.
-    objects, names : connected components, and what the voxels of each become.
-    background, fills : the same of what lies between them, where holes are filled.
+    dtype
+        Of the labels.
+    objects, names
+        Connected components, and what the voxels of each become.
+    background, fills
+        The same of what lies between them, where holes are filled.
     """
 
     dtype: str

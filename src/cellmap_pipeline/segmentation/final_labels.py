@@ -48,13 +48,19 @@ def segment_crop(
 
     Parameters
     ----------
-    row : which label of which crop, on which grid.
-    sources : predictions whose mean is taken (`probabilities.Source`).
-    tuned : post-processing settings found in validation.
-    own : settings of the user's, which go before.
-    output : where the label goes, a volume with `s0`: semantic uint8 0/1, instances the smallest
+    row
+        Which label of which crop, on which grid.
+    sources
+        Predictions whose mean is taken (`probabilities.Source`).
+    tuned
+        post-processing settings found in validation.
+    own
+        Settings of the user's, which go before.
+    output
+        Where the label goes, a volume with `s0`: semantic uint8 0/1, instances the smallest
         unsigned type that holds the ids.
-    threads : that work side by side; changes no result.
+    threads
+        That work side by side; changes no result.
     """
     probabilities = Probabilities(row.label, row.grid, sources)
     method = own.get("method", tuned.get("method"))

@@ -31,13 +31,17 @@ Lengths = Sequence[float]
 class Fragments:
     """Pieces of objects.
 
-    Parameters
+    Attributes
     ----------
-    labels : int32 or uint32 (z, y, x), 1..n.
-    sizes : int64 (n + 1,), voxels of each piece and, first, of the background.
-    links : their contacts. `watershed_distance`: `highest` is the radius of the neck between two,
-        nm. Methods of boundaries: `mean` is the boundary probability on the shared faces.
-    radius : float32 (n + 1,), largest distance of each piece from the outside, nm.
+    labels
+        int32 or uint32 (z, y, x), 1..n.
+    sizes
+        int64 (n + 1,), voxels of each piece and, first, of the background.
+    links
+        Their contacts. `watershed_distance`: `highest` is the radius of the neck between two, nm.
+        Methods of boundaries: `mean` is the boundary probability on the shared faces.
+    radius
+        float32 (n + 1,), largest distance of each piece from the outside, nm.
     """
 
     labels: NDArray[Any]
@@ -50,15 +54,20 @@ class Fragments:
 class Landscape:
     """What fragments are found in.
 
-    Parameters
+    Attributes
     ----------
-    inside : bool (z, y, x), where objects are.
-    seeding : bool (z, y, x), where seeds may lie.
-    height : float32 (z, y, x), the probability of a boundary; None where basins are deep as
-        voxels are far from the outside.
-    faces : the same on the faces of voxels, by axis; None as `height`.
-    affinity : of `mutex_watershed`: float64 (3, z, y, x), how much each voxel and the one before
-        it along an axis belong together, above 0, or apart.
+    inside
+        bool (z, y, x), where objects are.
+    seeding
+        bool (z, y, x), where seeds may lie.
+    height
+        float32 (z, y, x), the probability of a boundary; None where basins are deep as voxels are
+        far from the outside.
+    faces
+        The same on the faces of voxels, by axis; None as `height`.
+    affinity
+        Of `mutex_watershed`: float64 (3, z, y, x), how much each voxel and the one before it along
+        an axis belong together, above 0, or apart.
     """
 
     inside: NDArray[np.bool_]

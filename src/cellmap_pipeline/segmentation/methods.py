@@ -150,8 +150,9 @@ def complete(label: str, settings: Mapping[str, Any], predicted: Collection[str]
 
     Parameters
     ----------
-    predicted : what is predicted besides where the objects are (keys of `classes.FURTHER`). It
-        decides the method where none is given.
+    predicted
+        What is predicted besides where the objects are (keys of `classes.FURTHER`). It decides the
+        method where none is given.
 
     Raises
     ------

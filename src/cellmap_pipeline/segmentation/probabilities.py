@@ -24,13 +24,16 @@ Source = Sequence[Path]
 class Probabilities:
     """The mean of predictions of `label` on `grid`.
 
-    Parameters
+    Attributes
     ----------
-    label : its name.
-    grid : of the final label.
-    sources : predictions. The probability of a label that is made of parts is the sum of theirs,
-        since no voxel is of two of them. Further channels (`{label}_boundary`, …) lie beside a
-        path, and count where all sources have them.
+    label
+        Its name.
+    grid
+        Of the final label.
+    sources
+        Predictions. The probability of a label that is made of parts is the sum of theirs, since no
+        voxel is of two of them. Further channels (`{label}_boundary`, …) lie beside a path, and
+        count where all sources have them.
     """
 
     label: str

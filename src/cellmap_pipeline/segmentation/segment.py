@@ -49,12 +49,17 @@ def segment(
 
     Parameters
     ----------
-    label : its name; the challenge's instance classes become objects, all others 0/1.
-    channels : probabilities, uint8 (z, y, x) with 0..255 = 0..1: that of `label`, and its further
-        channels (`classes.FURTHER`) where they were predicted, as `targets` describes them.
-    voxel_size : nm, z, y, x.
-    settings : of the post-processing; what is left out is at its default.
-    threads : for distance transforms; changes no result.
+    label
+        Its name; the challenge's instance classes become objects, all others 0/1.
+    channels
+        Probabilities, uint8 (z, y, x) with 0..255 = 0..1: that of `label`, and its further channels
+        (`classes.FURTHER`) where they were predicted, as `targets` describes them.
+    voxel_size
+        nm, z, y, x.
+    settings
+        Of the post-processing; what is left out is at its default.
+    threads
+        For distance transforms; changes no result.
 
     Returns
     -------
@@ -94,7 +99,8 @@ def join_small(
 
     Parameters
     ----------
-    links : contacts of the objects that `lookup` makes of the pieces.
+    links
+        Contacts of the objects that `lookup` makes of the pieces.
     """
     sizes = np.bincount(lookup, pieces.sizes, lookup.size)
     return merge_small(links, sizes, smallest)[lookup]
@@ -125,8 +131,9 @@ def fill_holes(labels: NDArray[Any]) -> NDArray[Any]:
 
     Parameters
     ----------
-    labels : integers (z, y, x); 0 is background. A hole is a part of it (by faces) that does not
-        reach the border of the volume and has faces to one object only.
+    labels
+        Integers (z, y, x); 0 is background. A hole is a part of it (by faces) that does not reach
+        the border of the volume and has faces to one object only.
 
     Returns
     -------

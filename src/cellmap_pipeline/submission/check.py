@@ -54,11 +54,15 @@ def check(
 
     Parameters
     ----------
-    path : a zip, of this pipeline or any other.
-    manifest : what it should hold.
-    truth : folder (zarr 2) with `crop{id}/{label}`, where it is known: then the number of objects
-        is held against it.
-    workers : processes that check labels side by side.
+    path
+        A zip, of this pipeline or any other.
+    manifest
+        What it should hold.
+    truth
+        Folder (zarr 2) with `crop{id}/{label}`, where it is known: then the number of objects is
+        held against it.
+    workers
+        Processes that check labels side by side.
     """
     if not zipfile.is_zipfile(path):
         return [rejected(f"{path} is not a zip file, or is cut off: {REPACK}")]

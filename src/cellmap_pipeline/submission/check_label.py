@@ -58,9 +58,12 @@ def check_label(
 
     Parameters
     ----------
-    crop : its name in the submission.
-    row : of the manifest.
-    entries : of the label's folder, by their path in it.
+    crop
+        Its name in the submission.
+    row
+        Of the manifest.
+    entries
+        Of the label's folder, by their path in it.
     """
     place = f"crop{row.crop}", row.label
     try:
@@ -184,8 +187,10 @@ def check_against_truth(
 
     Parameters
     ----------
-    crop : its name in the submission.
-    row : of the manifest.
+    crop
+        Its name in the submission.
+    row
+        Of the manifest.
 
     Raises
     ------

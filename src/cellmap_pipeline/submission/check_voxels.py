@@ -35,14 +35,20 @@ Index = tuple[int, int, int]
 class Found:
     """What a walk over the chunks of a label found.
 
-    Parameters
+    Attributes
     ----------
-    findings : what is wrong with values.
-    broken : chunks that cannot be decoded, and why.
-    empty, missing : chunks that are stored but hold nothing, and that are not stored.
-    others : names of entries that are no chunks of the array.
-    labelled : whether there is a voxel other than 0.
-    sizes : voxels of each object of an instance label; None where they were not counted.
+    findings
+        What is wrong with values.
+    broken
+        Chunks that cannot be decoded, and why.
+    empty, missing
+        Chunks that are stored but hold nothing, and that are not stored.
+    others
+        Names of entries that are no chunks of the array.
+    labelled
+        Whether there is a voxel other than 0.
+    sizes
+        Voxels of each object of an instance label; None where they were not counted.
     """
 
     findings: set[Finding] = field(default_factory=set)
@@ -61,8 +67,10 @@ def walk(
 
     Parameters
     ----------
-    array : of three axes, that passed `check_codecs`.
-    entries : of the array's folder, by their path in it.
+    array
+        Of three axes, that passed `check_codecs`.
+    entries
+        Of the array's folder, by their path in it.
     """
     found = Found(others=set(entries))
     chunks = _Chunks(reader, array, entries, label)

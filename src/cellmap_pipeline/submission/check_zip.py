@@ -30,11 +30,14 @@ REPACK = "package the labels again"
 class Problem:
     """One thing that is wrong with a submission.
 
-    Parameters
+    Attributes
     ----------
-    severity : `rejected`, or `costs`: accepted, but scored lower than it could be.
-    crop, label : where; None where it concerns all.
-    message : what is wrong and what to do.
+    severity
+        `rejected`, or `costs`: accepted, but scored lower than it could be.
+    crop, label
+        Where; None where it concerns all.
+    message
+        What is wrong and what to do.
     """
 
     severity: Severity

@@ -48,8 +48,10 @@ def decode_chunk(raw: bytes, array: zarr.Array) -> NDArray[Any]:
 
     Parameters
     ----------
-    raw : as stored.
-    array : that it belongs to; it passed `check_codecs`.
+    raw
+        As stored.
+    array
+        That it belongs to; it passed `check_codecs`.
 
     Raises
     ------

@@ -36,8 +36,10 @@ def check_officially(path: str | Path, manifest: Sequence[CropLabel]) -> list[Pr
 
     Parameters
     ----------
-    path : of the zip; it is unpacked beside it, for a while.
-    manifest : the labels to read.
+    path
+        Of the zip; it is unpacked beside it, for a while.
+    manifest
+        The labels to read.
 
     Raises
     ------

@@ -50,9 +50,12 @@ def package(
 
     Parameters
     ----------
-    segmentations : folder of labels or predictions.
-    manifest : what the submission is to hold. A label that the folder lacks is left out.
-    output : the zip.
+    segmentations
+        Folder of labels or predictions.
+    manifest
+        What the submission is to hold. A label that the folder lacks is left out.
+    output
+        The zip.
 
     Returns
     -------

@@ -92,7 +92,8 @@ class ZipWriter:
 
     Parameters
     ----------
-    file : open for writing, at the place where the first entry is to start.
+    file
+        Open for writing, at the place where the first entry is to start.
     """
 
     def __init__(self, file: BinaryIO) -> None:

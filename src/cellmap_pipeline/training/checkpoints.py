@@ -24,7 +24,8 @@ TRAINING_STATE = (
 
 def export(source: Path, target: Path) -> None:
     """Write the checkpoint without what only going on with the training takes, whole or not at
-    all."""
+    all.
+    """
     checkpoint = torch.load(source, map_location="cpu", weights_only=True)
     for key in TRAINING_STATE:
         checkpoint.pop(key, None)
@@ -61,10 +62,13 @@ def load_networks(
 
     Parameters
     ----------
-    checkpoint : `model.ckpt` of a training, or the file that `inference.checkpoint` names.
-    inference : its `checkpoint` may ask for the training's `last` instead of its best, its
-        `checkpoints` for several of the best, which lie in `training/checkpoints` beside it.
-    expected : `classes`, `voxel_size` and `targets` of the training's file.
+    checkpoint
+        `model.ckpt` of a training, or the file that `inference.checkpoint` names.
+    inference
+        Its `checkpoint` may ask for the training's `last` instead of its best, its `checkpoints`
+        for several of the best, which lie in `training/checkpoints` beside it.
+    expected
+        `classes`, `voxel_size` and `targets` of the training's file.
 
     Raises
     ------

@@ -31,8 +31,10 @@ def load_initial(task: SegmentationTask, path: Path) -> None:
 
     Parameters
     ----------
-    task : with fresh weights; changed in place.
-    path : a checkpoint of this pipeline, or a file of a state dict (also under `state_dict` or
+    task
+        With fresh weights; changed in place.
+    path
+        A checkpoint of this pipeline, or a file of a state dict (also under `state_dict` or
         `model`), which holds tensors and plain values only.
 
     Raises

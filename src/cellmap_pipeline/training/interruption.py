@@ -46,8 +46,10 @@ class LastCheckpoint(Checkpoint):
 
     Parameters
     ----------
-    path : of the checkpoint.
-    minutes : between two of them within an epoch.
+    path
+        Of the checkpoint.
+    minutes
+        Between two of them within an epoch.
     """
 
     def __init__(self, path: Path, minutes: float) -> None:

@@ -29,9 +29,11 @@ class SegmentationTask(pl.LightningModule):
 
     Parameters
     ----------
-    settings : a training's settings in plain builtins (`training_settings` with `TRAIN_KEYS`).
-        They travel in the checkpoint, which is therefore enough to predict with.
-    class_weights : of the channels in the loss; None: all alike.
+    settings
+        A training's settings in plain builtins (`training_settings` with `TRAIN_KEYS`). They travel
+        in the checkpoint, which is therefore enough to predict with.
+    class_weights
+        Of the channels in the loss; None: all alike.
     """
 
     def __init__(

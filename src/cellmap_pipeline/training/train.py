@@ -66,13 +66,20 @@ def train(
 
     Parameters
     ----------
-    training : the settings.
-    datasplit : crops to train on and to validate with.
-    state : folder of what a running training keeps: `checkpoints/`, `tensorboard/`, `metrics.csv`.
-    checkpoint : where the best checkpoint goes when the training is done.
-    threads : for the CPU.
-    summary : `datasplit_summary.csv`, for `class_weights: balanced`.
-    callbacks : of Lightning, besides the pipeline's own.
+    training
+        The settings.
+    datasplit
+        Crops to train on and to validate with.
+    state
+        Folder of what a running training keeps: `checkpoints/`, `tensorboard/`, `metrics.csv`.
+    checkpoint
+        Where the best checkpoint goes when the training is done.
+    threads
+        For the CPU.
+    summary
+        `datasplit_summary.csv`, for `class_weights: balanced`.
+    callbacks
+        Of Lightning, besides the pipeline's own.
 
     Raises
     ------

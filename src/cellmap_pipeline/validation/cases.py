@@ -22,12 +22,16 @@ from cellmap_pipeline.segmentation.probabilities import Probabilities
 class Case:
     """One crop to tune on.
 
-    Parameters
+    Attributes
     ----------
-    channels : probabilities as `segmentation.segment` takes them.
-    truth : ids (z, y, x), 0 is background; for semantic labels all above 0 is inside.
-    known : bool (z, y, x), where the truth is known; None: everywhere.
-    voxel_size : nm, z, y, x.
+    channels
+        Probabilities as `segmentation.segment` takes them.
+    truth
+        Ids (z, y, x), 0 is background; for semantic labels all above 0 is inside.
+    known
+        bool (z, y, x), where the truth is known; None: everywhere.
+    voxel_size
+        nm, z, y, x.
     """
 
     channels: Mapping[str, NDArray[np.uint8]]
@@ -44,11 +48,14 @@ class Case:
 class Truth:
     """A label's truth in a crop and its predictions, on voxels of the truth; not read yet.
 
-    Parameters
+    Attributes
     ----------
-    crop : its name.
-    volume : the truth.
-    probabilities : on the part of the truth's grid that is predicted.
+    crop
+        Its name.
+    volume
+        The truth.
+    probabilities
+        On the part of the truth's grid that is predicted.
     """
 
     crop: str
@@ -105,9 +112,11 @@ def find_truths(
 
     Parameters
     ----------
-    voxel_size : nm; of each truth the resolution nearest to it is taken, or the finest for None.
-    sources : path with {dataset}, {crop} and {label}, and the parts that the label is made of, of
-        each prediction whose mean is taken.
+    voxel_size
+        nm; of each truth the resolution nearest to it is taken, or the finest for None.
+    sources
+        Path with {dataset}, {crop} and {label}, and the parts that the label is made of, of each
+        prediction whose mean is taken.
     """
     found = []
     for crop in crops:

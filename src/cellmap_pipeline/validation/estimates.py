@@ -28,12 +28,16 @@ from cellmap_pipeline.segmentation.segment import join, join_small, voxels
 class Overlap:
     """The voxels that each piece shares with each true object, background (0) included.
 
-    Parameters
+    Attributes
     ----------
-    piece, true : int64 (m,), ids; true objects are numbered 1..n.
-    shared : int64 (m,), voxels.
-    true_sizes : int64 (n + 1,).
-    worst : normalised distance of an object without a partner.
+    piece, true
+        int64 (m,), ids; true objects are numbered 1..n.
+    shared
+        int64 (m,), voxels.
+    true_sizes
+        int64 (n + 1,).
+    worst
+        Normalised distance of an object without a partner.
     """
 
     piece: NDArray[np.int64]
@@ -98,8 +102,10 @@ class Judge:
 
     Parameters
     ----------
-    overlap : of the pieces.
-    lookup : int64 (pieces + 1,), the object of each piece.
+    overlap
+        Of the pieces.
+    lookup
+        int64 (pieces + 1,), the object of each piece.
     """
 
     def __init__(self, overlap: Overlap, lookup: NDArray[np.int64]) -> None:

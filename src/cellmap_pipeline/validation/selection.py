@@ -32,9 +32,12 @@ def chosen_sources(
 
     Parameters
     ----------
-    sources : those that give the label, in the order of the configuration.
-    select : `submission.select` of the run's configuration.
-    scores : by training or name of predictions, its validation `scores.json`.
+    sources
+        Those that give the label, in the order of the configuration.
+    select
+        `submission.select` of the run's configuration.
+    scores
+        By training or name of predictions, its validation `scores.json`.
     """
     if select == AVERAGE or named_sources(row, select):
         return list(sources)
@@ -44,7 +47,8 @@ def chosen_sources(
 
 def score_of(row: CropLabel, source: str, scores: Mapping[str, Any]) -> dict[str, Any]:
     """What validation found of a source's label at the voxel size nearest to the row's; {} if
-    nothing."""
+    nothing.
+    """
     classes = scores.get(origin(source), {}).get("classes", {})
     return nearest(classes.get(row.label, {}).get("voxel_sizes", []), row)
 
@@ -63,8 +67,10 @@ def selection_table(
 
     Parameters
     ----------
-    rows : what is submitted, each with the sources that give it.
-    select, scores : as for `chosen_sources`.
+    rows
+        What is submitted, each with the sources that give it.
+    select, scores
+        As for `chosen_sources`.
     """
     kinds = {(row.label, row.grid.voxel_size): (row, sources) for row, sources in rows}
     table = []
@@ -94,7 +100,8 @@ def selection_table(
 
 def select_map(table: Iterable[Mapping[str, str]]) -> str:
     """The choice as a `select:` map to paste into the configuration, so that only what is chosen
-    is predicted."""
+    is predicted.
+    """
     chosen: dict[str, dict[str, list[str]]] = {}
     for row in table:
         if row["chosen"] == "yes":
@@ -143,11 +150,16 @@ def segment_chosen(
 
     Parameters
     ----------
-    row, output, threads : as for `segment_crop`.
-    sources : by name, predictions of the label.
-    select : `best` or `average`.
-    scores, tuned : by training, name of predictions or `average`, what validation found.
-    own : by source, settings of the user's for the label.
+    row, output, threads
+        As for `segment_crop`.
+    sources
+        By name, predictions of the label.
+    select
+        `best` or `average`.
+    scores, tuned
+        By training, name of predictions or `average`, what validation found.
+    own
+        By source, settings of the user's for the label.
     """
     chosen = chosen_sources(row, list(sources), select, scores)
     settings: dict[str, Any] = {}

@@ -39,21 +39,29 @@ def tune(
 
     Parameters
     ----------
-    cases : crops with probabilities and truth.
-    budget : most settings to try, for instances most ways to find fragments, shared among the
-        methods; None: no limit.
-    workers : threads.
+    cases
+        Crops with probabilities and truth.
+    budget
+        Most settings to try, for instances most ways to find fragments, shared among the methods;
+        None: no limit.
+    workers
+        Threads.
 
     Returns
     -------
-    `settings` : the best, complete.
-    `score` : theirs, as the official evaluator pools it over the cases: IoU for semantic labels,
-        else the root of F1 times the normalised Hausdorff distance. A crop that the evaluator
-        would skip for too many objects counts as if nothing in it were found.
-    `score_at_half` : the same for a plain threshold of 0.5, and connected components.
-    `curve` : list of `threshold` and `score`; for instances with the other settings as found, for
+    `settings`
+        The best, complete.
+    `score`
+        Theirs, as the official evaluator pools it over the cases: IoU for semantic labels, else the
+        root of F1 times the normalised Hausdorff distance. A crop that the evaluator would skip for
+        too many objects counts as if nothing in it were found.
+    `score_at_half`
+        The same for a plain threshold of 0.5, and connected components.
+    `curve`
+        list of `threshold` and `score`; for instances with the other settings as found, for
         semantic labels with nothing but the threshold.
-    `counts` : what `score` is made of (tp, fp, fn, …).
+    `counts`
+        What `score` is made of (tp, fp, fn, …).
 
     Where the truth of all cases is empty there is nothing to tune on, and the settings are the
     defaults.

@@ -43,18 +43,24 @@ def validate(
     ----------
     labels : by label `voxel_sizes`, `sources` and `trainings`, as
         `plan_validation.validation_settings` gives them.
-    datasplits : by training; whose validation crops are used.
-    voxel_size : nm, for labels without `voxel_sizes`; None: each crop's finest.
-    everywhere : only crops that validate in all of the `trainings`, else those of any of them.
-    workers : threads.
+    datasplits
+        By training; whose validation crops are used.
+    voxel_size
+        nm, for labels without `voxel_sizes`; None: each crop's finest.
+    everywhere
+        Only crops that validate in all of the `trainings`, else those of any of them.
+    workers
+        Threads.
 
     Returns
     -------
-    scores : `classes`: per label `score`, `score_at_half` (means over its voxel sizes), `parts`
-        (what it is made of, if anything) and `voxel_sizes`: per size what `tuning.tune` found,
-        `measured_at` (the truth's voxel size, nm) and `crops`; `overall_instance_score`,
+    scores
+        `classes`: per label `score`, `score_at_half` (means over its voxel sizes), `parts` (what it
+        is made of, if anything) and `voxel_sizes`: per size what `tuning.tune` found, `measured_at`
+        (the truth's voxel size, nm) and `crops`; `overall_instance_score`,
         `overall_semantic_score`, `overall_score` as official.
-    settings : per label a list of `voxel_size` and the `settings` found.
+    settings
+        Per label a list of `voxel_size` and the `settings` found.
     """
     # Most labels take the same datasplits.
     crops_of = cache(partial(_validation_crops, everywhere=everywhere))

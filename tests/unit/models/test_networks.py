@@ -125,7 +125,7 @@ def _spatial(out):
 def test_checks_of_a_model_import_no_torch():
     code = (
         "import sys\n"
-        "from cellmap_pipeline.architectures import check_model, check_patch_size\n"
+        "from cellmap_pipeline.models.build import check_model, check_patch_size\n"
         "check_patch_size(check_model({'architecture': 'monai_dynunet'}), (64, 64, 64))\n"
         "assert not {'torch', 'monai', 'zarr', 'pandas'} & set(sys.modules)\n"
     )

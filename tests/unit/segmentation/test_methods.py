@@ -19,7 +19,7 @@ from cellmap_pipeline.segmentation.methods import (
 
 def test_no_heavy_import():
     code = (
-        "import sys, cellmap_pipeline.postprocess;"
+        "import sys, cellmap_pipeline.segmentation.methods;"
         "print([m for m in ('numpy', 'scipy', 'cc3d', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
