@@ -66,6 +66,7 @@ lint: env  ## check style, types and the order of imports
 	$(if $(SMK),snakefmt --check $(SMK))
 	mypy
 	lint-imports --no-logo
+	find src -name '*.py' -exec numpydoc lint {} +
 
 format: env  ## put Python and Snakemake files into the project's style
 	ruff check --fix .

@@ -1,7 +1,7 @@
-"""Data as large as the challenge's, in metadata alone: no chunk is written.
+"""The metadata of data as large as the challenge's; no chunks are written.
 
-Its 11,786 labels in 289 crops of 22 datasets are those of a table in the challenge's format, or of
-one made up with the same numbers.
+The 11,786 labels in 289 crops of 22 datasets come from a table in the challenge's format, or from a
+random one of the same size.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ CLASSES = [
     "er_mem_all", "ne_mem_all",
 ]  # fmt: skip
 DATASETS = 22
-# How many crops are annotated for how many classes.
+# Number of crops by number of annotated classes.
 CROPS = {48: 238, 14: 11, 13: 14, 1: 26}
 SMALLEST_LEVEL = 30
 RAW_LEVELS = 6
 
 
 def made_up_labels(seed: int = 0, part: float = 1.0) -> list[CropLabel]:
-    """A table of the challenge's size, or of a part of its crops; some crops overlap."""
+    """Create a random table of the challenge's size, or of a part of its crops; some overlap."""
     rng = np.random.default_rng(seed)
     counts = np.repeat(list(CROPS), [round(n * part) for n in CROPS.values()])
     rows = []
     for crop, n in enumerate(rng.permutation(counts)):
         dataset = min(int(rng.exponential(5)), DATASETS - 1) if crop >= DATASETS else crop
-        # Crops with one class are large and coarse, as the nuclei of the livers.
+        # Crops with one class are large and coarse, like those of nuclei in the liver datasets.
         voxel = float(rng.choice([2, 4, 4, 4])) if n > 1 else 32.0
         shape = [400] * 3 if n > 1 else [int(rng.choice([200, 1000, 1500]))] * 3
         near = crop % 20 == 1
@@ -51,7 +51,7 @@ def made_up_labels(seed: int = 0, part: float = 1.0) -> list[CropLabel]:
 
 
 def present_shares(rows: Iterable[CropLabel], seed: int = 0) -> list[float]:
-    """A plausible part of its crop that each label fills: often nothing, as rare as the class."""
+    """Plausible fractions of its crop that each label fills: often 0, depending on the class."""
     rng = np.random.default_rng(seed)
     return [
         float(rng.uniform(0.1, 1) ** 2 * 0.5 ** (CLASSES.index(row.label) % 9))
@@ -62,7 +62,7 @@ def present_shares(rows: Iterable[CropLabel], seed: int = 0) -> list[float]:
 
 
 def make_challenge(folder: Path, rows: list[CropLabel]) -> None:
-    """Write the metadata of the labels `rows` and of their datasets' raw, in CellMap's layout."""
+    """Write the metadata of labels and of their datasets' raw volumes, in CellMap's layout."""
     extent: dict[str, list[Grid]] = {}
     for row, share in zip(rows, present_shares(rows), strict=True):
         recon = _recon(folder, row.dataset)

@@ -1,8 +1,8 @@
-"""How fast check_inputs decodes the chunks that a run reads.
+"""Speed at which check_inputs decodes the chunks that a run reads.
 
-A volume of noise-like raw and one of labels, blosc-zstd in chunks of 64, are decoded once in fresh
-processes. Prints one line of JSON: millions of voxels a second, and processors that were busy, of
-each; and the voxels of each.
+A volume of noisy raw and one of labels, in blosc-zstd chunks of 64³ voxels, are each decoded once
+in a new process. Prints one line of JSON: the number of voxels of a volume, and for each volume
+millions of voxels per second and the number of busy processors.
 
     python benchmarks/check_inputs.py [--edge 512]
 """
@@ -23,12 +23,12 @@ import numpy as np
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.preflight.chunks import Look, decode
+from cellmap_pipeline.preflight.chunks import ChunkRequest, decode_chunks
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edge", type=int, default=512, help="voxels")
+    parser.add_argument("--edge", type=int, default=512, help="edge of the volumes, voxels")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def write(folder: Path, edge: int) -> None:
-    """Raw with noise of a few grey values, and labels in blobs."""
+    """Write raw with noise of a few gray values, and labels with blobs."""
     grid = Grid((8, 8, 8), (0, 0, 0), (edge,) * 3)
     rng = np.random.default_rng(0)
     slab = rng.normal(128, 12, (64, edge, edge)).clip(0, 255).astype(np.uint8)
@@ -58,15 +58,15 @@ def write(folder: Path, edge: int) -> None:
 
 
 def measure(path: Path) -> tuple[float, float]:
-    """Millions of voxels a second, and busy processors; files are in the system's memory."""
+    """Return millions of voxels per second and busy processors; the files are in the page cache."""
     set_cache_bytes(0)
     level = Volume.open(path).levels[0]
-    look = Look(level)
-    look.want((0, 0, 0), level.grid.shape)
+    request = ChunkRequest(level)
+    request.add_box((0, 0, 0), level.grid.shape)
     begin, used = time.perf_counter(), time.process_time()
-    decode([look], os.cpu_count() or 1)
+    decode_chunks([request], os.cpu_count() or 1)
     seconds, used = time.perf_counter() - begin, time.process_time() - used
-    assert look.whole and not look.values.broken
+    assert request.is_complete and not request.statistics.broken
     return round(level.grid.size / seconds / 1e6, 1), round(used / seconds, 2)
 
 

@@ -1,9 +1,10 @@
-"""CPU-seconds that a command takes with all of its processes, also those that were killed.
+"""CPU seconds of a command with all of its processes, including those that were killed.
 
     python benchmarks/cpu_seconds.py make demo
 
-A busy machine stretches wall time several times, CPU time little. `time` misses processes whose
-parent died before them; here they become children of this program, which waits for all of them.
+On a busy machine, wall time increases several times, CPU time only slightly. `time` misses
+processes whose parent died before them; here, they become children of this program, which waits for
+all of them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import subprocess
 import sys
 import time
 
-PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 
 
 def main() -> int:
     """Run the command, print one line of JSON to standard error, and return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="and its arguments")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command and its arguments")
     command = parser.parse_args().command
     if not command:
         parser.error("a command is needed")

@@ -1,12 +1,12 @@
 """Processor time of a training step, by memory layout and precision.
 
-    python benchmarks/cpu_step.py                       # of the demo's training
+    python benchmarks/cpu_step.py                       # the demo's training
     python benchmarks/cpu_step.py config/training/monai_unet_quick.yaml --isa AVX2
 
-A step is forward, backward and optimizer on one batch that stays in memory. Prints one line of
-JSON per layout and precision: GFLOP of a step (multiplications and additions of convolutions,
-forward and backward), CPU-seconds of a step (median), and GFLOP per CPU-second. `--isa AVX2`
-restricts PyTorch to the instructions of a processor without AVX-512.
+A step consists of forward pass, backward pass and optimizer step on one batch that stays in memory.
+Prints one line of JSON per layout and precision: GFLOP of a step (multiplications and additions of
+convolutions, forward and backward), CPU seconds of a step (median), and GFLOP per CPU second.
+`--isa AVX2` restricts PyTorch to the instructions of a processor without AVX-512.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def main() -> None:
     """Time the steps and print a line of JSON for each combination."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("training", nargs="?", default="config/training/demo.yaml", type=Path)
-    parser.add_argument("--steps", type=int, default=5, help="that are timed")
+    parser.add_argument("--steps", type=int, default=5, help="number of timed steps")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--isa", choices=["AVX2"], help="instructions to restrict PyTorch to")
-    parser.add_argument("--bf16", action="store_true", help="with autocast to bfloat16, too")
+    parser.add_argument("--bf16", action="store_true", help="also with autocast to bfloat16")
     arguments = parser.parse_args()
-    # All of these are read when torch is imported.
+    # These variables are read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if arguments.isa:
         os.environ |= {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -39,19 +39,19 @@ def main() -> None:
 
     from cellmap_pipeline.config.load import load_training
     from cellmap_pipeline.models.build import build_model
-    from cellmap_pipeline.models.losses import build_loss
+    from cellmap_pipeline.models.masked_loss import MaskedLoss
     from cellmap_pipeline.training.optimizers import build_optimizer
 
     torch.set_num_threads(arguments.threads)
     training = load_training(arguments.training.stem, [arguments.training.parent])
     shape = (training.batch_size, 1, *training.patch_size)
-    loss = build_loss(training.loss)
+    loss = MaskedLoss(training.loss)
     layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
     precisions = [False, True] if arguments.bf16 else [False]
     for (layout, memory_format), bf16 in itertools.product(layouts.items(), precisions):
         torch.manual_seed(0)
         network = build_model(training.model, 1, len(training.channels), training.patch_size)
-        # Raw has one channel and so both layouts at once: the weights decide.
+        # With its single channel, raw has both layouts at once: that of the weights decides.
         network.to(memory_format=memory_format)
         optimizer = build_optimizer(network, training)
         raw = torch.randn(shape)

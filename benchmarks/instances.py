@@ -1,9 +1,9 @@
-"""Seconds and memory of each way to make instances, on simulated predictions.
+"""Time and memory of each method of instance segmentation, on simulated predictions.
 
-Cells that touch everywhere, and spheres of all sizes that touch here and there. Each run is a
-process of its own, by the code that the workflow runs: up to 28 M voxels in memory, above in
-blocks. Prints one line of JSON: per size and method seconds, peak memory of all processes of the
-run together, libraries included, objects, and the adapted Rand error against the truth.
+The predictions show cells that touch everywhere. Each run is a new process that executes the
+workflow's code: up to 28 M voxels in memory, larger volumes in blocks. Prints one line of JSON: by
+size and method, seconds, peak memory of all processes of the run together (including libraries),
+number of objects, and adapted Rand error against the ground truth.
 
     python benchmarks/instances.py                       # 256³ and 512³
     python benchmarks/instances.py --sizes 1000 --methods connected_components watershed_boundary
@@ -32,12 +32,13 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.segmentation.final_labels import segment_crop
-from cellmap_pipeline.segmentation.methods import INSTANCE_METHODS, NEEDS
+from cellmap_pipeline.segmentation.method_settings import methods_for
+from cellmap_pipeline.segmentation.methods import METHODS
 
 VOXEL = 8.0
-SPACING = 40  # voxels between the centres of cells, about
+SPACING = 40  # approximate distance between the centers of cells, voxels
 SLAB = 64
-# As a validation would tune them on these predictions.
+# Settings that a validation on these predictions would find.
 SETTINGS = {
     "watershed_boundary": {"merge_threshold": 0.4},
     "watershed_learned_distance": {"merge_threshold": 0.25},
@@ -49,7 +50,7 @@ SETTINGS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--methods", nargs="+", default=list(INSTANCE_METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(methods_for("mito")))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
     result: dict[str, dict[str, object]] = {}
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as name:
-            needs = {NEEDS[method] for method in arguments.methods if method in NEEDS}
+            needs = {METHODS[name].auxiliary for name in arguments.methods} - {None}
             _simulate(Path(name), size, output_channels(["cell"], {"cell": sorted(needs)}))
             for method in arguments.methods:
                 command = [
@@ -72,14 +73,14 @@ def main() -> None:
 
 
 def _run(command: list[str]) -> dict[str, object]:
-    """What a measuring process prints, and the peak memory of it and its children."""
+    """Return the output of a measuring process, and the peak memory of it and its children."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     tree = psutil.Process(process.pid)
     peak = 0
     while process.poll() is None:
         total = 0
         for one in [tree, *tree.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):  # It has ended meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):  # It has just ended.
                 total += one.memory_info().rss
         peak = max(peak, total)
         time.sleep(0.05)
@@ -101,7 +102,7 @@ def _measure(folder: Path, method: str, threads: int) -> dict[str, object]:
 
 
 def _simulate(folder: Path, size: int, channels: list[str]) -> None:
-    """Cells by the nearest of random points, and what a network could predict, slab by slab."""
+    """Write Voronoi cells of random points and plausible predictions of them, slab by slab."""
     grid = Grid((VOXEL,) * 3, (0, 0, 0), (size,) * 3)
     rng = np.random.default_rng(0)
     points = cKDTree(rng.uniform(0, size, ((size // SPACING + 1) ** 3, 3)))
@@ -126,7 +127,7 @@ def _simulate(folder: Path, size: int, channels: list[str]) -> None:
 
 
 def _masks(ids: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Each further channel: what it would be at its best, and how much a network blurs it."""
+    """Yield each auxiliary channel: its name, its ideal values, and a network's blur of them."""
     apart = []
     for axis in range(3):
         before = np.roll(ids, 1, axis)
@@ -136,7 +137,7 @@ def _masks(ids: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
     for axis in range(3):
         boundary |= apart[axis] | np.roll(apart[axis], -1, axis)
     yield "cell_boundary", boundary, 0.7
-    # Far from a boundary where it is far away in each direction.
+    # A coarse substitute of the distance: the blurred complement of the boundary.
     yield "cell_distance", ~boundary, 2.0
     for suffix, mask in zip(AFFINITY_SUFFIXES, apart, strict=True):
         yield f"cell{suffix}", ~mask, 0.7
@@ -149,7 +150,7 @@ def _predicted(mask: np.ndarray, sigma: float, rng: np.random.Generator) -> np.n
 
 
 def _rand_error(truth: object, made: object) -> tuple[float, int]:
-    """Adapted Rand error (1 - F) from pairs counted slab by slab, and the number of objects."""
+    """Return the adapted Rand error (1 - F) and the number of objects, counted slab by slab."""
     shape = truth.grid.shape  # type: ignore[attr-defined]
     pairs: dict[tuple[int, int], int] = {}
     for start in range(0, shape[0], SLAB):

@@ -1,9 +1,9 @@
-"""Patches per second of the training loader and of cellmap-data's, on the same data.
+"""Patches per second of the training loader and of cellmap-data's loader, on the same data.
 
-Two crops of 400³ voxels at 4 nm with 14 classes (chunks of 128³, zstd), patches of 128³ with flips
-and transposes, batches of 2; each loader with the number of workers that serves it best. Prints
-one line of JSON: `patches_per_second`, `official_patches_per_second`, `ratio`, and of this
-loader `first_patch_seconds`, `fill_seconds` (until the labels are in memory) and `peak_mb`.
+The data are two crops of 400³ voxels at 4 nm with 14 classes (chunks of 128³, zstd), the patches
+128³ with flips and transposes, in batches of 2. Each loader uses its best number of workers. Prints
+one line of JSON: `patches_per_second`, `official_patches_per_second`, `ratio`, and for this loader
+`first_patch_seconds`, `fill_seconds` (until the labels are in memory) and `peak_mb`.
 
     python benchmarks/loader.py [--workers 1 2] [--official-workers 0 1 2]
 """
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--official-workers", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--batches", type=int, default=150, help="measured of this loader")
+    parser.add_argument("--batches", type=int, default=150, help="measured batches of this loader")
     parser.add_argument("--official-batches", type=int, default=10)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -52,7 +52,7 @@ def main() -> None:
         print(json.dumps(MEASURES[which](Path(folder), int(workers), int(batches))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        # Elsewhere: a process inherits the peak memory of the one that started it.
+        # In another process: those started later would inherit this one's peak memory.
         measure("data", folder, 0, 0)
         runs = [measure("own", folder, workers, arguments.batches) for workers in arguments.workers]
         official = [
@@ -71,16 +71,16 @@ def main() -> None:
 
 
 def measure(which: str, folder: str, workers: int, batches: int) -> dict[str, Any]:
-    """Measure in a process of its own."""
+    """Measure in a new process."""
     command = [sys.executable, __file__, "--measure", which, folder, str(workers), str(batches)]
-    # As the pipeline's own jobs: threads that wait don't spin.
+    # As in the pipeline's jobs: waiting threads do not spin.
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def make_data(folder: Path, *_: int) -> None:
-    """Raw and two crops, in the challenge's layout, with objects some 200 nm large."""
+    """Write raw and two crops in the challenge's layout, with objects of about 200 nm."""
     from cellmap_pipeline.geometry import Grid
     from cellmap_pipeline.io.volumes import create
 
@@ -93,7 +93,7 @@ def make_data(folder: Path, *_: int) -> None:
         for name, inside in zip(CLASSES, atoms(rng), strict=True):
             path = folder / f"crop{crop}" / name
             path.parent.mkdir(exist_ok=True)
-            # As in the challenge, where the metadata count what is not labelled.
+            # As in the challenge, the metadata contain the number of unlabeled voxels.
             counts = {"complement_counts": {"absent": int((~inside).sum())}}
             attributes = {"cellmap": {"annotation": counts}}
             label = create(path, grid, "uint8", attributes, chunk=128)
@@ -101,7 +101,7 @@ def make_data(folder: Path, *_: int) -> None:
 
 
 def atoms(rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
-    """Where each class is: pairs of a membrane and what is inside it, no voxel in two of them."""
+    """Yield disjoint masks of the classes: pairs of a membrane and the lumen inside it."""
     free = np.ones((CROP,) * 3, bool)
     for _ in range(0, len(CLASSES), 2):
         coarse = ndimage.gaussian_filter(rng.standard_normal((50,) * 3), 3)
@@ -112,13 +112,13 @@ def atoms(rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
 
 
 def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
-    """This loader, to finished batches on the CPU."""
+    """Measure this loader, up to complete batches on the CPU."""
     import torch
 
     from cellmap_pipeline.config.training import Training
-    from cellmap_pipeline.patches.batches import Finisher
+    from cellmap_pipeline.patches.batches import BatchBuilder
     from cellmap_pipeline.patches.crops import CropData
-    from cellmap_pipeline.patches.loader import loaders
+    from cellmap_pipeline.patches.loader import make_loaders
 
     training = Training.model_validate(
         {
@@ -135,11 +135,11 @@ def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
     size = training.voxel_size
     crops = [CropData(folder / "raw", folder / f"crop{i}", CLASSES, size) for i in range(2)]
     begin = time.perf_counter()
-    train, _ = loaders({"train": crops, "validate": crops}, training)
-    made = map(Finisher(torch.device("cpu"), training.patch_size, size, CLASSES), train)
+    train, _ = make_loaders({"train": crops, "validate": crops}, training)
+    made = map(BatchBuilder(torch.device("cpu"), training.patch_size, size, CLASSES), train)
     next(made)
     first = time.perf_counter() - begin
-    # Corners and random places, until each block has been wanted.
+    # Corners and random positions, until every block has been read.
     deque(islice(made, 60), maxlen=0)
     filled = time.perf_counter() - begin
     return {
@@ -153,7 +153,7 @@ def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
 
 
 def official(folder: Path, workers: int, batches: int) -> dict[str, Any]:
-    """cellmap-data's loader, as its documentation sets it up."""
+    """Measure cellmap-data's loader, set up as in its documentation."""
     from cellmap_data import CellMapDataLoader, CellMapDataset, CellMapMultiDataset
 
     arrays = {"shape": (PATCH,) * 3, "scale": (VOXEL,) * 3}
@@ -188,14 +188,14 @@ def official(folder: Path, workers: int, batches: int) -> dict[str, Any]:
 
 
 def rate(batches: Iterator[Any], count: int) -> float:
-    """Patches per second over `count` batches."""
+    """Return patches per second over `count` batches."""
     begin = time.perf_counter()
     made = sum(1 for _ in islice(batches, count))
     return round(made * BATCH / (time.perf_counter() - begin), 2)
 
 
 def peak_mb() -> int:
-    """Most memory that this process has held, and its largest worker."""
+    """Return the sum of the peak memory of this process and of its largest worker, MB."""
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return round(sum(resource.getrusage(kind).ru_maxrss for kind in kinds) / 1024)
 

@@ -1,9 +1,10 @@
-"""Time and memory to open all crops of the challenge for a training on all tested classes.
+"""Time and memory of opening all crops of the challenge for a training on all tested classes.
 
-On metadata alone, of the 289 crops of a table in the challenge's format, or of one made up with
-the same numbers. Prints one line of JSON: `seconds` and `peak_mb` of opening, above what importing
-takes, in a fresh process; `crops`, `labels`; and of making the datasplit `split_seconds`,
-`split_crops` (those fine enough for 8 nm) and `largest_deviation` of a class's validated share.
+The crops consist of metadata only. They are the 289 crops of a table in the challenge's format, or
+of a random one of the same size. Prints one line of JSON: `seconds` and `peak_mb` of opening in a
+new process, without the import; `crops` and `labels`; and for the data split `split_seconds`,
+`split_crops` (crops fine enough for 8 nm) and the `largest_deviation` of a class's validation share
+from the configured fraction.
 
     python benchmarks/opening.py [--table train_crop_manifest.csv]
 """
@@ -48,14 +49,14 @@ def main() -> None:
 
 
 def measure(which: str, folder: str) -> dict[str, Any]:
-    """Measure in a process of its own."""
+    """Measure in a new process."""
     command = [sys.executable, __file__, "--measure", which, folder]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_all(folder: Path, rows: Sequence[CropLabel]) -> None:
-    """A datasplit of all crops, whatever their voxel size."""
+    """Write a data split of all crops, whatever their voxel size."""
     labels: dict[tuple[str, int], list[str]] = {}
     for row in rows:
         labels.setdefault((row.dataset, row.crop), []).append(row.label)
@@ -69,7 +70,7 @@ def write_all(folder: Path, rows: Sequence[CropLabel]) -> None:
 
 
 def opening(folder: Path) -> dict[str, Any]:
-    """Open as a training does: each crop's grid and what it holds."""
+    """Measure the opening of crops by a training: their grids and the classes in them."""
     from cellmap_pipeline.patches.crops import open_crops
 
     before, begin = peak_mb(), time.perf_counter()
@@ -77,7 +78,7 @@ def opening(folder: Path) -> dict[str, Any]:
         crop for side in open_crops(folder / "all.csv", CLASSES, VOXEL_SIZE).values()
         for crop in side
     ]  # fmt: skip
-    held = sum(len(crop.present) for crop in crops if crop.grid.size)
+    held = sum(len(crop.present_classes) for crop in crops if crop.grid.size)
     return {
         "seconds": round(time.perf_counter() - begin, 2),
         "peak_mb": round(peak_mb() - before, 1),
@@ -88,7 +89,7 @@ def opening(folder: Path) -> dict[str, Any]:
 
 
 def splitting(folder: Path) -> dict[str, Any]:
-    """Make the datasplit."""
+    """Measure the creation of the data split."""
     from cellmap_pipeline.data.datasplit import SplitSettings, make_datasplit
 
     settings = SplitSettings(CLASSES, VOXEL_SIZE)
@@ -106,7 +107,7 @@ def splitting(folder: Path) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """Most memory that this process has held."""
+    """Return the peak memory of this process, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,12 +1,12 @@
-"""Speed of putting submission.zip together, and of checking it.
+"""Speed of creating submission.zip, and of checking it.
 
-Per kind of chunks, `noise` (of 64³ voxels that hardly compress) and `labels` (as labels are, small
-ones), MB/s of `package`, of `copying` the same files one by one as `cp -r` does, and of
-`copying_zip`, the finished zip as one file, as `cp` does; and `package` as a part of each of the
-two. A zip counts as written when it is on the disk (fsync; not so the many files, which would take
-far longer still). They take turns, and the fastest of each counts. Of a zip of 48
-labels of 800³ voxels whose chunks are mostly empty but stored, `check_seconds` by number of
-workers. Prints one line of JSON.
+Prints one line of JSON. For two kinds of chunks of 64³ voxels, `noise` (hardly compressible) and
+`labels` (small chunks, as of real labels), it contains the MB/s of `package`, of `copying` the same
+files one by one (like `cp -r`), and of `copying_zip`, the finished zip as one file (like `cp`), and
+the speed of `package` relative to both. A zip is complete when it is on the disk (fsync; not so the
+many files, which would take even longer). The three take turns, and the fastest run of each counts.
+`check_seconds`, by number of workers, is for a zip of 48 labels of 800³ voxels whose chunks are
+mostly empty, but stored.
 
     python benchmarks/package.py [--folder DISK] [--labels 4] [--side 512]
 """
@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.submission.check import check
 from cellmap_pipeline.submission.package import package
-from cellmap_pipeline.submission.zip_writer import Segment, ZipWriter
 
 CHUNK, CHECKED_SIDE, CHECKED_LABELS = 64, 800, 48
 GROUP = b'{"zarr_format": 2}'
@@ -41,7 +41,7 @@ GROUP = b'{"zarr_format": 2}'
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="on the disk to measure")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure")
     parser.add_argument("--labels", type=int, default=4)
     parser.add_argument("--side", type=int, default=768)
     parser.add_argument("--turns", type=int, default=9)
@@ -57,12 +57,12 @@ def main() -> None:
 
 
 def noise(side: int, seed: int) -> NDArray[np.uint8]:
-    """Half of the voxels by chance."""
+    """Set a random half of the voxels."""
     return np.random.default_rng(seed).integers(0, 2, (side,) * 3).astype(np.uint8)
 
 
 def blobs(side: int, seed: int) -> NDArray[np.uint8]:
-    """Smooth shapes of some tens of voxels."""
+    """Create smooth shapes of some tens of voxels."""
     rough = np.random.default_rng(seed).random((side // 4,) * 3, np.float32)
     small = uniform_filter(rough, 5) > 0.5
     return small.repeat(4, 0).repeat(4, 1).repeat(4, 2).astype(np.uint8)
@@ -71,7 +71,7 @@ def blobs(side: int, seed: int) -> NDArray[np.uint8]:
 def write_labels(
     folder: Path, draw: Callable[[int, int], NDArray[np.uint8]], labels: int, side: int
 ) -> list[CropLabel]:
-    """Segmentations as the workflow writes them."""
+    """Write segmentations like the workflow does."""
     grid = Grid((8, 8, 8), (0, 0, 0), (side,) * 3)
     rows = [CropLabel(1, "d", f"label{i}", grid) for i in range(labels)]
     marked = {"cellmap_pipeline": {"kind": "labels"}}
@@ -131,7 +131,7 @@ def checking_speed(folder: Path) -> dict[str, float]:
 
 
 def write_large(path: Path) -> list[CropLabel]:
-    """A submission whose chunks are empty but for each tenth."""
+    """Write a submission in which nine of ten chunks are empty."""
     grid = Grid((1.74, 2, 2), (0, 0, 0), (CHECKED_SIDE,) * 3)
     names = ["mito", "ves", *(f"label{i}" for i in range(CHECKED_LABELS - 2))]
     rows = [CropLabel(1, "d", name, grid) for name in names]
@@ -144,18 +144,16 @@ def write_large(path: Path) -> list[CropLabel]:
     }  # fmt: skip
     attributes = {"voxel_size": grid.voxel_size, "translation": grid.translation}
     count = -(-CHECKED_SIDE // CHUNK)
-    with open(path, "wb") as file:
-        archive = ZipWriter(file)
-        archive.add(Segment.of_bytes(".zgroup", GROUP))
-        archive.add(Segment.of_bytes("crop1/.zgroup", GROUP))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(".zgroup", GROUP)
+        archive.writestr("crop1/.zgroup", GROUP)
         for row in rows:
             entries = {".zarray": json.dumps(metadata).encode()}
             entries[".zattrs"] = json.dumps(attributes).encode()
             for n, index in enumerate(np.ndindex((count,) * 3)):
                 entries[".".join(map(str, index))] = chunks[n % 10]
             for name, data in entries.items():
-                archive.add(Segment.of_bytes(f"crop1/{row.label}/{name}", data))
-        archive.finish()
+                archive.writestr(f"crop1/{row.label}/{name}", data)
     return rows
 
 

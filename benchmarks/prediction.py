@@ -1,15 +1,15 @@
-"""Time and memory of predicting a crop, against the bare forward passes of the same windows.
+"""Time and memory of predicting a crop, compared with only the forward passes of its windows.
 
-The bare passes run the network over as many windows, in batches that lie in memory. Both take
-turns, as does MONAI's `SlidingWindowInferer` over the whole volume at once; the medians are
-compared. Peak memory is measured in processes of their own: over a small crop, over a large one
-(1024 × 512 × 512 voxels), and of one bare batch. Prints one line of JSON.
+The bare forward passes run the network over the same number of windows, in batches that are in
+memory. They take turns with the prediction, and with MONAI's `SlidingWindowInferer` over the whole
+volume at once; the medians are compared. Peak memory is measured in new processes: for a small
+crop, for a large one (1024 × 512 × 512 voxels), and for one bare batch. Prints one line of JSON.
 
     python benchmarks/prediction.py          # BasicUNet, 64³ windows, on a CPU
     python benchmarks/prediction.py --gpu    # MedNeXt M, 128³ windows, bf16
-    python benchmarks/prediction.py --memory # and peak memory of both crops, 14 classes
-    python benchmarks/prediction.py --host   # and how many windows of 128³ reading, summing,
-                                             # resampling and writing keep up with
+    python benchmarks/prediction.py --memory # also peak memory of both crops, 14 classes
+    python benchmarks/prediction.py --host   # also windows of 128³ per second of reading, summing,
+                                             # resampling and writing alone
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
-# As the pipeline's own jobs, before torch is imported: threads that wait don't spin.
+# As in the pipeline's jobs: waiting threads do not spin. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -35,8 +35,9 @@ import torch
 from monai.data.utils import dense_patch_slices
 from monai.inferers import SlidingWindowInferer
 
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
-from cellmap_pipeline.config.training import Inference, Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.io.volumes import Volume, create
@@ -44,7 +45,7 @@ from cellmap_pipeline.prediction.predict import predict_crop
 from cellmap_pipeline.prediction.predictor import Predictor
 from cellmap_pipeline.training.task import SegmentationTask
 
-# 14 semantic classes: as many channels as classes.
+# 14 semantic classes, each with one channel.
 CLASSES = [
     "pm", "mito_mem", "mito_lum", "mito_ribo", "golgi_mem", "golgi_lum", "ves_mem", "ves_lum",
     "endo_mem", "endo_lum", "er_mem", "er_lum", "ne_mem", "ne_lum",
@@ -56,9 +57,9 @@ OVERLAP = 0.5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
-    parser.add_argument("--memory", action="store_true", help="peak memory too (minutes)")
-    parser.add_argument("--host", action="store_true", help="all but the network")
+    parser.add_argument("--gpu", action="store_true", help="use sizes for a GPU")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory, too (minutes)")
+    parser.add_argument("--host", action="store_true", help="measure all but the network, too")
     parser.add_argument("--shape", type=int, nargs=3, default=(160, 160, 160))
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -86,7 +87,7 @@ def main() -> None:
 
 
 def _host() -> float:
-    """Windows of 128³ and 14 channels per second, with a network that costs nothing."""
+    """Return windows of 128³ and 14 channels per second, with a network that takes no time."""
     window, shape = (128,) * 3, (384, 512, 512)
     task = _task(SMALL, 128)
     values = torch.randint(0, 8000, (1, len(CLASSES), *window), dtype=torch.int16)
@@ -137,7 +138,7 @@ def _speed(arguments: argparse.Namespace) -> dict[str, object]:
 
             task.forward = count  # type: ignore[method-assign]
             try:
-                # A folder of its own: what is there already isn't computed again.
+                # A new folder, because existing predictions are not computed again.
                 _predict(task, raw, shape, Path(tempfile.mkdtemp(dir=name)), window, batch)
             finally:
                 task.forward = forward  # type: ignore[method-assign]
@@ -149,7 +150,7 @@ def _speed(arguments: argparse.Namespace) -> dict[str, object]:
                 inferer(volume, lambda x: torch.sigmoid(task(x)))
 
         bare()
-        # One whole turn of each before any is timed: allocators, file cache, importance maps.
+        # A complete run before the first timing: allocators, file cache, importance maps.
         predict()
         counted.clear()
         turns = [(_timed(bare), _timed(predict), _timed(monai)) for _ in range(arguments.turns)]
@@ -164,7 +165,7 @@ def _speed(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _peak(shape: tuple[int, int, int]) -> int:
-    """Peak memory of this process, MB, after predicting `shape` (or, of zeros, one batch)."""
+    """Return this process's peak memory, MB, after predicting `shape` (zeros: one bare batch)."""
     task = _task(SMALL, 64)
     if not any(shape):
         with torch.inference_mode():
@@ -191,7 +192,7 @@ def _task(model: dict[str, object], window: int) -> SegmentationTask:
 
 
 def _raw(folder: Path, shape: tuple[int, int, int]) -> Volume:
-    """A volume of noise, written in slabs."""
+    """Write a volume of noise, in slabs."""
     grid = Grid((VOXEL,) * 3, (0, 0, 0), shape)
     array = create(folder / "raw", grid, "uint8")
     rng = np.random.default_rng(0)

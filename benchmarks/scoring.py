@@ -1,10 +1,10 @@
-"""Time and memory of the official score.
+"""Time and memory of computing the official score.
 
-Prints one line of JSON. Of a 256³ volume with 39 true and 183 predicted objects `seconds`, and,
-where the official toolbox can be imported, its `official_seconds`, `times_faster` and whether the
-results are the `same`. `seconds_600` for 600 objects in 256³; `seconds_512` for the 39 in 512³
-around the same objects. Of a whole 1000³ crop read from a submission.zip, in a process of its own,
-per kind of label `…_seconds` and `…_peak_gb` (VmHWM of the whole process).
+Prints one line of JSON. For a 256³ volume with 39 true and 183 predicted objects, it contains
+`seconds` and, if the official toolbox is installed, its `official_seconds`, `times_faster` and
+whether the results are the `same`; `seconds_600` for 600 objects in 256³; `seconds_512` for the
+first objects in a larger volume of 512³. For a whole 1000³ crop read from a submission.zip, in a
+new process, it contains `…_seconds` and `…_peak_gb` (VmHWM of the whole process) by kind of label.
 
     python benchmarks/scoring.py [--without-official] [--side 1000]
 """
@@ -31,14 +31,14 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 
 VOXEL_SIZE = (8.0, 8.0, 8.0)
-# How the objects of a whole crop are drawn, by label.
+# Kind of objects in a whole crop, by label.
 LABELS = {"mito": "scattered", "cell": "dense", "er": "semantic"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--without-official", action="store_true")
-    parser.add_argument("--side", type=int, default=1000, help="of the whole crop, voxels")
+    parser.add_argument("--side", type=int, default=1000, help="edge of the whole crop, voxels")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def small_volumes(official: bool) -> dict[str, Any]:
-    """Times for volumes in memory."""
+    """Measure the scoring of volumes in memory."""
     from cellmap_pipeline.scoring.instances import score_instance
 
     pred, truth = scattered(256, 39, (8, 26), 144)
@@ -84,7 +84,7 @@ def timed(score: Any, pred: NDArray[Any], truth: NDArray[Any]) -> tuple[float, d
 
 
 def official_scorer() -> Any:
-    """The toolbox's own, without its messages and progress bars."""
+    """Return the toolbox's function, without its messages and progress bars."""
     os.environ["TQDM_DISABLE"] = "1"
     from cellmap_segmentation_challenge.utils import eval_utils
 
@@ -99,10 +99,10 @@ def unique(volume: NDArray[Any]) -> NDArray[Any]:
 def scattered(
     side: int, n: int, radii: tuple[float, float], stray: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Prediction and truth: ellipsoids, predicted a little moved and resized, and stray ones."""
+    """Create prediction and ground truth: ellipsoids, slightly changed, and stray ones."""
     rng = np.random.default_rng(0)
     truth, pred = np.zeros((2, side, side, side), np.uint16)
-    # Apart from each other, as organelles are: on a jittered lattice.
+    # On a jittered lattice, which keeps them apart from each other, like organelles.
     per_axis = int(np.ceil(n ** (1 / 3)))
     lattice = np.argwhere(np.ones((per_axis,) * 3))
     places = (rng.permutation(lattice)[:n] + 0.5) * side / per_axis
@@ -120,7 +120,7 @@ def scattered(
 
 
 def draw(volume: NDArray[Any], place: Any, radius: Any, value: int, alone: bool = False) -> bool:
-    """Put an ellipsoid into a volume; `alone`, only where nothing is yet."""
+    """Draw an ellipsoid into a volume; if `alone`, only if no object is nearby."""
     low = np.maximum(np.floor(place - radius - 1), 0).astype(int)
     high = np.minimum(np.ceil(place + radius + 2), volume.shape).astype(int)
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
@@ -136,7 +136,7 @@ def draw(volume: NDArray[Any], place: Any, radius: Any, value: int, alone: bool 
 
 
 def dense(side: int, n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Prediction and truth: cells that fill the volume, their borders moved."""
+    """Create prediction and ground truth: cells that fill the volume, with moved borders."""
     rng = np.random.default_rng(0)
     fine = 8
     grid = np.indices((side // fine,) * 3).reshape(3, -1).T
@@ -152,7 +152,7 @@ def dense(side: int, n: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def write_crop(folder: Path, label: str, side: int) -> None:
-    """A submission and its truth, of one label."""
+    """Write a submission and its ground truth, of one label."""
     import zarr
     from numcodecs import Zstd
 
@@ -177,7 +177,7 @@ def write_crop(folder: Path, label: str, side: int) -> None:
 
 
 def measure(folder: Path, label: str, side: int) -> dict[str, Any]:
-    """Score in a process of its own."""
+    """Score in a new process."""
     command = [sys.executable, __file__, "--measure", str(folder), label, str(side)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -195,7 +195,7 @@ def score_crop(folder: Path, label: str, side: int) -> dict[str, Any]:
 
 
 def peak_gb() -> float:
-    """Most memory that this process has held. (What `resource` says counts the parent's, too.)"""
+    """Return this process's peak memory, GB; that of `resource` would include its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kilobytes,) = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
     return round(int(kilobytes) / 2**20, 2)

@@ -1,11 +1,12 @@
-"""Steps per second of the training loop against those of the bare network.
+"""Steps per second of the training loop, compared with those of the bare network.
 
-The loop is what `train` does: reading, changing and decoding patches, forward, backward, optimiser,
-logging, checkpoints. The bare network does forward, backward and optimiser on one batch that stays
-in memory, with the same loss, precision and clipping. Both run in turns, an epoch of the loop and
-as many bare steps, since machines change their speed. Prints one line of JSON: the median steps
-per second of both, the median of their ratios, pair by pair, the same of the processor's seconds
-(which other users of the machine change less), and the share of time that the loop waited for data.
+The loop is that of `train`: reading, augmenting and decoding patches, forward pass, backward pass,
+optimizer, logging, checkpoints. The bare network performs forward pass, backward pass and optimizer
+step on one batch that stays in memory, with the same loss, precision and clipping. The two take
+turns, an epoch of the loop and the same number of bare steps, because the speed of machines varies.
+Prints one line of JSON: the median steps per second of both, the median of their ratios by pair,
+the same for CPU seconds (which depend less on other users of the machine), and the fraction of time
+that the loop waited for data.
 
     python benchmarks/training.py          # BasicUNet, 64³ patches, batch 2
     python benchmarks/training.py --gpu    # MedNeXt M, 128³ patches, batch 2, bf16
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# As the pipeline's own jobs, before torch is imported: threads that wait don't spin.
+# As in the pipeline's jobs: waiting threads do not spin. Must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -32,9 +33,10 @@ from loader import CLASSES, VOXEL, make_data
 
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.training.devices import resolve_precision
 from cellmap_pipeline.training.optimizers import build_optimizer
 from cellmap_pipeline.training.task import SegmentationTask
-from cellmap_pipeline.training.train import precision, train
+from cellmap_pipeline.training.train import train
 
 CPU = {
     "model": {"architecture": "monai_basic_unet3d"}, "patch_size": 64, "num_workers": 1,
@@ -48,9 +50,9 @@ GPU = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gpu", action="store_true", help="sizes for a GPU")
-    parser.add_argument("--steps", type=int, default=20, help="of each, in turns")
-    parser.add_argument("--pairs", type=int, default=5, help="of turns")
+    parser.add_argument("--gpu", action="store_true", help="use sizes for a GPU")
+    parser.add_argument("--steps", type=int, default=20, help="number of steps per turn")
+    parser.add_argument("--pairs", type=int, default=5, help="number of pairs of turns")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -64,7 +66,7 @@ def main() -> None:
     bare = Bare(training)
     with tempfile.TemporaryDirectory() as folder:
         rows = loop(training, Path(folder), arguments.threads, bare)
-    # The labels come into memory in the first epoch.
+    # The first epoch also reads the labels into memory.
     steps = rows["patches_per_second"].to_numpy()[1:] / training.batch_size
     result = {
         "steps_per_second": round(float(np.median(steps)), 3),
@@ -74,13 +76,13 @@ def main() -> None:
         "cpu_ratio": round(float(np.median([theirs / ours for ours, theirs in bare.cpu[1:]])), 3),
         "data_wait": round(float(rows["data_wait"][1:].median()), 4),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "precision": precision(training.precision),
+        "precision": resolve_precision(training.precision),
     }
     print(json.dumps(result))
 
 
 def loop(training: Training, folder: Path, threads: int, bare: Bare) -> pd.DataFrame:
-    """A training's table, with bare steps after each epoch."""
+    """Train with bare steps after each epoch, and return the table of metrics."""
     make_data(folder)
     split = folder / "datasplit.csv"
     labels = ",".join(CLASSES)
@@ -93,10 +95,14 @@ def loop(training: Training, folder: Path, threads: int, bare: Bare) -> pd.DataF
 
 
 class Bare(pl.Callback):
-    """Measures the network alone after each epoch.
+    """Measures the bare network after each epoch.
 
-    `rates` are steps per second; `cpu` the processor's seconds of the loop's epoch and of as many
-    bare steps.
+    Attributes
+    ----------
+    rates
+        Steps per second, by epoch.
+    cpu
+        CPU seconds of the loop's epoch, and of the same number of bare steps, by epoch.
     """
 
     def __init__(self, training: Training) -> None:
@@ -113,15 +119,15 @@ class Bare(pl.Callback):
         self.target = (level > self.raw).float()
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Note the time."""
+        """Record the CPU time."""
         self.begin = time.process_time()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Note the time."""
+        """Record the CPU time."""
         self.end = time.process_time()
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        """Measure as many steps as an epoch has."""
+        """Measure as many bare steps as an epoch has."""
         for _ in range(2):
             self._step()
         begin, cpu = self._now(), time.process_time()
@@ -132,7 +138,7 @@ class Bare(pl.Callback):
 
     def _step(self) -> None:
         self.optimizer.zero_grad()
-        mixed = precision(self.training.precision) != "32"
+        mixed = resolve_precision(self.training.precision) != "32"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             loss = self.task.loss(self.task(self.raw), self.target)
         loss.backward()

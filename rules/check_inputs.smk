@@ -1,51 +1,72 @@
-# Trainings whose validation crops are needed.
-SPLIT = USED or list(PLAN.trainings)
-# By training, which crops it reads, and how.
-READ = {
-    name: stages.training_settings(PLAN.trainings[name], [*stages.DATASPLIT_KEYS, "datasplit"])
+import sys
+
+from cellmap_pipeline.plan.validation import validation_settings
+from cellmap_pipeline.run.resume import fingerprint_of
+
+# Trainings whose data split is made.
+SPLIT = ACTIVE or list(PLAN.trainings)
+# By job that waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
+CHECKED = {
+    name: [
+        stages.training_settings(PLAN.trainings[name], [*stages.DATASPLIT_KEYS, "datasplit"]),
+        sorted(PLAN.fetched),
+    ]
     for name in SPLIT
 }
-# By what waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
-CHECKED = {name: [READ[name], sorted(PLAN.fetched)] for name in SPLIT}
-CHECKED |= {
-    name: plan_validation.validation_settings(PLAN, name) for name in PLAN.config.predictions
-}
+CHECKED |= {name: validation_settings(PLAN, name) for name in PLAN.config.predictions}
 CHECKED |= {
     f"{name}/crop{crop}": [
-        rows_of(name, crop),
+        [row_settings(row) for row in rows],
         PLAN.trainings[name].voxel_size,
         PLAN.trainings[name].inference.checkpoint,
     ]
-    for name, crop in PREDICTED
+    for (name, crop), rows in ROWS_TO_PREDICT.items()
 }
-# A graph that is drawn shows the check also where nothing is left to look at.
-DRAWS = {"--dag", "--rulegraph", "--filegraph"}.intersection(sys.argv)
+
+
+def get_marker(name):
+    """The empty file that `name` waits for, named after the settings that both depend on."""
+    settings = {"data_root": PLAN.config.data_root, "settings": CHECKED[name]}
+    return PATHS.check_marker(name, fingerprint_of(settings))
+
+
+def get_missing_markers():
+    """Markers of checks that are still to be done.
+
+    Only these are outputs, so inputs that were checked are not checked again, and Snakemake notices
+    the changed settings of jobs that wait for a marker. Without outputs, and without a benchmark, the
+    rule still runs when it is the target. A drawn graph shows the check also when nothing is left to
+    check.
+    """
+    draws_graph = {"--dag", "--rulegraph", "--filegraph"}.intersection(sys.argv)
+    return [marker for marker in map(get_marker, CHECKED) if draws_graph or not marker.exists()]
+
+
+def after_check(name):
+    """Order-only inputs: wait for the check and for fetched data; their changes rerun nothing."""
+    return ancient([get_marker(name)] if name in CHECKED else []) + ancient(ALL_FETCHED)
 
 
 rule check_inputs:
-    """Look at the data before anything expensive: what must be there, is, and can be read."""
+    """Check, before anything expensive runs, that all data exist and can be read."""
     input:
         manifest=ancient(PLAN.manifest),
         fetched=FETCHED,
-    # A mark that is there has no rule. So nothing is looked at again, unless this rule is the target
-    # (with no output left, not even a benchmark, it always runs then); and of what waits for a mark,
-    # Snakemake sees whether its own settings changed.
     output:
-        [touch(mark) for mark in map(mark_of, CHECKED) if DRAWS or not mark.exists()],
+        [touch(marker) for marker in get_missing_markers()],
     log:
-        OUTPUT / "logs/check_inputs.log",
+        PATHS.log("check_inputs"),
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(60),
+        mem_mb=per_attempt(4000),
+        runtime=per_attempt(60),
     params:
-        # What it goes by.
         config=untracked(lambda wildcards: config),
-        source=untracked(lambda wildcards: str(CONFIGFILES[0] if CONFIGFILES else "config")),
+        source=untracked(lambda wildcards: CONFIG_NAME),
         folders=untracked(lambda wildcards: [str(folder) for folder in TRAINING_FOLDERS]),
         trains_here=untracked(lambda wildcards: not workflow.remote_exec),
-        found=str(OUTPUT / "check_inputs.json"),
+        found=str(PATHS.checked_inputs),
     script:
         "../workflow/scripts/check_inputs.py"

@@ -1,7 +1,5 @@
-"""What the stages share: the plan of the run, and the parts of it that each rule depends on."""
+"""What several stages share: the plan of the run, and the parts of it that rules depend on."""
 
-import os
-import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -9,16 +7,14 @@ from pathlib import Path
 from cellmap_pipeline.config import stages
 from cellmap_pipeline.crop_label import row_settings
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.plan import resources as requests
-from cellmap_pipeline.plan.checks import check_folders
-from cellmap_pipeline.plan.lineage import choice_for, label_lineage, label_sources
+from cellmap_pipeline.plan.lineage import label_lineage
 from cellmap_pipeline.plan.make import make_plan
-from cellmap_pipeline.plan.resources import prediction_jobs, segmentation_threads
-from cellmap_pipeline.plan.sources import AVERAGE, origin
+from cellmap_pipeline.plan.resources import requested_resources
 from cellmap_pipeline.plan.targets import check_target
-from cellmap_pipeline.run import failures, locks, restart
+from cellmap_pipeline.run import restart
 
 CONFIGFILES = [Path(path) for path in (*workflow.overwrite_configfiles, *workflow.configfiles)]
+CONFIG_NAME = str(CONFIGFILES[0] if CONFIGFILES else "config")
 TRAINING_FOLDERS = list(
     dict.fromkeys(
         [Path("config/training")]
@@ -28,8 +24,9 @@ TRAINING_FOLDERS = list(
 )
 
 try:
-    PLAN = make_plan(config, str(CONFIGFILES[0] if CONFIGFILES else "config"), TRAINING_FOLDERS)
-    # Snakemake knows its targets later; those of a workflow that takes this one as a module are its own.
+    PLAN = make_plan(config, CONFIG_NAME, TRAINING_FOLDERS)
+    # Snakemake knows its targets only later. Those of a workflow that uses this one as a module are
+    # its own.
     if not workflow.modifier.skip_configfile:
         for _before, _word in pairwise(sys.argv):
             if _before not in ("-d", "--directory", "-O", "--omit-from"):
@@ -37,22 +34,25 @@ try:
 except InputError as error:
     stop(error)
 
-OUTPUT = PLAN.output
-LOGS = OUTPUT / "logs"
-restart.resume(LOGS)
-DATASET = PLAN.dataset_of()
-SELECT = PLAN.config.submission.select
-# A training that gives nothing that is submitted is not trained.
-USED = PLAN.used()
-# By training and test crop, the rows of the manifest that it predicts.
-PREDICTED = {(name, crop): rows for name in USED for crop, rows in PLAN.predicted(name).items()}
-# By row of the submission, a hash of all settings that its label depends on.
-LINEAGE = {row: label_lineage(PLAN, row) for row in PLAN.segmented()}
+PATHS = PLAN.paths
+restart.keep_run_lock(PATHS.logs)
+DATASETS = PLAN.dataset_by_crop()
+# Trainings that contribute nothing to the submission are skipped.
+ACTIVE = PLAN.active_trainings()
+# Trainings whose checkpoint this run makes.
+TRAINED = [name for name in ACTIVE if PLAN.trainings[name].inference.checkpoint in ("best", "last")]
+# By training and test crop, the rows of the manifest that the training predicts.
+ROWS_TO_PREDICT = {
+    (name, crop): rows for name in ACTIVE for crop, rows in PLAN.rows_by_crop(name).items()
+}
+ROWS_TO_SEGMENT = PLAN.rows_to_segment()
+# By row, a hash of all settings that its final label depends on.
+LABEL_LINEAGE = {row: label_lineage(PLAN, row) for row in ROWS_TO_SEGMENT}
 
 
 wildcard_constraints:
     training="|".join(PLAN.trainings),
-    source="|".join(PLAN.validated()),
+    source="|".join(PLAN.validated_sources()),
     dataset="[^/]+",
     crop=r"\d+",
     part=r"\d+",
@@ -60,24 +60,40 @@ wildcard_constraints:
     label="[^/]+",
 
 
-def rows_of(training, crop):
-    """The rows that a training predicts in a crop, in plain builtins."""
-    return [row_settings(row) for row in PREDICTED[training, crop]]
-
-
-def version(stage):
-    """Tracked by every rule: raised when the stage's results change."""
+def result_version(stage):
+    """The number that is raised when the results of a stage change; each rule tracks it."""
     return {"result_version": stages.RESULT_VERSION[stage]}
 
 
-def training_params(stage, keys):
-    """A params function: the part of the training's file that `stage` depends on."""
+def get_training_params(stage, keys):
+    """A params function: the part of a training's file that a stage depends on."""
 
     def params(wildcards):
         training = PLAN.trainings[wildcards.training]
-        return version(stage) | stages.training_settings(training, keys)
+        return result_version(stage) | stages.training_settings(training, keys)
 
     return params
+
+
+def get_inference_params(stage):
+    """A params function: the settings that a prediction depends on, besides the checkpoint."""
+
+    def params(wildcards):
+        training = PLAN.trainings[wildcards.training]
+        lineage = {"lineage": stages.training_lineage(training)}
+        return result_version(stage) | lineage | stages.inference_settings(training)
+
+    return params
+
+
+def get_segmentations():
+    """The final labels of all rows."""
+    return [PATHS.segmentation(row.dataset, row.crop, row.label) for row in ROWS_TO_SEGMENT]
+
+
+def get_submission_rows():
+    """All submitted rows, each with a hash of the settings that its label depends on."""
+    return [row_settings(row) | {"made": LABEL_LINEAGE.get(row)} for row in PLAN.crop_labels]
 
 
 def untracked(get):
@@ -89,60 +105,16 @@ def untracked(get):
     return params
 
 
-def growing(amount):
-    """A resources function: each retry of a job asks for more."""
+def per_attempt(amount):
+    """A resources function: each retry of a job requests more."""
     return lambda wildcards, attempt: amount * attempt
 
 
-def asked(stage, key, grows=True):
-    """A resources function: what a training's jobs of `stage` ask for."""
+def requested(stage, key, retries_request_more=True):
+    """A resources function: what a training's jobs of a stage request."""
 
     def resources(wildcards, attempt):
-        amount = requests.resources(PLAN.trainings[wildcards.training], stage)[key]
-        return amount * attempt if grows else amount
+        amount = requested_resources(PLAN.trainings[wildcards.training], stage)[key]
+        return amount * attempt if retries_request_more else amount
 
     return resources
-
-
-def failed_jobs():
-    """What failed, each with its logs; of a group of jobs, those that were not done."""
-    folder = Path(getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs")
-    for item in workflow.scheduler.failed:
-        if item.is_group():
-            batch = failures.batch_log(folder / f"group_{item.name}")
-            jobs = [job for job in item if not all(map(locks.is_ended, owners_of(job)))]
-        else:
-            wildcards = "_".join(item.wildcards).replace(os.sep, "_")
-            batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)
-            jobs = [item]
-        for job in jobs:
-            name = " ".join([job.rule.name, *job.wildcards])
-            yield failures.Failure(name, [*map(Path, job.log), *batch])
-
-
-def owners_of(job):
-    """The files that say who makes the job's outputs."""
-    return [Path(log).with_suffix(".owner") for log in job.log]
-
-
-def print_failures():
-    """Say at the end what failed, and where to look."""
-    jobs = list(failed_jobs())
-    if jobs:
-        left = len(workflow.scheduler.remaining_jobs)
-        print(f"\n{len(jobs)} failed; {left} that need them did not run:", file=sys.stderr)
-        print(failures.describe(jobs), file=sys.stderr)
-        # Then no log can say why.
-        if shutil.disk_usage(LOGS).free < 1e6:
-            print(f"the disk of {LOGS.parent.resolve()} is full", file=sys.stderr)
-
-
-def check_start():
-    """Folders that a run needs, and a plan (`-n`, or such a target) does not."""
-    targets = set(workflow.dag_settings.targets)
-    if targets and targets <= {"plan", "calibrate"}:
-        return
-    try:
-        check_folders(PLAN)
-    except InputError as error:
-        stop(error)

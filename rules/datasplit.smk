@@ -1,22 +1,35 @@
+def get_split_params(wildcards):
+    """The settings that a data split depends on."""
+    settings = get_training_params("datasplit", stages.DATASPLIT_KEYS)(wildcards)
+    settings["data_root"] = PLAN.config.data_root
+    # More crops in the data folder make another split.
+    return settings | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {})
+
+
+def get_own_datasplit(wildcards):
+    """The CSV that the training's file names, if any."""
+    return PLAN.trainings[wildcards.training].datasplit or []
+
+
 rule datasplit:
-    """Which crops train and which validate."""
+    """Choose which crops train and which validate."""
     input:
-        checked=lambda wildcards: checked(wildcards.training),
-        own=own_datasplit,
+        checked=lambda wildcards: after_check(wildcards.training),
+        own=get_own_datasplit,
     output:
-        split=OUTPUT / "{training}/datasplit.csv",
-        summary=OUTPUT / "{training}/datasplit_summary.csv",
+        split=PATHS.datasplit(),
+        summary=PATHS.datasplit_summary(),
     log:
-        OUTPUT / "logs/datasplit/{training}.log",
+        PATHS.log("datasplit/{training}"),
     benchmark:
-        OUTPUT / "benchmarks/datasplit/{training}.tsv"
+        PATHS.benchmark("datasplit/{training}")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(30),
+        mem_mb=per_attempt(2000),
+        runtime=per_attempt(30),
     params:
-        cfg=split_params,
+        cfg=get_split_params,
     script:
         "../workflow/scripts/datasplit.py"

@@ -1,25 +1,25 @@
-FETCHED = [OUTPUT / f"fetched/crop{crop}.json" for crop in PLAN.fetched]
-ALL_FETCHED = [OUTPUT / "checked/fetched"] if FETCHED else []
+FETCHED = [PATHS.fetched(crop) for crop in PLAN.fetched]
+ALL_FETCHED = [PATHS.all_fetched] if FETCHED else []
 
 
 rule fetch_crop:
-    """Bring a crop's labels and the raw around it, where `fetch` says from where."""
+    """Fetch the labels of a crop and the raw around it from where `fetch` says."""
     output:
-        OUTPUT / "fetched/crop{crop}.json",
+        PATHS.fetched(),
     log:
-        OUTPUT / "logs/fetch/crop{crop}.log",
+        PATHS.log("fetch/crop{crop}"),
     benchmark:
-        OUTPUT / "benchmarks/fetch/crop{crop}.tsv"
+        PATHS.benchmark("fetch/crop{crop}")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(720),
+        mem_mb=per_attempt(2000),
+        runtime=per_attempt(720),
     params:
-        cfg=lambda wildcards: version("fetch")
+        cfg=lambda wildcards: result_version("fetch")
         | {
-            "request": PLAN.fetched[int(wildcards.crop)],
+            "request": PLAN.fetched[int(wildcards.crop)].to_dict(),
             "data_root": PLAN.config.data_root,
             "padding": PLAN.config.fetch.padding,
         },
@@ -27,14 +27,14 @@ rule fetch_crop:
         "../workflow/scripts/fetch.py"
 
 
-# A checkpoint: what runs is decided again after it. Of jobs that wait for a job of the run through
-# `ancient` alone, Snakemake does not see that their own settings changed, too.
+# This is a checkpoint, so that Snakemake evaluates the DAG again after it: it does not notice changed
+# settings of jobs that wait for another job of the run through `ancient` alone.
 checkpoint fetch:
-    """Bring all that the run needs, and stop."""
+    """Fetch all data that the run needs, and stop."""
     input:
         FETCHED,
     output:
-        touch(OUTPUT / "checked/fetched"),
+        touch(PATHS.all_fetched),
     localrule: True
     threads: 1
     resources:

@@ -1,24 +1,23 @@
-"""Figures of what each stage made, for the report."""
+"""Figures of the results of each stage, for the report."""
 
-FIGURES = OUTPUT / "figures"
-DRAWN = version("figures")
-# Trainings whose checkpoint is made in this run, and so has curves.
-TRAINED = [name for name in USED if PLAN.trainings[name].inference.checkpoint in ("best", "last")]
+from cellmap_pipeline.plan.paths import SUBMISSION
+
+FIGURE_VERSION = result_version("figures")
 
 
 rule plot_run:
-    """Write a page about the run: its configuration, its trainings, and with what it is made."""
+    """Write a page about the run: its configuration, its trainings and the software versions."""
     output:
         report(
-            FIGURES / "run.html",
+            PATHS.figure("run.html"),
             caption="../workflow/report/run.rst",
             category="0 The run",
             labels={"page": "configuration"},
         ),
     log:
-        OUTPUT / "logs/plot_run.log",
+        PATHS.log("plot_run"),
     benchmark:
-        OUTPUT / "benchmarks/plot_run.tsv"
+        PATHS.benchmark("plot_run")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -27,19 +26,21 @@ rule plot_run:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN
+        cfg=FIGURE_VERSION
         | {
             "config": PLAN.config.model_dump(mode="json"),
-            # Without what changes no result.
+            # Settings that change no result are left out.
             "trainings": {
                 name: PLAN.trainings[name].model_dump(
                     mode="json", exclude={*stages.TRAIN_OPTIONS, "resources"}
                 )
-                for name in USED
+                for name in ACTIVE
             },
         },
         trainings=untracked(
-            lambda wildcards: {name: PLAN.trainings[name].model_dump(mode="json") for name in USED}
+            lambda wildcards: {
+                name: PLAN.trainings[name].model_dump(mode="json") for name in ACTIVE
+            }
         ),
         root=str(ROOT),
     script:
@@ -49,18 +50,18 @@ rule plot_run:
 rule plot_data:
     """Draw a slice of each labelled crop with its labels."""
     input:
-        [OUTPUT / name / "datasplit.csv" for name in SPLIT],
+        [PATHS.datasplit(name) for name in SPLIT],
     output:
         report(
-            FIGURES / "data.jpg",
+            PATHS.figure("data.jpg"),
             caption="../workflow/report/data.rst",
             category="1 Training data",
             labels={"figure": "crops and their labels"},
         ),
     log:
-        OUTPUT / "logs/plot_data.log",
+        PATHS.log("plot_data"),
     benchmark:
-        OUTPUT / "benchmarks/plot_data.tsv"
+        PATHS.benchmark("plot_data")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -68,7 +69,7 @@ rule plot_data:
         mem_mb=4000,
         runtime=60,
     params:
-        cfg=DRAWN
+        cfg=FIGURE_VERSION
         | {
             "voxel_size": [
                 min(PLAN.trainings[name].voxel_size[axis] for name in SPLIT) for axis in range(3)
@@ -79,20 +80,20 @@ rule plot_data:
 
 
 rule plot_datasplit:
-    """Draw how many crops, and how much labelled volume, each class trains and validates on."""
+    """Draw the number of crops and the labeled volume that each class trains and validates on."""
     input:
-        OUTPUT / "{training}/datasplit_summary.csv",
+        PATHS.datasplit_summary(),
     output:
         report(
-            FIGURES / "datasplit/{training}.png",
+            PATHS.figure("datasplit/{training}.png"),
             caption="../workflow/report/datasplit.rst",
             category="1 Training data",
             labels={"figure": "{training}"},
         ),
     log:
-        OUTPUT / "logs/plot_datasplit/{training}.log",
+        PATHS.log("plot_datasplit/{training}"),
     benchmark:
-        OUTPUT / "benchmarks/plot_datasplit/{training}.tsv"
+        PATHS.benchmark("plot_datasplit/{training}")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -101,7 +102,7 @@ rule plot_datasplit:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
+        cfg=FIGURE_VERSION,
     script:
         "../workflow/scripts/plot_datasplit.py"
 
@@ -109,18 +110,18 @@ rule plot_datasplit:
 rule plot_training:
     """Draw the curves of a training: losses, Dice, learning rate."""
     input:
-        OUTPUT / "{training}/model.ckpt",
+        PATHS.checkpoint(),
     output:
         report(
-            FIGURES / "training/{training}.png",
+            PATHS.figure("training/{training}.png"),
             caption="../workflow/report/training.rst",
             category="2 Training",
             labels={"figure": "{training}"},
         ),
     log:
-        OUTPUT / "logs/plot_training/{training}.log",
+        PATHS.log("plot_training/{training}"),
     benchmark:
-        OUTPUT / "benchmarks/plot_training/{training}.tsv"
+        PATHS.benchmark("plot_training/{training}")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -129,8 +130,8 @@ rule plot_training:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
-        metrics=str(OUTPUT / "{training}/training/metrics.csv"),
+        cfg=FIGURE_VERSION,
+        metrics=str(PATHS.metrics()),
     script:
         "../workflow/scripts/plot_training.py"
 
@@ -138,18 +139,18 @@ rule plot_training:
 rule plot_trainings:
     """Draw the curves of all trainings in one figure."""
     input:
-        [OUTPUT / name / "model.ckpt" for name in TRAINED],
+        [PATHS.checkpoint(name) for name in TRAINED],
     output:
         report(
-            FIGURES / "trainings.png",
+            PATHS.figure("trainings.png"),
             caption="../workflow/report/trainings.rst",
             category="2 Training",
             labels={"figure": "all"},
         ),
     log:
-        OUTPUT / "logs/plot_trainings.log",
+        PATHS.log("plot_trainings"),
     benchmark:
-        OUTPUT / "benchmarks/plot_trainings.tsv"
+        PATHS.benchmark("plot_trainings")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -158,28 +159,28 @@ rule plot_trainings:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
-        metrics={name: str(OUTPUT / name / "training/metrics.csv") for name in TRAINED},
+        cfg=FIGURE_VERSION,
+        metrics={name: str(PATHS.metrics(name)) for name in TRAINED},
     script:
         "../workflow/scripts/plot_trainings.py"
 
 
 rule plot_validation:
-    """Draw the scores of a training on its validation crops, over the threshold and at its best."""
+    """Draw the scores of a source on validation crops, by threshold and with tuned settings."""
     input:
-        scores=OUTPUT / "{source}/validation/scores.json",
-        settings=OUTPUT / "{source}/validation/postprocess.json",
+        scores=PATHS.validation_scores(),
+        settings=PATHS.tuned_settings(),
     output:
         report(
-            FIGURES / "validation/{source}.png",
+            PATHS.figure("validation/{source}.png"),
             caption="../workflow/report/validation.rst",
             category="3 Validation",
             labels={"source": "{source}"},
         ),
     log:
-        OUTPUT / "logs/plot_validation/{source}.log",
+        PATHS.log("plot_validation/{source}"),
     benchmark:
-        OUTPUT / "benchmarks/plot_validation/{source}.tsv"
+        PATHS.benchmark("plot_validation/{source}")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -188,26 +189,26 @@ rule plot_validation:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
+        cfg=FIGURE_VERSION,
     script:
         "../workflow/scripts/plot_validation.py"
 
 
 rule plot_selection:
-    """Draw which training was chosen for which label."""
+    """Draw which source was chosen for which label."""
     input:
-        OUTPUT / "selection.csv",
+        PATHS.selection,
     output:
         report(
-            FIGURES / "selection.png",
+            PATHS.figure("selection.png"),
             caption="../workflow/report/selection.rst",
             category="4 Selection",
             labels={"figure": "trainings and labels"},
         ),
     log:
-        OUTPUT / "logs/plot_selection.log",
+        PATHS.log("plot_selection"),
     benchmark:
-        OUTPUT / "benchmarks/plot_selection.tsv"
+        PATHS.benchmark("plot_selection")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -216,43 +217,50 @@ rule plot_selection:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
+        cfg=FIGURE_VERSION,
     script:
         "../workflow/scripts/plot_selection.py"
+
+
+def get_rows_of_crop(wildcards):
+    """The rows of a test crop that are segmented."""
+    return [row for row in ROWS_TO_SEGMENT if row.crop == int(wildcards.crop)]
+
+
+def get_segmentations_of_crop(wildcards):
+    """The final labels of a test crop."""
+    rows = get_rows_of_crop(wildcards)
+    return [PATHS.segmentation(row.dataset, row.crop, row.label) for row in rows]
 
 
 rule plot_crop:
     """Draw slices through a test crop with its labels over the raw."""
     input:
-        lambda wildcards: [
-            segmentation_of(row) for row in PLAN.segmented() if row.crop == int(wildcards.crop)
-        ],
+        get_segmentations_of_crop,
     output:
         report(
-            FIGURES / "crops/{dataset}/crop{crop}.jpg",
+            PATHS.figure("crops/{dataset}/crop{crop}.jpg"),
             caption="../workflow/report/crop.rst",
             category="5 Test crops",
-            # One label: with two crops, of two datasets, the page of two labels is empty.
+            # With two labels, the report's page of two crops of two datasets is empty.
             labels={"crop": "{crop} of {dataset}"},
         ),
     log:
-        OUTPUT / "logs/plot_crop/{dataset}/crop{crop}.log",
+        PATHS.log("plot_crop/{dataset}/crop{crop}"),
     benchmark:
-        OUTPUT / "benchmarks/plot_crop/{dataset}/crop{crop}.tsv"
+        PATHS.benchmark("plot_crop/{dataset}/crop{crop}")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(60),
+        mem_mb=per_attempt(8000),
+        runtime=per_attempt(60),
     params:
-        cfg=lambda wildcards: DRAWN
+        cfg=lambda wildcards: FIGURE_VERSION
         | {
             "data_root": PLAN.config.data_root,
             "ground_truth": PLAN.config.ground_truth,
-            "rows": [
-                row_settings(row) for row in PLAN.segmented() if row.crop == int(wildcards.crop)
-            ],
+            "rows": [row_settings(row) for row in get_rows_of_crop(wildcards)],
         },
     script:
         "../workflow/scripts/plot_crop.py"
@@ -261,18 +269,18 @@ rule plot_crop:
 rule plot_scores:
     """Draw the official scores of the submission, per class and per crop."""
     input:
-        OUTPUT / "scores.csv",
+        PATHS.scores_table,
     output:
         report(
-            FIGURES / "scores.png",
+            PATHS.figure("scores.png"),
             caption="../workflow/report/scores.rst",
             category="6 Scores",
             labels={"figure": "classes and crops"},
         ),
     log:
-        OUTPUT / "logs/plot_scores.log",
+        PATHS.log("plot_scores"),
     benchmark:
-        OUTPUT / "benchmarks/plot_scores.tsv"
+        PATHS.benchmark("plot_scores")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -281,27 +289,27 @@ rule plot_scores:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
+        cfg=FIGURE_VERSION,
     script:
         "../workflow/scripts/plot_scores.py"
 
 
 rule plot_cases:
-    """Draw the labels of test crops that came out best and worst: raw, truth and prediction."""
+    """Draw the best and the worst labels of test crops: raw, ground truth and prediction."""
     input:
-        scores=OUTPUT / "scores.csv",
-        segmentations=[segmentation_of(row) for row in PLAN.segmented()],
+        scores=PATHS.scores_table,
+        segmentations=get_segmentations(),
     output:
         report(
-            FIGURES / "cases.jpg",
+            PATHS.figure("cases.jpg"),
             caption="../workflow/report/cases.rst",
             category="6 Scores",
             labels={"figure": "best and worst"},
         ),
     log:
-        OUTPUT / "logs/plot_cases.log",
+        PATHS.log("plot_cases"),
     benchmark:
-        OUTPUT / "benchmarks/plot_cases.tsv"
+        PATHS.benchmark("plot_cases")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -309,13 +317,13 @@ rule plot_cases:
         mem_mb=8000,
         runtime=60,
     params:
-        cfg=DRAWN
+        cfg=FIGURE_VERSION
         | {
             "data_root": PLAN.config.data_root,
             "ground_truth": PLAN.config.ground_truth,
-            "rows": [row_settings(row) for row in PLAN.segmented()],
+            "rows": [row_settings(row) for row in ROWS_TO_SEGMENT],
         },
-        segmentations=lambda wildcards: str(OUTPUT / "segmentations"),
+        segmentations=lambda wildcards: str(PATHS.segmentations),
     script:
         "../workflow/scripts/plot_cases.py"
 
@@ -323,18 +331,18 @@ rule plot_cases:
 rule plot_leaderboard:
     """Draw the scores of all trainings side by side."""
     input:
-        OUTPUT / "leaderboard.csv",
+        PATHS.leaderboard,
     output:
         report(
-            FIGURES / "leaderboard.png",
+            PATHS.figure("leaderboard.png"),
             caption="../workflow/report/leaderboard.rst",
             category="6 Scores",
             labels={"figure": "leaderboard"},
         ),
     log:
-        OUTPUT / "logs/plot_leaderboard.log",
+        PATHS.log("plot_leaderboard"),
     benchmark:
-        OUTPUT / "benchmarks/plot_leaderboard.tsv"
+        PATHS.benchmark("plot_leaderboard")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -342,7 +350,7 @@ rule plot_leaderboard:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
+        cfg=FIGURE_VERSION,
     script:
         "../workflow/scripts/plot_leaderboard.py"
 
@@ -350,18 +358,18 @@ rule plot_leaderboard:
 rule plot_resources:
     """Draw the time, memory and GPU that the jobs of each rule took."""
     input:
-        "submission.zip",
+        SUBMISSION,
     output:
         report(
-            FIGURES / "resources.png",
+            PATHS.figure("resources.png"),
             caption="../workflow/report/resources.rst",
             category="7 Resources",
             labels={"figure": "time, memory, GPU"},
         ),
     log:
-        OUTPUT / "logs/plot_resources.log",
+        PATHS.log("plot_resources"),
     benchmark:
-        OUTPUT / "benchmarks/plot_resources.tsv"
+        PATHS.benchmark("plot_resources")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -370,8 +378,8 @@ rule plot_resources:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=DRAWN,
-        benchmarks=str(OUTPUT / "benchmarks"),
-        logs=str(LOGS),
+        cfg=FIGURE_VERSION,
+        benchmarks=str(PATHS.benchmarks),
+        logs=str(PATHS.logs),
     script:
         "../workflow/scripts/plot_resources.py"

@@ -1,29 +1,31 @@
+from cellmap_pipeline.plan.paths import SUBMISSION
+
+
 rule package:
-    """Put submission.zip together and read it back against the manifest."""
+    """Write submission.zip and check it against the manifest."""
     input:
-        [segmentation_of(row) for row in PLAN.segmented()],
+        get_segmentations(),
     output:
-        zip="submission.zip",
-        check=OUTPUT / "submission_check.json",
+        zip=SUBMISSION,
+        check=PATHS.submission_check,
     log:
-        OUTPUT / "logs/package.log",
+        PATHS.log("package"),
     benchmark:
-        OUTPUT / "benchmarks/package.tsv"
+        PATHS.benchmark("package")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 4
     resources:
-        mem_mb=growing(8000),
-        runtime=growing(120),
+        mem_mb=per_attempt(8000),
+        runtime=per_attempt(120),
     params:
-        cfg=version("package")
-        | {"rows": [row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels]},
-        segmentations=lambda wildcards: str(OUTPUT / "segmentations"),
+        cfg=result_version("package") | {"rows": get_submission_rows()},
+        segmentations=lambda wildcards: str(PATHS.segmentations),
     script:
         "../workflow/scripts/package.py"
 
 
 rule check:
-    """What reading submission.zip back found; a submission that would be rejected is not made."""
+    """Check submission.zip; a submission that would be rejected is not made."""
     input:
-        OUTPUT / "submission_check.json",
+        PATHS.submission_check,

@@ -1,31 +1,31 @@
 rule plan:
-    """Say what the run can reach and about how long it takes; run nothing else."""
+    """Print what the run can reach and about how long it takes; run nothing else."""
     log:
-        OUTPUT / "logs/plan.log",
+        PATHS.log("plan"),
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     params:
         config=config,
-        source=str(CONFIGFILES[0] if CONFIGFILES else "config"),
+        source=CONFIG_NAME,
         folders=[str(folder) for folder in TRAINING_FOLDERS],
     script:
         "../workflow/scripts/plan.py"
 
 
 rule calibrate:
-    """Measure how fast the network of each training is, for `plan` to estimate by."""
+    """Measure the speed of each training's network, for the estimates of `plan`."""
     input:
-        [OUTPUT / name / "calibration.json" for name in USED],
+        [PATHS.calibration(name) for name in ACTIVE],
     localrule: True
 
 
 rule calibrate_training:
-    """Time the untrained network of a training on the machine that this job gets."""
+    """Time the untrained network of a training on the machine that runs this job."""
     output:
-        OUTPUT / "{training}/calibration.json",
+        PATHS.calibration(),
     log:
-        OUTPUT / "logs/calibrate/{training}.log",
+        PATHS.log("calibrate/{training}"),
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 8

@@ -1,30 +1,71 @@
-# By training and crop, into how many jobs its prediction is cut.
-JOBS = {
+from cellmap_pipeline.plan.resources import prediction_jobs
+
+# By training and crop, the number of jobs that predict the crop.
+PREDICTION_JOBS = {
     (name, crop): prediction_jobs(PLAN.trainings[name], rows)
-    for (name, crop), rows in PREDICTED.items()
+    for (name, crop), rows in ROWS_TO_PREDICT.items()
 }
+INFERENCE_OPTIONS = untracked(
+    lambda wildcards: {"batch": PLAN.trainings[wildcards.training].inference.batch}
+)
+# The checkpoint must agree with these settings; what it was made from is tracked elsewhere.
+NETWORK = untracked(
+    lambda wildcards: stages.training_settings(
+        PLAN.trainings[wildcards.training], stages.NETWORK_KEYS
+    )
+)
+
+
+def get_checkpoint(wildcards):
+    """The checkpoint that predicts: the training's, or the file that its configuration names."""
+    choice = PLAN.trainings[wildcards.training].inference.checkpoint
+    return PATHS.checkpoint(wildcards.training) if choice in ("best", "last") else choice
+
+
+def get_predict_params(wildcards):
+    """The settings that a crop's prediction depends on, with the rows that are predicted."""
+    rows = ROWS_TO_PREDICT[wildcards.training, int(wildcards.crop)]
+    return get_inference_params("predict")(wildcards) | {
+        "rows": [row_settings(row) for row in rows],
+        "data_root": PLAN.config.data_root,
+    }
+
+
+def get_parts(wildcards):
+    """The parts that a crop's prediction is joined from; none if one job makes it."""
+    jobs = PREDICTION_JOBS[wildcards.training, int(wildcards.crop)]
+    return [
+        PATHS.prediction_part(part, jobs, wildcards.training, wildcards.dataset, wildcards.crop)
+        for part in range(1, jobs + 1)
+        if jobs > 1
+    ]
+
+
+def get_predictions(training, crop):
+    """The folder of a training's predictions for a crop."""
+    return PATHS.predictions(training, DATASETS[crop], crop)
 
 
 rule predict_part:
-    """Predict all labels in one part of a test crop that is cut into several jobs."""
+    """Predict all labels in one part of a test crop that several jobs predict."""
     input:
-        checkpoint=checkpoint_of,
-        checked=lambda wildcards: checked(f"{wildcards.training}/crop{wildcards.crop}"),
+        checkpoint=get_checkpoint,
+        checked=lambda wildcards: after_check(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
-        temp(directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}.part{part}of{parts}")),
+        temp(directory(PATHS.prediction_part())),
     log:
-        OUTPUT / "logs/predict/{training}/{dataset}/crop{crop}.part{part}of{parts}.log",
+        PATHS.log("predict/{training}/{dataset}/crop{crop}.part{part}of{parts}"),
     benchmark:
-        OUTPUT / "benchmarks/predict/{training}/{dataset}/crop{crop}.part{part}of{parts}.tsv"
+        PATHS.benchmark("predict/{training}/{dataset}/crop{crop}.part{part}of{parts}")
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: asked("predict", "cpus_per_task", grows=False)
+    threads: requested("predict", "cpus_per_task", retries_request_more=False)
     resources:
         gpu=1,
-        mem_mb=asked("predict", "mem_mb"),
-        runtime=asked("predict", "runtime"),
+        mem_mb=requested("predict", "mem_mb"),
+        runtime=requested("predict", "runtime"),
     params:
-        cfg=predict_params,
+        cfg=get_predict_params,
         options=INFERENCE_OPTIONS,
         expected=NETWORK,
     script:
@@ -34,35 +75,62 @@ rule predict_part:
 rule predict:
     """Predict all labels of a test crop in one pass of the network over it."""
     input:
-        parts=parts_of,
-        checkpoint=checkpoint_of,
-        checked=lambda wildcards: checked(f"{wildcards.training}/crop{wildcards.crop}"),
+        parts=get_parts,
+        checkpoint=get_checkpoint,
+        checked=lambda wildcards: after_check(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
-        directory(OUTPUT / "{training}/predictions/{dataset}/crop{crop}"),
+        directory(PATHS.predictions()),
     log:
-        OUTPUT / "logs/predict/{training}/{dataset}/crop{crop}.log",
+        PATHS.log("predict/{training}/{dataset}/crop{crop}"),
     benchmark:
-        OUTPUT / "benchmarks/predict/{training}/{dataset}/crop{crop}.tsv"
+        PATHS.benchmark("predict/{training}/{dataset}/crop{crop}")
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: asked("predict", "cpus_per_task", grows=False)
+    threads: requested("predict", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=lambda wildcards: 0 if parts_of(wildcards) else 1,
-        mem_mb=asked("predict", "mem_mb"),
-        runtime=asked("predict", "runtime"),
+        gpu=lambda wildcards: 0 if get_parts(wildcards) else 1,
+        mem_mb=requested("predict", "mem_mb"),
+        runtime=requested("predict", "runtime"),
     params:
-        cfg=predict_params,
+        cfg=get_predict_params,
         options=INFERENCE_OPTIONS,
         expected=NETWORK,
     script:
         "../workflow/scripts/predict.py"
 
 
-for _crop in DATASET:
+for _crop in DATASETS:
     # `snakemake crop234`: the crop's predictions by every training that serves it.
 
     rule:
         name:
             f"crop{_crop}"
         input:
-            [predictions_of(name, _crop) for name in USED if (name, _crop) in PREDICTED],
+            [get_predictions(name, _crop) for name in ACTIVE if (name, _crop) in ROWS_TO_PREDICT],
+
+
+rule predict_validation:
+    """Predict the validation crops of a training as test crops are predicted."""
+    input:
+        checkpoint=get_checkpoint,
+        split=PATHS.datasplit(),
+    output:
+        directory(PATHS.validation_predictions()),
+    log:
+        PATHS.log("predict_validation/{training}"),
+    benchmark:
+        PATHS.benchmark("predict_validation/{training}")
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: requested("predict", "cpus_per_task", retries_request_more=False)
+    resources:
+        gpu=1,
+        mem_mb=requested("predict", "mem_mb"),
+        runtime=requested("predict", "runtime"),
+    params:
+        cfg=lambda wildcards: get_inference_params("predict")(wildcards)
+        | {"parts": PLAN.parts.get(wildcards.training, {})},
+        options=INFERENCE_OPTIONS,
+        expected=NETWORK,
+    script:
+        "../workflow/scripts/predict_validation.py"

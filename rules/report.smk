@@ -2,11 +2,13 @@
 
 import shutil
 
+from cellmap_pipeline.plan.paths import SUBMISSION
+
 SCORED = PLAN.config.ground_truth is not None
 DOT = shutil.which("dot") is not None
-DRAWN_CROPS = list(dict.fromkeys((row.dataset, row.crop) for row in PLAN.segmented()))
-# What a second Snakemake needs to see the same workflow (beside the job's own `config`).
-AGAIN = untracked(
+SEGMENTED_CROPS = list(dict.fromkeys((row.dataset, row.crop) for row in ROWS_TO_SEGMENT))
+# With the job's own `config`, what a second Snakemake needs to see the same workflow.
+SAME_WORKFLOW = untracked(
     lambda wildcards: {
         "snakefile": str(workflow.main_snakefile),
         "configfiles": [str(path) for path in workflow.overwrite_configfiles],
@@ -18,15 +20,15 @@ report: "../workflow/report/workflow.rst"
 
 
 rule dag:
-    """Draw the rule graph: mermaid, and SVG where graphviz is there."""
+    """Draw the rule graph: as mermaid, and as SVG where graphviz is installed."""
     output:
-        **({"svg": OUTPUT / "dag.svg"} if DOT else {}),
-        mmd=OUTPUT / "dag.mmd",
+        **({"svg": PATHS.output / "dag.svg"} if DOT else {}),
+        mmd=PATHS.output / "dag.mmd",
     log:
-        OUTPUT / "logs/dag.log",
+        PATHS.log("dag"),
     benchmark:
-        OUTPUT / "benchmarks/dag.tsv"
-    # Another machine may have no graphviz where this one has it.
+        PATHS.benchmark("dag")
+    # A cluster's nodes may lack graphviz where this machine has it.
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -35,69 +37,69 @@ rule dag:
         mem_mb=1000,
         runtime=10,
     params:
-        # All that the graph depends on.
-        cfg=DRAWN | {"train": bool(TRAINED), "score": SCORED},
-        again=AGAIN,
+        # Everything that the graph depends on.
+        cfg=FIGURE_VERSION | {"train": bool(TRAINED), "score": SCORED},
+        again=SAME_WORKFLOW,
     script:
         "../workflow/scripts/rulegraph.py"
 
 
 rule report:
-    """Write report.html: all figures, with how they were made."""
+    """Write report.html: all figures, and how they were made."""
     input:
-        FIGURES / "run.html",
-        FIGURES / "data.jpg",
-        expand(FIGURES / "datasplit/{training}.png", training=USED),
-        [FIGURES / "trainings.png"] if TRAINED else [],
-        expand(FIGURES / "training/{training}.png", training=TRAINED),
-        expand(FIGURES / "validation/{source}.png", source=PLAN.validated()),
-        FIGURES / "selection.png",
-        [FIGURES / f"crops/{dataset}/crop{crop}.jpg" for dataset, crop in DRAWN_CROPS],
-        [FIGURES / "scores.png", FIGURES / "cases.jpg"] if SCORED else [],
-        FIGURES / "leaderboard.png",
-        FIGURES / "resources.png",
-        "submission.zip",
+        PATHS.figure("run.html"),
+        PATHS.figure("data.jpg"),
+        expand(PATHS.figure("datasplit/{training}.png"), training=ACTIVE),
+        [PATHS.figure("trainings.png")] if TRAINED else [],
+        expand(PATHS.figure("training/{training}.png"), training=TRAINED),
+        expand(PATHS.figure("validation/{source}.png"), source=PLAN.validated_sources()),
+        PATHS.figure("selection.png"),
+        [PATHS.figure(f"crops/{dataset}/crop{crop}.jpg") for dataset, crop in SEGMENTED_CROPS],
+        [PATHS.figure("scores.png"), PATHS.figure("cases.jpg")] if SCORED else [],
+        PATHS.figure("leaderboard.png"),
+        PATHS.figure("resources.png"),
+        SUBMISSION,
     output:
-        OUTPUT / "report.html",
+        PATHS.output / "report.html",
     log:
-        OUTPUT / "logs/report.log",
+        PATHS.log("report"),
     benchmark:
-        OUTPUT / "benchmarks/report.tsv"
+        PATHS.benchmark("report")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=growing(4000),
-        runtime=growing(30),
+        mem_mb=per_attempt(4000),
+        runtime=per_attempt(30),
     params:
-        cfg=DRAWN,
-        again=AGAIN,
+        cfg=FIGURE_VERSION,
+        again=SAME_WORKFLOW,
     script:
         "../workflow/scripts/report.py"
 
 
-# What a user looks for has its short name in the working directory.
-AT_HAND = (
+# Results that users look for are linked into the working directory.
+LINKED = (
     ["report.html", "selection.csv", "leaderboard.csv", "dag.mmd"]
     + (["dag.svg"] if DOT else [])
     + (["scores.json", "scores.csv"] if SCORED else [])
 )
 
-if OUTPUT.resolve() == Path.cwd():
-    # It has it already.
-    AT_HAND = [OUTPUT / name for name in AT_HAND]
+if PATHS.output.resolve() == Path.cwd():
+    # They are there already.
+    LINKED = [PATHS.output / name for name in LINKED]
 else:
 
     rule at_hand:
         """Link a result into the working directory."""
         input:
-            OUTPUT / "{name}",
+            PATHS.output / "{name}",
         output:
             "{name}",
         log:
-            OUTPUT / "logs/at_hand/{name}.log",
+            PATHS.log("at_hand/{name}"),
         wildcard_constraints:
-            name="|".join(name.replace(".", "[.]") for name in AT_HAND),
+            name="|".join(name.replace(".", "[.]") for name in LINKED),
         localrule: True
         conda:
             "../envs/cellmap-pipeline.yaml"

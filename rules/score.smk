@@ -1,41 +1,41 @@
+from cellmap_pipeline.plan.paths import SUBMISSION
+
+
 rule score:
-    """The official scores of the submission, where the test crops' truth is there."""
+    """Compute the official scores of the submission where the ground truth is known."""
     input:
-        "submission.zip",
+        SUBMISSION,
     output:
-        json=OUTPUT / "scores.json",
-        csv=OUTPUT / "scores.csv",
+        json=PATHS.scores,
+        csv=PATHS.scores_table,
     log:
-        OUTPUT / "logs/score.log",
+        PATHS.log("score"),
     benchmark:
-        OUTPUT / "benchmarks/score.tsv"
+        PATHS.benchmark("score")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=growing(16000),
-        runtime=growing(240),
+        mem_mb=per_attempt(16000),
+        runtime=per_attempt(240),
     params:
-        cfg=version("score")
-        | {
-            "ground_truth": PLAN.config.ground_truth,
-            "rows": [row_settings(row) | {"made": LINEAGE.get(row)} for row in PLAN.crop_labels],
-        },
+        cfg=result_version("score")
+        | {"ground_truth": PLAN.config.ground_truth, "rows": get_submission_rows()},
     script:
         "../workflow/scripts/score.py"
 
 
 rule leaderboard:
-    """The scores of all trainings in the output folder side by side, and of the submission."""
+    """List the scores of all trainings in the output folder, and of the submission."""
     input:
-        [OUTPUT / name / "validation/scores.json" for name in USED],
-        [OUTPUT / "scores.json"] if PLAN.config.ground_truth else [],
+        [PATHS.validation_scores(name) for name in ACTIVE],
+        [PATHS.scores] if PLAN.config.ground_truth else [],
     output:
-        OUTPUT / "leaderboard.csv",
+        PATHS.leaderboard,
     log:
-        OUTPUT / "logs/leaderboard.log",
+        PATHS.log("leaderboard"),
     benchmark:
-        OUTPUT / "benchmarks/leaderboard.tsv"
+        PATHS.benchmark("leaderboard")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -43,7 +43,7 @@ rule leaderboard:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=version("score"),
-        folder=lambda wildcards: str(OUTPUT),
+        cfg=result_version("score"),
+        folder=lambda wildcards: str(PATHS.output),
     script:
         "../workflow/scripts/leaderboard.py"

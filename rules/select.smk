@@ -1,16 +1,16 @@
-SCORES, TUNED = validation_files("scores.json"), validation_files("postprocess.json")
+VALIDATION_SCORES = {source: PATHS.validation_scores(source) for source in PLAN.validated_sources()}
 
 
 rule select:
-    """Which source gives which label, by validation score."""
+    """Choose which source provides which label, by validation score."""
     input:
-        scores=list(SCORES.values()),
+        scores=list(VALIDATION_SCORES.values()),
     output:
-        OUTPUT / "selection.csv",
+        PATHS.selection,
     log:
-        OUTPUT / "logs/select.log",
+        PATHS.log("select"),
     benchmark:
-        OUTPUT / "benchmarks/select.tsv"
+        PATHS.benchmark("select")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -19,12 +19,14 @@ rule select:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=version("select")
+        cfg=result_version("select")
         | {
             "select": PLAN.config.submission.select,
-            "names": list(SCORES),
-            "lineage": [stages.training_lineage(PLAN.trainings[name]) for name in USED],
-            "rows": [row_settings(row) | {"sources": PLAN.sources(row)} for row in PLAN.given()],
+            "names": list(VALIDATION_SCORES),
+            "lineage": [stages.training_lineage(PLAN.trainings[name]) for name in ACTIVE],
+            "rows": [
+                row_settings(row) | {"sources": PLAN.sources(row)} for row in PLAN.covered_rows()
+            ],
         },
     script:
         "../workflow/scripts/select.py"

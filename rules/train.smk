@@ -1,26 +1,31 @@
+def get_initial_weights(wildcards):
+    """The checkpoint to start from, if any; it may be another training's model.ckpt."""
+    return PLAN.trainings[wildcards.training].initial_weights or []
+
+
 rule train:
-    """Train a network; a job that was stopped goes on from `training/` beside its output."""
+    """Train a network; an interrupted job resumes from `training/` beside its output."""
     input:
-        split=OUTPUT / "{training}/datasplit.csv",
-        summary=OUTPUT / "{training}/datasplit_summary.csv",
-        initial=initial_weights,
+        split=PATHS.datasplit(),
+        summary=PATHS.datasplit_summary(),
+        initial=get_initial_weights,
     output:
-        OUTPUT / "{training}/model.ckpt",
+        PATHS.checkpoint(),
     log:
-        OUTPUT / "logs/train/{training}.log",
+        PATHS.log("train/{training}"),
     benchmark:
-        OUTPUT / "benchmarks/train/{training}.tsv"
-    # Not again by the Snakemake that Slurm's job calls: each retry is a job of its own.
+        PATHS.benchmark("train/{training}")
+    # The Snakemake inside a Slurm job does not retry: each retry is a job of its own.
     retries: 3 if workflow.is_main_process else 0
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: asked("train", "cpus_per_task", grows=False)
+    threads: requested("train", "cpus_per_task", retries_request_more=False)
     resources:
         gpu=lambda wildcards: PLAN.trainings[wildcards.training].devices,
-        mem_mb=asked("train", "mem_mb"),
-        runtime=asked("train", "runtime", grows=False),
+        mem_mb=requested("train", "mem_mb"),
+        runtime=requested("train", "runtime", retries_request_more=False),
     params:
-        cfg=training_params("train", stages.TRAIN_KEYS),
+        cfg=get_training_params("train", stages.TRAIN_KEYS),
         options=untracked(
             lambda wildcards: stages.training_settings(
                 PLAN.trainings[wildcards.training], stages.TRAIN_OPTIONS

@@ -1,69 +1,69 @@
-INFERENCE_OPTIONS = untracked(
-    lambda wildcards: {"batch": PLAN.trainings[wildcards.training].inference.batch}
-)
+from cellmap_pipeline.plan import validation as plan_validation
+from cellmap_pipeline.plan.resources import DEFAULT_RESOURCES
+from cellmap_pipeline.plan.sources import AVERAGE
 
 
-# Only looked at: what the checkpoint was made by is tracked.
-NETWORK = untracked(
-    lambda wildcards: stages.training_settings(
-        PLAN.trainings[wildcards.training], stages.NETWORK_KEYS
-    )
-)
+def get_validation_trainings(wildcards):
+    """The trainings on whose validation crops a source is scored."""
+    return plan_validation.validation_trainings(PLAN, wildcards.source)
 
 
-rule predict_validation:
-    """Predict the validation crops of a training as test crops are predicted."""
-    input:
-        checkpoint=checkpoint_of,
-        split=OUTPUT / "{training}/datasplit.csv",
-    output:
-        directory(OUTPUT / "{training}/validation/predictions"),
-    log:
-        OUTPUT / "logs/predict_validation/{training}.log",
-    benchmark:
-        OUTPUT / "benchmarks/predict_validation/{training}.tsv"
-    conda:
-        "../envs/cellmap-pipeline.yaml"
-    threads: asked("predict", "cpus_per_task", grows=False)
-    resources:
-        gpu=1,
-        mem_mb=asked("predict", "mem_mb"),
-        runtime=asked("predict", "runtime"),
-    params:
-        cfg=lambda wildcards: inference_params("predict")(wildcards)
-        | {"parts": PLAN.parts.get(wildcards.training, {})},
-        options=INFERENCE_OPTIONS,
-        expected=NETWORK,
-    script:
-        "../workflow/scripts/predict_validation.py"
+def get_validation_predictions(wildcards):
+    """Predictions of validation crops; external ones are no results of this run."""
+    if wildcards.source in PLAN.config.predictions:
+        return []
+    return [PATHS.validation_predictions(name) for name in get_validation_trainings(wildcards)]
+
+
+def get_validate_params(wildcards):
+    """The settings that the scores of a source depend on."""
+    trainings = {name: PLAN.trainings[name] for name in get_validation_trainings(wildcards)}
+    own = trainings.get(wildcards.source)
+    return result_version("validate") | {
+        "lineage": [stages.training_lineage(training) for training in trainings.values()],
+        "inference": [stages.inference_settings(training) for training in trainings.values()],
+        "labels": plan_validation.validation_settings(PLAN, wildcards.source),
+        "trainings": list(trainings),
+        "voxel_size": list(own.voxel_size) if own else None,
+        "everywhere": wildcards.source == AVERAGE,
+    }
+
+
+def requested_for_validation(key, retries_request_more=True):
+    """A resources function: what the scoring of a source requests."""
+
+    def resources(wildcards, attempt):
+        if wildcards.source in PLAN.trainings:
+            amount = requested_resources(PLAN.trainings[wildcards.source], "validate")[key]
+        else:
+            amount = DEFAULT_RESOURCES["validate"][key]
+        return amount * attempt if retries_request_more else amount
+
+    return resources
 
 
 rule validate:
     """Tune the post-processing of each class on validation crops, and score it officially."""
     input:
         splits=lambda wildcards: [
-            OUTPUT / name / "datasplit.csv" for name in validation_trainings(wildcards)
+            PATHS.datasplit(name) for name in get_validation_trainings(wildcards)
         ],
-        predictions=lambda wildcards: [
-            OUTPUT / name / "validation/predictions"
-            for name in validation_trainings(wildcards)
-            if wildcards.source not in PLAN.config.predictions
-        ],
-        checked=lambda wildcards: checked(wildcards.source),
+        predictions=get_validation_predictions,
+        checked=lambda wildcards: after_check(wildcards.source),
     output:
-        scores=OUTPUT / "{source}/validation/scores.json",
-        settings=OUTPUT / "{source}/validation/postprocess.json",
+        scores=PATHS.validation_scores(),
+        settings=PATHS.tuned_settings(),
     log:
-        OUTPUT / "logs/validate/{source}.log",
+        PATHS.log("validate/{source}"),
     benchmark:
-        OUTPUT / "benchmarks/validate/{source}.tsv"
+        PATHS.benchmark("validate/{source}")
     conda:
         "../envs/cellmap-pipeline.yaml"
-    threads: validation_asks("cpus_per_task", grows=False)
+    threads: requested_for_validation("cpus_per_task", retries_request_more=False)
     resources:
-        mem_mb=validation_asks("mem_mb"),
-        runtime=validation_asks("runtime"),
+        mem_mb=requested_for_validation("mem_mb"),
+        runtime=requested_for_validation("runtime"),
     params:
-        cfg=validate_params,
+        cfg=get_validate_params,
     script:
         "../workflow/scripts/validate.py"

@@ -1,8 +1,8 @@
-"""The classes of the challenge: which of them are scored as instances, and their look in figures.
+"""The classes of the challenge: which are scored as instances, and their style in figures.
 
-Colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color, black left out, wine of Paul
-Tol's palettes added), which people with any colour vision tell apart. Hatches, markers and line
-styles say the same in black and white.
+Colors are those of Okabe and Ito (https://jfly.uni-koeln.de/color) without black and with the wine
+of Paul Tol's palettes. They can be distinguished with any color vision; hatches, markers and line
+styles distinguish the classes in black and white.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-COLOURS = (
+COLORS = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#F0E442",
 )  # fmt: skip
-# As many hatches as markers, and no common factor with the colours: 88 different looks.
+# The number of hatches and markers (11) has no common factor with that of colors (8): together they
+# give 88 styles.
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "---", "+++", "|||", "///...", "OO")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)))
-# The classes of the challenge (its classes.csv), those that most runs have first: neighbours in
-# this list differ most.
+# The classes of the challenge (its classes.csv), the most common ones first. Neighbors in this list
+# have the most different styles.
 CLASSES = (
     "nuc", "mito", "er", "golgi", "ves", "pm", "ne", "mito_mem", "cell", "ecs", "cyto", "mito_lum",
     "er_mem", "er_lum", "ves_mem", "ves_lum", "endo", "lyso", "ld", "perox", "np", "mt", "vim",
@@ -41,32 +42,40 @@ INSTANCE_CLASSES: frozenset[str] = frozenset(
 
 
 def is_instance(label: str) -> bool:
-    """Whether the evaluator matches the objects of `label` one to one (else it counts voxels)."""
+    """Whether the evaluator matches the objects of `label` one to one, or else counts voxels."""
     return label in INSTANCE_CLASSES
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a class is drawn; `line` is matplotlib's line style."""
+class ClassStyle:
+    """How a class is drawn in figures.
 
-    colour: str
+    Attributes
+    ----------
+    color
+        Color, as a hexadecimal string.
+    hatch, marker, line
+        Hatch, marker and line style of matplotlib.
+    """
+
+    color: str
     hatch: str
     marker: str
     line: Any
 
 
-def look_of(label: str) -> Look:
-    """The look of a class: always the same, also of one that the challenge does not know."""
+def style_of(label: str) -> ClassStyle:
+    """Return the style of a class; it is fixed, also for classes unknown to the challenge."""
     n = CLASSES.index(label) if label in CLASSES else zlib.crc32(label.encode())
-    return Look(
-        COLOURS[n % len(COLOURS)],
+    return ClassStyle(
+        COLORS[n % len(COLORS)],
         HATCHES[n % len(HATCHES)],
         MARKERS[n % len(MARKERS)],
         LINES[n % len(LINES)],
     )
 
 
-def in_order(labels: Sequence[str]) -> list[str]:
-    """`labels` in the order in which all figures list them: known classes first, then by name."""
+def in_class_order(labels: Sequence[str]) -> list[str]:
+    """Sort `labels` as all figures list them: known classes first, the rest by name."""
     known = {label: i for i, label in enumerate(CLASSES)}
     return sorted(labels, key=lambda label: (known.get(label, len(known)), label))

@@ -1,4 +1,4 @@
-"""The command line of what also works without Snakemake."""
+"""The command line, for everything that also works without Snakemake."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ MANIFEST_HELP = "test-crop manifest, path or URL"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 where all is well.
+    """Run a command; the exit code is 0 on success.
 
-    `run` becomes `snakemake` with the arguments that follow, and ends as that does.
-    `check` and `package` end with 1 where the submission would be rejected, with 2 where it would
-    be accepted but loses score. Any command ends with 1 on bad input.
+    `run` is replaced by `snakemake` with the arguments that follow, and exits as that does. `check`
+    and `package` exit with 1 if the submission would be rejected, and with 2 if it would be
+    accepted but lose score. Every command exits with 1 on bad input.
     """
     parser = _parser()
-    options, others = parser.parse_known_args(arguments)
-    if options.run is _run:
+    options, unknown = parser.parse_known_args(arguments)
+    if options.execute is _run:
         options.arguments = list(sys.argv[1:] if arguments is None else arguments)[1:]
-    elif others:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        return options.run(options)
+        return options.execute(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -37,72 +37,84 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cellmap-pipeline", description=main.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    # Its arguments are Snakemake's.
+    # Without a help of its own: its arguments, --help included, are Snakemake's.
     run = commands.add_parser(
-        "run", help="snakemake, after what a run that died left is put in order", add_help=False
+        "run", help="run snakemake, after cleaning up what a dead run left", add_help=False
     )
-    run.set_defaults(run=_run)
+    run.set_defaults(execute=_run)
 
-    view = commands.add_parser("view", help="look at a crop in the browser")
-    view.add_argument("crop", type=int, help="its number")
+    view = commands.add_parser("view", help="view a crop in the browser")
+    view.add_argument("crop", type=int, help="number of the crop")
     view.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
     view.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="default: all")
-    view.add_argument("--port", type=int, default=0, help="default: a free one")
-    view.add_argument("--address", default="127.0.0.1", help="to listen at; default: %(default)s")
-    view.add_argument("--no-browser", action="store_true", help="only print the link")
-    view.set_defaults(run=_view)
-
-    status = commands.add_parser("status", help="how far a run is, and how long it still takes")
-    status.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
-    status.add_argument("--watch", action="store_true", help="go on until the run ends")
-    status.add_argument(
-        "--every", type=float, default=5.0, metavar="SECONDS", help="default: %(default)g"
+    view.add_argument("--port", type=int, default=0, help="default: a free port")
+    view.add_argument(
+        "--address", default="127.0.0.1", help="address to listen at; default: %(default)s"
     )
-    status.set_defaults(run=_status)
+    view.add_argument("--no-browser", action="store_true", help="only print the link")
+    view.set_defaults(execute=_view)
 
-    demo = commands.add_parser("demo-data", help="make the demo data")
+    status = commands.add_parser("status", help="show the progress of a run and the time left")
+    status.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
+    status.add_argument("--watch", action="store_true", help="update until the run ends")
+    status.add_argument(
+        "--every",
+        type=float,
+        default=5.0,
+        metavar="SECONDS",
+        help="interval of updates; default: %(default)g",
+    )
+    status.set_defaults(execute=_status)
+
+    demo = commands.add_parser("demo-data", help="generate the demo data")
     demo.add_argument("folder", type=Path)
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--size", choices=["full", "small"], default="full")
-    demo.set_defaults(run=_demo_data)
+    demo.set_defaults(execute=_demo_data)
 
     package = commands.add_parser(
-        "package", help="make submission.zip of a folder of {dataset}/crop{id}/{label}"
+        "package", help="create submission.zip from a folder of {dataset}/crop{id}/{label}"
     )
     package.add_argument("folder", type=Path, help="labels or probabilities, zarr 2")
     package.add_argument("--manifest", required=True, help=MANIFEST_HELP)
     package.add_argument("--output", type=Path, default=Path("submission.zip"))
-    package.set_defaults(run=_package, truth=None, official=False)
+    package.set_defaults(execute=_package, truth=None, official=False)
 
-    check = commands.add_parser("check", help="hold a submission.zip against the manifest")
+    check = commands.add_parser("check", help="check a submission.zip against the manifest")
     check.add_argument("zip", type=Path)
     check.add_argument("--manifest", required=True, help=MANIFEST_HELP)
-    check.add_argument("--truth", type=Path, help="hold the number of objects against this, too")
+    check.add_argument("--truth", type=Path, help="ground truth, to also compare object counts")
     check.add_argument(
-        "--official", action="store_true", help="let the official toolbox read it, too"
+        "--official", action="store_true", help="also read it with the official toolbox"
     )
-    check.set_defaults(run=_check)
+    check.set_defaults(execute=_check)
 
-    score = commands.add_parser("score", help="the official scores of a submission.zip")
+    score = commands.add_parser("score", help="compute the official scores of a submission.zip")
     score.add_argument("zip", type=Path)
-    score.add_argument("--truth", type=Path, required=True, help="zarr with crop{id}/{label}")
+    score.add_argument(
+        "--truth", type=Path, required=True, help="ground truth: zarr with crop{id}/{label}"
+    )
     score.add_argument("--manifest", required=True, help=MANIFEST_HELP)
-    score.add_argument("--output", type=Path, default=Path("scores.json"), help="and .csv beside")
-    score.add_argument("--memory-gb", type=float, help="default: half of the machine's")
+    score.add_argument(
+        "--output", type=Path, default=Path("scores.json"), help="a .csv is written next to it"
+    )
+    score.add_argument("--memory-gb", type=float, help="default: half of the machine's memory")
     score.add_argument(
         "--without-collisions",
         action="store_true",
-        help="also give the scores without the effect of the evaluator's colliding ids",
+        help="also report scores without the effect of colliding ids in the evaluator",
     )
-    score.set_defaults(run=_score)
+    score.set_defaults(execute=_score)
 
     for command in (package, check, score):
-        command.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+        command.add_argument(
+            "--workers", type=int, default=os.cpu_count(), help="number of processes"
+        )
 
     board = commands.add_parser("leaderboard", help="compare all trainings in a results folder")
     board.add_argument("folder", type=Path)
-    board.add_argument("--output", type=Path, help="write it as CSV, too")
-    board.set_defaults(run=_leaderboard)
+    board.add_argument("--output", type=Path, help="also write it as CSV")
+    board.set_defaults(execute=_leaderboard)
     return parser
 
 
@@ -127,14 +139,14 @@ def _status(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from cellmap_pipeline.plan.make import read_plan
-    from cellmap_pipeline.report.status import look
-    from cellmap_pipeline.report.status_table import show, watch
+    from cellmap_pipeline.report.status import read_status
+    from cellmap_pipeline.report.status_table import render_status, watch_status
 
     plan = read_plan(options.configfile)
     if options.watch:
-        watch(plan, options.every)
+        watch_status(plan, options.every)
     else:
-        Console().print(show(look(plan)))
+        Console().print(render_status(read_status(plan)))
     return 0
 
 
@@ -171,17 +183,16 @@ def _check(options: argparse.Namespace) -> int:
         else:
             problems += found
             if not found:
-                print(f"{options.zip}: the official reader takes all of it")
+                print(f"{options.zip}: the official reader accepts all of it")
     for problem in problems:
         print(problem)
     if not problems:
-        print(f"{options.zip}: fine")
+        print(f"{options.zip}: no problems found")
     return exit_code(problems)
 
 
 def _score(options: argparse.Namespace) -> int:
-    import json
-
+    from cellmap_pipeline.io.files import write_json
     from cellmap_pipeline.scoring.submission import score_submission
     from cellmap_pipeline.scoring.summary import overall_scores, write_csv
 
@@ -194,7 +205,7 @@ def _score(options: argparse.Namespace) -> int:
         options.memory_gb,
         options.without_collisions,
     )
-    options.output.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    write_json(options.output, scores)
     write_csv(scores, options.output.with_suffix(".csv"))
     for name, value in overall_scores(scores).items():
         print(f"{name:45} {value:.6f}")
@@ -202,9 +213,10 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    from cellmap_pipeline.plan.paths import ResultPaths
     from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
 
-    table = leaderboard(options.folder)
+    table = leaderboard(*ResultPaths(options.folder).existing_scores())
     print(table.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     if options.output:
         write_leaderboard(table, options.output)

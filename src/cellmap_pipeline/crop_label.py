@@ -1,4 +1,4 @@
-"""A label of a test crop: a row of the manifest, and its plain form."""
+"""A label of a test crop: one row of the manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ from cellmap_pipeline.geometry import Grid
 
 @dataclass(frozen=True)
 class CropLabel:
-    """One row: the grid on which `label` of test crop `crop` of `dataset` is asked for."""
+    """A label of a test crop that the challenge asks for.
+
+    Attributes
+    ----------
+    crop
+        Number of the test crop.
+    dataset
+        Name of its dataset.
+    label
+        Name of the class.
+    grid
+        Grid on which the label is submitted.
+    """
 
     crop: int
     dataset: str
@@ -20,13 +32,13 @@ class CropLabel:
 
 
 def crop_label(settings: Mapping[str, Any]) -> CropLabel:
-    """The manifest row that `row_settings` was made of."""
+    """Return the manifest row that `row_settings` describes."""
     grid = Grid(settings["voxel_size"], settings["translation"], settings["shape"])
     return CropLabel(settings["crop"], settings["dataset"], settings["label"], grid)
 
 
 def row_settings(row: CropLabel) -> dict[str, Any]:
-    """A manifest row in plain builtins."""
+    """Return a manifest row as a JSON-serializable dict."""
     return {
         "crop": row.crop,
         "dataset": row.dataset,

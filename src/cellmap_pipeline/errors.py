@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend."""
+"""The error for what users can correct."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-# Lines that anybody reads.
-MOST_SHOWN = 100
+MAX_LINES = 100
 
 
 class InputError(ValueError):
-    """Something in the configuration or the data that the user can put right.
+    """An error in the configuration or the data that the user can correct.
 
-    The message stands alone: it names the file or the key, says what is wrong and what to do. Where
-    several things are wrong it has a line for each.
+    The message is complete: it names the file or the key, what is wrong and what to do. Several
+    errors have a line each.
     """
 
 
 @contextmanager
 def gathered(problems: list[str], where: str = "") -> Iterator[None]:
-    """Go on after an `InputError`: its lines are added to `problems`, behind `where`."""
+    """Catch an `InputError` and append its lines, prefixed with `where`, to `problems`."""
     try:
         yield
     except InputError as error:
@@ -28,16 +27,16 @@ def gathered(problems: list[str], where: str = "") -> Iterator[None]:
 
 
 def raise_all(problems: Sequence[str]) -> None:
-    """End with all problems at once, each once, if there is any."""
+    """Raise an `InputError` that lists all distinct problems, if there are any."""
     lines = list(dict.fromkeys(problems))
-    if len(lines) > MOST_SHOWN:
-        lines[MOST_SHOWN:] = [f"and {len(lines) - MOST_SHOWN} more"]
+    if len(lines) > MAX_LINES:
+        lines[MAX_LINES:] = [f"and {len(lines) - MAX_LINES} more"]
     if lines:
         raise InputError("\n".join(lines))
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The nearest of the known words as a question, or nothing."""
+    """Return a question that suggests the most similar known word, or an empty string."""
     close = [k for k in known if k.casefold() == word.casefold()]
     close = close or difflib.get_close_matches(word, known, 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

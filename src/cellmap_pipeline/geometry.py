@@ -1,6 +1,6 @@
 """World coordinates: grids of voxels in nm, z, y, x.
 
-A grid is (voxel size, translation, shape). Its translation is the world position of the centre
+A grid is (voxel size, translation, shape). Its translation is the world position of the center
 of voxel 0, so voxel `i` fills `translation + (i ± ½) · voxel_size` along each axis.
 """
 
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 Vector = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
-# Voxels smaller or larger than this are in another unit than nm.
-SMALLEST_NM, LARGEST_NM = 0.1, 1e5
-# Positions that differ by less than this part of a voxel are the same position: published
-# translations are rounded to 0.01 nm.
+# Voxel sizes outside this range are not in nm.
+MIN_VOXEL_NM, MAX_VOXEL_NM = 0.1, 1e5
+# Positions closer than this count as equal: published translations are rounded to 0.01 nm.
 TOLERANCE_VOXELS = 0.02
-# Voxel sizes within this factor of each other count as the same: 1.74 × 2 × 2 as 2 nm.
+# Voxel sizes within this factor of each other count as equal: 1.74 × 2 × 2 as 2 nm.
 SAME_SIZE = 1.25
 
 
@@ -31,7 +30,7 @@ class Grid:
     voxel_size
         Size of a voxel, nm.
     translation
-        World position of the centre of voxel 0, nm.
+        World position of the center of voxel 0, nm.
     shape
         Number of voxels.
     """
@@ -71,14 +70,14 @@ class Grid:
         return math.prod(self.shape)
 
     def box(self, start: Sequence[int], shape: Sequence[int]) -> Grid:
-        """Grid of the voxels `start` to `start + shape`; `start` may be negative."""
+        """Return the grid of voxels `start` to `start + shape`; `start` may be negative."""
         translation = (
             t + s * v for t, s, v in zip(self.translation, start, self.voxel_size, strict=True)
         )
         return Grid(self.voxel_size, _vector(translation), shape_of(shape))
 
     def at(self, voxel_size: Sequence[float]) -> Grid:
-        """The same extent in voxels of another size: as many as it takes to cover it."""
+        """Return the smallest grid of another voxel size that covers this grid's extent."""
         shape = [
             max(1, math.ceil((hi - lo) / v - TOLERANCE_VOXELS))
             for lo, hi, v in zip(self.lower, self.upper, voxel_size, strict=True)
@@ -87,20 +86,20 @@ class Grid:
         return Grid(_vector(voxel_size), translation, shape_of(shape))
 
     def padded(self, voxels: Sequence[int]) -> Grid:
-        """The grid grown by `voxels` on both sides of each axis."""
+        """Return the grid grown by `voxels` on both sides of each axis."""
         start = [-p for p in voxels]
         shape = [n + 2 * p for n, p in zip(self.shape, voxels, strict=True)]
         return self.box(start, shape)
 
     def position(self, other: Grid) -> Vector:
-        """Where voxel 0 of `other` lies, in voxels of this grid (0 is the centre of voxel 0)."""
+        """Return the position of `other`'s voxel 0 in voxels, counted from this grid's voxel 0."""
         return _vector(
             (o - t) / v
             for o, t, v in zip(other.translation, self.translation, self.voxel_size, strict=True)
         )
 
     def index_box(self, other: Grid, margin: int = 0) -> tuple[Shape, Shape]:
-        """Start and stop (voxels of this grid) of the voxels that `other` overlaps.
+        """Return start and stop of the voxels of this grid that `other` overlaps.
 
         The box is not clipped: it may reach outside this grid. `margin` voxels are added on
         both sides.
@@ -114,14 +113,14 @@ class Grid:
         return shape_of(start), shape_of(stop)
 
     def covers(self, other: Grid) -> bool:
-        """Whether all of `other`'s extent lies inside this grid's."""
+        """Whether this grid's extent contains `other`'s."""
         start, stop = self.index_box(other)
         return all(s >= 0 for s in start) and all(
             e <= n for e, n in zip(stop, self.shape, strict=True)
         )
 
     def overlaps(self, other: Grid) -> bool:
-        """Whether the extents of the two grids share some volume."""
+        """Whether the extents of the two grids overlap."""
         shared = [
             min(c, d) - max(a, b)
             for a, b, c, d in zip(self.lower, other.lower, self.upper, other.upper, strict=True)
@@ -130,9 +129,9 @@ class Grid:
         return all(s > TOLERANCE_VOXELS * v for s, v in zip(shared, finer, strict=True))
 
     def offset(self, other: Grid) -> Shape | None:
-        """Whole voxels from this grid's voxel 0 to `other`'s, or None where they do not align.
+        """Return the offset of `other`'s voxel 0 in whole voxels, or None if they are not aligned.
 
-        Grids align when their voxel sizes are equal and their centres fall together, within
+        Grids are aligned if their voxel sizes are equal and their voxel centers coincide, within
         `TOLERANCE_VOXELS` at both ends of `other`.
         """
         offset = [round(p) for p in self.position(other)]
@@ -146,19 +145,19 @@ class Grid:
         return shape_of(offset)
 
 
-def apart(one: Sequence[float], other: Sequence[float]) -> float:
-    """The largest ratio, at least 1, between two voxel sizes along any axis."""
+def size_ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the largest ratio (at least 1) between two voxel sizes along any axis."""
     return max(max(a / b, b / a) for a, b in zip(one, other, strict=True))
 
 
-def beyond(grid: Grid, extent: Grid, spare: Sequence[float] = (0, 0, 0)) -> float:
-    """The share of `extent` that lies beyond `grid`.
+def fraction_outside(grid: Grid, extent: Grid, tolerance: Sequence[float] = (0, 0, 0)) -> float:
+    """Return the fraction of `extent` that lies outside `grid`.
 
-    On each side, what reaches less than `spare` (nm) beyond does not count.
+    On each side, an overhang of less than `tolerance` (nm) does not count.
     """
     inside = 1.0
     for lo, hi, low, high, least in zip(
-        extent.lower, extent.upper, grid.lower, grid.upper, spare, strict=True
+        extent.lower, extent.upper, grid.lower, grid.upper, tolerance, strict=True
     ):
         sides = [d for d in (low - lo, hi - high) if d > 0 and d >= (1 - TOLERANCE_VOXELS) * least]
         inside *= max(0.0, 1 - sum(sides) / (hi - lo))
@@ -166,12 +165,12 @@ def beyond(grid: Grid, extent: Grid, spare: Sequence[float] = (0, 0, 0)) -> floa
 
 
 def is_plausible(voxel_size: Sequence[float]) -> bool:
-    """Whether voxels can be of this size in nm, rather than in another unit."""
-    return all(SMALLEST_NM <= size <= LARGEST_NM for size in voxel_size)
+    """Whether a voxel size is plausible in nm; if not, it is probably in another unit."""
+    return all(MIN_VOXEL_NM <= size <= MAX_VOXEL_NM for size in voxel_size)
 
 
 def union(grids: Sequence[Grid]) -> Grid:
-    """The extent of all `grids` together, in voxels of the first one's size."""
+    """Return the bounding box of all `grids`, in voxels of the first one's size."""
     lower = [min(grid.lower[d] for grid in grids) for d in range(3)]
     upper = [max(grid.upper[d] for grid in grids) for d in range(3)]
     first = grids[0]
@@ -187,13 +186,13 @@ def union(grids: Sequence[Grid]) -> Grid:
     return first.box(start, shape)
 
 
-def middle(grid: Grid, most: int) -> Grid:
-    """The middle of a grid, of at most `most` voxels; its longest axes (nm) are cut."""
+def central_box(grid: Grid, max_voxels: int) -> Grid:
+    """Return the central box of a grid of up to `max_voxels`; the longest axes (nm) are cut."""
     shape = list(grid.shape)
-    while math.prod(shape) > most:
+    while math.prod(shape) > max_voxels:
         lengths = [n * v if n > 1 else 0 for n, v in zip(shape, grid.voxel_size, strict=True)]
         axis = lengths.index(max(lengths))
-        fits = most * shape[axis] // math.prod(shape)
+        fits = max_voxels * shape[axis] // math.prod(shape)
         shape[axis] = max(1, fits, shape[axis] // 2)
     start = [(n - s) // 2 for n, s in zip(grid.shape, shape, strict=True)]
     return grid.box(start, shape)
@@ -205,13 +204,13 @@ def _vector(values: Iterable[float]) -> Vector:
 
 
 def shape_of(values: Iterable[int]) -> Shape:
-    """Three whole numbers as a tuple."""
+    """Return three integers as a tuple."""
     z, y, x = (int(v) for v in values)
     return z, y, x
 
 
 def intersection(a: Grid, b: Grid) -> Grid:
-    """The part of `a` that `b` overlaps, on a's voxels."""
+    """Return the part of `a` that `b` overlaps, in voxels of `a`."""
     start, stop = a.index_box(b)
     low = [max(0, s) for s in start]
     high = [min(n, e) for n, e in zip(a.shape, stop, strict=True)]

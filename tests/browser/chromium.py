@@ -1,4 +1,4 @@
-"""Debian's Chromium without a screen, as the tests use it."""
+"""Debian's Chromium in headless mode."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 PROGRAMS = ("chromium", "chromedriver")
-# WebGL is drawn by the processor; nothing is sent or fetched by the browser itself.
+# WebGL is rendered on the CPU; background requests of the browser are disabled.
 ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
     "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--window-size=1500,900",
 )  # fmt: skip
-# What zarr has no file for (chunks of fill values alone, a group's `.zarray`), and what the page
-# wanted to change while its server did, too: the server's word counts, and the page takes it over.
+# Files that zarr does not write (chunks with only fill values, a group's `.zarray`), and state
+# updates that collide with one of the server, which wins (status 412).
 EXPECTED = re.compile(
     r"(/\.zarray|/favicon\.ico|/s\d+/\d+[./]\d+[./]\d+) - .* 404 |/state/\w+ - .* 412 "
 )
 
 
-def missing() -> list[str]:
-    """Programs that the tests take and that are not installed."""
+def missing_programs() -> list[str]:
+    """Return the programs that the tests need and that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
 @contextmanager
 def started(profile: Path) -> Iterator[Chrome]:
-    """A browser with a new profile in the empty folder `profile`."""
+    """Start a browser with a new profile in the empty folder `profile`."""
     options = ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
@@ -51,7 +51,7 @@ def started(profile: Path) -> Iterator[Chrome]:
 
 
 def errors(browser: Chrome) -> list[str]:
-    """Errors in the console since it was asked last, but for files that need not be there."""
+    """Return new errors in the console, without those about optional files."""
     return [
         entry["message"]
         for entry in browser.get_log("browser")
@@ -60,11 +60,11 @@ def errors(browser: Chrome) -> list[str]:
 
 
 def pixels(png: bytes) -> NDArray[np.uint8]:
-    """A picture as (y, x, 3)."""
+    """Decode a PNG into an array of shape (y, x, 3)."""
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def is_blank(png: bytes) -> bool:
-    """Whether a picture shows next to nothing: hardly any pixel differs from the commonest."""
-    colours, counts = np.unique(pixels(png).reshape(-1, 3), axis=0, return_counts=True)
-    return len(colours) < 8 or counts.max() > 0.99 * counts.sum()
+    """Return whether almost all pixels of a PNG have the same color."""
+    colors, counts = np.unique(pixels(png).reshape(-1, 3), axis=0, return_counts=True)
+    return len(colors) < 8 or counts.max() > 0.99 * counts.sum()

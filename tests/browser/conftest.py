@@ -1,11 +1,11 @@
-"""A browser for the tests that look at pages, and a finished run for them to look at."""
+"""Fixtures: a browser, and a finished run to show."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import pytest
-from chromium import missing, started
+from chromium import missing_programs, started
 from selenium.webdriver import Chrome
 
 from tests.support.runs import Run
@@ -13,8 +13,8 @@ from tests.support.runs import Run
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """The browser, ended when the tests are over."""
-    if lacking := missing():
+    """The browser, which is closed after the tests."""
+    if lacking := missing_programs():
         pytest.skip(
             f"Chromium is not installed ({', '.join(lacking)}); `make test-browser` does it as root"
         )
@@ -24,7 +24,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture
 def browser(chromium: Chrome) -> Chrome:
-    """The browser, with nothing of another test on its console."""
+    """The browser with an empty console."""
     chromium.get("about:blank")
     chromium.get_log("browser")
     return chromium

@@ -1,4 +1,4 @@
-"""The picture of the viewer in the docs, of a finished demo: for `make images`."""
+"""Take the picture of the viewer for the docs, from a finished demo (`make images`)."""
 
 import io
 import sys
@@ -15,11 +15,11 @@ from cellmap_pipeline.report.viewer import serve
 
 
 def main(crop: int, picture: Path) -> None:
-    """Open a crop of the run in this folder and save what the browser shows."""
+    """Open a crop of the run in the working directory and save a screenshot of the browser."""
     view = serve(find_layers(read_run(Path("config/config.yaml")), crop))
     with TemporaryDirectory() as profile, started(Path(profile)) as browser:
         browser.get(view.url)
-        # It answers when all that can be seen is there.
+        # Returns when everything visible is loaded.
         view.viewer.screenshot()
         png = browser.get_screenshot_as_png()
     ng.stop()

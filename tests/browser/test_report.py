@@ -6,7 +6,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 pytestmark = pytest.mark.browser
-# Draws all pictures that the report holds; their widths, 0 for what is no picture.
+# Draw all images of the report; return their widths, 0 for an invalid image.
 WIDTHS = """
 const done = arguments[arguments.length - 1];
 const pictures = Object.entries(results).filter(([_, r]) => r.mime_type.startsWith("image/"));
@@ -22,28 +22,28 @@ Promise.all(pictures.map(([path, result]) => new Promise((resolve) => {
 def page(browser, finished):
     browser.get((finished.folder / "report.html").resolve().as_uri())
     yield browser
-    # Of whatever the test has opened.
+    # Errors of all pages that the test opened.
     assert errors(browser) == []
 
 
 def click(page, text):
-    """Click what shows this text, as soon as it is there."""
+    """Click the element of the navigation with this text, as soon as it exists."""
     path = f"//nav//*[normalize-space(text())='{text}']"
     WebDriverWait(page, 10).until(lambda page: page.find_elements(By.XPATH, path))[0].click()
 
 
-def test_the_first_page(page, finished):
+def test_first_page(page, finished):
     assert (finished.folder / "results/report.html").stat().st_size < 20e6
     text = page.find_element(By.TAG_NAME, "body").text
     assert "This page describes one run of the cellmap-pipeline workflow" in text
     assert "5 Test crops" in text and "7 Resources" in text
-    # The graph of the rules.
+    # The rule graph.
     graph = WebDriverWait(page, 10).until(lambda page: page.find_elements(By.TAG_NAME, "canvas"))
     assert graph[0].size["height"] > 300
     assert not is_blank(page.get_screenshot_as_png())
 
 
-def test_all_figures_are_pictures_with_captions(page, finished):
+def test_all_figures_have_captions(page, finished):
     figures = finished.folder / "results/figures"
     drawn = {path.name for suffix in ("png", "jpg") for path in figures.rglob(f"*.{suffix}")}
     widths = page.execute_async_script(WIDTHS)
@@ -54,11 +54,11 @@ def test_all_figures_are_pictures_with_captions(page, finished):
     )
     assert len(captions) == len(widths) + 1
     assert all(len(caption) > 100 for caption in captions)
-    # What docutils says of a mistake in them.
+    # Docutils marks mistakes like this.
     assert not any("system-message" in caption for caption in captions)
 
 
-def test_a_crop_is_found_by_its_menu(page):
+def test_menu_opens_the_figure_of_a_crop(page):
     click(page, "5 Test crops")
     button = "//nav//tr[td='5 of demo_cell-1']//a"
     WebDriverWait(page, 10).until(lambda page: page.find_elements(By.XPATH, button))[0].click()
@@ -69,7 +69,7 @@ def test_a_crop_is_found_by_its_menu(page):
     assert not is_blank(picture.screenshot_as_png)
 
 
-def test_the_page_about_the_run(page):
+def test_page_about_the_run(page):
     path = page.execute_script(
         "return Object.keys(results).find((path) => results[path].mime_type == 'text/html')"
     )

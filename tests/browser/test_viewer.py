@@ -1,4 +1,4 @@
-"""The viewer in a real browser: its layers, and that voxels lie where they belong."""
+"""The viewer in a real browser: its layers, and the positions of voxels."""
 
 import re
 import signal
@@ -21,7 +21,7 @@ from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.browser
 
-# Grids that neither share voxels nor corners: some lie half a voxel of another one off.
+# Grids that share neither voxels nor corners: some are shifted by half a voxel of another.
 GRIDS = {
     "raw": Grid((4, 4, 4), (1000, 2000, 3000), (96, 96, 96)),
     "mito truth": Grid((8, 8, 8), (1066, 2062, 3062), (24, 24, 24)),
@@ -36,14 +36,14 @@ BOXES = {
 
 
 @pytest.fixture(autouse=True)
-def end_server():
+def stop_server():
     yield
     ng.stop()
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory):
-    """A crop whose volumes hold one box of voxels each."""
+def drawn_crop(tmp_path_factory):
+    """A crop whose volumes each contain one box of voxels."""
     folder = tmp_path_factory.mktemp("known")
     layers = []
     for name, grid in GRIDS.items():
@@ -51,7 +51,7 @@ def known(tmp_path_factory):
         box = tuple(slice(a, a + n) for a in start)
         path = folder / name.replace(" ", "_")
         if name == "mito truth":
-            # As the challenge's ground truth: a single array, keys with dots.
+            # Like the challenge's ground truth: a single array whose chunk keys have dots.
             array = zarr.open(str(path), "w", shape=grid.shape, chunks=10, dtype="<u8")
             array[box] = 3
             array.attrs.update(voxel_size=grid.voxel_size, translation=grid.translation)
@@ -66,8 +66,8 @@ def known(tmp_path_factory):
     return CropLayers(1, "drawn", folder / "raw", layers)
 
 
-def lit(picture, axis):
-    """First and last pixel along an axis of the picture that is brighter than black and grey."""
+def bright_extent(picture, axis):
+    """Return the first and last pixel along an axis that is colored or bright."""
     bright = picture.max(axis=2) - picture.min(axis=2) > 20
     bright |= picture.min(axis=2) > 180
     along = np.flatnonzero(bright.any(axis=1 - axis))
@@ -75,32 +75,32 @@ def lit(picture, axis):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_voxels_lie_where_they_belong(browser, known, name):
-    view = serve(known)
+def test_voxels_are_shown_at_their_position(browser, drawn_crop, name):
+    view = serve(drawn_crop)
     browser.get(view.url)
     *start, n = BOXES[name]
     box = GRIDS[name].box(start, (n, n, n))
-    # Off the middle, since there pixels of the two sides might be mixed up.
-    centre = np.array(box.lower) * 0.4 + np.array(box.upper) * 0.6
+    # Off-center, so that swapped sides are noticed.
+    center = np.array(box.lower) * 0.4 + np.array(box.upper) * 0.6
     pixel = 0.5  # nm
     with view.viewer.txn() as state:
         size = state.dimensions.scales * 1e9
-        state.position = centre[::-1] / size
+        state.position = center[::-1] / size
         state.cross_section_scale = pixel / size.min()
         state.show_scale_bar = state.show_default_annotations = False
         for layer in state.layers:
             layer.visible = layer.name == name
-    # What a picture shows downwards and to the right; Neuroglancer's y–z has z to the left.
+    # Axes shown downwards and to the right; in Neuroglancer's y–z view, z points to the left.
     for layout, axes in (("xy", (1, 2)), ("xz", (0, 2)), ("yz", (1, 0))):
         with view.viewer.txn() as state:
             state.layout = ng.LayerGroupViewer(layers=[name], layout=layout)
         picture = pixels(view.viewer.screenshot((500, 400)).screenshot.image)
         for across, axis in enumerate(axes):
-            first, last = lit(picture, across)
+            first, last = bright_extent(picture, across)
             middle = picture.shape[across] / 2
             off = np.array([first, last + 1]) - middle
             off = -off[::-1] if (layout, axis) == ("yz", 0) else off
-            found = off * pixel + centre[axis]
+            found = off * pixel + center[axis]
             assert found == pytest.approx([box.lower[axis], box.upper[axis]], abs=pixel), layout
     assert errors(browser) == []
 
@@ -123,15 +123,15 @@ def test_layers_of_a_finished_run(browser, finished, monkeypatch):
     assert errors(browser) == []
 
 
-def test_the_command(browser, finished):
+def test_view_command(browser, finished):
     command = [sys.executable, "-m", "cellmap_pipeline.cli", "view", "5", "--no-browser"]
     process = subprocess.Popen(command, cwd=finished.folder, stdout=subprocess.PIPE, text=True)
-    said = ""
-    while "Ctrl-C" not in said:
-        said += process.stdout.readline()
-        assert process.poll() is None, said
-    url = re.search(r"http://127\.0\.0\.1:(\d+)/v/\w+/", said)
-    assert f"ssh -L {url[1]}:localhost:{url[1]} " in said
+    output = ""
+    while "Ctrl-C" not in output:
+        output += process.stdout.readline()
+        assert process.poll() is None, output
+    url = re.search(r"http://127\.0\.0\.1:(\d+)/v/\w+/", output)
+    assert f"ssh -L {url[1]}:localhost:{url[1]} " in output
     browser.get(url[0])
     assert wait_until(lambda: "crop 5 of demo_cell-1" in browser.title)
     with urlopen(url[0].replace("127.0.0.1", "localhost")) as page:

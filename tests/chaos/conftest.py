@@ -1,4 +1,4 @@
-"""Options of the test that kills."""
+"""Options of the chaos test."""
 
 import random
 
@@ -6,8 +6,10 @@ import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=24, help="how many processes are killed")
-    parser.addoption("--seed", type=int, default=0, help="draws what is killed, and when")
+    parser.addoption("--kills", type=int, default=24, help="number of processes to kill")
+    parser.addoption(
+        "--seed", type=int, default=0, help="seed for which processes are killed, and when"
+    )
 
 
 @pytest.fixture

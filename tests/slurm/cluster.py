@@ -1,7 +1,7 @@
-"""A Slurm cluster of two nodes on this machine, in a folder of its own.
+"""A Slurm cluster of two nodes on this machine, in its own folder.
 
-Real daemons on ports of their own; nothing of the system's Slurm, if there is one, is touched. A
-GPU of a node is a device file that does nothing.
+Its daemons are real and use free ports; an installed Slurm cluster is not touched. The GPUs of its
+nodes are device files without a function.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
-# More than there is: what jobs ask for is real, what they use here is little.
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+# Nodes have more CPUs and memory than the machine: jobs request much but use little here.
 GPUS = {"node1": ("/dev/null", "/dev/zero"), "node2": ("/dev/null",)}
 CONFIGURATION = """\
 ClusterName=test
@@ -50,7 +50,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_min_interval=0,bf_interval=1
 KillWait=15
 OverTimeLimit=0
-# Tests ask about jobs that ended long ago.
+# Tests query jobs that ended long ago.
 MinJobAge=86400
 ReturnToService=2
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000 \
@@ -61,9 +61,9 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-def missing() -> list[str]:
-    """Programs that a cluster takes and that are not installed."""
-    return [name for name in NEEDED if shutil.which(name, path=_path()) is None]
+def missing_programs() -> list[str]:
+    """Return the programs that a cluster needs and that are not installed."""
+    return [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
 
 
 class Cluster:
@@ -83,7 +83,7 @@ class Cluster:
             "".join(f"NodeName={n} Name=gpu File={f}\n" for n, files in GPUS.items() for f in files)
         )
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
-        # Snakemake's plugin takes SLURM_CONF out of the environment of the `srun` that it calls.
+        # Snakemake's plugin removes SLURM_CONF from the environment of `srun`.
         srun = folder / "bin/srun"
         srun.write_text(
             f'#!/bin/sh\nSLURM_CONF={self.configuration} exec {shutil.which("srun")} "$@"\n'
@@ -109,13 +109,13 @@ class Cluster:
         for node in GPUS:
             self._daemon("slurmd", "-D", "-N", node)
         idle = ["idle"] * len(GPUS)
-        self._wait(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == idle)
+        self._wait(lambda: self.query("sinfo", "-h", "-N", "-o", "%T").split() == idle)
 
     def stop(self) -> None:
         """End all jobs and daemons."""
         if len(self._daemons) > 1:
-            self.ask("scancel", "--user", getpass.getuser(), "--signal=KILL", "--full")
-            self.ask("scancel", "--user", getpass.getuser())
+            self.query("scancel", "--user", getpass.getuser(), "--signal=KILL", "--full")
+            self.query("scancel", "--user", getpass.getuser())
         for daemon in reversed(self._daemons):
             daemon.terminate()
             try:
@@ -123,18 +123,18 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        # Jobs are nobody's children: their environment says that they are this cluster's.
-        for pid in self._left():
+        # Jobs are not children of the daemons; their environment identifies them.
+        for pid in self._remaining_processes():
             os.kill(pid, signal.SIGKILL)
 
-    def ask(self, *command: str) -> str:
-        """What a command of Slurm prints."""
+    def query(self, *command: str) -> str:
+        """Return the output of a Slurm command."""
         environment = os.environ | self.environment
         return subprocess.run(command, env=environment, capture_output=True, text=True).stdout
 
     def jobs(self, folder: Path, rule: str = "") -> dict[str, str]:
-        """By number, the states of a folder's jobs whose comment tells this rule."""
-        lines = self.ask("squeue", "-h", "--states=all", "--sort=i", "-o", "%i|%T|%Z|%k")
+        """Return the states, by number, of a folder's jobs whose comment contains `rule`."""
+        lines = self.query("squeue", "-h", "--states=all", "--sort=i", "-o", "%i|%T|%Z|%k")
         fields = [line.split("|", 3) for line in lines.splitlines()]
         return {f[0]: f[1] for f in fields if f[2] == str(folder) and rule in f[3]}
 
@@ -143,13 +143,14 @@ class Cluster:
             self._daemons.append(
                 subprocess.Popen(
                     command, env=os.environ | self.environment | {"PATH": _path()}, stdout=out,
-                    stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_end_with_us,
+                    stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                    preexec_fn=_kill_with_parent,
                 )
             )  # fmt: skip
 
-    def _wait(self, happened: Callable[[], object]) -> None:
+    def _wait(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + 60
-        while not happened():
+        while not condition():
             for daemon in self._daemons:
                 assert daemon.poll() is None, f"{daemon.args}: {self._logs()}"
             assert time.monotonic() < end, self._logs()
@@ -159,20 +160,20 @@ class Cluster:
         logs = [path for path in self.folder.iterdir() if path.suffix in (".log", ".out")]
         return "\n".join(path.read_text() for path in logs)
 
-    def _left(self) -> list[int]:
+    def _remaining_processes(self) -> list[int]:
         mark = f"SLURM_CONF={self.configuration}".encode()
-        left = []
+        remaining = []
         for entry in Path("/proc").glob("[0-9]*/environ"):
             try:
                 if mark in entry.read_bytes().split(b"\0"):
-                    left.append(int(entry.parent.name))
-            except OSError:  # It has ended meanwhile, or is somebody else's.
+                    remaining.append(int(entry.parent.name))
+            except OSError:  # The process has ended meanwhile, or is another user's.
                 continue
-        return [pid for pid in left if pid != os.getpid()]
+        return [pid for pid in remaining if pid != os.getpid()]
 
 
-def _end_with_us() -> None:
-    """In a child: SIGKILL when the parent dies (prctl's PR_SET_PDEATHSIG)."""
+def _kill_with_parent() -> None:
+    """Let the kernel kill this child process when its parent dies (PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 

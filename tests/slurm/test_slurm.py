@@ -1,4 +1,4 @@
-"""The small demo on a real Slurm, undisturbed and disturbed."""
+"""The small demo on a real Slurm cluster, with and without failures."""
 
 import csv
 import json
@@ -20,14 +20,14 @@ from tests.support.runs import wait_until
 pytestmark = pytest.mark.slurm
 
 
-def steps(run, training):
-    """The optimiser steps after each epoch."""
+def read_steps(run, training):
+    """Return the number of optimizer steps after each epoch."""
     with (run.folder / f"results/{training}/training/metrics.csv").open() as file:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
 def locally(run):
-    """The same folder, to run what a test is not about."""
+    """Return the run without Slurm, for jobs that a test is not about."""
     return replace(run, profile="local", options=("--cores", "2"))
 
 
@@ -35,58 +35,58 @@ def splits(*names):
     return [f"results/{name}/datasplit.csv" for name in names]
 
 
-def log_of(run, name):
+def read_log(run, name):
     path = run.folder / f"results/logs/{name}.log"
     return path.read_text() if path.exists() else ""
 
 
-def asked(cluster, job):
-    """What a job asked for: GPUs, memory (MB), minutes, processors."""
-    said = cluster.ask("scontrol", "show", "job", job)
-    days, hours, minutes = re.search(r"TimeLimit=(?:(\d+)-)?(\d+):(\d+):00", said).groups()
-    gpus = re.search(r"TresPer(?:Job|Node)=gres[:/]gpu:(\d+)", said)
+def requested(cluster, job):
+    """Return the resources that a job requested: GPUs, memory (MB), minutes, CPUs."""
+    output = cluster.query("scontrol", "show", "job", job)
+    days, hours, minutes = re.search(r"TimeLimit=(?:(\d+)-)?(\d+):(\d+):00", output).groups()
+    gpus = re.search(r"TresPer(?:Job|Node)=gres[:/]gpu:(\d+)", output)
     return (
         int(gpus[1]) if gpus else 0,
-        int(re.search(r"MinMemoryNode=(\d+)M", said)[1]),
+        int(re.search(r"MinMemoryNode=(\d+)M", output)[1]),
         int(days or 0) * 1440 + int(hours) * 60 + int(minutes),
-        int(re.search(r"NumCPUs=(\d+)", said)[1]),
+        int(re.search(r"NumCPUs=(\d+)", output)[1]),
     )
 
 
-def test_the_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
+def test_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
     own = {"predict": {"mem_mb": 10_000, "cpus_per_task": 2}, "validate": {"cpus_per_task": 3}}
     run.train("tiny", memory_gb=1, resources=own)
-    # As a user calls it, by the profile's name.
+    # Select the profile by its name, as users do.
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     subprocess.run(["make", "-C", run.root, "install-profiles"], check=True)
-    said = run.snakemake(
+    output = run.snakemake(
         "--profile", "slurm", "--resources", "labels=2",
         "--set-resources", "predict:runtime=90", "--", "submission.zip"
     )  # fmt: skip
     assert check(run.folder / "submission.zip", read_manifest(
         small_data / "test_crop_manifest.csv")) == []  # fmt: skip
     jobs = cluster.jobs(run.folder)
-    # Five labels of two crops take two jobs, and no job was needed twice.
-    assert list(jobs.values()) == ["COMPLETED"] * 10, said.stdout
+    # The five labels of two crops take two jobs, and no job was retried.
+    assert list(jobs.values()) == ["COMPLETED"] * 10, output.stdout
     assert len(cluster.jobs(run.folder, "crop_demo_cell-")) == 2
-    # By the rule, the training's file, the command line and the profile.
+    # Resources are set by the rule, the training's file, the command line and the profile.
     for rule, expected in {
         "rule_train_": (1, 26_000, 2880, 8),
         "rule_predict_validation_": (1, 10_000, 720, 2),
         "rule_validate_": (0, 32_000, 480, 3),
         "rule_predict_wildcards": (1, 10_000, 90, 2),
         "rule_package": (0, 8000, 120, 4),
-        # Three labels, two side by side.
+        # Three labels, two of them in parallel.
         "crop_demo_cell-1": (0, 16_000, 240, 2),
     }.items():
-        found = [asked(cluster, job) for job in cluster.jobs(run.folder, rule)]
+        found = [requested(cluster, job) for job in cluster.jobs(run.folder, rule)]
         assert found and set(found) == {expected}, rule
     assert run.planned("submission.zip") == {}
 
 
-def test_time_and_memory_run_out(run, cluster):
+def test_time_and_memory_limits(run, cluster):
     endless = {"epochs": 10_000, "checkpoint_minutes": 0.02}
-    # Time to come to a first checkpoint also on a busy machine.
+    # Enough time for a first checkpoint, also on a busy machine.
     run.train("slow", **endless, resources={"train": {"runtime": 2}})
     run.train("warned", **endless, resources={"train": {"runtime": 2}})
     run.train("hungry", resources={"train": {"mem_mb": 400}})
@@ -97,28 +97,30 @@ def test_time_and_memory_run_out(run, cluster):
         "--set-resources", f"train:slurm_extra={signal_early}", "--",
         *(f"results/{name}/model.ckpt" for name in ("slow", "warned", "hungry")),
     )  # fmt: skip
-    # Their retries go on from where they were.
+    # Their retries resume.
     for name in ("slow", "warned"):
-        wait_until(lambda name=name: "going on from" in log_of(run, f"train/{name}"), process, 600)
-        assert int(re.search(r", step (\d+)", log_of(run, f"train/{name}"))[1]) > 0
+        wait_until(
+            lambda name=name: "resuming from" in read_log(run, f"train/{name}"), process, 600
+        )
+        assert int(re.search(r", step (\d+)", read_log(run, f"train/{name}"))[1]) > 0
     wait_until((run.folder / "results/hungry/model.ckpt").exists, process)
     first, *_ = cluster.jobs(run.folder, "train_wildcards_slow").values()
     assert first == "TIMEOUT"
-    # It ended by itself, after it had written its checkpoint.
+    # It wrote its checkpoint and ended by itself.
     first, *_ = cluster.jobs(run.folder, "train_wildcards_warned").values()
     assert first == "FAILED"
     jobs = cluster.jobs(run.folder, "train_wildcards_hungry")
     assert list(jobs.values())[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED")
-    memory = [asked(cluster, job)[1] for job in jobs]
+    memory = [requested(cluster, job)[1] for job in jobs]
     assert len(memory) > 1 and memory == [400 * (i + 1) for i in range(len(memory))]
-    # Ctrl-C takes the jobs along.
+    # Ctrl-C cancels the jobs.
     process.send_signal(signal.SIGINT)
     process.wait(120)
     wait_until(lambda: "RUNNING" not in cluster.jobs(run.folder, "train_wildcards").values())
 
 
-def test_a_cancelled_prediction_goes_on(run, cluster):
-    # Deep enough to be finished piece by piece.
+def test_canceled_prediction_resumes(run, cluster):
+    # A crop deep enough to be predicted in several parts.
     rows = [CropLabel(5, "demo_cell-1", "pm", Grid((8, 8, 8), (0, 1264, 128), (96, 32, 32)))]
     write_manifest(rows, run.folder / "deep.csv")
     run.configure(test_crops="deep.csv", ground_truth=None)
@@ -127,42 +129,42 @@ def test_a_cancelled_prediction_goes_on(run, cluster):
     process = run.start("--", "crop5")
     done = run.folder / "results/tiny/predictions/demo_cell-1/crop5.partial/done.json"
 
-    def noted():
+    def has_progress():
         return done.exists() and json.loads(done.read_text())["done"]["pm"] > 0
 
-    wait_until(noted, process)
+    wait_until(has_progress, process)
     (job,) = cluster.jobs(run.folder, "rule_predict")
-    cluster.ask("scancel", job)
+    cluster.query("scancel", job)
     assert process.wait(900) == 0
     assert list(cluster.jobs(run.folder, "rule_predict").values()) == ["CANCELLED", "COMPLETED"]
-    assert "goes on where it was" in log_of(run, "predict/tiny/demo_cell-1/crop5")
+    assert "resuming where it stopped" in read_log(run, "predict/tiny/demo_cell-1/crop5")
     assert not done.parent.exists()
 
 
 def test_training_on_two_devices(run, cluster):
     run.train("tiny", devices=2, iterations_per_epoch=20)
     locally(run).snakemake(*splits("tiny"))
-    # Two GPUs are free, but of two nodes.
-    other = cluster.ask(
+    # Two GPUs are free, but on different nodes.
+    other = cluster.query(
         "sbatch", "--parsable", "-o", "/dev/null", "-w", "node1", "--gpus=1", "--wrap", "sleep 600"
     )
     process = run.start("results/tiny/model.ckpt")
     wait_until(lambda: "PENDING" in cluster.jobs(run.folder, "rule_train").values(), process)
-    wait_until(lambda: "Resources" in cluster.ask("squeue", "-h", "-o", "%r"), process)
-    cluster.ask("scancel", other.strip())
-    # Lightning starts the second process itself, in the job that Slurm gave.
+    wait_until(lambda: "Resources" in cluster.query("squeue", "-h", "-o", "%r"), process)
+    cluster.query("scancel", other.strip())
+    # Lightning starts the second process itself, within the Slurm job.
     (second,) = wait_until(lambda: processes_of(run, "LOCAL_RANK=1"), process)
     environment = Path(f"/proc/{second}/environ").read_bytes().split(b"\0")
     assert b"CUDA_VISIBLE_DEVICES=0,1" in environment
     (job,) = cluster.jobs(run.folder, "rule_train")
     assert f"SLURM_JOB_ID={job}".encode() in environment
     assert process.wait(900) == 0
-    assert steps(run, "tiny") == [20]
-    assert "srun" not in log_of(run, "train/tiny")
+    assert read_steps(run, "tiny") == [20]
+    assert "srun" not in read_log(run, "train/tiny")
 
 
-def test_what_a_dead_run_left_is_taken_up(run, cluster):
-    # There are three GPUs: three trainings run, one waits.
+def test_jobs_of_a_dead_run_are_waited_for(run, cluster):
+    # The cluster has three GPUs: three trainings run, one waits.
     names = ["a", "b", "c", "d"]
     for name in names:
         run.train(name, epochs=10, iterations_per_epoch=20, checkpoint_minutes=0.005)
@@ -177,38 +179,40 @@ def test_what_a_dead_run_left_is_taken_up(run, cluster):
     process.wait()
 
     process = run.start(*targets, entry=True)
-    wait_until(lambda: "waiting for jobs of the run before" in run.said.read_text(), process)
+    wait_until(
+        lambda: "waiting for running jobs of the previous run" in run.output.read_text(), process
+    )
     refused = run.snakemake(*targets, entry=True, check=False)
     assert refused.returncode == 1
-    assert f"a run lives in this folder: process {process.pid} on" in refused.stdout
+    assert f"another run is active in this folder: process {process.pid} on" in refused.stdout
     assert process.wait(900) == 0
     after = cluster.jobs(run.folder, "rule_train")
     assert sorted(after[job] for job in before) == ["CANCELLED"] + ["COMPLETED"] * 3
     assert [state for job, state in after.items() if job not in before] == ["COMPLETED"] * 4
     for name in names:
-        assert steps(run, name) == [20 * (i + 1) for i in range(10)]
-    # With which settings it was made is known.
+        assert read_steps(run, name) == [20 * (i + 1) for i in range(10)]
+    # The results are known to be made with these settings.
     assert run.planned(*targets) == {}
     run.train("a", epochs=10, iterations_per_epoch=20, learning_rate=2e-2)
     assert run.planned(*targets)["train"] == 1
 
 
 def processes_of(run, variable):
-    """Of the run's folder, the processes with a variable in their environment."""
+    """Return the ids of processes in the run's folder with a variable in their environment."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             here = Path(os.readlink(entry / "cwd")) == run.folder
             if here and variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
-        except OSError:  # It has ended meanwhile.
+        except OSError:  # The process has ended meanwhile.
             continue
     return found
 
 
 @pytest.fixture
 def small_disk(run):
-    """The results' folder, which holds 50 MB."""
+    """The results folder on a disk of 50 MB."""
     folder = run.folder / "results"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", folder]
@@ -218,15 +222,17 @@ def small_disk(run):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_full_disk(run, cluster, small_disk):
+def test_full_disk(run, cluster, small_disk):
     locally(run).snakemake("results/tiny/model.ckpt")
     with (small_disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError):
         while True:
             file.write(bytes(4096))
-    said = run.snakemake("--retries", "0", "--", "crop5", check=False)
-    assert said.returncode == 1
-    assert "1 failed; 1 that need them did not run:\n  predict tiny demo_cell-1 5\n" in said.stdout
-    assert f"{small_disk} is full" in said.stdout
+    output = run.snakemake("--retries", "0", "--", "crop5", check=False)
+    assert output.returncode == 1
+    assert (
+        "1 failed; 1 that need them did not run:\n  predict tiny demo_cell-1 5\n" in output.stdout
+    )
+    assert f"{small_disk} is full" in output.stdout
     (small_disk / "other").unlink()
     locally(run).snakemake("submission.zip", entry=True)
     assert [path for path in small_disk.rglob("*.partial")] == []

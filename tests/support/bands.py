@@ -1,11 +1,11 @@
-"""What thresholds alone can do: the baseline that a network must beat."""
+"""The best result of thresholds: the baseline that a network must beat."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def best_band_iou(raw: list[NDArray], truth: list[NDArray]) -> float:
-    """The best IoU with `truth` that any band lo <= raw < hi reaches."""
+    """Return the best IoU with `truth` of any band lo <= raw < hi."""
     inside = sum(np.bincount(r[t], minlength=256) for r, t in zip(raw, truth, strict=True))
     every = sum(np.bincount(r.ravel(), minlength=256) for r in raw)
     below_inside, below = (np.append(0, np.cumsum(h)) for h in (inside, every))

@@ -1,4 +1,4 @@
-"""An S3 bucket on this machine, behind a proxy that counts, cuts and spoils its answers."""
+"""A local S3 bucket behind a proxy that counts, cuts off and corrupts its responses."""
 
 from __future__ import annotations
 
@@ -23,10 +23,22 @@ SLOW = 6
 class Bucket:
     """The bucket `NAME`, filled from folders.
 
-    `cut` is the share of answers whose connection ends in the middle of the body; `spoil` holds
-    how often a key's bytes are still to be changed on the way, `busy` how often it is answered
-    with 503, and `slow` how often only after `SLOW` s; `denied` keys are, always; `got` counts
-    what was asked for.
+    Attributes
+    ----------
+    cut
+        Share of responses whose connection ends in the middle of the body.
+    spoil
+        Number of further requests of a key whose response is corrupted.
+    busy
+        Number of further requests of a key that are answered with status 503.
+    slow
+        Number of further requests of a key that are answered after `SLOW` s.
+    denied
+        Keys whose requests are always answered with status 403.
+    requests
+        Number of requests of each key.
+    cuts
+        Number of responses that were cut off.
     """
 
     def __init__(self, server: str) -> None:
@@ -35,7 +47,7 @@ class Bucket:
         self.busy: Counter[str] = Counter()
         self.slow: Counter[str] = Counter()
         self.denied: set[str] = set()
-        self.got: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.cuts = 0
         self._random = random.Random(0)
         self._lock = threading.Lock()
@@ -59,16 +71,16 @@ class Bucket:
                 body = path.read_bytes()
                 self._client.put_object(Bucket=NAME, Key=key, Body=body, ACL="public-read")
 
-    def calm(self) -> None:
-        """Answer well from now on, and count anew."""
+    def reset(self) -> None:
+        """End all disturbances and reset the counters."""
         self.cut, self.cuts = 0.0, 0
-        for moods in (self.spoil, self.busy, self.slow, self.denied, self.got):
-            moods.clear()
+        for settings in (self.spoil, self.busy, self.slow, self.denied, self.requests):
+            settings.clear()
 
     def answer(self, key: str, status: int, body: bytes) -> tuple[int, bytes, int]:
-        """Status and body to send, and how many bytes of it before the end."""
+        """Return the status and body to send, and the number of bytes that are sent."""
         with self._lock:
-            self.got[key] += 1
+            self.requests[key] += 1
             slow = self._due(self.slow, key)
             if key in self.denied:
                 status = 403
@@ -84,7 +96,7 @@ class Bucket:
 
     @staticmethod
     def _due(times: Counter[str], key: str) -> bool:
-        """Whether it is still to happen, which this counts as one time."""
+        """Return whether `key` has times left, and use up one of them."""
         left = times[key]
         times[key] = max(0, left - 1)
         return left > 0
@@ -92,7 +104,7 @@ class Bucket:
 
 @contextmanager
 def serve() -> Iterator[tuple[Bucket, str]]:
-    """The bucket, and the URL of the proxy that it is reached by."""
+    """Run the server; yield the bucket and the URL of the proxy in front of it."""
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
@@ -130,7 +142,7 @@ def serve() -> Iterator[tuple[Bucket, str]]:
 
 
 def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let S3 be the server at `url`, for everyone."""
+    """Redirect all S3 clients of this process and its children to the server at `url`."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

@@ -1,6 +1,6 @@
-"""Predictions and truths by chance, of every kind that the official evaluator treats on its own.
+"""Random predictions and ground truths of each kind that the official evaluator treats specially.
 
-What it makes of them lies in `unit/reference`, by seed: a changed generator needs new results.
+Its results are stored by seed in `unit/scoring/reference`: a changed generator needs new results.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ Vector = tuple[float, float, float]
 
 
 def draw_pair(seed: int) -> tuple[str, Volume, Volume, Vector]:
-    """Kind of case, prediction, truth, and voxel size (nm)."""
+    """Return the kind of case, the prediction, the ground truth, and the voxel size (nm)."""
     rng = np.random.default_rng(seed)
     kind = KINDS[seed % len(KINDS)]
     shape = [int(n) for n in rng.integers(6, 28, 3)]
@@ -74,27 +74,27 @@ def _balls(
     pred, truth = np.zeros((2, *shape), np.int64)
     own = rng.permutation(np.arange(1, 60))
     for i, number in enumerate(ids):
-        centre, radius = rng.integers(0, shape), rng.integers(1, 7, 3)
+        center, radius = rng.integers(0, shape), rng.integers(1, 7, 3)
         if kind == "border":
-            centre[rng.integers(3)] = 0
-        truth[_ball(shape, centre, radius)] = number
+            center[rng.integers(3)] = 0
+        truth[_ball(shape, center, radius)] = number
         if rng.random() < 0.8:
-            moved = _ball(shape, centre + rng.integers(-2, 3, 3), radius + rng.integers(-1, 2))
+            moved = _ball(shape, center + rng.integers(-2, 3, 3), radius + rng.integers(-1, 2))
             pred[moved] = 1 if kind == "merged" else own[i]
         if rng.random() < 0.4:
             pred[tuple(rng.integers(0, shape))] = own[-1 - i]
         if kind == "holes":
-            pred[_ball(shape, centre, np.ones(3))] = 0
+            pred[_ball(shape, center, np.ones(3))] = 0
     for _ in range(int(rng.integers(0, 5))):
         stray = _ball(shape, rng.integers(0, shape), rng.integers(0, 4, 3))
         pred[stray] = rng.integers(1, 60)
     return pred, truth
 
 
-def _ball(shape: tuple[int, ...], centre: Volume, radius: Volume) -> NDArray[np.bool_]:
+def _ball(shape: tuple[int, ...], center: Volume, radius: Volume) -> NDArray[np.bool_]:
     squares = [
         ((np.arange(n) - c) / max(r, 0.3)) ** 2
-        for n, c, r in zip(shape, centre, radius, strict=True)
+        for n, c, r in zip(shape, center, radius, strict=True)
     ]
     return np.add.outer(np.add.outer(squares[0], squares[1]), squares[2]) <= 1
 
@@ -102,7 +102,7 @@ def _ball(shape: tuple[int, ...], centre: Volume, radius: Volume) -> NDArray[np.
 def _boxes(
     rng: np.random.Generator, shape: tuple[int, ...], ids: Volume, kind: str
 ) -> tuple[Volume, Volume]:
-    """Boxes on a lattice, so that many overlaps are equal."""
+    """Draw boxes on a lattice, so that many overlaps are equal."""
     pred, truth = np.zeros((2, *shape), np.int64)
     for number in ids:
         start, size = rng.integers(0, shape) // 3 * 3, rng.integers(1, 4) * 2
@@ -115,12 +115,12 @@ def _boxes(
 def _cells(
     rng: np.random.Generator, shape: tuple[int, ...], ids: Volume, kind: str
 ) -> tuple[Volume, Volume]:
-    """Cells that touch everywhere."""
+    """Draw cells that fill the volume."""
     seeds = rng.uniform(0, shape, (len(ids), 3))
     places = np.indices(shape).reshape(3, -1).T
     volumes = []
-    for centres in (seeds + rng.normal(0, 1, seeds.shape), seeds):
-        nearest = ((places[:, None] - centres) ** 2).sum(-1).argmin(1)
+    for centers in (seeds + rng.normal(0, 1, seeds.shape), seeds):
+        nearest = ((places[:, None] - centers) ** 2).sum(-1).argmin(1)
         volumes.append(ids[nearest].reshape(shape).astype(np.int64))
     volumes[0][:, ::7] = 0
     return volumes[0], volumes[1]
@@ -148,7 +148,7 @@ def _points(
 def _specks(
     rng: np.random.Generator, shape: tuple[int, ...], ids: Volume, kind: str
 ) -> tuple[Volume, Volume]:
-    """About as many predicted objects as are just not too many."""
+    """Draw about as many predicted objects as the limit on their number allows."""
     _, truth = _balls(rng, shape, ids, kind)
     pred = np.zeros(shape, np.int64)
     highest = max(1, int(truth.max()))
@@ -174,10 +174,10 @@ DRAWN = {
 
 
 def draw_submitted(seed: int) -> tuple[Volume, dict[str, Any], dict[str, Any], str, Grid]:
-    """An array as somebody may submit it: voxels, attributes, how zarr stores it, label, target.
+    """Draw a submitted array: voxels, attributes, storage options, label and target grid.
 
-    Its grid is the target's or another one: finer, coarser, shifted by voxels or by less, smaller,
-    larger, far away, or not said.
+    Its grid is the target's or another one: finer, coarser, shifted by voxels or fractions of them,
+    smaller, larger, far away, or missing.
     """
     rng = np.random.default_rng(seed)
     sizes = [*VOXEL_SIZES[:3], (4.0, 4.0, 4.0), (16.0, 16.0, 16.0), (5.0, 7.0, 11.0)]
@@ -200,9 +200,9 @@ def draw_submitted(seed: int) -> tuple[Volume, dict[str, Any], dict[str, Any], s
             np.add(target.translation, shift), 2
         ).tolist(),
     }
-    lacking = rng.choice(["", "voxel_size", "translation"], p=[0.7, 0.15, 0.15])
+    omitted = rng.choice(["", "voxel_size", "translation"], p=[0.7, 0.15, 0.15])
     names = {"voxel_size": ("voxel_size", "resolution", "scale"), "": ()}
-    for name in names.get(lacking, ("translation", "offset")):
+    for name in names.get(omitted, ("translation", "offset")):
         attributes.pop(name, None)
     stored = {
         "chunks": tuple(int(n) for n in rng.integers(3, 30, 3)),
@@ -214,9 +214,10 @@ def draw_submitted(seed: int) -> tuple[Volume, dict[str, Any], dict[str, Any], s
 
 
 def write_submission(seed: int, folder: Path) -> list[CropLabel]:
-    """Write `truth.zarr` and the submission `s.zarr` into a folder; what the manifest says.
+    """Write `truth.zarr` and the submission `s.zarr` into a folder; return the manifest's rows.
 
-    Labels and crops are missing or too many, truths have masks, arrays lie on other grids.
+    Some labels and crops are missing or superfluous, some ground truths have masks, and some arrays
+    are on other grids.
     """
     rng = np.random.default_rng(seed)
     truth, submission = folder / "truth.zarr", folder / "s.zarr"
@@ -257,7 +258,7 @@ def write_submission(seed: int, folder: Path) -> list[CropLabel]:
             write_array(submission / f"crop{crop}" / label, pred, attributes)
         if not missing and rng.random() < 0.3:
             write_array(submission / f"crop{crop}" / "extra", np.ones((4, 4, 4), "u1"), {})
-    # An extra crop; and one that is there in any case, since none at all is an error.
+    # A superfluous crop; and the first crop in any case: a submission without crops is an error.
     write_array(submission / "crop999" / "er", np.ones((4, 4, 4), "u1"), {})
     zarr.open_group(str(submission / f"crop{rows[0].crop}"), mode="a")
     return rows

@@ -1,4 +1,4 @@
-"""Runs of Snakemake in folders of their own, and the fixtures that make them."""
+"""Runs of Snakemake in temporary folders, and the fixtures that make them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TINY = {
 class Run:
     """A working directory with a configuration, and Snakemake to run in it.
 
-    `profile` is one of this repository's; `options` go before the arguments of each call.
+    `profile` names one of this repository's profiles; `options` precede the arguments of each call.
     """
 
     folder: Path
@@ -55,16 +55,16 @@ class Run:
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
 
     def setting(self, key: str) -> Any:
-        """What config/config.yaml says."""
+        """Return the value of a key in config/config.yaml."""
         return yaml.safe_load((self.folder / "config/config.yaml").read_text())[key]
 
     def train(self, name: str, **changes: object) -> None:
-        """Write the file of training `name`: the tiny one with these keys changed."""
+        """Write the file of training `name`: the tiny training with these keys changed."""
         path = self.folder / f"config/training/{name}.yaml"
         path.write_text(yaml.safe_dump(TINY | changes))
 
     def remove_results(self) -> None:
-        """Leave nothing but the configuration and the data."""
+        """Remove everything but the configuration and the data."""
         for name in ("results", ".snakemake"):
             shutil.rmtree(self.folder / name)
         for path in list(self.folder.iterdir()):
@@ -72,15 +72,15 @@ class Run:
                 path.unlink()
 
     def command(self, *arguments: str, entry: bool = False) -> list[str]:
-        """Snakemake's command line, or that of `cellmap-pipeline run`."""
+        """Return the command line of Snakemake, or of `cellmap-pipeline run` if `entry`."""
         start = ["cellmap_pipeline.cli", "run"] if entry else ["snakemake"]
         snakefile, profile = self.root / "Snakefile", self.root / "profiles" / self.profile
         files = ["--snakefile", str(snakefile), "--profile", str(profile)]
         return [sys.executable, "-m", *start, *files, *self.options, *arguments]
 
     def start(self, *arguments: str, entry: bool = False) -> subprocess.Popen[str]:
-        """Begin a run; what it says goes to `said`, and it is the first of a session of its own."""
-        with self.said.open("a") as file:
+        """Start a run in a new session; its output is appended to the file `output`."""
+        with self.output.open("a") as file:
             return subprocess.Popen(
                 self.command(*arguments, entry=entry), cwd=self.folder, text=True,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -88,14 +88,14 @@ class Run:
             )  # fmt: skip
 
     @property
-    def said(self) -> Path:
-        """What runs that were started have said."""
-        return self.folder / "said.log"
+    def output(self) -> Path:
+        """File with the output of started runs."""
+        return self.folder / "output.log"
 
     def snakemake(
         self, *arguments: str, check: bool = True, entry: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake here; its output is both streams together."""
+        """Run Snakemake to its end; `stdout` has both output streams."""
         done = subprocess.run(
             self.command(*arguments, entry=entry), cwd=self.folder, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -105,11 +105,11 @@ class Run:
         return done
 
     def job(self, script: str) -> int:
-        """The process id of the job that runs workflow/scripts/{script}.py here."""
+        """Return the process id of this folder's job that runs workflow/scripts/{script}.py."""
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = entry.read_bytes().decode().split("\0")
-            except (FileNotFoundError, ProcessLookupError):  # It has ended meanwhile.
+            except (FileNotFoundError, ProcessLookupError):  # The process has ended meanwhile.
                 continue
             ours = [w for w in words if w.startswith(str(self.folder))]
             if "python" in words[0] and any(w.endswith(f".{script}.py") for w in ours):
@@ -117,7 +117,7 @@ class Run:
         raise AssertionError(f"no job runs {script}.py")
 
     def planned(self, *targets: str) -> dict[str, int]:
-        """How many jobs of each rule a run would do now."""
+        """Return the number of jobs of each rule that a run would execute now."""
         output = self.snakemake("--dry-run", *targets).stdout
         table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", output, re.S)
         lines = table[1].splitlines() if table else []
@@ -127,20 +127,20 @@ class Run:
 
 
 def wait_until(
-    happened: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = 300
+    condition: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = 300
 ) -> object:
-    """What `happened` returns as soon as it is true, as long as `process` runs."""
+    """Return the value of `condition` as soon as it is true; fail if `process` ends before."""
     end = time.monotonic() + seconds
-    while not (found := happened()):
+    while not (found := condition()):
         assert process is None or process.poll() is None, f"ended with {process.returncode}"
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
     return found
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Make a folder once for all processes of a test run, and read it in each of them.
+    """Function that makes a folder once for all processes of a test run.
 
     `SHARED_TEST_FOLDER` names a folder that several test runs share; `.ci/run` sets it.
     """
@@ -165,12 +165,12 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session")
 def small_data(once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """The small demo data; no test changes them."""
+    """The small demo data, which no test changes."""
     return once("small_data", lambda folder: make_demo(folder, size="small", progress=False))
 
 
 def _configured(folder: Path, root: Path, data: str | Path) -> Run:
-    """A run in `folder` with the tiny training on the small demo data at `data`."""
+    """Configure a run in `folder` of the tiny training on the small demo data at `data`."""
     (folder / "config/training").mkdir(parents=True)
     run = Run(folder, root)
     config = {
@@ -188,7 +188,7 @@ def _configured(folder: Path, root: Path, data: str | Path) -> Run:
 def new_run(
     small_data: Path, tmp_path_factory: pytest.TempPathFactory, repo_root: Path
 ) -> Callable[[], Run]:
-    """Make a working directory configured for the tiny training on the small demo data."""
+    """Function that makes a working directory for the tiny training on the small demo data."""
     return lambda: _configured(tmp_path_factory.mktemp("run"), repo_root, small_data)
 
 
@@ -199,9 +199,9 @@ def finished_run(
     tmp_path_factory: pytest.TempPathFactory,
     repo_root: Path,
 ) -> Callable[[], Run]:
-    """Copy a finished run of the tiny training, with data of its own in `data`.
+    """Function that copies a finished run of the tiny training, with its own data in `data`.
 
-    The run is made once; all of its paths are relative, so that a copy is finished, too.
+    The run is made once; all of its paths are relative, so a copy is a finished run too.
     """
 
     def make(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Volumes of known objects, and what a network could predict of them."""
+"""Volumes of known objects, and simulated predictions of them."""
 
 import cc3d
 import edt
@@ -6,15 +6,15 @@ import numpy as np
 from scipy import ndimage
 
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES
-from cellmap_pipeline.patches.targets import REACH
+from cellmap_pipeline.patches.targets import MAX_DISTANCE_VOXELS
 
 
-def spheres(shape, *centres_and_radii):
-    """Ids 1.. of spheres (z, y, x, radius in voxels); the first keeps what they share."""
+def spheres(shape, *centers_and_radii):
+    """Draw spheres (z, y, x, radius in voxels) with ids 1, 2, …; the first wins overlaps."""
     grid = np.ogrid[tuple(map(slice, shape))]
     truth = np.zeros(shape, np.uint16)
-    for i, (*centre, radius) in enumerate(centres_and_radii, 1):
-        squares = sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True))
+    for i, (*center, radius) in enumerate(centers_and_radii, 1):
+        squares = sum((g - c) ** 2 for g, c in zip(grid, center, strict=True))
         truth[(squares <= radius**2) & (truth == 0)] = i
     return truth
 
@@ -29,8 +29,11 @@ def inner_boundary(truth):
 
 
 def predicted(truth, label, noise=0.06, seed=0, blur=1.0, eroded=0):
-    """What a network could predict of all channels of a label: noisy, and blurred by so many times
-    the usual; and of objects that lost their outermost voxels."""
+    """Simulate the predicted channels of a label as uint8 probabilities.
+
+    `noise` is the standard deviation of the noise, `blur` a factor on the usual blur, and `eroded`
+    the number of voxels that objects lose at their surface.
+    """
     rng = np.random.default_rng(seed)
     if eroded:
         inside = [ndimage.binary_erosion(truth == i, iterations=eroded) for i in np.unique(truth)]
@@ -44,7 +47,7 @@ def predicted(truth, label, noise=0.06, seed=0, blur=1.0, eroded=0):
     channels = {
         label: channel(truth > 0, 1.0, 1.0),
         f"{label}_boundary": channel(inner_boundary(truth), 0.7, 1.2),
-        f"{label}_distance": channel(np.minimum(edt.edt(truth) / REACH, 1), 0.7, 1.0),
+        f"{label}_distance": channel(np.minimum(edt.edt(truth) / MAX_DISTANCE_VOXELS, 1), 0.7, 1.0),
     }
     for axis, suffix in enumerate(AFFINITY_SUFFIXES):
         before = np.roll(truth, 1, axis)
@@ -54,7 +57,7 @@ def predicted(truth, label, noise=0.06, seed=0, blur=1.0, eroded=0):
 
 
 def filling(shape=(48, 48, 48), n=14, seed=0):
-    """Cells that fill the volume: the nearest of n points, by a warped distance."""
+    """Draw cells that fill the volume: each voxel belongs to the nearest of n points, warped."""
     rng = np.random.default_rng(seed)
     points = rng.uniform(0, shape, (n, 3))
     warp = [ndimage.gaussian_filter(rng.normal(size=shape), 4) * 60 for _ in shape]
@@ -65,7 +68,7 @@ def filling(shape=(48, 48, 48), n=14, seed=0):
 
 
 def with_gaps(channel, seed=0):
-    """Weakened here and there, as where a membrane is cut at a slant."""
+    """Weaken a channel in places, like membranes that are cut obliquely."""
     rng = np.random.default_rng(seed)
     field = ndimage.gaussian_filter(rng.normal(size=channel.shape), 2.5)
     return (channel * np.where(field > 1.3 * field.std(), 0.2, 1)).astype(np.uint8)

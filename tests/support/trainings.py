@@ -1,4 +1,4 @@
-"""Small trainings, also in processes of their own that can be killed."""
+"""Small trainings, also in separate processes that can be killed."""
 
 import multiprocessing
 from pathlib import Path
@@ -31,7 +31,7 @@ def settings(**changes):
 
 
 def make_datasplit(folder: Path) -> Path:
-    """A crop to train on and one that validates, with a dark box each."""
+    """Write a data split of a training crop and a validation crop, with a dark box each."""
     rng = np.random.default_rng(0)
     for number in (1, 2):
         ids = np.zeros(GRID.shape, np.uint8)
@@ -48,14 +48,14 @@ def make_datasplit(folder: Path) -> Path:
 
 
 def start(training: Training, datasplit: Path, folder: Path) -> multiprocessing.Process:
-    """Train in a new process, like a job, in `folder`."""
+    """Start a training in a new process, like a job, in `folder`."""
     process = _context().Process(target=_train, args=(training.model_dump(), datasplit, folder))
     process.start()
     return process
 
 
 def warm_up() -> None:
-    """Have what trainings import imported, so that `start` starts at once."""
+    """Import the modules of trainings in advance, so that `start` is fast."""
     process = _context().Process(target=int)
     process.start()
     process.join()
@@ -63,7 +63,7 @@ def warm_up() -> None:
 
 def _context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    # Imported once, not by each process.
+    # Import the module once instead of in each process.
     context.set_forkserver_preload(["cellmap_pipeline.training.train"])
     return context
 

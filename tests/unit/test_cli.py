@@ -1,3 +1,5 @@
+"""The command line."""
+
 import importlib.util
 import json
 import shutil
@@ -25,24 +27,24 @@ def labels(tmp_path):
     return tmp_path
 
 
-def call(folder, *arguments):
+def run_command(folder, *arguments):
     return main([*map(str, arguments), "--manifest", str(folder / "m.csv")])
 
 
-def test_a_folder_becomes_a_submission(labels, capsys):
+def test_package_and_check(labels, capsys):
     zip_path = labels / "out.zip"
-    assert call(labels, "package", labels / "labels", "--output", zip_path) == 0
-    assert call(labels, "check", zip_path) == 0
-    assert "fine" in capsys.readouterr().out
+    assert run_command(labels, "package", labels / "labels", "--output", zip_path) == 0
+    assert run_command(labels, "check", zip_path) == 0
+    assert "no problems found" in capsys.readouterr().out
 
 
-def test_exit_codes(labels, capsys):
+def test_exit_codes_of_rejected_and_incomplete_submissions(labels, capsys):
     (labels / "labels/d/crop1/pm").rename(labels / "pm")
     zip_path = labels / "out.zip"
-    assert call(labels, "package", labels / "labels", "--output", zip_path) == 2
+    assert run_command(labels, "package", labels / "labels", "--output", zip_path) == 2
     assert "pm" in capsys.readouterr().out
     zip_path.write_bytes(b"not a zip")
-    assert call(labels, "check", zip_path) == 1
+    assert run_command(labels, "check", zip_path) == 1
 
 
 @pytest.mark.parametrize(
@@ -55,20 +57,20 @@ def test_exit_codes(labels, capsys):
         ("score", "s.zip", "--truth", "none"),
     ],
 )
-def test_a_path_that_does_not_exist_is_named(tmp_path, monkeypatch, capsys, arguments):
+def test_errors_name_missing_paths(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.zip").touch()
     (tmp_path / "t.zarr").mkdir()
     assert main([*arguments, "--manifest", "m.csv"]) == 1
-    said = f"error: none does not exist (looked in {tmp_path}): correct the path\n"
-    assert capsys.readouterr().err == said
+    expected = f"error: none does not exist (looked in {tmp_path}): correct the path\n"
+    assert capsys.readouterr().err == expected
 
 
-def test_a_manifest_that_does_not_exist_is_named_by_its_option(labels, capsys):
+def test_errors_name_the_option_of_a_missing_manifest(labels, capsys):
     arguments = ["package", str(labels / "labels"), "--manifest", "none.csv"]
     assert main(arguments) == 1
-    said = capsys.readouterr().err
-    assert said == (
+    message = capsys.readouterr().err
+    assert message == (
         "error: test-crop manifest none.csv does not exist: set `--manifest` to a file in the "
         "challenge's format\n"
     )
@@ -77,28 +79,28 @@ def test_a_manifest_that_does_not_exist_is_named_by_its_option(labels, capsys):
 
 
 def test_score(labels, capsys):
-    call(labels, "package", labels / "labels", "--output", labels / "out.zip")
+    run_command(labels, "package", labels / "labels", "--output", labels / "out.zip")
     truth = labels / "truth.zarr"
     for label in ("mito", "pm"):
         shutil.copytree(labels / "labels/d/crop1" / label / "s0", truth / "crop1" / label)
     output = labels / "scores.json"
     options = ["--truth", truth, "--output", output, "--without-collisions", "--workers", 2]
-    assert call(labels, "score", labels / "out.zip", *options) == 0
+    assert run_command(labels, "score", labels / "out.zip", *options) == 0
     assert "overall_score_without_collisions" in capsys.readouterr().out
     assert json.loads(output.read_text())["overall_score"] == 1
     assert output.with_suffix(".csv").is_file()
 
 
-def test_check_against_the_truth_and_by_the_official_reader(labels, capsys):
-    call(labels, "package", labels / "labels", "--output", labels / "out.zip")
+def test_check_against_ground_truth_and_with_the_official_reader(labels, capsys):
+    run_command(labels, "package", labels / "labels", "--output", labels / "out.zip")
     truth = labels / "truth.zarr/crop1/mito"
     shutil.copytree(labels / "labels/d/crop1/mito/s0", truth)
     for _ in range(2):
-        assert call(labels, "check", labels / "out.zip", "--truth", truth.parents[1]) == 0
+        assert run_command(labels, "check", labels / "out.zip", "--truth", truth.parents[1]) == 0
     if importlib.util.find_spec("cellmap_segmentation_challenge") is None:
         capsys.readouterr()
-        assert call(labels, "check", labels / "out.zip", "--official") == 0
+        assert run_command(labels, "check", labels / "out.zip", "--official") == 0
         printed = capsys.readouterr()
-        assert "fine" in printed.out
+        assert "no problems found" in printed.out
         assert printed.err.count("\n") == 1
-        assert "toolbox (cellmap-segmentation-challenge) is not installed here" in printed.err
+        assert "toolbox (cellmap-segmentation-challenge) is not installed" in printed.err

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline.geometry import Grid, beyond, union
+from cellmap_pipeline.geometry import Grid, fraction_outside, union
 
 sizes = st.sampled_from([1.74, 2.0, 3.48, 4.0, 6.96, 8.0, 10.0, 16.0])
 places = st.integers(-4000, 4000).map(lambda v: v / 4)
@@ -14,7 +14,7 @@ grids = st.builds(
 starts = st.tuples(*[st.integers(-50, 50)] * 3)
 
 
-def test_edges_are_half_a_voxel_beyond_the_centres():
+def test_edges_are_half_a_voxel_outside_the_centers():
     grid = Grid((2, 4, 8), (1, 2, 4), (10, 5, 2))
     assert grid.lower == (0, 0, 0)
     assert grid.upper == (20, 20, 16)
@@ -37,7 +37,7 @@ def test_impossible_grids_are_refused(arguments):
 
 
 @given(grids, starts)
-def test_a_box_lies_where_it_was_cut(grid, start):
+def test_a_box_keeps_its_world_position(grid, start):
     box = grid.box(start, (3, 4, 5))
     assert grid.offset(box) == start
     stop = (start[0] + 3, start[1] + 4, start[2] + 5)
@@ -69,7 +69,7 @@ def test_half_a_voxel_off_does_not_align():
     assert grid.offset(Grid((4, 4, 4), (8, 4, 0), (2, 2, 2))) == (2, 1, 0)
     assert grid.offset(Grid((4, 4, 4), (2, 0, 0), (2, 2, 2))) is None
     assert grid.offset(Grid((4, 4, 4.1), (0, 0, 0), (8, 8, 8))) is None
-    # published translations are rounded to 0.01 nm
+    # Published translations are rounded to 0.01 nm.
     assert Grid((1.74, 2, 2), (0, 0, 0), (9, 9, 9)).offset(
         Grid((1.74, 2, 2), (3.47, 0, 0), (9, 9, 9))
     ) == (2, 0, 0)
@@ -82,7 +82,7 @@ def test_overlap_needs_shared_volume():
 
 
 @given(grids, starts)
-def test_there_and_back_is_the_same_grid(grid, start):
+def test_shifting_there_and_back_gives_the_same_grid(grid, start):
     back = [-s for s in start]
     box = grid.box(start, grid.shape).box(back, grid.shape)
     assert grid.offset(box) == (0, 0, 0)
@@ -95,7 +95,7 @@ def test_coarser_and_finer_again_keeps_the_edges(grid, factor):
     whole = grid.box((0, 0, 0), [n * factor for n in grid.shape])
     coarse = whole.at([v * factor for v in grid.voxel_size])
     assert coarse.shape == grid.shape
-    # the centre of a coarse voxel lies (factor - 1) / 2 fine ones from the first
+    # The center of a coarse voxel lies (factor - 1) / 2 fine voxels from that of its first one.
     assert grid.position(coarse) == pytest.approx(((factor - 1) / 2,) * 3, abs=1e-6)
     assert whole.offset(coarse.at(grid.voxel_size)) == (0, 0, 0)
     assert whole.index_box(coarse) == ((0, 0, 0), whole.shape)
@@ -139,15 +139,15 @@ def test_a_box_is_covered_until_it_crosses_the_border(grid, start):
         ((0, -30, 0), (10, 10, 10), 1),
     ],
 )
-def test_the_share_that_lies_beyond(start, shape, share):
+def test_fraction_outside(start, shape, share):
     grid = Grid((2, 4, 8), (1, 2, 3), (10, 10, 10))
-    assert beyond(grid, grid.box(start, shape)) == pytest.approx(share)
+    assert fraction_outside(grid, grid.box(start, shape)) == pytest.approx(share)
 
 
-def test_less_beyond_than_is_to_spare_does_not_count():
+def test_overhang_below_the_tolerance_does_not_count():
     grid = Grid((8, 8, 8), (0, 0, 0), (10, 10, 10))
     moved = Grid((8, 8, 8), (-7, 0, 7), (10, 10, 10))
-    assert beyond(grid, moved) == pytest.approx(1 - (1 - 7 / 80) ** 2)
-    assert beyond(grid, moved, (8, 8, 8)) == 0
+    assert fraction_outside(grid, moved) == pytest.approx(1 - (1 - 7 / 80) ** 2)
+    assert fraction_outside(grid, moved, (8, 8, 8)) == 0
     # A whole voxel counts.
-    assert beyond(grid, grid.box((0, 0, 1), grid.shape), (8, 8, 8)) == pytest.approx(0.1)
+    assert fraction_outside(grid, grid.box((0, 0, 1), grid.shape), (8, 8, 8)) == pytest.approx(0.1)

@@ -1,4 +1,4 @@
-"""A run whose data come from a bucket, as far as the datasplit."""
+"""A run whose data are fetched from a bucket, up to its data split."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ def bucket(small_data, monkeypatch):
 
 
 def write_table(path, data):
-    """The crop table of the demo data in the bucket; the training crops' numbers."""
+    """Write the crop table of the demo data in the bucket; return the numbers of its crops."""
     numbers = []
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -33,34 +33,36 @@ def write_table(path, data):
     return numbers
 
 
-def rows_of(path):
-    """Of a datasplit, what does not depend on where the data lie."""
+def comparable_rows(path):
+    """Return the fields of a data split that do not depend on where the data are stored."""
     with path.open(newline="") as file:
         return [(use, raw, labels) for use, _, raw, _, labels in csv.reader(file)]
 
 
-def test_data_from_a_bucket_split_as_those_at_hand(new_run, finished_run, small_data, bucket):
-    at_hand, run = finished_run(), new_run()
+def test_fetched_data_give_the_same_datasplit_as_local_data(
+    new_run, finished_run, small_data, bucket
+):
+    local, run = finished_run(), new_run()
     target = "results/tiny/datasplit.csv"
     numbers = write_table(run.folder / "crops.csv", small_data)
     run.configure(data_root="data", fetch={"crops": "crops.csv", "padding": 64})
 
-    asked = run.planned(target)
-    assert asked["fetch_crop"] > len(numbers), "test crops are fetched, too"
-    assert not bucket.got, "a plan asks for nothing"
+    planned = run.planned(target)
+    assert planned["fetch_crop"] > len(numbers), "test crops are fetched, too"
+    assert not bucket.requests, "planning requests nothing"
     run.snakemake(target)
-    assert rows_of(run.folder / target) == rows_of(at_hand.folder / target)
+    assert comparable_rows(run.folder / target) == comparable_rows(local.folder / target)
     done = [json.loads(path.read_text()) for path in (run.folder / "results/fetched").iterdir()]
-    assert len(done) == asked["fetch_crop"]
+    assert len(done) == planned["fetch_crop"]
     assert sum(crop["files"] > 0 for crop in done) > len(numbers)
 
     assert run.planned(target) == {}
-    bucket.got.clear()
+    bucket.requests.clear()
     run.snakemake("--forcerun", "fetch_crop", "--", "fetch")
-    assert not bucket.got, "what is here is not asked for again"
+    assert not bucket.requests, "local files are not requested again"
 
 
-def test_a_malformed_table_ends_with_one_message(new_run, small_data):
+def test_malformed_crop_table_ends_with_one_message(new_run, small_data):
     run = new_run()
     write_table(run.folder / "crops.csv", small_data)
     with (run.folder / "crops.csv").open("a") as file:

@@ -1,4 +1,4 @@
-"""A prediction job that is killed in the middle of a run of Snakemake."""
+"""A prediction job that is killed during a run of Snakemake."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from cellmap_pipeline.data.manifest import read_manifest, write_manifest
 from cellmap_pipeline.io.volumes import Volume
 
 
-def planes_done(mark):
-    """How many planes of all channels are noted as done; 0 before anything is."""
+def count_planes_done(state):
+    """Return the number of finished planes of all channels; 0 if the state file is missing."""
     try:
-        return sum(json.loads(mark.read_text())["done"].values())
+        return sum(json.loads(state.read_text())["done"].values())
     except FileNotFoundError:
         return 0
 
 
-def voxels(folder):
+def read_voxels(folder):
     return {
         path.name: Volume.open(path).levels[0].array.read(order="C").result()
         for path in folder.iterdir()
@@ -31,11 +31,11 @@ def voxels(folder):
 
 
 @pytest.mark.slow
-def test_the_next_run_goes_on_where_it_was(finished_run, small_data):
+def test_next_run_resumes_the_prediction(finished_run, small_data):
     run = finished_run()
     shutil.rmtree(run.folder / "results/tiny/predictions")
     run.train("tiny", inference={"overlap": 0.75})
-    # Many planes, so that some are done long before the last.
+    # Thin voxels: with many planes, some are done long before the last.
     row = read_manifest(small_data / "test_crop_manifest.csv")[0]
     _, y, x = row.grid.voxel_size
     thin = replace(row, label="mito", grid=row.grid.at((2, y, x)))
@@ -43,21 +43,21 @@ def test_the_next_run_goes_on_where_it_was(finished_run, small_data):
     run.configure(test_crops="manifest.csv", ground_truth=None)
     path = f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
     process = run.start(path)
-    mark = run.folder / f"{path}.partial/done.json"
-    while planes_done(mark) == 0:
-        assert process.poll() is None, run.said.read_text()
+    state = run.folder / f"{path}.partial/done.json"
+    while count_planes_done(state) == 0:
+        assert process.poll() is None, run.output.read_text()
         time.sleep(0.002)
     os.kill(run.job("predict"), signal.SIGKILL)
-    assert process.wait(300) != 0, run.said.read_text()
+    assert process.wait(300) != 0, run.output.read_text()
     assert not (run.folder / path).exists()
-    done = planes_done(mark)
+    done = count_planes_done(state)
     assert done > 0
     run.snakemake(path)
     log = (run.folder / f"results/logs/predict/tiny/{row.dataset}/crop{row.crop}.log").read_text()
-    assert "goes on where it was" in log
-    assert not mark.parent.exists()
-    resumed = voxels(run.folder / path)
+    assert "resuming where it stopped" in log
+    assert not state.parent.exists()
+    resumed = read_voxels(run.folder / path)
     run.snakemake("--forcerun", "predict", "--", path)
-    whole = voxels(run.folder / path)
+    whole = read_voxels(run.folder / path)
     assert sorted(resumed) == sorted(whole) != []
     assert all(np.array_equal(whole[channel], resumed[channel]) for channel in whole)

@@ -1,4 +1,4 @@
-"""A training job that is told to end in the middle of a run of Snakemake."""
+"""A training job that is interrupted during a run of Snakemake."""
 
 import csv
 import os
@@ -7,14 +7,14 @@ import signal
 from tests.support.runs import wait_until
 
 
-def steps(run):
-    """The optimizer steps after each epoch."""
+def read_steps(run):
+    """Return the number of optimizer steps after each epoch."""
     with (run.folder / "results/tiny/training/metrics.csv").open() as file:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_retries_resume_after_both_signals(new_run):
-    """One run whose training is first told to end, and whose retry is killed."""
+def test_retries_resume_after_sigterm_and_sigkill(new_run):
+    """The training of one run gets SIGTERM, and its retry gets SIGKILL."""
     run = new_run()
     run.train("tiny", epochs=3, iterations_per_epoch=40, checkpoint_minutes=0.001)
     process = run.start("results/tiny/model.ckpt")
@@ -23,14 +23,14 @@ def test_retries_resume_after_both_signals(new_run):
     wait_until(last.exists, process)
     first = run.job("train")
     os.kill(first, signal.SIGTERM)
-    wait_until(lambda: log.exists() and "going on from" in log.read_text(), process)
+    wait_until(lambda: log.exists() and "resuming from" in log.read_text(), process)
     written = last.stat().st_mtime_ns
     wait_until(lambda: last.stat().st_mtime_ns > written, process)
     second = run.job("train")
     assert second != first
     os.kill(second, signal.SIGKILL)
-    assert process.wait(300) == 0, run.said.read_text()
-    assert run.said.read_text().count("Trying to restart job") == 2
-    assert "going on from" in log.read_text()
-    assert steps(run) == [40, 80, 120]
+    assert process.wait(300) == 0, run.output.read_text()
+    assert run.output.read_text().count("Trying to restart job") == 2
+    assert "resuming from" in log.read_text()
+    assert read_steps(run) == [40, 80, 120]
     assert run.planned("results/tiny/model.ckpt") == {}

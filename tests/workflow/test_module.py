@@ -1,4 +1,4 @@
-"""The workflow as a module of another one."""
+"""The workflow as a module of another workflow."""
 
 import os
 import shutil
@@ -36,8 +36,8 @@ def snakemake(run, *arguments, **environment):
     return done.stdout
 
 
-def use_it(run, snakefile, **environment):
-    """Plan, and run the first jobs, of a workflow that uses this one."""
+def use_rules(run, snakefile, **environment):
+    """Plan a workflow that uses this one, and run its first jobs."""
     (run.folder / "Snakefile").write_text(OTHER.format(snakefile=snakefile))
     targets = ("submission.zip", "results/scores.json", "summary")
     planned = snakemake(run, "--dry-run", *targets, **environment)
@@ -47,14 +47,14 @@ def use_it(run, snakefile, **environment):
     assert "train_um3" in (run.folder / "summary.txt").read_text()
 
 
-def test_rules_are_used_by_another_workflow(new_run):
+def test_other_workflow_uses_the_rules(new_run):
     run = new_run()
-    use_it(run, f'"{run.root}/workflow/Snakefile"')
+    use_rules(run, f'"{run.root}/workflow/Snakefile"')
 
 
 @pytest.mark.slow
-def test_rules_are_used_from_a_repository(new_run, repo_root, tmp_path):
-    # As snakedeploy sets it up; without the library, which is installed.
+def test_other_workflow_uses_the_rules_from_a_repository(new_run, repo_root, tmp_path):
+    # Like a repository set up by snakedeploy, but without the library, which is installed.
     repository = tmp_path / "github/someone/workflow"
     repository.mkdir(parents=True)
     for name in ("Snakefile", "workflow", "rules", "envs"):
@@ -63,25 +63,25 @@ def test_rules_are_used_from_a_repository(new_run, repo_root, tmp_path):
     someone = ["-c", "user.name=Someone", "-c", "user.email=someone@localhost"]
     for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "All"]):
         subprocess.run(["git", *someone, *command], cwd=repository, check=True)
-    # Where git looks instead.
-    here = {
+    # Redirect GitHub's URLs to the local repository.
+    git_settings = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"url.file://{tmp_path}/github/.insteadOf",
         "GIT_CONFIG_VALUE_0": "https://github.com/",
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "GITHUB_TOKEN": "",
     }
-    use_it(new_run(), GITHUB, **here)
+    use_rules(new_run(), GITHUB, **git_settings)
 
 
-def test_nothing_to_complain_of(repo_root):
+def test_snakemake_lint_has_no_complaints(repo_root):
     command = [sys.executable, "-m", "snakemake", "--lint"]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_it_meets_the_standard_of_the_workflow_catalogue(repo_root):
-    """Its "standardized usage", as the catalogue's page on adding workflows says."""
+def test_workflow_catalog_standard_is_met(repo_root):
+    """The catalog's page on adding workflows defines this as "standardized usage"."""
     readme = (repo_root / "README.md").read_text().lower()
     assert "snakemake" in readme and "workflow" in readme
     assert (repo_root / "config/README.md").is_file()

@@ -1,4 +1,4 @@
-"""The profile for PBS that docs/cluster.md gives, with stand-ins for PBS's commands."""
+"""The PBS profile of docs/cluster.md, with stand-ins for the commands of PBS."""
 
 import os
 import re
@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 QSUB = """#!/bin/sh
-# Runs a job in the background and notes how it ended.
-echo "$*" >> "$PBS/asked"
-number=$(wc -l < "$PBS/asked")
+# Runs a job in the background and records its exit status.
+echo "$*" >> "$PBS/requests"
+number=$(wc -l < "$PBS/requests")
 for script; do :; done
 (sh "$script" > "$PBS/$number.out" 2>&1; echo $? > "$PBS/$number.ended") < /dev/null &
 echo "$number.server"
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def pbs(tmp_path, monkeypatch):
-    """The folder of what was asked of PBS."""
+    """The folder in which the stand-ins record requests and exit statuses."""
     for name, text in {"qsub": QSUB, "qstat": QSTAT}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -35,7 +35,7 @@ def pbs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_documented_profile(new_run, pbs):
+def test_documented_pbs_profile(new_run, pbs):
     run = new_run()
     page = (run.root / "docs/cluster.md").read_text()
     (text,) = re.findall(r"```yaml\n(executor: cluster-generic\n.*?)```", page, re.S)
@@ -45,12 +45,12 @@ def test_the_documented_profile(new_run, pbs):
     run.profile, run.options = str(run.folder / "pbs"), ("--latency-wait", "5")
     assert run.planned("submission.zip")["train"] == 1
     run.snakemake("results/tiny/datasplit.csv")
-    first, second = (pbs / "asked").read_text().splitlines()
+    first, second = (pbs / "requests").read_text().splitlines()
     assert "select=1:ncpus=8:ngpus=0:mem=4000mb -l walltime=3600" in first
     assert "mem=2000mb -l walltime=1800" in second
-    # A job that fails asks for more.
+    # Retries request more memory.
     run.train("tiny", classes=["mito", "golgi"])
     done = run.snakemake("results/tiny/datasplit.csv", check=False)
-    assert done.returncode != 0 and "a labelled voxel of golgi" in done.stdout
-    asked = (pbs / "asked").read_text().splitlines()[2:]
-    assert [re.search(r"mem=(\d+)mb", line)[1] for line in asked] == ["4000", "8000", "12000"]
+    assert done.returncode != 0 and "a labeled voxel of golgi" in done.stdout
+    requests = (pbs / "requests").read_text().splitlines()[2:]
+    assert [re.search(r"mem=(\d+)mb", line)[1] for line in requests] == ["4000", "8000", "12000"]

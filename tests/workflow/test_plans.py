@@ -1,4 +1,4 @@
-"""What Snakemake says to configurations, good and bad, without running a job."""
+"""What Snakemake reports about valid and invalid configurations before any expensive job."""
 
 import re
 import shutil
@@ -12,36 +12,36 @@ def run(new_run):
 
 
 @pytest.mark.parametrize("name", ["mednext_cos7", "mednext_mito", "monai_unet_quick"])
-def test_the_reference_configurations_plan(run, name):
+def test_reference_trainings_can_be_planned(run, name):
     run.configure(trainings=[name])
     assert run.planned("submission.zip")["train"] == 1
 
 
 @pytest.mark.slow
-def test_the_plan_says_what_can_be_reached(run, small_data):
+def test_plan_reports_the_reachable_score(run, small_data):
     run.configure(data_root="nowhere")
-    said = run.snakemake("plan").stdout
-    assert "tiny: monai_" in said and "training data: not here yet (nowhere)" in said
-    assert "Perfect ones could reach" in said
+    output = run.snakemake("plan").stdout
+    assert "tiny: monai_" in output and "training data: not present yet (nowhere)" in output
+    assert "If perfect, they score at most" in output
     run.train("tiny", classes=["mito", "golgi"])
     run.configure(data_root=str(small_data), submission={"classes": ["mito"]})
-    assert "a labelled voxel of golgi" in run.snakemake("plan").stdout
+    assert "a labeled voxel of golgi" in run.snakemake("plan").stdout
 
 
 @pytest.mark.slow
-def test_the_plan_estimates_by_a_calibration(run):
+def test_plan_uses_the_calibration(run):
     run.configure(data_root="nowhere", ground_truth=None)
     run.snakemake("calibrate")
     assert run.planned("calibrate") == {}
-    said = run.snakemake("plan").stdout
-    assert re.search(r"as calibrated on .+, batch 1: about \d+ min", said)
-    assert re.search(r"crop 5: 3 labels, .* windows, \d+ min, at most", said)
-    # Found for another window.
+    output = run.snakemake("plan").stdout
+    assert re.search(r"as calibrated on .+, batch 1: about \d+ min", output)
+    assert re.search(r"crop 5: 3 labels, .* windows, \d+ min, at most", output)
+    # The calibration is of another window size.
     run.train("tiny", inference={"window": 64})
     assert "as calibrated" not in run.snakemake("plan").stdout
 
 
-def test_plans_without_the_data_being_there(run):
+def test_runs_can_be_planned_without_data(run):
     run.configure(data_root="nowhere", ground_truth="nowhere.zarr")
     assert run.planned("all")["train"] == 1
     done = run.snakemake("all", check=False)
@@ -80,23 +80,23 @@ def test_bad_configurations_end_with_one_message(run, spoil, message):
     assert "Traceback" not in done.stdout
 
 
-def test_a_target_that_is_not_there_ends_with_one_message(run):
+def test_unknown_target_ends_with_one_message(run):
     done = run.snakemake("--dry-run", "crop99", check=False)
     assert done.returncode != 0
     assert "error: target crop99: there is no crop 99 in" in done.stdout
     assert "Traceback" not in done.stdout
 
 
-def test_what_only_the_data_show_ends_in_the_first_job(run, small_data):
+def test_classes_missing_in_the_data_end_the_first_job(run, small_data):
     run.train("tiny", classes=["mito", "golgi"])
     run.configure(submission={"classes": ["mito"]})
     done = run.snakemake("all", check=False)
     assert done.returncode != 0
-    assert "a labelled voxel of golgi" in done.stdout
+    assert "a labeled voxel of golgi" in done.stdout
     assert not (run.folder / "results/tiny").exists()
 
 
-def test_the_data_can_be_looked_at_alone(run):
+def test_check_inputs_as_target(run):
     run.snakemake("check_inputs")
     log = (run.folder / "results/logs/check_inputs.log").read_text()
     assert "raw: " in log and "are free, at most" in log and "0 problems, 0 warnings" in log
@@ -104,7 +104,7 @@ def test_the_data_can_be_looked_at_alone(run):
 
 
 @pytest.mark.slow
-def test_missing_raw_ends_in_the_first_job(run, small_data, tmp_path):
+def test_missing_raw_ends_the_first_job(run, small_data, tmp_path):
     shutil.copytree(small_data, tmp_path / "data")
     for raw in (tmp_path / "data").glob("*/*.zarr/recon-1/em/fibsem-uint8/s*"):
         for chunk in list(raw.glob("*"))[:2]:
@@ -117,5 +117,5 @@ def test_missing_raw_ends_in_the_first_job(run, small_data, tmp_path):
     assert not (run.folder / "results/tiny").exists()
 
 
-def test_the_workflow_catalogues_snakefile(run):
+def test_snakefile_of_the_workflow_catalog(run):
     run.snakemake("--snakefile", str(run.root / "workflow/Snakefile"), "--dry-run")

@@ -1,4 +1,4 @@
-"""What a change runs again: each row of the table in docs/reruns.md, planned on a finished run."""
+"""What a change reruns: each row of the table in docs/reruns.md, planned on a finished run."""
 
 import os
 import re
@@ -17,10 +17,10 @@ STAGES = {
 
 
 def table():
-    """By row of the documented table, the stages that it names."""
+    """Return the stages that each row of the documented table names."""
     page = (ROOT / "docs/reruns.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| (.+?) \|$", page, re.M)[2:]
-    # What comes after a semicolon in the last clause is of another change.
+    # The clause after the semicolon is about another change.
     return {
         change: STAGES.intersection(re.findall(r"`(\w+)`", stages.split("; where")[0]))
         for change, stages in rows
@@ -28,7 +28,7 @@ def table():
 
 
 def add_crop(run):
-    """The labels of crop 5 again, as a crop 7."""
+    """Add a crop 7 with the labels of crop 5 to the manifest."""
     lines = (run.folder / run.setting("test_crops")).read_text().splitlines()
     more = ["7" + line[1:] for line in lines if line.startswith("5,")]
     (run.folder / "manifest.csv").write_text("\n".join([*lines, *more]) + "\n")
@@ -41,7 +41,7 @@ def move_data(run):
 
 
 def copy_data(run):
-    """A copy with times of its own, in the place of the data; and the manifest touched."""
+    """Replace the data by a copy with new modification times, and touch the manifest."""
     data = run.folder / run.setting("data_root")
     shutil.copytree(data, run.folder / "copy", copy_function=shutil.copyfile)
     shutil.rmtree(data)
@@ -49,8 +49,8 @@ def copy_data(run):
     os.utime(run.folder / run.setting("test_crops"))
 
 
-def checked_out(run):
-    """All of the project that a run takes, anew and elsewhere."""
+def checkout(run):
+    """Return the run with a fresh copy of all project files that it uses."""
     copy = run.folder / "checkout"
     copy.mkdir()
     for name in ("Snakefile", "rules", "workflow", "src", "config", "envs", "profiles"):
@@ -62,9 +62,9 @@ def checked_out(run):
     return replace(run, root=copy)
 
 
-def edited(run, path, old, new):
-    """A checkout with a file changed."""
-    other = checked_out(run)
+def edited_checkout(run, path, old, new):
+    """Return the run with a checkout in which a file is changed."""
+    other = checkout(run)
     file = other.root / path
     text = file.read_text()
     assert old in text
@@ -72,7 +72,7 @@ def edited(run, path, old, new):
     return other
 
 
-# By row of the table, a change of that kind; where it gives another run, that one is planned.
+# A change for each row of the table; if it returns a run, that run is planned instead.
 CHANGES = {
     "`learning_rate`, or another setting that a network depends on": lambda run: run.train(
         "tiny", learning_rate=2e-2
@@ -91,8 +91,8 @@ CHANGES = {
         run.configure(trainings=["tiny", "other", "third"]),
     )[1],
     "a training removed": lambda run: run.configure(trainings=["tiny"]),
-    "`data_root` names another folder, since there may be other data in it": move_data,
-    "data touched, or copied to where they were": copy_data,
+    "`data_root` points to another folder, which may hold other data": move_data,
+    "data files touched, or replaced by copies": copy_data,
     "`log_every_steps`, `num_workers`, `memory_gb`, `checkpoint_minutes`, `resources`": (
         lambda run: run.train(
             "tiny",
@@ -103,15 +103,17 @@ CHANGES = {
             resources={"train": {"mem_mb": 1000}},
         )
     ),  # fmt: skip
-    "a fresh checkout, touched scripts": checked_out,
-    "a new version of this package": lambda run: edited(
+    "a fresh checkout, touched scripts": checkout,
+    "a new version of this package": lambda run: edited_checkout(
         run, "src/cellmap_pipeline/__init__.py", '__version__ = "', '__version__ = "9'
     ),
-    "one whose changelog names a stage with a new `RESULT_VERSION`, such as `segment`": (
-        lambda run: edited(run, "src/cellmap_pipeline/plan.py", '"segment": ', '"segment": 9')
+    "a new version whose changelog raises the `RESULT_VERSION` of a stage, such as `segment`": (
+        lambda run: edited_checkout(
+            run, "src/cellmap_pipeline/config/stages.py", '"segment": ', '"segment": 9'
+        )
     ),
 }
-# Of some, how many jobs: there are five labels in two crops, of which `other` gives two.
+# Numbers of jobs of some changes: two crops have five labels, and `other` predicts two of them.
 JOBS = {
     "`learning_rate`, or another setting that a network depends on": {
         "train": 1, "predict": 2, "segment": 5,
@@ -125,9 +127,9 @@ JOBS = {
 
 @pytest.fixture(scope="module")
 def finished(finished_run):
-    """A run of two trainings that has come to its end."""
+    """A finished run of two trainings."""
     run = finished_run()
-    # What the second one made is not looked at, only that it is there and of which settings.
+    # The second training's results are not read: only their existence and settings matter.
     run.train("other", classes=["mito"])
     run.configure(trainings=["tiny", "other"])
     shutil.copytree(run.folder / "results/tiny", run.folder / "results/other")
@@ -139,7 +141,7 @@ def finished(finished_run):
 
 @pytest.fixture
 def run(finished):
-    """The same, put back afterwards."""
+    """The finished run; its configuration is restored afterwards."""
     shutil.copytree(finished.folder / "config", finished.folder / "kept")
     yield finished
     shutil.rmtree(finished.folder / "config")
@@ -147,21 +149,21 @@ def run(finished):
     shutil.rmtree(finished.folder / "checkout", ignore_errors=True)
 
 
-def test_each_row_is_tried():
+def test_each_row_of_the_table_is_tested():
     assert list(table()) == list(CHANGES)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_runs_again_what_the_table_says(run, change):
+def test_change_reruns_the_documented_stages(run, change):
     planned = (CHANGES[change](run) or run).planned(*TARGETS)
     assert set(planned) == table()[change]
     assert planned == planned | JOBS.get(change, {})
 
 
-def test_the_data_are_looked_at_once_unless_asked(run):
+def test_inputs_are_checked_once_unless_requested(run):
     assert run.planned("check_inputs") == {"check_inputs": 1}
     run.train("tiny", validation_fraction=0.4)
     run.snakemake("check_inputs")
     assert "check_inputs" not in run.planned(*TARGETS)
-    # What was not looked at is not made.
+    # A data split that the check did not see is rerun.
     assert run.planned(*TARGETS)["datasplit"] == 1

@@ -1,4 +1,4 @@
-"""Runs on one machine that die, and what the next one takes up."""
+"""Runs that are killed on one machine, and how the next run continues."""
 
 import json
 import os
@@ -7,11 +7,11 @@ import signal
 
 import pytest
 
-from cellmap_pipeline.run import locks as ownership
+from cellmap_pipeline.run import locks
 from tests.support.runs import wait_until
 
 CROP = "results/tiny/predictions/demo_cell-1/crop5"
-OWNER = "results/logs/predict/tiny/demo_cell-1/crop5.owner"
+LOCK = "results/logs/predict/tiny/demo_cell-1/crop5.owner"
 
 
 @pytest.fixture(scope="module")
@@ -22,83 +22,87 @@ def trained(finished_run):
     return made
 
 
-def killed_while_it_predicts(run):
-    """The process id of the job that is left of a run."""
+def kill_during_prediction(run):
+    """Kill a run during its prediction job, and return the lock holder of the surviving job."""
     process = run.start(CROP, entry=True)
-    path = run.folder / OWNER
-    owner = wait_until(lambda: ownership.read(path), process)
+    path = run.folder / LOCK
+    holder = wait_until(lambda: locks.read_holder(path), process)
     process.kill()
     process.wait()
-    return owner
+    return holder
 
 
-def log_of_prediction(run):
+def read_prediction_log(run):
     try:
-        return (run.folder / OWNER).with_suffix(".log").read_text()
+        return (run.folder / LOCK).with_suffix(".log").read_text()
     except FileNotFoundError:  # Snakemake has just removed what the last job wrote.
         return ""
 
 
-def test_a_job_that_still_runs_is_waited_for(trained):
-    owner = killed_while_it_predicts(trained)
-    assert ownership.lives(owner)
-    said = trained.snakemake(CROP, entry=True).stdout
-    assert f"predict/tiny/demo_cell-1/crop5: process {owner.pid} on" in said
-    # What it made is not made again, and is known to be of these settings.
-    assert "goes on where it was" in log_of_prediction(trained)
+def test_running_job_of_a_dead_run_is_waited_for(trained):
+    holder = kill_during_prediction(trained)
+    assert locks.is_alive(holder)
+    output = trained.snakemake(CROP, entry=True).stdout
+    assert f"predict/tiny/demo_cell-1/crop5: process {holder.pid} on" in output
+    # Its results are reused, and are known to be made with these settings.
+    assert "resuming where it stopped" in read_prediction_log(trained)
     assert trained.planned(CROP) == {}
     trained.train("tiny", inference={"overlap": 0.5})
     assert trained.planned(CROP) == {"predict": 1}
 
 
 @pytest.mark.slow
-def test_what_a_job_made_of_other_settings_is_not_taken(trained):
-    """It ended after the death of its run, and before the next."""
+def test_results_of_other_settings_are_not_reused(trained):
+    """The job ends after its run was killed and before the next run starts."""
     trained.train("tiny", inference={"overlap": 0.3})
-    owner = killed_while_it_predicts(trained)
-    wait_until(lambda: not ownership.lives(owner))
+    holder = kill_during_prediction(trained)
+    wait_until(lambda: not locks.is_alive(holder))
     assert (trained.folder / CROP).is_dir()
     before = json.loads((trained.folder / CROP / "done.json").read_text())
     trained.train("tiny", inference={"overlap": 0.6})
     trained.snakemake(CROP, entry=True)
-    assert "goes on where it was" not in log_of_prediction(trained)
+    assert "resuming where it stopped" not in read_prediction_log(trained)
     after = json.loads((trained.folder / CROP / "done.json").read_text())
     assert after["fingerprint"] != before["fingerprint"]
 
 
 @pytest.mark.slow
-def test_snakemake_by_itself_waits_for_it_too(trained):
+def test_plain_snakemake_waits_for_the_job(trained):
     trained.train("tiny", inference={"overlap": 0.2})
-    owner = killed_while_it_predicts(trained)
-    os.kill(owner.pid, signal.SIGSTOP)
+    holder = kill_during_prediction(trained)
+    os.kill(holder.pid, signal.SIGSTOP)
     try:
         done = trained.snakemake(CROP, check=False)
         assert "--unlock" in done.stdout
         trained.snakemake("--unlock", CROP)
         process = trained.start(CROP)
-        wait_until(lambda: f"process {owner.pid} on" in log_of_prediction(trained), process)
+        wait_until(lambda: f"process {holder.pid} on" in read_prediction_log(trained), process)
     finally:
-        os.kill(owner.pid, signal.SIGCONT)
+        os.kill(holder.pid, signal.SIGCONT)
     assert process.wait(120) == 0
 
 
 @pytest.mark.slow
-def test_two_runs_at_once(trained):
+def test_second_simultaneous_run_is_refused(trained):
     trained.train("tiny", inference={"overlap": 0.1})
-    # Also one that was not started by `cellmap-pipeline run`.
+    # The first run is not started by `cellmap-pipeline run`.
     process = trained.start(CROP)
     wait_until((trained.folder / ".snakemake/locks").exists, process)
-    wait_until(lambda: ownership.read(trained.folder / ".snakemake/run.owner").pid == process.pid)
+    wait_until(
+        lambda: locks.read_holder(trained.folder / ".snakemake/run.owner").pid == process.pid
+    )
     refused = trained.snakemake(CROP, entry=True, check=False)
     assert refused.returncode == 1
-    assert f"error: a run lives in this folder: process {process.pid} on" in refused.stdout
-    # Planning is no run.
+    assert (
+        f"error: another run is active in this folder: process {process.pid} on" in refused.stdout
+    )
+    # Planning is allowed.
     assert "predict" in trained.snakemake("--dry-run", CROP, entry=True).stdout
     assert process.wait(120) == 0
 
 
 @pytest.mark.slow
-def test_what_failed_stands_at_the_end_with_its_log(trained, small_data):
+def test_failed_job_is_listed_at_the_end_with_its_log(trained, small_data):
     trained.train("tiny", inference={"overlap": 0.4})
     checkpoint = trained.folder / "results/tiny/model.ckpt"
     kept, times = checkpoint.read_bytes(), checkpoint.stat()

@@ -1,4 +1,4 @@
-"""The whole workflow on the small demo data, and what a changed configuration runs again."""
+"""The whole workflow on the small demo data, and what changed configurations rerun."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def run(finished_run):
 
 @pytest.fixture
 def changed(run):
-    """The finished run, whose configuration is put back afterwards."""
+    """The finished run; its configuration is restored afterwards."""
     kept = run.folder / "kept"
     shutil.copytree(run.folder / "config", kept)
     yield run
@@ -37,20 +37,20 @@ def changed(run):
 
 
 def stages(planned):
-    """Of planned jobs, the rules that are not figures and reports."""
+    """Return the rules of planned jobs, without those of figures and reports."""
     return {
         rule for rule in planned
         if rule in RETRAINED | {"check_inputs", "datasplit"}
     }  # fmt: skip
 
 
-def test_the_submission_is_what_the_manifest_asks_for(run, small_data):
+def test_submission_matches_the_manifest(run, small_data):
     rows = read_manifest(small_data / "test_crop_manifest.csv")
     assert {row.label for row in rows} == {"nuc", "mito", "pm"}
     assert check(run.folder / "submission.zip", rows) == []
 
 
-def test_scores_and_report_are_there(run):
+def test_scores_and_report_are_written(run):
     scores = json.loads((run.folder / "scores.json").read_text())
     assert 0 <= scores["overall_score"] <= 1
     assert set(scores["label_scores"]) >= {"nuc", "mito", "pm"}
@@ -65,7 +65,7 @@ def test_scores_and_report_are_there(run):
     assert "flowchart" in (run.folder / "dag.mmd").read_text()
 
 
-def test_predictions_lie_on_the_manifests_grids(run, small_data):
+def test_predictions_are_on_the_grids_of_the_manifest(run, small_data):
     for row in read_manifest(small_data / "test_crop_manifest.csv"):
         folder = run.folder / f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
         (level,) = Volume.open(folder / row.label).levels
@@ -86,7 +86,7 @@ def test_volumes_are_ome_ngff(run, small_data):
         assert paths, kind
         for path in paths:
             validate_zarr_store(str(path))
-            # By the reader of napari's plugin.
+            # Read as napari's plugin does.
             node = next(iter(Reader(parse_url(str(path)))()))
             finest = Volume.open(path).levels[0]
             steps = node.metadata["coordinateTransformations"][0]
@@ -97,7 +97,7 @@ def test_volumes_are_ome_ngff(run, small_data):
             voxels = finest.read((0, 0, 0), finest.grid.shape)
             assert np.array_equal(np.asarray(node.data[0]), voxels)
             assert finest.metadata["dimension_separator"] == "/"
-            # As labels, not as an image.
+            # Segmentations are read as labels, not as images.
             assert node.load(Label) or kind != "segmentations"
     shutil.copytree(volumes["raw"][0], run.folder / "broken")
     file = run.folder / "broken/.zattrs"
@@ -106,32 +106,32 @@ def test_volumes_are_ome_ngff(run, small_data):
         validate_zarr_store(str(file.parent))
 
 
-def test_a_second_run_finds_nothing_to_do(run):
+def test_second_run_has_nothing_to_do(run):
     assert run.planned("all") == {}
     assert "Nothing to be done" in run.snakemake("all").stdout
 
 
-def test_the_folder_of_segmentations_is_packaged_by_one_command(run, small_data, tmp_path, capsys):
+def test_package_command_makes_the_same_zip(run, small_data, tmp_path, capsys):
     output = tmp_path / "own.zip"
     manifest = str(small_data / "test_crop_manifest.csv")
     folder = str(run.folder / "results/segmentations")
     code = main(["package", folder, "--manifest", manifest, "--output", str(output)])
     assert code == 0
-    assert "fine" in capsys.readouterr().out
+    assert "no problems found" in capsys.readouterr().out
     assert output.read_bytes() == (run.folder / "submission.zip").read_bytes()
 
 
-def test_without_a_target_all_is_made(changed):
+def test_default_target_is_all(changed):
     changed.train("tiny", learning_rate=2e-2)
     assert changed.planned() == changed.planned("all") != {}
 
 
-def test_a_logging_option_reruns_nothing(changed):
+def test_logging_option_reruns_nothing(changed):
     changed.train("tiny", log_every_steps=3, num_workers=2)
     assert changed.planned("all") == {}
 
 
-def test_one_crop_is_a_target(run, small_data):
+def test_single_crop_as_target(run, small_data):
     row = read_manifest(small_data / "test_crop_manifest.csv")[0]
     path = f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
     assert run.planned("--forcerun", "predict", "--", path) == {"predict": 1}
@@ -139,9 +139,9 @@ def test_one_crop_is_a_target(run, small_data):
     assert planned == {"predict": 1, f"crop{row.crop}": 1}
 
 
-def test_after_a_failed_training_nothing_stale_counts_as_done(changed):
+def test_failed_training_invalidates_its_results(changed):
     changed.train("tiny", learning_rate=3e-2)
-    # What Snakemake leaves of a job that failed: its output is gone.
+    # Snakemake removes the output of a failed job.
     checkpoint = changed.folder / "results/tiny/model.ckpt"
     kept = checkpoint.rename(changed.folder / "model.ckpt")
     assert stages(changed.planned("submission.zip")) == RETRAINED - {"select", "score"}
@@ -149,17 +149,17 @@ def test_after_a_failed_training_nothing_stale_counts_as_done(changed):
     kept.rename(checkpoint)
 
 
-def test_predictions_made_elsewhere_become_labels(changed, small_data):
+def test_external_predictions_are_segmented(changed, small_data):
     row = read_manifest(small_data / "test_crop_manifest.csv")[0]
-    folder = changed.folder / "elsewhere"
+    folder = changed.folder / "external"
     shutil.copytree(changed.folder / "results/tiny/predictions", folder)
     changed.configure(
         output="own",
-        predictions={"other": "elsewhere/{dataset}/crop{crop}/{label}"},
+        predictions={"other": "external/{dataset}/crop{crop}/{label}"},
         submission={"select": {row.label: "other"}, "classes": [row.label]},
     )
     target = f"own/segmentations/{row.dataset}/crop{row.crop}/{row.label}"
-    # With what validation finds of them, on the validation crops of the trainings.
+    # They are validated on the validation crops of the trainings first.
     planned = changed.planned(target)
     assert planned == {"check_inputs": 1, "datasplit": 1, "validate": 1, "segment": 1}
     changed.snakemake(target)
@@ -167,7 +167,7 @@ def test_predictions_made_elsewhere_become_labels(changed, small_data):
     assert level.grid == row.grid
 
 
-def voxels_of(folder):
+def read_voxels(folder):
     return {
         path.name: Volume.open(path).levels[0].array.read(order="C").result()
         for path in folder.iterdir()
@@ -175,18 +175,18 @@ def voxels_of(folder):
     }
 
 
-# The last tests of this file leave other results than the ones above expect.
+# The last tests of this file change the results that the tests above expect.
 
 
 @pytest.mark.slow
-def test_a_crop_cut_into_two_jobs_is_the_same_crop(run, small_data):
+def test_crop_predicted_by_two_jobs_is_the_same(run, small_data):
     row = read_manifest(small_data / "test_crop_manifest.csv")[0]
     path = f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
-    whole = voxels_of(run.folder / path)
+    whole = read_voxels(run.folder / path)
     run.train("tiny", inference={"overlap": 0.25, "jobs": 2})
     assert run.planned("--", path) == {"predict": 1, "predict_part": 2}
     run.snakemake("--", path)
-    joined = voxels_of(run.folder / path)
+    joined = read_voxels(run.folder / path)
     assert sorted(joined) == sorted(whole) != []
     for channel, voxels in whole.items():
         assert voxels.any()
@@ -195,7 +195,7 @@ def test_a_crop_cut_into_two_jobs_is_the_same_crop(run, small_data):
 
 
 @pytest.mark.slow
-def test_what_the_check_and_later_stages_depend_on_reruns_all_of_it_in_one_run(run):
+def test_changed_datasplit_reruns_check_and_later_stages_in_one_run(run):
     run.train("tiny", validation_fraction=0.45)
     expected = RETRAINED - {"select"} | {"check_inputs", "datasplit"}
     assert stages(run.planned("scores.json")) == expected

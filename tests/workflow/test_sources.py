@@ -1,4 +1,4 @@
-"""Several trainings, averages, parts and predictions made elsewhere, side by side in one run."""
+"""Several trainings, averages, composed labels and external predictions in one run."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(finished_run):
-    """Two trainings, trained; what else was made of the first is gone."""
+    """A run of two finished trainings, without any later results."""
     made = finished_run()
     results = made.folder / "results"
     for name in ("tiny/validation", "tiny/predictions", "segmentations", "figures"):
@@ -35,12 +35,12 @@ def run(finished_run):
 
 
 @pytest.fixture(autouse=True)
-def in_its_folder(run, monkeypatch):
-    """The run's paths are relative to its folder."""
+def in_run_folder(run, monkeypatch):
+    """Change to the run's folder, to which its paths are relative."""
     monkeypatch.chdir(run.folder)
 
 
-def table(run):
+def read_selection(run):
     with (run.folder / "results/selection.csv").open() as file:
         return list(csv.DictReader(file))
 
@@ -50,7 +50,7 @@ def test_selection_stops_before_test_crops_are_predicted(run):
     assert planned["predict_validation"] == planned["validate"] == 2
     assert "predict" not in planned and "segment" not in planned
     run.snakemake("selection.csv")
-    rows = table(run)
+    rows = read_selection(run)
     kinds = {(row["label"], row["voxel_size"], row["training"]) for row in rows}
     asked = [("nuc", "8 8 8"), *product(("mito", "pm"), ("8 8 8", "3.48 4 4"))]
     assert kinds == {(*kind, name) for kind in asked for name in ("tiny", "other")}
@@ -59,12 +59,12 @@ def test_selection_stops_before_test_crops_are_predicted(run):
     assert len(chosen) == len(set(chosen)) == 5
 
 
-def test_the_printed_map_leaves_losers_unpredicted(run):
-    said = (run.folder / "results/logs/select.log").read_text()
-    (line,) = [line for line in said.splitlines() if line.startswith("select: ")]
+def test_printed_selection_skips_unused_predictions(run):
+    log = (run.folder / "results/logs/select.log").read_text()
+    (line,) = [line for line in log.splitlines() if line.startswith("select: ")]
     kept = (run.folder / "config/config.yaml").read_text()
-    losers = {row["training"] for row in table(run)} - {
-        row["training"] for row in table(run) if row["chosen"] == "yes"
+    losers = {row["training"] for row in read_selection(run)} - {
+        row["training"] for row in read_selection(run) if row["chosen"] == "yes"
     }
     run.configure(submission=yaml.safe_load(line))
     planned = run.planned("submission.zip")
@@ -75,8 +75,8 @@ def test_the_printed_map_leaves_losers_unpredicted(run):
     (run.folder / "config/config.yaml").write_text(kept)
 
 
-def perfect(run, name, crops, classes):
-    """Predictions made elsewhere that are right."""
+def write_perfect_predictions(run, name, crops, classes):
+    """Write external predictions that equal the ground truth."""
     for crop in crops:
         for label in classes:
             volume = LabelVolume.open(crop.folder / label)
@@ -87,20 +87,22 @@ def perfect(run, name, crops, classes):
             create(path, grid, "uint8").write(np.where(ids > 0, 255, 0).astype(np.uint8)).result()
 
 
-def test_predictions_made_elsewhere_take_part(run, small_data):
+def test_external_predictions_are_selected(run, small_data):
     split = read_datasplit(run.folder / "results/tiny/datasplit.csv", None)
     crops = [ValidationCrop.of(folder) for usage, _, folder, _ in split if usage == "validate"]
-    perfect(run, "elsewhere", crops, ["mito", "pm"])
+    write_perfect_predictions(run, "external", crops, ["mito", "pm"])
     rows = read_manifest(small_data / "test_crop_manifest.csv")
     for row in rows:
-        path = run.folder / f"elsewhere/{row.dataset}/crop{row.crop}/{row.label}"
+        path = run.folder / f"external/{row.dataset}/crop{row.crop}/{row.label}"
         path.parent.mkdir(parents=True, exist_ok=True)
         create(path, row.grid, "uint8").write(np.full(row.grid.shape, 255, np.uint8)).result()
-    template = "elsewhere/{dataset}/crop{crop}/{label}"
+    template = "external/{dataset}/crop{crop}/{label}"
     run.configure(predictions={"nnunet": {"path": template, "classes": ["mito", "pm"]}})
     run.snakemake("selection.csv", "submission.zip")
     best = {
-        (r["label"], r["voxel_size"]): r["training"] for r in table(run) if r["chosen"] == "yes"
+        (r["label"], r["voxel_size"]): r["training"]
+        for r in read_selection(run)
+        if r["chosen"] == "yes"
     }
     assert best.pop(("nuc", "8 8 8")) in ("tiny", "other")
     assert set(best.values()) == {"nnunet"}
@@ -112,26 +114,26 @@ def test_predictions_made_elsewhere_take_part(run, small_data):
             assert Volume.open(path).levels[0].array.read().result().all()
 
 
-def test_predictions_that_are_not_there_are_named_first(run):
-    shutil.move(run.folder / "elsewhere/demo_cell-1/crop5/pm", run.folder / "away")
+def test_missing_external_predictions_end_the_first_job(run):
+    shutil.move(run.folder / "external/demo_cell-1/crop5/pm", run.folder / "away")
     run.configure(submission={"classes": ["pm"]})
     done = run.snakemake("submission.zip", check=False)
     assert done.returncode != 0
-    assert "predictions.nnunet: elsewhere/demo_cell-1/crop5/pm does not exist" in done.stdout
+    assert "predictions.nnunet: external/demo_cell-1/crop5/pm does not exist" in done.stdout
     run.configure(predictions={}, submission={})
 
 
-def test_averages_are_tuned_as_such(run):
+def test_averages_are_tuned_as_a_source(run):
     run.configure(submission={"select": {"pm": ["tiny", "other"]}, "classes": ["pm"]})
     run.snakemake("submission.zip")
     found = json.loads((run.folder / "results/average/validation/scores.json").read_text())
     (pm,) = found["classes"].values()
     assert len(pm["voxel_sizes"]) == 2
     log = (run.folder / "results/logs/segment/demo_cell-1/crop5/pm.log").read_text()
-    assert "pm by tiny, other, with settings found for average" in log
+    assert "pm from tiny, other, with the settings tuned for average" in log
 
 
-def test_a_label_made_of_its_parts_and_one_that_nothing_gives(run, small_data):
+def test_label_composed_of_parts_and_label_without_a_source(run, small_data):
     rows = [r for r in read_manifest(small_data / "test_crop_manifest.csv") if r.crop == 5]
     (run.folder / "classes.csv").write_text('nuc,1,""\nmito,2,""\npm,3,""\ncell,9,"1,2,3"\n')
     lines = (small_data / "test_crop_manifest.csv").read_text().splitlines()
@@ -148,18 +150,18 @@ def test_a_label_made_of_its_parts_and_one_that_nothing_gives(run, small_data):
     made = run.folder / "results/segmentations/demo_cell-1/crop5"
     (level,) = Volume.open(made / "golgi").levels
     assert level.grid == rows[0].grid and not level.array.read().result().any()
-    assert [row["training"] for row in table(run)] == ["tiny:parts"]
+    assert [row["training"] for row in read_selection(run)] == ["tiny:parts"]
     parts = run.folder / "results/tiny/predictions/demo_cell-1/crop5"
     assert {path.name for path in parts.iterdir() if path.is_dir()} >= {"nuc", "mito", "pm"}
     assert (made / "cell").is_dir()
     run.configure(submission={"classes": ["cell", "golgi"]})
     run.snakemake("submission.zip")
-    said = (run.folder / "results/logs/package.log").read_text()
-    assert "crop5/golgi: the label is missing" in said
+    log = (run.folder / "results/logs/package.log").read_text()
+    assert "crop5/golgi: the label is missing" in log
 
 
-def test_the_truth_of_test_crops_is_not_read_before_they_are_scored(finished_run):
-    """Without a readable voxel of it, the same submission comes out."""
+def test_ground_truth_of_test_crops_is_read_only_for_scores(finished_run):
+    """The submission is the same if the ground truth is unreadable."""
     run = finished_run()
     expected = (run.folder / "submission.zip").read_bytes()
     run.remove_results()

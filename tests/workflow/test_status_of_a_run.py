@@ -1,11 +1,11 @@
-"""The status of a run while it goes on, from what Snakemake and its jobs really write."""
+"""The status of a running workflow, from the logs that Snakemake and its jobs write."""
 
 from cellmap_pipeline.plan.make import read_plan
-from cellmap_pipeline.report.status import look
+from cellmap_pipeline.report.status import read_status
 from tests.support.runs import wait_until
 
 
-def test_a_training_as_it_goes(new_run, monkeypatch):
+def test_status_of_a_running_training(new_run, monkeypatch):
     run = new_run()
     run.train("tiny", epochs=2, iterations_per_epoch=40)
     monkeypatch.chdir(run.folder)
@@ -13,15 +13,15 @@ def test_a_training_as_it_goes(new_run, monkeypatch):
     process = run.start("results/tiny/model.ckpt")
 
     def training():
-        status = look(plan)
+        status = read_status(plan)
         jobs = status.by_stage().get("train", []) if status else []
         return next((job for job in jobs if job.progress and job.progress.left), None)
 
     job = wait_until(training, process)
     assert job.state == "running" and job.wildcards == {"training": "tiny"}
-    assert job.progress.what.startswith("Epoch ") and 0 < job.left < 600
-    assert process.wait() == 0, run.said.read_text()
-    status = look(plan)
+    assert job.progress.what.startswith("Epoch ") and 0 < job.seconds_left < 600
+    assert process.wait() == 0, run.output.read_text()
+    status = read_status(plan)
     assert not status.alive
     assert list(status.by_stage()) == ["check_inputs", "datasplit", "train"]
     assert {job.state for job in status.jobs} == {"done"}

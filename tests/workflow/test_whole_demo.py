@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it, in a folder of its own, and what comes out."""
+"""The demo as `make demo` runs it, in a temporary folder, and its results."""
 
 import json
 import os
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.slow
 
 
 def cpu_seconds():
-    """Processor time of this process and of its children that have ended."""
+    """Return the CPU time (s) of this process and of its finished children."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 @pytest.fixture(scope="module")
 def demo(repo_root, tmp_path_factory):
-    """The folder of a finished demo; `cpu_seconds` in it holds what the demo took."""
+    """The folder of a finished demo; its file `cpu_seconds` has the CPU time (s) of the run."""
     folder = tmp_path_factory.mktemp("demo")
     shutil.copytree(repo_root / "config", folder / "config")
     begin = cpu_seconds()
@@ -45,22 +45,22 @@ def demo(repo_root, tmp_path_factory):
         assert done.returncode == 0, done.stdout + done.stderr
         if number == 0:
             (folder / "cpu_seconds").write_text(str(cpu_seconds() - begin))
-    # The second run finds nothing to do.
+    # The second run has nothing to do.
     assert "Nothing to be done" in done.stderr
     return folder
 
 
-def test_it_makes_a_submission_without_a_flaw(demo):
+def test_submission_has_no_problems(demo):
     assert json.loads((demo / "results/submission_check.json").read_text()) == []
     assert (demo / "report.html").stat().st_size > 100_000
 
 
-def test_the_manifest_that_it_is_planned_with_is_its_own(demo, repo_root):
+def test_manifest_in_config_is_that_of_the_demo(demo, repo_root):
     made = (demo / "data/demo/test_crop_manifest.csv").read_text()
     assert (repo_root / "config/demo_test_crops.csv").read_text() == made
 
 
-def test_it_learns_what_no_threshold_can(demo):
+def test_labels_are_better_than_any_threshold(demo):
     raws, truths, labels = {}, {}, {}
     for row in read_manifest(demo / "data/demo/test_crop_manifest.csv"):
         truth = zarr.open(str(demo / f"data/demo/ground_truth.zarr/crop{row.crop}/{row.label}"))[:]
@@ -77,15 +77,15 @@ def test_it_learns_what_no_threshold_can(demo):
         assert both / either > best_band_iou(raws[label], truth) + 0.1, label
 
 
-def test_scores(demo):
+def test_scores_are_high(demo):
     scores = json.loads((demo / "scores.json").read_text())
     assert scores["overall_score"] > 0.7
     assert scores["overall_instance_score"] > 0.65
     assert scores["overall_semantic_score"] > 0.6
 
 
-def test_it_takes_about_as_long_as_the_readme_says(demo, repo_root):
-    said = re.search(r"`make demo` \| ([0-9,]+)", (repo_root / "README.md").read_text())
-    expected = float(said[1].replace(",", ""))
-    # A busy or slow machine needs more CPU time for the same work, too.
+def test_cpu_time_is_about_that_in_the_readme(demo, repo_root):
+    documented = re.search(r"`make demo` \| ([0-9,]+)", (repo_root / "README.md").read_text())
+    expected = float(documented[1].replace(",", ""))
+    # A busy or slow machine needs more CPU time for the same work.
     assert float((demo / "cpu_seconds").read_text()) < 2 * expected

@@ -1,6 +1,7 @@
-"""Measure how long a training's network takes for a window on the machine of this job.
+"""Measure how long a training's network takes for a window on the job's machine.
 
-In: by params the training's settings. Out: calibration.json, which `plan` estimates times by.
+Input: the training's settings (params).
+Output: calibration.json, from which `plan` estimates times.
 """
 
 from cellmap_pipeline.io.files import write_json
@@ -13,4 +14,4 @@ with job(snakemake.log[0]):
     from cellmap_pipeline.preflight.calibration import calibrate
 
     torch.set_num_threads(snakemake.threads)
-    write_json(calibrate(Training.model_validate(snakemake.params.cfg)), snakemake.output[0])
+    write_json(snakemake.output[0], calibrate(Training.model_validate(snakemake.params.cfg)))

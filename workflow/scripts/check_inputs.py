@@ -1,8 +1,8 @@
-"""Look at the data before anything expensive.
+"""Check the data before anything expensive runs.
 
-In: by params the run's configuration, and whether this machine trains.
-Out: check_inputs.json, the crops and labels that each training finds, and empty files that say what
-was looked at.
+Input: the run's configuration and whether this machine trains (params).
+Output: check_inputs.json, the crops and labels found for each training, and empty marker files that
+record what was checked.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.preflight.check_inputs import check_inputs
 
     params = snakemake.params
-    # Nothing is read twice.
+    # No data are read twice.
     set_cache_bytes(0)
     plan = make_plan(params.config, params.source, [Path(folder) for folder in params.folders])
     found = check_inputs(plan, snakemake.threads, params.trains_here)
-    write_json(found, params.found)
+    write_json(params.found, found)

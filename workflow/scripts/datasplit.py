@@ -1,12 +1,12 @@
-"""Decide which crops train and which validate.
+"""Decide which crops are used for training and which for validation.
 
-In: the data folder (by params), or a CSV of the user's own.
-Out: datasplit.csv (the challenge's five columns), datasplit_summary.csv (per class).
+Input: the data folder (params), or the user's own CSV.
+Output: datasplit.csv (the challenge's five columns), datasplit_summary.csv (per class).
 """
 
 from pathlib import Path
 
-from cellmap_pipeline.io.files import whole
+from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
@@ -14,7 +14,10 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.data.datasplit import SplitSettings, make_datasplit
 
     cfg = snakemake.params.cfg
-    with whole(snakemake.output.split) as split, whole(snakemake.output.summary) as summary:
+    with (
+        atomic_write(snakemake.output.split) as split,
+        atomic_write(snakemake.output.summary) as summary,
+    ):
         make_datasplit(
             Path(cfg["data_root"]),
             SplitSettings(**{key: cfg[key] for key in DATASPLIT_KEYS}),

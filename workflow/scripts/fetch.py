@@ -1,7 +1,7 @@
-"""Bring what the run needs of a crop.
+"""Fetch the data of a crop that the run needs.
 
-In: where the crop lies and who uses it, the data folder and the padding (all by params).
-Out: fetched/crop{N}.json, what was brought; and the crop itself, in the data folder.
+Input: the crop's location and uses, the data folder and the padding (params).
+Output: fetched/crop{N}.json, a summary of what was fetched. The data go to the data folder.
 """
 
 from pathlib import Path
@@ -10,10 +10,12 @@ from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
+    from cellmap_pipeline.data.fetch_request import FetchRequest
     from cellmap_pipeline.data.fetching import fetch_crop
 
     cfg = snakemake.params.cfg
-    done = fetch_crop(
-        int(snakemake.wildcards.crop), cfg["request"], Path(cfg["data_root"]), cfg["padding"]
+    request = FetchRequest.from_dict(cfg["request"])
+    summary = fetch_crop(
+        int(snakemake.wildcards.crop), request, Path(cfg["data_root"]), cfg["padding"]
     )
-    write_json(done, snakemake.output[0])
+    write_json(snakemake.output[0], summary)

@@ -1,7 +1,7 @@
-"""Put the scores of all trainings of these results side by side.
+"""Compare the scores of all trainings in the output folder.
 
-In: validation scores of the run's trainings, scores.json where there is one, and what else lies in
-the output folder. Out: leaderboard.csv.
+Input: validation scores of the run's trainings, scores.json if it exists, and scores of other
+trainings in the output folder. Output: leaderboard.csv.
 """
 
 from pathlib import Path
@@ -9,8 +9,9 @@ from pathlib import Path
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0]):
+    from cellmap_pipeline.plan.paths import ResultPaths
     from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
 
-    table = leaderboard(Path(snakemake.params.folder))
+    table = leaderboard(*ResultPaths(Path(snakemake.params.folder)).existing_scores())
     write_leaderboard(table, Path(snakemake.output[0]))
     print(table.to_string(index=False))

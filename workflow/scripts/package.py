@@ -1,7 +1,7 @@
-"""Put submission.zip together and read it back against the manifest.
+"""Create submission.zip, and check it against the manifest.
 
-In: the segmentations, and by params the manifest's rows and which of them are made.
-Out: submission.zip, and submission_check.json, what the check has to say.
+Input: the segmentations, the manifest's rows, and which of them are segmented (params).
+Output: submission.zip, and submission_check.json, the problems that were found.
 """
 
 from cellmap_pipeline.io.files import write_json
@@ -17,12 +17,12 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.submission.package import package
 
     rows = snakemake.params.cfg["rows"]
-    made = [crop_label(row) for row in rows if row["made"]]
-    package(snakemake.params.segmentations, made, snakemake.output.zip)
+    segmented = [crop_label(row) for row in rows if row["made"]]
+    package(snakemake.params.segmentations, segmented, snakemake.output.zip)
     manifest = [crop_label(row) for row in rows]
     problems = check(snakemake.output.zip, manifest, workers=snakemake.threads)
     for problem in problems:
         logging.warning("%s", problem)
     if any(problem.severity == "rejected" for problem in problems):
         raise InputError("the submission would be rejected: see the messages above")
-    write_json([asdict(problem) for problem in problems], snakemake.output.check)
+    write_json(snakemake.output.check, [asdict(problem) for problem in problems])

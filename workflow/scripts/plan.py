@@ -1,16 +1,16 @@
-"""Print what the run can reach and about how long it takes.
+"""Print the reachable score and the estimated duration of the run.
 
-In: by params the run's configuration.
-Out: nothing but what it prints, and the same as its log.
+Input: the run's configuration (params).
+Output: the printed text, which is also the log.
 """
 
 from pathlib import Path
 
 from cellmap_pipeline.plan.make import make_plan
-from cellmap_pipeline.preflight.outlook import write_outlook
+from cellmap_pipeline.preflight.outlook import outlook_text
 
 params = snakemake.params
 plan = make_plan(params.config, params.source, [Path(folder) for folder in params.folders])
-outlook = write_outlook(plan)
-print(outlook)
-Path(snakemake.log[0]).write_text(outlook + "\n", encoding="utf-8")
+text = outlook_text(plan)
+print(text)
+Path(snakemake.log[0]).write_text(text + "\n", encoding="utf-8")

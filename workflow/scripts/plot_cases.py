@@ -1,6 +1,7 @@
-"""Draw the labels of test crops that came out best and worst.
+"""Draw the labels of test crops with the best and worst scores.
 
-In: scores.csv and the segmentations, and by params raw, truth and the manifest's rows. Out: a PNG.
+Input: scores.csv, the segmentations, and raw, ground truth and the manifest's rows (params).
+Output: cases.jpg.
 """
 
 from pathlib import Path
@@ -18,10 +19,10 @@ with job(snakemake.log[0]):
     cfg = snakemake.params.cfg
     rows = [crop_label(row) for row in cfg["rows"]]
     cases = best_and_worst(Path(snakemake.input.scores), rows)
-    # A picture takes the finest level that is here.
+    # Without a list of absent levels, the finest local level is drawn.
     raws = {
         name: replace(Volume.open(raw_path(cfg["data_root"], name)), absent=[])
         for name in {case.row.dataset for case in cases}
     }
-    made, truth = Path(snakemake.params.segmentations), Path(cfg["ground_truth"])
-    plot_cases(cases, raws, made, truth, Path(snakemake.output[0]))
+    segmentations, truth = Path(snakemake.params.segmentations), Path(cfg["ground_truth"])
+    plot_cases(cases, raws, segmentations, truth, Path(snakemake.output[0]))

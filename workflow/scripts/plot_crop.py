@@ -1,6 +1,6 @@
-"""Draw slices through a test crop with its labels over the raw.
+"""Draw slices through a test crop, with its labels over the raw.
 
-In: the crop's labels, and by params its raw and its truth, where known. Out: a PNG.
+Input: the crop's labels, its raw, and its ground truth if known (params). Output: a JPEG.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ with job(snakemake.log[0], snakemake.output):
     truth = cfg["ground_truth"]
     raw = Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset))
     plot_crop(
-        # A picture takes the finest level that is here.
+        # Without a list of absent levels, the finest local level is drawn.
         replace(raw, absent=[]),
         [crop_label(row) for row in cfg["rows"]],
         Path(snakemake.input[0]).parent,

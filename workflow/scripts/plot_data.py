@@ -1,6 +1,6 @@
-"""Draw a slice of each labelled crop with its labels.
+"""Draw a slice of each labeled crop with its labels.
 
-In: datasplits. Out: data.jpg.
+Input: data splits. Output: data.jpg.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Draw how much each class trains and validates on.
+"""Draw the amount of training and validation data per class.
 
-In: datasplit_summary.csv. Out: a PNG.
+Input: datasplit_summary.csv. Output: a PNG.
 """
 
 from pathlib import Path

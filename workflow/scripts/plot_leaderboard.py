@@ -1,6 +1,6 @@
-"""Draw the scores of all trainings side by side.
+"""Draw the scores of all trainings next to each other.
 
-In: leaderboard.csv. Out: a PNG.
+Input: leaderboard.csv. Output: a PNG.
 """
 
 from pathlib import Path

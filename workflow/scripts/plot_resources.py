@@ -1,6 +1,6 @@
-"""Draw the time, memory and GPU that the jobs of each rule took.
+"""Draw the time, memory and GPU use of the jobs of each rule.
 
-In: by params the folders of benchmarks and logs. Out: resources.png.
+Input: the folders of benchmarks and logs (params). Output: resources.png.
 """
 
 from pathlib import Path

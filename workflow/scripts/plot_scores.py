@@ -1,6 +1,6 @@
 """Draw the official scores of the submission.
 
-In: scores.csv. Out: a PNG.
+Input: scores.csv. Output: a PNG.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Draw which training was chosen for which label, and by which scores.
+"""Draw which training was chosen for each label, and the scores that decided it.
 
-In: selection.csv. Out: a PNG.
+Input: selection.csv. Output: a PNG.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Draw the curves of a training.
 
-In: metrics.csv, which the training keeps in `training/` beside its model.ckpt. Out: a PNG.
+Input: metrics.csv (params), which the training writes to its `training/` folder. Output: a PNG.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Draw the curves of all trainings in one figure.
 
-In: by params their metrics.csv. Out: trainings.png.
+Input: their metrics.csv (params). Output: trainings.png.
 """
 
 from pathlib import Path

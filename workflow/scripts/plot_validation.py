@@ -1,6 +1,6 @@
 """Draw the scores of a training on its validation crops.
 
-In: the validation's scores.json. Out: a PNG.
+Input: scores.json and postprocess.json of the validation. Output: a PNG.
 """
 
 from pathlib import Path

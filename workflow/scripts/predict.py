@@ -1,7 +1,7 @@
 """Predict all labels of a test crop, or of a part of it, in one pass; or join its parts.
 
-In: model.ckpt, and by params the manifest's rows of the crop; where jobs made parts, these.
-Out: a folder with a group per label: its probability on the label's own grid, uint8.
+Input: model.ckpt, and the manifest's rows of the crop (params); to join parts, their predictions.
+Output: a folder with a group per label, its probability on the label's own grid as uint8.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     import torch
 
+    from cellmap_pipeline.config.sections import Inference
     from cellmap_pipeline.config.stages import INFERENCE_KEYS
-    from cellmap_pipeline.config.training import Inference
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.volumes import Volume
@@ -25,11 +25,11 @@ with job(snakemake.log[0], snakemake.output):
     settings = {key: cfg[key] for key in INFERENCE_KEYS}
     inference = Inference.model_validate(settings | snakemake.params.options)
     checkpoint, expected = Path(snakemake.input.checkpoint), snakemake.params.expected
-    number = int(getattr(snakemake.wildcards, "part", 1))
-    of = int(getattr(snakemake.wildcards, "parts", 1))
+    part = int(getattr(snakemake.wildcards, "part", 1))
+    n_parts = int(getattr(snakemake.wildcards, "parts", 1))
     output = Path(snakemake.output[0])
-    if parts := snakemake.input.get("parts"):
-        join_parts([Path(part) for part in parts], output)
+    if paths := snakemake.input.get("parts"):
+        join_parts([Path(path) for path in paths], output)
     else:
         predict_crop(
             load_networks(checkpoint, inference, expected),
@@ -37,5 +37,5 @@ with job(snakemake.log[0], snakemake.output):
             [crop_label(row) for row in cfg["rows"]],
             output,
             inference,
-            part=(number - 1, of),
+            part=(part - 1, n_parts),
         )

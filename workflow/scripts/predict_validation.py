@@ -1,8 +1,8 @@
 """Predict the validation crops of a training.
 
-In: model.ckpt and datasplit.csv.
-Out: a folder of predictions per crop. Beside it, `predictions.partial` keeps the crops that are
-done, from where a stopped job goes on.
+Input: model.ckpt and datasplit.csv.
+Output: a folder of predictions per crop. Until it is complete, `predictions.partial` keeps the
+finished crops, from which an interrupted job resumes.
 """
 
 from pathlib import Path
@@ -12,11 +12,11 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     import torch
 
+    from cellmap_pipeline.config.sections import Inference
     from cellmap_pipeline.config.stages import INFERENCE_KEYS
-    from cellmap_pipeline.config.training import Inference
-    from cellmap_pipeline.io.files import put_in_place
+    from cellmap_pipeline.io.files import replace_folder
     from cellmap_pipeline.prediction.validation import predict_validation
-    from cellmap_pipeline.run.resume import claim
+    from cellmap_pipeline.run.resume import prepare_state
     from cellmap_pipeline.training.checkpoints import load_networks
 
     torch.set_num_threads(snakemake.threads)
@@ -27,10 +27,11 @@ with job(snakemake.log[0], snakemake.output):
     predictions = Path(snakemake.output[0])
     crops_done = predictions.with_name(predictions.name + ".partial")
     if predictions.is_dir() and not crops_done.exists():
-        # By the job of a dead run, which this one waited for.
+        # Complete: written by a job of a dead run, for which this one waited.
         predictions.rename(crops_done)
     datasplit = Path(snakemake.input.split)
-    claim(crops_done, {"datasplit": datasplit.read_text(), "parts": cfg["parts"]}, keep=False)
+    depends_on = {"datasplit": datasplit.read_text(), "parts": cfg["parts"]}
+    prepare_state(crops_done, depends_on, keep=False)
     predict_validation(
         load_networks(checkpoint, inference, expected),
         datasplit,
@@ -38,4 +39,4 @@ with job(snakemake.log[0], snakemake.output):
         cfg["parts"],
         crops_done,
     )
-    put_in_place(crops_done, predictions)
+    replace_folder(crops_done, predictions)

@@ -1,12 +1,12 @@
 """Draw the rule graph of the run.
 
-In: the Snakefile and the configuration of the run. Out: dag.mmd as Snakemake writes it (mermaid),
-and dag.svg where graphviz is there.
+Input: the Snakefile and the configuration of the run. Output: dag.mmd as Snakemake writes it
+(mermaid), and dag.svg if graphviz is available.
 """
 
 import subprocess
 
-from cellmap_pipeline.io.files import whole
+from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
@@ -17,9 +17,9 @@ with job(snakemake.log[0], snakemake.output):
             **snakemake.params.again, config=snakemake.config, arguments=["--rulegraph", form]
         )
 
-    with whole(snakemake.output.mmd) as mmd:
+    with atomic_write(snakemake.output.mmd) as mmd:
         mmd.write_text(rule_graph("mermaid-js"))
     if hasattr(snakemake.output, "svg"):
-        with whole(snakemake.output.svg) as svg:
+        with atomic_write(snakemake.output.svg) as svg:
             command = ["dot", "-Tsvg", "-o", svg]
             subprocess.run(command, input=rule_graph("dot"), text=True, check=True)

@@ -1,11 +1,11 @@
-"""Score the submission as the official evaluator does.
+"""Score the submission like the official evaluator.
 
-In: submission.zip, and by params the ground truth. Out: scores.json, scores.csv.
+Input: submission.zip, and the ground truth (params). Output: scores.json, scores.csv.
 """
 
 from pathlib import Path
 
-from cellmap_pipeline.io.files import whole, write_json
+from cellmap_pipeline.io.files import atomic_write, write_json
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
@@ -22,6 +22,6 @@ with job(snakemake.log[0], snakemake.output):
         memory_gb=snakemake.resources.mem_mb / 1024,
         without_collisions=True,
     )
-    write_json(scores, snakemake.output.json)
-    with whole(snakemake.output.csv) as beside:
-        write_csv(scores, beside)
+    write_json(snakemake.output.json, scores)
+    with atomic_write(snakemake.output.csv) as tmp:
+        write_csv(scores, tmp)

@@ -1,7 +1,8 @@
-"""Make the final label of a crop from probabilities.
+"""Segment the final label of a crop from probabilities.
 
-In: predictions, validation scores and tuned settings of each source that gives the label.
-Out: the label on the manifest's grid: semantic uint8 0/1, instances the smallest unsigned type.
+Input: predictions, validation scores and tuned settings of each source that provides the label.
+Output: the label on the manifest's grid: semantic uint8 0/1, instances in the smallest unsigned
+type.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.segmentation.final_labels import write_empty
-    from cellmap_pipeline.validation.selection import read_scores, segment_chosen
+    from cellmap_pipeline.validation.selection import read_scores, select_and_segment
 
     cfg = snakemake.params.cfg
     row = crop_label(cfg["row"])
@@ -20,15 +21,18 @@ with job(snakemake.log[0], snakemake.output):
         return read_scores(dict(zip(cfg["origins"], map(Path, paths), strict=True)))
 
     if cfg["sources"]:
-        segment_chosen(
+        predictions = {
+            name: [Path(path) for path in paths] for name, paths in cfg["sources"].items()
+        }
+        select_and_segment(
             row,
-            {name: [Path(path) for path in paths] for name, paths in cfg["sources"].items()},
-            cfg["select"],
-            by_origin(snakemake.input.scores),
-            by_origin(snakemake.input.settings),
-            cfg["postprocess"],
-            Path(snakemake.output[0]),
-            snakemake.threads,
+            predictions=predictions,
+            select=cfg["select"],
+            scores=by_origin(snakemake.input.scores),
+            tuned=by_origin(snakemake.input.settings),
+            configured=cfg["postprocess"],
+            output=Path(snakemake.output[0]),
+            threads=snakemake.threads,
         )
     else:
         write_empty(row, Path(snakemake.output[0]))

@@ -1,13 +1,13 @@
-"""Choose per label and voxel size the training whose prediction is submitted.
+"""Choose the training whose prediction is submitted, per label and voxel size.
 
-In: validation scores of all trainings.
-Out: selection.csv.
+Input: validation scores of all trainings.
+Output: selection.csv.
 """
 
 import sys
 from pathlib import Path
 
-from cellmap_pipeline.io.files import whole
+from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
@@ -23,6 +23,6 @@ with job(snakemake.log[0], snakemake.output):
     paths = dict(zip(cfg["names"], map(Path, snakemake.input.scores), strict=True))
     rows = [(crop_label(row), row["sources"]) for row in cfg["rows"]]
     table = selection_table(rows, cfg["select"], read_scores(paths))
-    with whole(snakemake.output[0]) as beside:
-        write_selection(table, beside)
+    with atomic_write(snakemake.output[0]) as tmp:
+        write_selection(table, tmp)
     print(select_map(table), file=sys.stderr)

@@ -1,7 +1,8 @@
 """Train a network.
 
-In: datasplit.csv and datasplit_summary.csv, and by params the training's settings.
-Out: model.ckpt, the best checkpoint. Beside it `training/` keeps what a stopped job goes on from.
+Input: datasplit.csv and datasplit_summary.csv, and the training's settings (params).
+Output: model.ckpt, the best checkpoint. The folder `training/` next to it keeps the state from
+which an interrupted training resumes.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Tune the post-processing of a training, or of predictions made elsewhere, and score it.
+"""Tune and score the post-processing of a training or of external predictions.
 
-In: datasplits, and predictions of their validation crops.
-Out: scores.json, and postprocess.json, the settings found.
+Input: data splits, and predictions of their validation crops.
+Output: scores.json, and postprocess.json with the tuned settings.
 """
 
 from pathlib import Path
@@ -10,15 +10,20 @@ from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
+    from cellmap_pipeline.plan.validation import ValidationTask
     from cellmap_pipeline.validation.validate import validate
 
     cfg = snakemake.params.cfg
+    tasks = {
+        label: [ValidationTask.from_dict(task) for task in label_tasks]
+        for label, label_tasks in cfg["labels"].items()
+    }
     scores, settings = validate(
-        cfg["labels"],
+        tasks,
         dict(zip(cfg["trainings"], map(Path, snakemake.input.splits), strict=True)),
         cfg["voxel_size"],
         cfg["everywhere"],
         workers=snakemake.threads,
     )
-    write_json(settings, snakemake.output.settings)
-    write_json(scores, snakemake.output.scores)
+    write_json(snakemake.output.settings, settings)
+    write_json(snakemake.output.scores, scores)

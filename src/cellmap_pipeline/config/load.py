@@ -1,4 +1,4 @@
-"""Reading of the configuration's files."""
+"""Read and check the configuration of a run and the files of its trainings."""
 
 from __future__ import annotations
 
@@ -14,34 +14,49 @@ from cellmap_pipeline.io.yaml_files import read_yaml
 
 
 def parse_run(config: Mapping[str, Any], source: str) -> RunConfig:
-    """Check the run's configuration; `source` is what errors call it.
+    """Check the run's configuration.
+
+    Parameters
+    ----------
+    config
+        The configuration as read from YAML.
+    source
+        How errors refer to it.
 
     Raises
     ------
     InputError
-        Unknown key, wrong type, value out of range.
+        A key is unknown, or a value has the wrong type or is out of range.
     """
     run = validated(RunConfig, config, source, {"config/training/{name}.yaml": Training})
-    for name, elsewhere in run.predictions.items():
+    for name, external in run.predictions.items():
         if name in run.trainings:
-            raise InputError(f"{source}: predictions: {name!r} is the name of a training already")
-        lacking = [p for p in ("{dataset}", "{crop}", "{label}") if p not in elsewhere.path]
-        if lacking:
-            raise InputError(f"{source}: predictions: {name}: {elsewhere.path!r} lacks {lacking}")
+            raise InputError(f"{source}: predictions: {name!r} is already the name of a training")
+        missing = [p for p in ("{dataset}", "{crop}", "{label}") if p not in external.path]
+        if missing:
+            raise InputError(
+                f"{source}: predictions: {name}: {external.path!r} lacks {', '.join(missing)}"
+            )
         try:
-            elsewhere.path.format(dataset="", crop="", label="")
+            external.path.format(dataset="", crop="", label="")
         except (KeyError, IndexError, ValueError):
             raise InputError(
-                f"{source}: predictions: {name}: {elsewhere.path!r} has other braces than those of "
-                "{dataset}, {crop} and {label}: rename it"
+                f"{source}: predictions: {name}: {external.path!r} has braces other than those "
+                "of {dataset}, {crop} and {label}: rename it"
             ) from None
     return run
 
 
 def read_run(path: Path) -> RunConfig:
-    """Read the run's configuration from a file, without Snakemake; raises as `parse_run`."""
+    """Read the run's configuration from a file, without Snakemake.
+
+    Raises
+    ------
+    InputError
+        The file does not exist, or as `parse_run`.
+    """
     if not path.is_file():
-        raise InputError(f"{path} does not exist: name the run's configuration by --configfile")
+        raise InputError(f"{path} does not exist: name the run's configuration with --configfile")
     return parse_run(read_yaml(path), str(path))
 
 
@@ -56,9 +71,9 @@ def load_training(name: str, folders: Sequence[Path]) -> Training:
     paths = [folder / f"{name}.yaml" for folder in folders]
     path = next((path for path in paths if path.exists() or path.is_symlink()), None)
     if path is None:
-        there = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
+        known = sorted({p.stem for folder in folders for p in folder.glob("*.yaml")})
         raise InputError(
-            f"trainings: there is no file for {name!r}{did_you_mean(name, there)} (looked for "
-            f"{', '.join(str(p) for p in paths)}); there are: {', '.join(there) or 'none'}"
+            f"trainings: there is no file for {name!r}{did_you_mean(name, known)} (looked for "
+            f"{', '.join(str(p) for p in paths)}); there are: {', '.join(known) or 'none'}"
         )
     return validated(Training, read_yaml(path), str(path), {"config/config.yaml": RunConfig})

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: a line per key."""
+"""Messages for an invalid configuration: a line per key."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from pydantic_core import ErrorDetails
 
 from cellmap_pipeline.errors import InputError, did_you_mean
 
-# How a value that is not allowed is shown: shortened.
-SHOWN = Repr()
-SHOWN.maxstring = SHOWN.maxother = 80
+SHORT_REPR = Repr()
+SHORT_REPR.maxstring = SHORT_REPR.maxother = 80
 
 
 def validated(
     model: type[Any], values: Mapping[Any, Any], source: str, others: Mapping[str, type[BaseModel]]
 ) -> Any:
-    """A `model` of `values`.
+    """Make a `model` of `values`.
 
     Parameters
     ----------
+    model
+        A pydantic model.
+    values
+        Its values, as read from YAML.
     source
-        What errors call them.
+        How errors refer to them.
     others
-        Further models by where their keys belong, for keys that stand in the wrong file.
+        Models of other files by the file's name, to recognize keys in the wrong file.
 
     Raises
     ------
     InputError
-        Unknown key, wrong type, value out of range: all that is wrong, a line each.
+        A key is unknown, or a value has the wrong type or is out of range; a line per problem.
     """
     try:
         return model.model_validate(dict(values))
@@ -71,7 +74,7 @@ def _messages(
             problem = "has no value: give one" + ("" if needed else ", or leave it out")
         else:
             problem = re.sub(r" or instance of .*|, unable to parse .*", "", item["msg"])
-            shown[key] = f", not {SHOWN.repr(value)}"
+            shown[key] = f", not {SHORT_REPR.repr(value)}"
         problems.setdefault(key, []).append(problem)
     return [
         f"{source}: {key + ': ' if key else ''}{'; or '.join(dict.fromkeys(of_key))}"
@@ -81,7 +84,7 @@ def _messages(
 
 
 def _key(location: tuple[int | str, ...], values: Any) -> str:
-    """Where something is wrong, as the file has it: one value may stand for three axes."""
+    """Name the key of a problem as the file has it, where one value may stand for three axes."""
     parts = []
     for part in location:
         if _is_branch(part):
@@ -97,14 +100,14 @@ def _key(location: tuple[int | str, ...], values: Any) -> str:
 
 
 def _is_branch(part: int | str) -> bool:
-    """Whether pydantic put this into the location to tell the branches of a union apart."""
+    """Whether this part of a location is pydantic's name for a branch of a union."""
     return isinstance(part, str) and bool(
         re.search(r"[\[(]|^constrained-", part) or part in {"str", "dict"}
     )
 
 
 def _is_of_another_branch(item: ErrorDetails, items: Sequence[ErrorDetails]) -> bool:
-    """Whether this branch of a union takes other kinds of values, and another one takes these."""
+    """Whether this is an error of a union's branch for another type of value."""
     union = _missed_union(item)
     return union is not None and any(
         other["loc"][: len(union)] == union and _missed_union(other) != union for other in items
@@ -112,7 +115,7 @@ def _is_of_another_branch(item: ErrorDetails, items: Sequence[ErrorDetails]) -> 
 
 
 def _missed_union(item: ErrorDetails) -> tuple[int | str, ...] | None:
-    """Where the union stands of which a branch takes no values of this kind at all."""
+    """Location of the union of which a branch takes no values of this type at all."""
     *union, last = item["loc"] or ("",)
     kinds = ("_type", "_parsing", "literal_error")
     is_missed = item["type"].endswith(kinds) and last != "[key]" and _is_branch(last)
@@ -126,7 +129,7 @@ def _remedy(
     if len(location) == 1:
         for where, other in others.items():
             if key in other.model_fields:
-                return f" here: it belongs into {where}"
+                return f" here: it belongs in {where}"
     known = _keys(model, location)
     return did_you_mean(key, known) or (f" (known: {', '.join(known)})" if known else "")
 

@@ -1,12 +1,12 @@
-"""The configuration's JSON schemas and reference, made from the models in this package.
+"""JSON schemas and reference page of the configuration, generated from this package's models.
 
-`python -m cellmap_pipeline.config.reference` in the project's folder writes them.
+`python -m cellmap_pipeline.config.reference` writes them, in the project's folder.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.models.build import architectures
-from cellmap_pipeline.segmentation.methods import settings_reference
+from cellmap_pipeline.models.registry import ARCHITECTURES, FAMILIES, LOSSES, Option
+from cellmap_pipeline.segmentation.method_settings import settings_reference
 
 HEADS: dict[str, tuple[str, type[BaseModel]]] = {
     "config": ("The run: `config/config.yaml`", RunConfig),
@@ -24,25 +24,30 @@ HEADS: dict[str, tuple[str, type[BaseModel]]] = {
 
 
 def documents() -> dict[Path, str]:
-    """Path, from the project's folder, and text of each file that is made here."""
-    made = {
+    """By path, relative to the project's folder, the text of each generated file."""
+    generated = {
         Path(f"config/schemas/{name}.schema.json"): json.dumps(model.model_json_schema(), indent=1)
         + "\n"
         for name, (_, model) in HEADS.items()
     }
-    return made | {Path("docs/configuration.md"): _reference()}
+    return generated | {Path("docs/configuration.md"): _reference()}
 
 
 def _reference() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made by `python -m cellmap_pipeline.config.reference` from the models that check it; the",
-        "same as JSON schemas are in `config/schemas/`.",
+        "`python -m cellmap_pipeline.config.reference` generates this page from the models that",
+        "check the configuration. `config/schemas/` has the same as JSON schemas.",
     ]
     for title, model in HEADS.values():
-        lines += ["", f"## {title}", "", "| key | default | range | meaning |"]
-        lines += ["| --- | --- | --- | --- |", *_rows(model)]
+        lines += ["", f"## {title}", ""]
+        if model is Training:
+            lines += [
+                "A changed value reruns the stages that the last column names, and the stages"
+            ]
+            lines += ["after them.", ""]
+        lines += [*_header(model), *_rows(model)]
     lines += [
         "",
         "## Models",
@@ -50,14 +55,29 @@ def _reference() -> str:
         "`model: {architecture: NAME, …}` with these options and defaults.",
     ]
     lines += ["", "| architecture | options |", "| --- | --- |"]
-    for name, made in architectures().items():
-        options = ", ".join(
-            f"`{key}: {json.dumps(default)}`" for key, (_, default) in made.options.items()
-        )
-        lines.append(f"| `{name}` | {options} |")
-    lines += ["", "## Post-processing", "", "`postprocess: {LABEL: {…}}`: what is set here goes"]
-    lines += ["before what validation found best.", "", *settings_reference()]
+    networks = ARCHITECTURES | {f"{family}:NAME": made for family, made in FAMILIES.items()}
+    lines += [f"| `{name}` | {_options(made.options)} |" for name, made in networks.items()]
+    lines += [
+        "",
+        "## Losses",
+        "",
+        "`loss: NAME`, or `loss: {NAME: WEIGHT, …}` for a weighted sum, or",
+    ]
+    lines += ["`loss: {NAME: {weight: WEIGHT, OPTION: …}, …}`.", ""]
+    lines += ["| loss | options |", "| --- | --- |"]
+    lines += [f"| `{name}` | {_options(made.options)} |" for name, made in LOSSES.items()]
+    lines += ["", "## Post-processing", "", "`postprocess: {LABEL: {…}}`: these settings override"]
+    lines += ["the ones that validation tuned.", "", *settings_reference()]
     return "\n".join(lines) + "\n"
+
+
+def _options(options: Mapping[str, Option]) -> str:
+    return ", ".join(f"`{key}: {json.dumps(option.default)}`" for key, option in options.items())
+
+
+def _header(model: type[BaseModel]) -> list[str]:
+    names = ["key", "default", "range", "meaning"] + ["affects"] * (model is Training)
+    return [f"| {' | '.join(names)} |", f"| {' | '.join('---' for _ in names)} |"]
 
 
 def _rows(model: type[BaseModel]) -> Iterator[str]:
@@ -65,19 +85,28 @@ def _rows(model: type[BaseModel]) -> Iterator[str]:
     yield from _table(schema, schema.get("$defs", {}), "")
 
 
-def _table(schema: dict[str, Any], definitions: dict[str, Any], prefix: str) -> Iterator[str]:
+def _table(
+    schema: dict[str, Any],
+    definitions: dict[str, Any],
+    prefix: str,
+    inherited: list[str] | None = None,
+) -> Iterator[str]:
+    """Yield a row per key; the keys of a section inherit what the section affects."""
     for key, value in schema["properties"].items():
         refs = [branch.get("$ref", "") for branch in [value, *value.get("anyOf", [])]]
         name = next(filter(None, refs), "").removeprefix("#/$defs/")
+        groups = value.get("affects", inherited)
+        last = f" {', '.join(groups)} |" if groups else ""
         if name in definitions and "properties" in definitions[name]:
             default = "null" if "default" in value and value["default"] is None else ""
-            yield f"| **`{prefix}{key}`** | {default} | | {value.get('description', '')} |"
-            yield from _table(definitions[name], definitions, f"{prefix}{key}.")
+            yield f"| **`{prefix}{key}`** | {default} | | {value.get('description', '')} |{last}"
+            yield from _table(definitions[name], definitions, f"{prefix}{key}.", groups)
             continue
         default = json.dumps(value["default"]) if "default" in value else "required"
         if "default" not in value and key not in schema.get("required", []):
             default = "{}"
-        yield f"| `{prefix}{key}` | {default} | {_range(value)} | {value.get('description', '')} |"
+        meaning = value.get("description", "")
+        yield f"| `{prefix}{key}` | {default} | {_range(value)} | {meaning} |{last}"
 
 
 def _range(value: dict[str, Any]) -> str:
@@ -98,7 +127,7 @@ def _range(value: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write the files into the current folder."""
+    """Write all generated files below the current folder."""
     for path, text in documents().items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -24,7 +24,7 @@ from cellmap_pipeline.config.types import (
     unique,
 )
 
-# What the name of a source ends with that makes a label of its parts.
+# Suffix of a source that composes a label from its parts.
 PARTS = ":parts"
 
 
@@ -47,32 +47,32 @@ class Submission(Section):
     select: Literal["best", "average"] | Annotated[dict[Name, Choice], Field(min_length=1)] = Field(
         "best",
         description="per label and voxel size the source with the best validation score, the "
-        "average of all, or a map label: source (a training, `training:parts` for a label made of "
-        "parts, or a name in `predictions`), [source, source] to average these, or {nm: source}",
+        "average of all, or a map label: source (a training, `training:parts` for a label composed "
+        "of parts, or a name in `predictions`), [source, source] to average these, or {nm: source}",
     )
     missing: Literal["leave_out", "empty"] = Field(
-        "leave_out", description="labels that nothing predicts: left out, or written empty"
+        "leave_out", description="labels that no source provides: left out, or written empty"
     )
 
 
-class Elsewhere(Section):
-    """Predictions made elsewhere."""
+class ExternalPredictions(Section):
+    """Predictions that another tool made."""
 
     path: Template = Field(description="path with {dataset}, {crop} and {label}")
-    classes: Literal["all"] | Names = Field("all", description="labels that are there")
+    classes: Literal["all"] | Names = Field("all", description="labels that they contain")
 
 
 class Fetch(Section):
-    """What is brought from the challenge's bucket before anything else."""
+    """Data that are fetched from the challenge's bucket before anything else runs."""
 
     crops: PathOrUrl = Field(
-        description="path or URL of the challenge's crop table (manifest.csv): where each crop's "
-        "labels and raw lie"
+        description="path or URL of the challenge's crop table (manifest.csv), which says where "
+        "each crop's labels and raw lie"
     )
-    padding: float = Field(500.0, ge=0, description="raw around each crop, nm")
+    padding: float = Field(500.0, ge=0, description="raw that is fetched around each crop, nm")
 
 
-def _elsewhere(value: Any) -> Any:
+def _as_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
@@ -81,23 +81,23 @@ class RunConfig(Section):
 
     data_root: LocalPath = Field(description="folder of {dataset}/{dataset}.zarr")
     test_crops: PathOrUrl = Field(
-        description="path or URL of the test-crop manifest, or cellmap-segmentation-challenge: the "
-        "one in the official toolbox that is installed"
+        description="path or URL of the manifest of test crops, or cellmap-segmentation-challenge: "
+        "the one in the installed official toolbox"
     )
     ground_truth: Annotated[LocalPath | None, BeforeValidator(null)] = Field(
-        None, description="zarr of the test crops' truth, to score"
+        None, description="zarr with the ground truth of the test crops, to score against"
     )
     output: LocalPath = Field("results", description="folder of all results")
     trainings: Names = Field(description="names of files in config/training/")
     submission: Submission = Field(Submission(), description="what is submitted")
-    fetch: Fetch | None = Field(None, description="data to bring; null: they are in data_root")
-    predictions: dict[Name, Annotated[Elsewhere, BeforeValidator(_elsewhere)]] = Field(
+    fetch: Fetch | None = Field(None, description="data to fetch; null: all are in data_root")
+    predictions: dict[Name, Annotated[ExternalPredictions, BeforeValidator(_as_path)]] = Field(
         default_factory=dict,
-        description="predictions made elsewhere: a name and a path with {dataset}, {crop}, {label},"
-        " or {path: …, classes: […]}",
+        description="external predictions: a name and a path with {dataset}, {crop}, {label}, or "
+        "{path: …, classes: […]}",
     )
     class_table: Annotated[PathOrUrl | None, BeforeValidator(null)] = Field(
         None,
         description="path or URL of the challenge's class table (classes.csv): a label that a "
-        "training does not predict is also made of its parts; null: it is not",
+        "training does not predict is composed of its parts; null: it is not",
     )

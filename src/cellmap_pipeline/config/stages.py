@@ -1,15 +1,21 @@
-"""The stages of a run, and the keys of the configuration that the result of each depends on."""
+"""The stages of a run, and the keys of a training's file that the result of each depends on.
+
+Each key says where it is declared (`training.Training`) which groups it belongs to; the tuples
+here follow from that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.config.types import Affects, keys_that_affect
 from cellmap_pipeline.run.resume import fingerprint_of
 
-# Raised by one when the results of a stage change with the same settings: then, and only then,
-# a new version of this package makes the stage run again.
+# Raise a stage's number by one when its results change for the same settings: then, and only then,
+# a new version of this package reruns the stage.
 RESULT_VERSION = {
     "fetch": 1,
     "datasplit": 2,
@@ -22,69 +28,36 @@ RESULT_VERSION = {
     "score": 2,
     "figures": 1,
 }
-# The keys of a training's file that the result of each stage depends on.
-DATASPLIT_KEYS = (
-    "classes",
-    "voxel_size",
-    "datasets",
-    "crops",
-    "validation_fraction",
-    "seed",
-)
+
+DATASPLIT_KEYS = keys_that_affect(Training, Affects.DATASPLIT)
 TRAIN_KEYS = (
-    "classes",
-    "voxel_size",
-    "model",
-    "patch_size",
-    "seed",
-    "epochs",
-    "iterations_per_epoch",
-    "validation_iterations",
-    "batch_size",
-    "accumulate_grad_batches",
-    "gradient_clip",
-    "precision",
-    "compile",
-    "ema",
-    "initial_weights",
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "scheduler",
-    "targets",
-    "loss",
-    "class_weights",
-    "augment",
-    "loader",
-    "mutual_exclusion",
-    "early_stopping_patience",
-    "save_top_k",
-    "devices",
+    *keys_that_affect(Training, Affects.LEARNING),
+    *keys_that_affect(Training, Affects.TRAINING_RUN),
 )
-# Those that change no result.
-TRAIN_OPTIONS = ("num_workers", "memory_gb", "checkpoint_minutes", "log_every_steps")
-INFERENCE_KEYS = ("checkpoint", "checkpoints", "window", "overlap", "blending", "symmetries")
-# What a checkpoint to predict with must agree with.
-NETWORK_KEYS = ("classes", "voxel_size", "targets")
+# They change no result of a training.
+TRAIN_OPTIONS = keys_that_affect(Training, Affects.TRAINING_SPEED)
+INFERENCE_KEYS = keys_that_affect(Inference, Affects.PREDICTION)
+# A checkpoint must agree in these with the training that predicts with it.
+NETWORK_KEYS = keys_that_affect(Training, Affects.NETWORK)
 
 
 def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]:
-    """The part of a training's settings named by `keys`, in plain builtins and fixed order."""
+    """The settings of a training named by `keys`, JSON-serializable and in that order."""
     values = training.model_dump(mode="json")
     return {key: values[key] for key in keys}
 
 
 def inference_settings(training: Training) -> dict[str, Any]:
-    """What the result of a prediction depends on besides the checkpoint, in plain builtins."""
+    """The settings that the result of a prediction depends on, besides the checkpoint."""
     values = training.inference.model_dump(mode="json")
     return {key: values[key] for key in INFERENCE_KEYS}
 
 
 def training_lineage(training: Training) -> str:
-    """A hash of all settings that the checkpoint of a training depends on.
+    """Hash all settings that the checkpoint of a training depends on.
 
-    The stages after it track it, too: when a changed training fails, its checkpoint is gone, and
-    without this Snakemake would take the old results of those stages for finished.
+    Later stages track the hash, too: when a changed training fails, its checkpoint is gone, and
+    Snakemake would take the old results of those stages for finished.
     """
     keys = dict.fromkeys([*DATASPLIT_KEYS, "datasplit", *TRAIN_KEYS])
     return fingerprint_of(training_settings(training, list(keys)))

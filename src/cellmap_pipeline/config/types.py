@@ -1,11 +1,12 @@
-"""Kinds of values in the configuration: names, paths, voxel sizes, patches.
+"""Types of configuration values: names, paths, voxel sizes, patches, and what a key affects.
 
-Read while Snakemake parses, so nothing here imports torch, zarr or pandas.
+They are used while Snakemake parses, so nothing here imports torch, zarr or pandas.
 """
 
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -19,26 +20,60 @@ from pydantic import (
     field_validator,
 )
 
-from cellmap_pipeline.geometry import LARGEST_NM, SMALLEST_NM
+from cellmap_pipeline.geometry import MAX_VOXEL_NM, MIN_VOXEL_NM
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+class Affects(StrEnum):
+    """The groups of keys that stages depend on; a key belongs to one or more of them."""
+
+    DATASPLIT = "data split"
+    DATASPLIT_FILE = "data split (its own file)"
+    NETWORK = "network"
+    LEARNING = "training"
+    TRAINING_RUN = "training (its length and devices)"
+    TRAINING_SPEED = "no result: speed and logs of the training"
+    PREDICTION = "prediction"
+    PREDICTION_SPEED = "no result: speed of the prediction"
+    LABELS = "labels"
+    PLAN = "which crops are predicted"
+    JOBS = "no result: what jobs request"
+
+
+def affects(*groups: Affects) -> dict[str, Any]:
+    """Mark a key with its groups: `Field(…, json_schema_extra=affects(…))`."""
+    return {"affects": [str(group) for group in groups]}
+
+
+def keys_that_affect(model: type[BaseModel], group: Affects) -> tuple[str, ...]:
+    """The keys of a model that belong to a group, in the order of their declaration."""
+    return tuple(name for name in model.model_fields if group in groups_of(model, name))
+
+
+def groups_of(model: type[BaseModel], key: str) -> list[str]:
+    """The groups that a key of a model is marked with."""
+    extra = model.model_fields[key].json_schema_extra
+    found = extra.get("affects", []) if isinstance(extra, dict) else []
+    assert isinstance(found, list)
+    return [str(group) for group in found]
+
+
 class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors."""
+    """A section of the configuration; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_stray_boolean(cls, value: Any, info: ValidationInfo) -> Any:
-        """`yes`, `no`, `on` and `off` are no numbers, and names only in quotes."""
+        """Refuse `yes`, `no`, `on` and `off` where no boolean is expected."""
         field = cls.model_fields[info.field_name or ""]
         stray = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, bool)]
         if stray and not _takes_boolean(field.annotation):
             raise ValueError(
-                "YAML reads yes, no, on, off, true and false as switches, which this is not: write "
-                "a number, or the name in quotes"
+                "YAML reads yes, no, on, off, true and false as booleans, but this key takes none: "
+                "write a number, or the name in quotes"
             )
         return value
 
@@ -48,17 +83,17 @@ def _takes_boolean(annotation: Any) -> bool:
 
 
 def triple(value: Any) -> Any:
-    """One number stands for all three axes."""
+    """Repeat a single number for all three axes."""
     return [value] * 3 if isinstance(value, int | float | str) else value
 
 
 def null(value: Any) -> Any:
-    """`--config key=null` arrives as text."""
+    """Read text as None: `--config key=null` arrives as a string."""
     return None if value in ("null", "None", "") else value
 
 
 def one_name(value: str) -> str:
-    """A name that can be a folder's and stand in a rule's name."""
+    """Check that a name can be part of a folder's and of a rule's name."""
     if not NAME.fullmatch(value):
         is_file = value.endswith((".yaml", ".yml"))
         remedy = "the file's name without folder and ending" if is_file else "letters, digits, _, -"
@@ -67,21 +102,21 @@ def one_name(value: str) -> str:
 
 
 def unique(values: list) -> list:
-    """A list in which nothing stands twice."""
-    double = sorted({str(v) for v in values if values.count(v) > 1})
-    if double:
-        raise ValueError(f"lists {', '.join(double)} twice")
+    """Check that a list has no duplicates."""
+    duplicates = sorted({str(v) for v in values if values.count(v) > 1})
+    if duplicates:
+        raise ValueError(f"lists {', '.join(duplicates)} twice")
     return values
 
 
 def size_of(key: str) -> tuple[float, ...]:
-    """The voxel size (nm; z, y, x) that a key of `select` stands for: "8", or "3.48 4 4"."""
+    """Parse a voxel size (nm; z, y, x) that is a key of `select`: "8", or "3.48 4 4"."""
     parts = tuple(float(part) for part in key.split())
     return parts * 3 if len(parts) == 1 else parts
 
 
 def _size(value: Any) -> str:
-    """A voxel size as a key."""
+    """Check a voxel size that is a key, and normalize its spaces."""
     try:
         sizes = size_of(str(value))
     except ValueError:
@@ -92,7 +127,7 @@ def _size(value: Any) -> str:
 
 
 def no_size_twice(choice: dict[str, Any]) -> dict[str, Any]:
-    """A map by voxel size in which each stands once."""
+    """Check that no two keys of a map are the same voxel size."""
     by_size: dict[tuple[float, ...], str] = {}
     for key in choice:
         other = by_size.setdefault(size_of(key), key)
@@ -105,37 +140,37 @@ def _path(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty: give a path")
     if re.match(r"[A-Za-z]:[\\/]|\\\\", value):
-        raise ValueError("is a path of Windows: give it as Linux has it, such as /mnt/c/data")
+        raise ValueError("is a Windows path: write it as Linux sees it, such as /mnt/c/data")
     if re.search(r"\$\{?[A-Za-z_]", value):
-        raise ValueError("variables are not replaced in paths: write the path itself")
+        raise ValueError("variables are not expanded in paths: write the full path")
     try:
         return str(Path(value).expanduser()) if value.startswith("~") else value
     except RuntimeError:
-        raise ValueError("begins with the home folder of nobody here: write it out") from None
+        raise ValueError("unknown user in `~user`: write the full path") from None
 
 
 def _without_braces(value: str) -> str:
     if re.search(r"[{}]", value):
-        raise ValueError("has braces, which Snakemake takes for a wildcard: rename it")
+        raise ValueError("contains braces, which Snakemake reads as a wildcard: rename it")
     return value
 
 
 def _not_a_url(value: str) -> str:
     if "://" in value:
-        raise ValueError("is a URL, but must be a path of this machine")
+        raise ValueError("is a URL, but must be a path on this machine")
     return value
 
 
 Name = Annotated[str, AfterValidator(one_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]
 Crops = Annotated[list[int], Field(min_length=1)]
-Nm = Annotated[float, Field(ge=SMALLEST_NM, le=LARGEST_NM)]
+Nm = Annotated[float, Field(ge=MIN_VOXEL_NM, le=MAX_VOXEL_NM)]
 VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(triple)]
 SizeKey = Annotated[str, BeforeValidator(_size)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]
 PatchSize = Annotated[tuple[Voxels, Voxels, Voxels], BeforeValidator(triple)]
 Weight = Annotated[float, Field(gt=0)]
-# Paths: `~` is the home folder, and what is relative is so to the working directory.
+# `~` is expanded; relative paths are relative to the working directory.
 Template = Annotated[str, AfterValidator(_path)]
 PathOrUrl = Annotated[Template, AfterValidator(_without_braces)]
 LocalPath = Annotated[PathOrUrl, AfterValidator(_not_a_url)]

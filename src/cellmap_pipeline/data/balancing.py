@@ -1,44 +1,49 @@
-"""Dividing groups in two so that each class is shared out in the same proportion."""
+"""Division of groups into two sides with about the same fraction of each class."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# The search: descents from random choices, then from the best one with some groups moved.
-RESTARTS = 16
-KICKS = 400
-KICKED = 10
-# What a class on the wrong side costs: more than all shares that are off together.
-MISPLACED = 1000.0
+# The search descends from random choices, then from the best choice with some groups moved.
+RANDOM_STARTS = 16
+PERTURBATIONS = 400
+PERTURBED_GROUPS = 10
+# Cost of a class that one side lacks; it exceeds the total cost of all deviating fractions.
+MISPLACED_COST = 1000.0
 
 
 def balanced_choice(volume: NDArray[np.float64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Groups that hold about `fraction` of each class; the same for the same groups and seed.
+    """Choose groups that hold about `fraction` of each class.
 
-    A class that two groups or more hold is held by a chosen group and by one that is not, where
-    that can be; a class of one group is not chosen. The best of many descents by single moves
-    and swaps.
+    A class of two groups or more is in a chosen group and in another one, where possible; a class
+    of a single group is not chosen. The result is the best of many descents by single moves and
+    swaps, and is deterministic for the same groups and seed.
 
     Parameters
     ----------
     volume
-        (groups, classes), how much each group holds; there are two groups or more, and each class
-        has some.
+        (groups, classes), the amount of each class in each group; there are at least two groups,
+        and each class is in one of them.
+    fraction
+        Fraction of each class to choose.
+    seed
+        Seed of the search.
 
     Returns
     -------
-    (groups,) bool, neither all nor none.
+    (groups,) bool, True for the chosen groups: neither all nor none.
     """
     rng = np.random.default_rng(seed)
     cost = _Cost(volume, fraction)
     best, lowest = np.zeros(len(volume), bool), np.inf
-    for attempt in range(RESTARTS + KICKS):
-        if attempt < RESTARTS:
+    for attempt in range(RANDOM_STARTS + PERTURBATIONS):
+        if attempt < RANDOM_STARTS:
             chosen = rng.random(len(volume)) < fraction
         else:
             chosen = best.copy()
-            chosen[rng.choice(len(volume), min(KICKED, len(volume) // 2), replace=False)] ^= True
+            moved = min(PERTURBED_GROUPS, len(volume) // 2)
+            chosen[rng.choice(len(volume), moved, replace=False)] ^= True
         reached = _descend(chosen, cost)
         if reached < lowest - 1e-12:
             best, lowest = chosen, reached
@@ -46,23 +51,23 @@ def balanced_choice(volume: NDArray[np.float64], fraction: float, seed: int) -> 
 
 
 def _descend(chosen: NDArray[np.bool_], cost: _Cost) -> float:
-    """Improve a choice in place until no move and no swap helps; what it costs in the end."""
-    reached = cost.of(chosen)
+    """Improve a choice in place until no move or swap helps, and return its cost."""
+    current = cost.of(chosen)
     while True:
-        changed, then = _best_change(chosen, cost)
-        if then >= reached - 1e-12:
-            return reached
+        changed, lowest = _best_change(chosen, cost)
+        if lowest >= current - 1e-12:
+            return current
         chosen[changed] ^= True
-        reached = then
+        current = lowest
 
 
 def _best_change(chosen: NDArray[np.bool_], cost: _Cost) -> tuple[list[int], float]:
-    """The groups to move to the other side, and what it costs then: one, or else two that swap."""
-    now = cost.of(chosen)
+    """Find the best move of one group or swap of two; return the groups and the new cost."""
+    current = cost.of(chosen)
     held = chosen @ cost.parts
     moved = cost(held + np.where(chosen[:, None], -cost.parts, cost.parts))
     best = int(moved.argmin())
-    if moved[best] < now - 1e-12:
+    if moved[best] < current - 1e-12:
         return [best], float(moved[best])
     out, into = np.flatnonzero(chosen), np.flatnonzero(~chosen)
     change, lowest = [best], float(moved[best])
@@ -75,13 +80,14 @@ def _best_change(chosen: NDArray[np.bool_], cost: _Cost) -> tuple[list[int], flo
 
 
 class _Cost:
-    """How bad choices are: shares that are off, classes that one side lacks.
+    """Cost of choices: deviating fractions, and classes that one side lacks.
 
     Attributes
     ----------
     parts
-        (groups, 2 · classes + 1), what each group adds to a choice: its share of each class, 1 for
-        each class that it holds, and 1 for itself. The sum over a choice decides its cost.
+        (groups, 2 · classes + 1), the contribution of each group to a choice: its fraction of each
+        class, 1 for each class that it holds, and 1 for itself. The sum over the chosen groups
+        determines the cost.
     """
 
     def __init__(self, volume: NDArray[np.float64], fraction: float) -> None:
@@ -95,14 +101,14 @@ class _Cost:
         self.common = self.total >= 2
 
     def of(self, chosen: NDArray[np.bool_]) -> float:
-        """The cost of one choice, (groups,)."""
+        """Return the cost of one choice, (groups,)."""
         return float(self((chosen @ self.parts)[None])[0])
 
     def __call__(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The costs of choices, given the sums (choices, 2 · classes + 1) of their parts."""
+        """Return the costs of choices, given the sums (choices, 2 · classes + 1) of their parts."""
         share, holding, size = np.split(sums, [self.classes, 2 * self.classes], axis=1)
         misplaced = ((holding == 0) & self.common) | (holding == self.total)
         one_sided = (size[:, 0] == 0) | (size[:, 0] == len(self.parts))
-        # Squares, so that no class is far off for the sake of many.
-        off = np.square(share - self.fraction).sum(axis=1)
-        return off + MISPLACED * (misplaced.sum(axis=1) + self.classes * one_sided)
+        # Squares keep a single class from deviating far for the sake of many others.
+        deviation = np.square(share - self.fraction).sum(axis=1)
+        return deviation + MISPLACED_COST * (misplaced.sum(axis=1) + self.classes * one_sided)

@@ -1,8 +1,8 @@
-"""What a voxel of one class says about the others, from the challenge's class table.
+"""Relations between classes, from the challenge's class table.
 
 Format (cellmap-segmentation-challenge, classes.csv): a CSV without header whose rows are
-`name,id,"ids of the included classes"`; a class that includes none is an atom. No voxel is of two
-atoms at once, and a class is the union of its atoms.
+`name,id,"ids of the included classes"`; a class that includes none is an atom. No voxel belongs to
+two atoms, and a class is the union of its atoms.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from cellmap_pipeline.io.tables import csv_lines, is_number, read_csv_text
 
 
 def read_class_table(path: Path) -> dict[str, frozenset[int]]:
-    """The atoms of each class of the table at `path`, by their ids.
+    """Read the ids of the atoms of each class from the table at `path`.
 
-    Included ids are followed through composites; an id that has no row is an atom.
+    Included ids are resolved recursively; an id without a row is an atom.
 
     Raises
     ------
     InputError
-        The table cannot be read; a row is malformed, repeats a name or an id, or includes itself
-        (with its line number).
+        The table cannot be read; or a row is malformed, repeats a name or an id, or includes
+        itself. The message has its line number.
     """
     text = read_csv_text(path, "class table", "give the path of the challenge's classes.csv")
     return parse_class_table(text, str(path))
 
 
 def parse_class_table(text: str, path: str) -> dict[str, frozenset[int]]:
-    """The atoms of each class of a table given as text; `path` is what errors call it."""
+    """Parse the ids of the atoms of each class from a table's text; errors name it `path`."""
     id_of: dict[str, int] = {}
     included: dict[int, list[int]] = {}
     line_of: dict[int, int] = {}
@@ -39,8 +39,8 @@ def parse_class_table(text: str, path: str) -> dict[str, frozenset[int]]:
         name, number, includes = _parse_row(fields, where)
         if name in id_of or number in line_of:
             raise InputError(
-                f"{where}: class {name!r} or id {number} stands in another line already: each "
-                "class has one row and an id of its own"
+                f"{where}: class {name!r} or id {number} is already on another line: each class "
+                "has one row and a unique id"
             )
         id_of[name], included[number], line_of[number] = number, includes, line
     if not id_of:
@@ -54,19 +54,19 @@ def parse_class_table(text: str, path: str) -> dict[str, frozenset[int]]:
 def implied(
     annotated: Sequence[str], wanted: Sequence[str], table: Mapping[str, frozenset[int]]
 ) -> dict[str, tuple[list[str], list[str]]]:
-    """Which annotated classes decide about a wanted one where they are present.
+    """Find the annotated classes whose voxels imply whether a wanted class is present.
 
     Parameters
     ----------
     annotated, wanted
-        Names of classes; those that are not in `table` relate to nothing.
+        Names of classes; those missing from `table` are unrelated to all others.
     table
-        The atoms of each class, as `read_class_table` gives them.
+        The atoms of each class, as returned by `read_class_table`.
 
     Returns
     -------
-    Per wanted class the annotated classes whose voxels are of it, too (all their atoms are its
-    own), and those whose voxels are not (they share no atom), in the order of `annotated`.
+    Per wanted class the annotated classes whose voxels also belong to it (it has all their atoms),
+    and those whose voxels do not (they share no atom), in the order of `annotated`.
     """
     decides: dict[str, tuple[list[str], list[str]]] = {}
     for label in wanted:
@@ -79,7 +79,7 @@ def implied(
 
 
 def parts_of(label: str, classes: Sequence[str], table: Mapping[str, frozenset[int]]) -> list[str]:
-    """Those of `classes` that together make `label`, no voxel twice; none where they don't."""
+    """List disjoint members of `classes` that together compose `label`; empty if they cannot."""
     atoms = table.get(label, frozenset())
     inside = [c for c in classes if c != label and c in table and table[c] <= atoms]
     parts, covered = set[str](), frozenset[int]()
@@ -110,7 +110,7 @@ def _parse_row(fields: list[str], where: str) -> tuple[str, int, list[int]]:
 def _atoms(
     number: int, included: Mapping[int, Sequence[int]], inside: tuple[int, ...], where: str
 ) -> set[int]:
-    """The atoms of class `number`, which is being resolved for the classes `inside`."""
+    """Resolve the atoms of class `number`, which is included by the classes `inside`."""
     if number in inside:
         raise InputError(f"{where}: class {number} includes itself, directly or through others")
     parts = included.get(number, ())

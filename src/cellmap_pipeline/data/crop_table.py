@@ -1,4 +1,4 @@
-"""The challenge's crop table: where the labels and the raw of each crop lie.
+"""The challenge's crop table: the locations of the labels and the raw of each crop.
 
 Format (`manifest.csv` of cellmap-segmentation-challenge): a CSV with the header
 `crop_number,collection,alignment,crop_url,em_url`. Read while Snakemake parses.
@@ -18,7 +18,17 @@ COLUMNS = ["crop_number", "collection", "alignment", "crop_url", "em_url"]
 
 @dataclass(frozen=True)
 class CropRow:
-    """One row: where crop `crop` of `dataset` lies, as paths or URLs."""
+    """A row of the crop table.
+
+    Attributes
+    ----------
+    crop
+        Number of the crop.
+    dataset
+        Name of its dataset.
+    labels, raw
+        Paths or URLs of the folder of its labels and of its raw.
+    """
 
     crop: int
     dataset: str
@@ -27,13 +37,13 @@ class CropRow:
 
 
 def read_crop_table(path: Path) -> dict[int, CropRow]:
-    """Rows of the crop table at `path`, by crop.
+    """Read the rows of the crop table at `path`, by crop.
 
     Raises
     ------
     InputError
-        The file is missing or not text; a row is malformed or repeats a crop (the message has
-        the line number).
+        The file is missing or not text; or a row is malformed or repeats a crop. The message has
+        its line number.
     """
     text = read_csv_text(
         path, "fetch.crops:", "set it to the path or https URL of the challenge's crop table "
@@ -43,7 +53,7 @@ def read_crop_table(path: Path) -> dict[int, CropRow]:
 
 
 def parse_crop_table(text: str, name: str) -> dict[int, CropRow]:
-    """Rows of a crop table given as text, by crop; `name` is what errors call it."""
+    """Parse the rows of a crop table's text, by crop; errors call the table `name`."""
     rows: dict[int, CropRow] = {}
     problems: list[str] = []
     for number, fields in table_rows(text, name, COLUMNS):
@@ -51,9 +61,7 @@ def parse_crop_table(text: str, name: str) -> dict[int, CropRow]:
         with gathered(problems):
             row = _parse_row(fields, where)
             if rows.setdefault(row.crop, row) is not row:
-                raise InputError(
-                    f"{where}: crop {row.crop} stands in the table already: remove one of the two"
-                )
+                raise InputError(f"{where}: crop {row.crop} is listed twice: remove one")
     raise_all(problems)
     if not rows:
         raise InputError(f"{name} has no rows: it must list at least one crop")
@@ -61,20 +69,20 @@ def parse_crop_table(text: str, name: str) -> dict[int, CropRow]:
 
 
 def split_url(url: str, dataset: str) -> tuple[str, str]:
-    """The container `{dataset}.zarr` or `{dataset}.n5` that a URL leads into, and the key there.
+    """Split a URL into the container `{dataset}.zarr` or `{dataset}.n5` and the key in it.
 
     Raises
     ------
     ValueError
-        It leads into neither.
+        The URL points into neither.
     """
     for suffix in (".zarr", ".n5"):
         head, found, key = url.rstrip("/").partition(f"/{dataset}{suffix}/")
         if found and head and key:
             if ".." in key.split("/"):
-                raise ValueError(f"{url!r} leaves {dataset}{suffix} by '..': write it without")
+                raise ValueError(f"{url!r} leaves {dataset}{suffix} with '..': remove it")
             return f"{head}/{dataset}{suffix}", key
-    raise ValueError(f"{url!r} does not lead into {dataset}.zarr or {dataset}.n5")
+    raise ValueError(f"{url!r} does not point into {dataset}.zarr or {dataset}.n5")
 
 
 def _parse_row(fields: list[str], where: str) -> CropRow:
@@ -95,9 +103,7 @@ def _parse_row(fields: list[str], where: str) -> CropRow:
         except ValueError as error:
             raise InputError(f"{where}: {column} {error}") from None
     if split_url(labels, dataset)[0].endswith(".n5"):
-        raise InputError(
-            f"{where}: crop_url {labels!r}: labels lie in zarr; of n5 only raw is read"
-        )
+        raise InputError(f"{where}: crop_url {labels!r}: labels must be zarr; only raw may be n5")
     if labels.rstrip("/").rpartition("/")[2] != f"crop{crop}":
         raise InputError(f"{where}: crop_url {labels!r} does not end with crop{crop}")
     return CropRow(int(crop), dataset, labels, raw)

@@ -1,18 +1,31 @@
-"""A crop of the training data that validates."""
+"""Held-out crops of the training data, which validate trainings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellmap_pipeline.geometry import Grid, Vector, apart
+from cellmap_pipeline.geometry import Grid, size_ratio
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.storage import Location, volumes_in
 
 
 @dataclass(frozen=True)
 class ValidationCrop:
-    """A crop that validates, the folder of its labels, and those that its datasplit leaves out."""
+    """A crop that validates trainings.
+
+    Attributes
+    ----------
+    dataset
+        Name of its dataset.
+    number
+        Number of the crop.
+    folder
+        Folder of its labels.
+    left_out
+        Classes that the datasplit excludes, although they may be annotated.
+    """
 
     dataset: str
     number: int
@@ -21,22 +34,29 @@ class ValidationCrop:
 
     @classmethod
     def of(cls, folder: Location, left_out: frozenset[str] = frozenset()) -> ValidationCrop:
-        """The crop whose labels lie in `…/{dataset}.zarr/…/crop{number}`."""
+        """Return the crop whose labels lie in `…/{dataset}.zarr/…/crop{number}`."""
         dataset = next(p.removesuffix(".zarr") for p in folder.parts if p.endswith(".zarr"))
         return cls(dataset, int(folder.name.removeprefix("crop")), folder, left_out)
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name in figures, logs and errors."""
         return f"{self.dataset}/crop{self.number}"
 
     def prediction(self, path: str, label: str) -> Path:
-        """Where a label is predicted, by a path with {dataset}, {crop} and {label}."""
+        """Return the path of a label's prediction, given a path template.
+
+        The template has the fields {dataset}, {crop} and {label}.
+        """
         return Path(path.format(dataset=self.dataset, crop=self.number, label=label))
 
-    def truth(self, label: str, voxel_size: Vector | None) -> tuple[LabelVolume, Grid] | None:
-        """A label and its grid at the resolution nearest to `voxel_size` (nm), or the finest for
-        None; None where the label is not annotated.
+    def truth(
+        self, label: str, voxel_size: Sequence[float] | None
+    ) -> tuple[LabelVolume, Grid] | None:
+        """Open a label and return it with its grid at the voxel size nearest to `voxel_size`.
+
+        `voxel_size` is in nm; None means the finest. The result is None if the label is not
+        annotated.
         """
         if label in self.left_out or not volumes_in(self.folder, [label]):
             return None
@@ -44,4 +64,4 @@ class ValidationCrop:
         grids = [level.grid for level in volume.volume.levels]
         if voxel_size is None:
             return volume, grids[0]
-        return volume, min(grids, key=lambda grid: apart(grid.voxel_size, voxel_size))
+        return volume, min(grids, key=lambda grid: size_ratio(grid.voxel_size, voxel_size))

@@ -1,4 +1,4 @@
-"""Which crops train a network and which validate it.
+"""The data split: which crops train a network, and which validate it.
 
 A datasplit is the challenge's CSV without header: usage, raw zarr, raw dataset, label zarr,
 label dataset with the classes in brackets.
@@ -15,7 +15,7 @@ import numpy as np
 
 from cellmap_pipeline.data.balancing import balanced_choice
 from cellmap_pipeline.data.datasplit_csv import (
-    LabelledCrop,
+    LabeledCrop,
     read_datasplit,
     write_datasplit,
     write_summary,
@@ -24,17 +24,17 @@ from cellmap_pipeline.data.layout import RAW, crop_folders, raw_path
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
+from cellmap_pipeline.io.levels import is_as_fine
 from cellmap_pipeline.io.storage import Location, volumes_in
 
-# Labels up to this much coarser than a training's voxels still teach it something.
-COARSEST_FACTOR = 1.25
-# Of the crops that are there, so many are listed where another one is named.
-MOST_NAMED = 20
+# A training uses labels with voxels of up to this factor times its own.
+MAX_LABEL_COARSENESS = 1.25
+MAX_LISTED_CROPS = 20
 
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """What a datasplit depends on: the keys of a training's file of the same names."""
+    """Settings of a datasplit: the keys of the same names of a training's file."""
 
     classes: Sequence[str]
     voxel_size: Vector
@@ -47,12 +47,20 @@ class SplitSettings:
 def make_datasplit(
     data_root: Path, settings: SplitSettings, own: Path | None, output: Path, summary: Path
 ) -> None:
-    """Write the datasplit of a training, and per class what each side holds.
+    """Write the datasplit of a training and its summary per class.
 
     Parameters
     ----------
+    data_root
+        Folder of the datasets.
+    settings
+        Settings of the split.
     own
-        A CSV of the user's, in any of its forms, to take instead of splitting.
+        A user's CSV, in any of its forms, to use instead of splitting.
+    output
+        Datasplit to write.
+    summary
+        Summary to write.
 
     Raises
     ------
@@ -63,62 +71,64 @@ def make_datasplit(
     if own is None:
         usage = split(crops, settings)
     else:
-        usage = [use for use, *_ in read_datasplit(own, settings.classes)]
+        usage = [row.usage for row in read_datasplit(own, settings.classes)]
     write_datasplit(output, crops, usage, settings.classes)
     write_summary(summary, crops, usage, settings.classes)
 
 
-def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> list[LabelledCrop]:
-    """The crops of a training: those that the data hold, or those of a CSV of the user's.
+def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> list[LabeledCrop]:
+    """Find the crops of a training, below `data_root` or in a user's CSV.
 
     Raises
     ------
     InputError
-        There is none, or not one that is named, or one that is broken; or a class is annotated
-        nowhere (the message lists what there is); or see `read_datasplit`.
+        There are no crops, a named crop is missing, a crop is broken, or a class is annotated
+        nowhere (the message lists the annotated classes); or see `read_datasplit`.
     """
     problems: list[str] = []
-    crops = look_for_crops(data_root, settings, own, problems)
+    crops = find_crops(data_root, settings, own, problems)
     raise_all(problems)
     return crops
 
 
-def look_for_crops(
+def find_crops(
     data_root: Path, settings: SplitSettings, own: Path | None, problems: list[str]
-) -> list[LabelledCrop]:
-    """As `make_crops`, but without what is broken, which `problems` gets; it raises the rest."""
+) -> list[LabeledCrop]:
+    """Like `make_crops`, but skip broken crops and append their errors to `problems`."""
     if own is None:
-        return _find_crops(data_root, settings, problems)
-    rows = read_datasplit(own, settings.classes)
-    crops: list[LabelledCrop] = []
-    there: set[str] = set()
-    for _, raw, folder, annotated in rows:
+        return _crops_in_folder(data_root, settings, problems)
+    return _crops_in_csv(own, settings, problems)
+
+
+def _crops_in_csv(own: Path, settings: SplitSettings, problems: list[str]) -> list[LabeledCrop]:
+    """Find the crops of a user's CSV."""
+    crops: list[LabeledCrop] = []
+    known: set[str] = set()
+    for _, raw, folder, annotated in read_datasplit(own, settings.classes):
         if not volumes_in(folder, annotated):
-            lack = f"does not exist or holds none of {', '.join(annotated)}"
             problems.append(
-                f"labels {folder}: the folder {lack}: correct or remove its row in {own}"
+                f"labels {folder}: the folder does not exist or contains none of "
+                f"{', '.join(annotated)}: correct or remove its row in {own}"
             )
             continue
         labels = _open_labels(folder, annotated, problems)
         if labels:
             with gathered(problems):
                 crops.append(crop_at(folder, raw, labels))
-        there |= {*labels, *_labels_in(folder)}
+        known |= {*labels, *_labels_in(folder)}
     if not problems:
-        _check_classes(
-            crops, settings.classes, there, f"no crop of {own} holds a labelled voxel of"
-        )
+        _check_classes(crops, settings.classes, known, f"no crop of {own} has a labeled voxel of")
     return crops
 
 
-def _find_crops(
+def _crops_in_folder(
     data_root: Path, settings: SplitSettings, problems: list[str]
-) -> list[LabelledCrop]:
-    """Crops below `data_root` that annotate a wanted class finely enough."""
+) -> list[LabeledCrop]:
+    """Find the crops below `data_root` that annotate a wanted class finely enough."""
     if not data_root.is_dir():
         raise InputError(f"data_root: {data_root} does not exist: set it to the folder of the data")
-    crops: list[LabelledCrop] = []
-    there: set[str] = set()
+    crops: list[LabeledCrop] = []
+    known: set[str] = set()
     folders = crop_folders(data_root)
     _check_named(folders, settings, data_root)
     for folder in folders:
@@ -127,48 +137,49 @@ def _find_crops(
             continue
         if settings.crops is not None and number not in settings.crops:
             continue
-        there |= _labels_in(folder)
+        known |= _labels_in(folder)
         opened = _open_labels(folder, settings.classes, problems)
-        labels = {label: opened[label] for label in opened if _fine_enough(opened[label], settings)}
+        labels = {label: volume for label, volume in opened.items() if _is_usable(volume, settings)}
         if labels:
-            beside = folder.parents[2] / RAW
-            raw = beside if beside.is_dir() else raw_path(data_root, dataset)
+            own_raw = folder.parents[2] / RAW
+            raw = own_raw if own_raw.is_dir() else raw_path(data_root, dataset)
             with gathered(problems):
                 crops.append(crop_at(folder, raw, labels))
     if not problems:
         _check_classes(
-            crops, settings.classes, there, f"no crop below {data_root} holds, at "
-            f"{list(settings.voxel_size)} nm or finer, a labelled voxel of",
+            crops, settings.classes, known, f"no crop below {data_root} has, at "
+            f"{list(settings.voxel_size)} nm or finer, a labeled voxel of",
         )  # fmt: skip
     return crops
 
 
 def _check_named(folders: Sequence[Path], settings: SplitSettings, data_root: Path) -> None:
-    """Refuse datasets and crops that are not among folders of crops."""
+    """Refuse datasets and crops that are not among the folders of crops."""
     for dataset in settings.datasets or ():
-        there = sorted({folder.parents[4].name for folder in folders})
-        if dataset not in there:
+        known = sorted({folder.parents[4].name for folder in folders})
+        if dataset not in known:
             raise InputError(
-                f"`datasets`: {data_root} has no crops of {dataset}{did_you_mean(dataset, there)}, "
-                f"only of {', '.join(there) or 'nothing'}: correct the name, or copy them there"
+                f"`datasets`: {data_root} has no crops of {dataset}{did_you_mean(dataset, known)}, "
+                f"only of {', '.join(known) or 'nothing'}: correct the name, or copy them there"
             )
     numbers = sorted({int(folder.name.removeprefix("crop")) for folder in folders})
     for crop in settings.crops or ():
         if crop not in numbers:
-            more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
-            listed = ", ".join(map(str, numbers[:MOST_NAMED])) or "none"
+            excess = len(numbers) - MAX_LISTED_CROPS
+            more = f" and {excess} more" if excess > 0 else ""
+            listed = ", ".join(map(str, numbers[:MAX_LISTED_CROPS])) or "none"
             raise InputError(
                 f"`crops`: there is no crop {crop} below {data_root}, only {listed}{more}: correct "
                 "the number, or copy the crop there"
             )
 
 
-def split(crops: Sequence[LabelledCrop], settings: SplitSettings) -> list[str]:
-    """`train` or `validate` for each crop.
+def split(crops: Sequence[LabeledCrop], settings: SplitSettings) -> list[str]:
+    """Assign `train` or `validate` to each crop.
 
-    Each class that occurs in two crops or more occurs on both sides, and the share of its
-    labelled volume that validates is as near `validation_fraction` as the crops allow. Crops that
-    overlap stay together. The same for the same crops and seed.
+    Each class of two crops or more is on both sides, and the fraction of its labeled volume that
+    validates is as close to `validation_fraction` as the crops allow. Overlapping crops stay on
+    the same side. The split is deterministic for the same crops and seed.
 
     Raises
     ------
@@ -179,7 +190,7 @@ def split(crops: Sequence[LabelledCrop], settings: SplitSettings) -> list[str]:
     n = max(groups) + 1
     if n < 2:
         raise InputError(
-            f"a split needs two labelled crops that do not overlap; there is {n} for "
+            f"a split needs two labeled crops that do not overlap; there is {n} for "
             f"{', '.join(settings.classes)}: see `datasets` and `crops` in the training's file"
         )
     volume = np.zeros((n, len(settings.classes)))
@@ -190,14 +201,14 @@ def split(crops: Sequence[LabelledCrop], settings: SplitSettings) -> list[str]:
     return ["validate" if chosen[group] else "train" for group in groups]
 
 
-def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabelledCrop:
-    """The crop whose `labels` lie in `folder`."""
+def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabeledCrop:
+    """Describe the crop whose `labels` are in `folder`."""
     present = {}
     for label, volume in labels.items():
         voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
         present[label] = present_voxels(volume) * voxel
     zarr = next((path for path in folder.parents if path.name.endswith(".zarr")), folder.parent)
-    return LabelledCrop(
+    return LabeledCrop(
         dataset=Path(zarr.name).stem,
         crop=int(re.sub(r"\D", "", folder.name) or 0),
         zarr=zarr,
@@ -211,7 +222,7 @@ def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) 
 def _open_labels(
     folder: Location, classes: Sequence[str], problems: list[str]
 ) -> dict[str, LabelVolume]:
-    """Those of `classes` whose labels lie in `folder`, as `{class}`; `problems` gets what fails."""
+    """Open the labels of `classes` in `folder`; append the errors of broken ones to `problems`."""
     opened = {}
     for label in volumes_in(folder, classes):
         try:
@@ -222,41 +233,38 @@ def _open_labels(
 
 
 def _raw_in(zarr: Location, raw: Location) -> str:
-    """What the raw is called in a datasplit beside `zarr`: its path in it, or where else it is."""
+    """Return the raw's path as a datasplit names it: relative to `zarr`, or else absolute."""
     if str(raw).startswith(f"{zarr}/"):
         return str(raw).removeprefix(f"{zarr}/")
     return str(raw.absolute() if isinstance(raw, Path) else raw)
 
 
-def _fine_enough(label: LabelVolume, settings: SplitSettings) -> bool:
-    """Whether a training can learn from a label's voxels."""
-    return all(
-        own <= COARSEST_FACTOR * wanted
-        for own, wanted in zip(label.volume.finest, settings.voxel_size, strict=True)
-    )
+def _is_usable(label: LabelVolume, settings: SplitSettings) -> bool:
+    """Whether a label's voxels are fine enough to train on."""
+    return is_as_fine(label.volume.finest_voxel_size, settings.voxel_size, MAX_LABEL_COARSENESS)
 
 
 def _labels_in(folder: Location) -> set[str]:
-    """The classes that a crop in a folder of this machine annotates, at whatever voxel size."""
+    """List the classes that a local crop annotates at any voxel size; none for remote crops."""
     if not isinstance(folder, Path):
         return set()
     return {path.name for path in folder.iterdir() if path.is_dir()}
 
 
 def _check_classes(
-    crops: Sequence[LabelledCrop], classes: Sequence[str], there: set[str], lacks: str
+    crops: Sequence[LabeledCrop], classes: Sequence[str], known: set[str], problem: str
 ) -> None:
-    """Refuse crops without a labelled voxel of a class; `lacks` begins the sentence."""
+    """Refuse crops without a labeled voxel of some class; `problem` begins the message."""
     lacking = [c for c in classes if not any(crop.present.get(c) for crop in crops)]
     if lacking:
         raise InputError(
-            f"{lacks} {', '.join(lacking)}: leave it out of `classes`, or see `datasets`, `crops` "
-            f"and `voxel_size`; the crops annotate: {', '.join(sorted(there)) or 'nothing'}"
+            f"{problem} {', '.join(lacking)}: leave it out of `classes`, or see `datasets`, "
+            f"`crops` and `voxel_size`; the crops annotate: {', '.join(sorted(known)) or 'nothing'}"
         )
 
 
-def _overlapping(crops: Sequence[LabelledCrop]) -> list[int]:
-    """A group number per crop: crops of a dataset that overlap, however indirectly, share it."""
+def _overlapping(crops: Sequence[LabeledCrop]) -> list[int]:
+    """Number the groups of overlapping crops: crops that overlap, even indirectly, share one."""
     groups = list(range(len(crops)))
     for i, crop in enumerate(crops):
         for j in range(i):

@@ -1,4 +1,4 @@
-"""The CSV of a data split, in the challenge's five columns, and its summary."""
+"""The CSV of a data split, in the challenge's five columns, and its summary table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import isabs, join
 from pathlib import Path
+from typing import NamedTuple
 
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid
@@ -16,10 +17,25 @@ from cellmap_pipeline.io.tables import csv_lines, read_csv_text
 
 
 @dataclass(frozen=True)
-class LabelledCrop:
-    """A crop with ground truth: where its raw and its labels lie, and what they hold.
+class LabeledCrop:
+    """A crop with ground truth.
 
-    `present` is the labelled volume of each annotated class, nm³.
+    Attributes
+    ----------
+    dataset
+        Name of its dataset.
+    crop
+        Number of the crop.
+    zarr
+        Container of its labels.
+    raw
+        Path of its raw, relative to `zarr` or absolute, or its URL.
+    labels
+        Path of the folder of its labels, relative to `zarr`.
+    grid
+        Grid of its labels.
+    present
+        Labeled volume of each annotated class, nm³.
     """
 
     dataset: str
@@ -32,20 +48,41 @@ class LabelledCrop:
 
     @property
     def name(self) -> str:
-        """How errors and logs call it."""
+        """Name in errors and logs."""
         return f"{self.dataset}/crop{self.crop}"
 
     @property
     def raw_location(self) -> Location:
-        """Where the raw lies."""
-        elsewhere = "://" in self.raw or isabs(self.raw)
-        return location(self.raw) if elsewhere else self.zarr / self.raw
+        """Location of the raw."""
+        is_absolute = "://" in self.raw or isabs(self.raw)
+        return location(self.raw) if is_absolute else self.zarr / self.raw
+
+
+class DatasplitRow(NamedTuple):
+    """A row of a datasplit.
+
+    Attributes
+    ----------
+    usage
+        `train` or `validate`.
+    raw
+        Location of the raw.
+    labels
+        Folder of the labels.
+    classes
+        Annotated classes to use.
+    """
+
+    usage: str
+    raw: Location
+    labels: Location
+    classes: list[str]
 
 
 def write_datasplit(
-    path: Path, crops: Sequence[LabelledCrop], usage: Sequence[str], classes: Sequence[str]
+    path: Path, crops: Sequence[LabeledCrop], usage: Sequence[str], classes: Sequence[str]
 ) -> None:
-    """Write the challenge's five columns."""
+    """Write a datasplit in the challenge's five columns."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         for crop, use in zip(crops, usage, strict=True):
@@ -55,9 +92,9 @@ def write_datasplit(
 
 
 def write_summary(
-    path: Path, crops: Sequence[LabelledCrop], usage: Sequence[str], classes: Sequence[str]
+    path: Path, crops: Sequence[LabeledCrop], usage: Sequence[str], classes: Sequence[str]
 ) -> None:
-    """Write per class the crops that hold it and its volume (µm³), in train and validate."""
+    """Write the number of crops and the volume (µm³) of each class on both sides of the split."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
@@ -81,20 +118,26 @@ def write_summary(
             )
 
 
-def read_datasplit(
-    path: Path, classes: Sequence[str] | None
-) -> list[tuple[str, Location, Location, list[str]]]:
-    """Rows of a datasplit in any of its forms: usage, raw, folder of the labels, classes.
+def read_datasplit(path: Path, classes: Sequence[str] | None) -> list[DatasplitRow]:
+    """Read the rows of a datasplit in any of its forms.
 
-    Forms: the challenge's five columns; cellmap-data's `usage,raw,label` without header; and
-    `raw,label,usage` with that header. Relative paths are relative to the working directory; of
-    five columns, an absolute one or an `s3://` URL stands alone. Of the classes in brackets those
-    in `classes` (None: all) are kept; a label without brackets stands for all of `classes`.
+    The forms are the challenge's five columns, cellmap-data's `usage,raw,label` without header,
+    and `raw,label,usage` with that header. Relative paths are relative to the working directory.
+    In five columns, a raw dataset that is absolute or an `s3://` URL is not joined with its zarr.
+
+    Parameters
+    ----------
+    path
+        Path of the CSV.
+    classes
+        Classes to keep of those in brackets; None keeps all. A label without brackets stands for
+        all of them.
 
     Raises
     ------
     InputError
-        It cannot be read, rows are malformed (a line each, with its number), or a side is empty.
+        The file cannot be read, rows are malformed (the message has a line for each, with its line
+        number), or a side of the split is empty.
     """
     text = read_csv_text(
         path, "datasplit", "`datasplit` in the training's file is the path of a CSV"
@@ -112,14 +155,14 @@ def read_datasplit(
             rows.append(_parse_row(fields, order, f"{path} line {number}", classes))
     raise_all(problems)
     for side in ("train", "validate"):
-        if not any(row[0] == side for row in rows):
+        if not any(row.usage == side for row in rows):
             raise InputError(f"{path} has no row for {side!r}: it needs both train and validate")
     return rows
 
 
 def _parse_row(
     fields: list[str], order: list[str] | None, where: str, classes: Sequence[str] | None
-) -> tuple[str, Location, Location, list[str]]:
+) -> DatasplitRow:
     if order and len(fields) == 3:
         named = dict(zip(order, fields, strict=True))
         usage, raw, label = named["usage"], named["raw"], named["label"]
@@ -139,11 +182,11 @@ def _parse_row(
     folder = location(match[1] if match else label)
     annotated = [c.strip() for c in match[2].split(",")] if match else list(classes or [])
     if classes is None:
-        return usage, location(raw), folder, annotated
+        return DatasplitRow(usage, location(raw), folder, annotated)
     wanted = [c for c in classes if c in annotated]
     if not wanted:
         raise InputError(
-            f"{where}: of the classes in brackets the training wants none ({', '.join(classes)}): "
-            "remove the row, or name one of them"
+            f"{where}: the training uses none of the classes in brackets, but only "
+            f"{', '.join(classes)}: remove the row, or name one of them"
         )
-    return usage, location(raw), folder, wanted
+    return DatasplitRow(usage, location(raw), folder, wanted)

@@ -1,4 +1,4 @@
-"""Where raw and labels of a crop lie below the data folder."""
+"""Layout of the data folder: the paths of raw and labels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 
 def crop_folders(data_root: str | Path, number: int | str = "*") -> list[Path]:
-    """The folders of labels that are here, of all crops or of one: those of other names than
-    `{dataset}/{dataset}.zarr/…/crop{number}` are none.
+    """List the local label folders of all crops, or of the crop `number`.
+
+    Folders that do not match `{dataset}/{dataset}.zarr/…/crop{number}` are ignored.
     """
     found = Path(data_root).glob(f"*/*.zarr/recon-*/labels/groundtruth/crop{number}")
     return sorted(
@@ -22,9 +23,9 @@ RAW = "em/fibsem-uint8"
 
 
 def raw_path(data_root: str | Path, dataset: str) -> Path:
-    """Where the raw of `dataset` lies."""
+    """Return the path of the raw of `dataset`."""
     zarr = Path(data_root) / dataset / f"{dataset}.zarr"
-    # Where there is no zarr the official tools read n5.
+    # The official tools read n5 if there is no zarr.
     for store in (zarr, zarr.with_suffix(".n5")):
         found = sorted(store.glob(f"recon-*/{RAW}"))
         if found:

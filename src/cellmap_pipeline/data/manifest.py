@@ -1,4 +1,4 @@
-"""The challenge's test-crop manifest: which labels of which crops a submission holds.
+"""The challenge's test-crop manifest: the labels that a submission contains.
 
 Format (cellmap-segmentation-challenge): a CSV with the header
 `crop_name,dataset,class_label,voxel_size,translation,shape`; the last three are `[z;y;x]`, in nm,
@@ -22,21 +22,28 @@ from cellmap_pipeline.io.tables import is_number, read_csv_text, table_rows
 
 COLUMNS = ["crop_name", "dataset", "class_label", "voxel_size", "translation", "shape"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-# The source that means the manifest of the installed toolbox, and where it lies in there.
+# The source that stands for the manifest of the installed toolbox, and its path in the package.
 TOOLBOX = "cellmap-segmentation-challenge"
 TOOLBOX_MANIFEST = "utils/test_crop_manifest.csv"
-# A crop of more voxels (a terabyte of probabilities) is a slip.
-MOST_VOXELS = 2**40
+# Larger crops (a terabyte of probabilities) are typing errors.
+MAX_CROP_VOXELS = 2**40
 
 
 def read_manifest(path: str | Path, key: str = "test_crops") -> list[CropLabel]:
-    """Rows of the manifest at `path`, which `key` names, in its order.
+    """Read the rows of the manifest at `path`, in its order.
+
+    Parameters
+    ----------
+    path
+        Path of the manifest.
+    key
+        Configuration key that names the manifest, for errors.
 
     Raises
     ------
     InputError
-        The file is missing or not text; rows are malformed, repeat others or put a crop into two
-        datasets (a line each, with its number).
+        The file is missing or not text; or rows are malformed, duplicate others or put a crop into
+        two datasets. The message has a line for each, with its line number.
     """
     remedy = f"set `{key}` to a file in the challenge's format"
     text = read_csv_text(Path(path), "test-crop manifest", remedy)
@@ -44,9 +51,16 @@ def read_manifest(path: str | Path, key: str = "test_crops") -> list[CropLabel]:
 
 
 def local_manifest(source: str, folder: Path, key: str = "test_crops") -> Path:
-    """A local path of the manifest at `source`: a path, a URL, or `TOOLBOX`.
+    """Return a local path of the manifest at `source`: a path, a URL, or `TOOLBOX`.
 
-    What a URL gives is kept in `folder`, and used from there ever after; `key` names the source.
+    Parameters
+    ----------
+    source
+        Path, URL or `TOOLBOX`.
+    folder
+        Folder of the local copy of a URL, which is downloaded only once.
+    key
+        Configuration key that names the manifest, for errors.
 
     Raises
     ------
@@ -59,7 +73,7 @@ def local_manifest(source: str, folder: Path, key: str = "test_crops") -> Path:
 
 
 def parse_manifest(text: str, name: str) -> list[CropLabel]:
-    """Rows of a manifest given as text; `name` is what errors call it."""
+    """Parse the rows of a manifest's text; errors call the manifest `name`."""
     rows: list[CropLabel] = []
     line_of: dict[tuple[int, str], int] = {}
     dataset_of: dict[int, str] = {}
@@ -71,12 +85,12 @@ def parse_manifest(text: str, name: str) -> list[CropLabel]:
             first = line_of.setdefault((row.crop, row.label), number)
             if first != number:
                 raise InputError(
-                    f"{where}: crop {row.crop}, label {row.label} stands in line {first} already: "
-                    "remove one of the two"
+                    f"{where}: crop {row.crop}, label {row.label} is listed twice (first in line "
+                    f"{first}): remove one"
                 )
             if dataset_of.setdefault(row.crop, row.dataset) != row.dataset:
                 raise InputError(
-                    f"{where}: crop {row.crop} is of dataset {row.dataset} here and of "
+                    f"{where}: crop {row.crop} belongs to dataset {row.dataset} here and to "
                     f"{dataset_of[row.crop]} above: crop ids must be unique"
                 )
             rows.append(row)
@@ -98,15 +112,15 @@ def write_manifest(rows: Iterable[CropLabel], path: str | Path) -> None:
 
 
 def toolbox_manifest(key: str = "test_crops") -> Path:
-    """The manifest inside the official toolbox, found without importing it."""
+    """Return the path of the official toolbox's manifest, without importing the toolbox."""
     spec = importlib.util.find_spec(TOOLBOX.replace("-", "_"))
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():
         if (Path(folder) / TOOLBOX_MANIFEST).is_file():
             return Path(folder) / TOOLBOX_MANIFEST
-    lack = f"is installed but has no {TOOLBOX_MANIFEST}" if folders else "is not installed here"
+    lack = f"is installed but has no {TOOLBOX_MANIFEST}" if folders else "is not installed"
     raise InputError(
-        f"{key}: {TOOLBOX} means the manifest of the official toolbox, which {lack}: install "
+        f"{key}: {TOOLBOX} stands for the manifest of the official toolbox, which {lack}: install "
         "it, or give the path or URL of a test_crop_manifest.csv"
     )
 
@@ -136,10 +150,10 @@ def _parse_row(fields: list[str], where: str) -> CropLabel:
         ) from None
     if not is_plausible(grid.voxel_size):
         raise InputError(
-            f"{where}: voxel_size {voxel_size} is nothing like voxels in nm: convert lengths to nm"
+            f"{where}: voxel_size {voxel_size} is not a plausible voxel size in nm: check the unit"
         )
-    if math.prod(grid.shape) > MOST_VOXELS:
-        raise InputError(f"{where}: shape {shape} is more than any crop holds: check its numbers")
+    if math.prod(grid.shape) > MAX_CROP_VOXELS:
+        raise InputError(f"{where}: shape {shape} is larger than any crop: check its numbers")
     return CropLabel(int(crop), dataset, label, grid)
 
 

@@ -1,4 +1,4 @@
-"""Files of a bucket or folder, brought here one by one, each whole or not at all."""
+"""Local copies of the files of a bucket or folder, each written atomically."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ import tensorstore as ts
 from tqdm import tqdm
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.storage import kvstore, location
+from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.storage import ABSENT_FILE, kvstore, location
 
-# Names, relative to the folder that the record lies in, of files that the source does not have.
-ABSENT = ".absent.json"
-# Reads under way at once: as many as tensorstore's driver has connections.
-IN_FLIGHT = 32
-# tensorstore itself tries again for half a minute where a request fails on the way. These waits
-# (s) are for outages that last longer, for answers that never come, and for wrong bytes.
-WAITS = (5, 15, 30, 60)
-ANSWER_SECONDS = 180
-# What tensorstore calls failures that may pass.
-PASSING = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CURL error")
-# A generation of tensorstore's s3 driver: a zero, and the ETag.
+# As many as tensorstore's driver has connections.
+CONCURRENT_READS = 32
+# tensorstore retries failed requests for half a minute. These waits are for longer outages, missing
+# answers and corrupt content.
+RETRY_WAITS_S = (5, 15, 30, 60)
+ANSWER_TIMEOUT_S = 180
+# Beginnings of tensorstore's messages of transient errors.
+TRANSIENT_ERRORS = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CURL error")
+# A generation of tensorstore's S3 driver is a zero and the ETag, which often is the MD5.
 MD5 = re.compile(rb'\x00"([0-9a-f]{32})"')
 
 log = logging.getLogger(__name__)
@@ -41,26 +40,46 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Counts:
-    """What became of the files asked for."""
+    """Numbers of the requested files.
+
+    Attributes
+    ----------
+    files, bytes
+        Number and size of the fetched files.
+    present
+        Number of files that were present already.
+    absent
+        Number of files that do not exist in the source.
+    """
 
     files: int = 0
     bytes: int = 0
-    there: int = 0
+    present: int = 0
     absent: int = 0
 
 
 @dataclass
 class Mirror:
-    """A container at `source` (a path or URL), and its copy in the folder `local`; by key."""
+    """A partial local copy of a container.
+
+    Attributes
+    ----------
+    source
+        Path or URL of the container.
+    local
+        Folder of the copy.
+    counts
+        Numbers of files so far.
+    """
 
     source: str
     local: Path
     counts: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
-        self._small: dict[str, bytes | None] = {}
+        self._contents: dict[str, bytes | None] = {}
         self._absent: dict[str, set[str]] = {}
-        self._kept: set[str] = set()
+        self._copied: set[str] = set()
 
     @cached_property
     def _store(self) -> ts.KvStore:
@@ -71,61 +90,68 @@ class Mirror:
                 f"{self.source} cannot be opened ({error}): check the crop table"
             ) from None
 
-    def content(self, folder: str, name: str) -> bytes | None:
-        """A small file, from here or else from the source; None where neither has it."""
+    def read_small(self, folder: str, name: str) -> bytes | None:
+        """Read a small file from the copy or else the source; None if neither has it."""
         key = _join(folder, name)
-        if key not in self._small:
+        if key not in self._contents:
             path = self.local / key
             if path.is_file():
-                self._small[key] = path.read_bytes()
+                self._contents[key] = path.read_bytes()
             elif name in self._absent_in(folder):
-                self._small[key] = None
+                self._contents[key] = None
             else:
-                self._small[key] = self._read(key)
-                if self._small[key] is None:
+                self._contents[key] = self._read(key)
+                if self._contents[key] is None:
                     self._absent_in(folder).add(name)
-        return self._small[key]
+        return self._contents[key]
 
-    def keep(self, folder: str, name: str) -> None:
-        """Bring a small file, if the source has it."""
+    def copy_small(self, folder: str, name: str) -> None:
+        """Copy a small file, if the source has it."""
         key = _join(folder, name)
-        if key in self._kept:
+        if key in self._copied:
             return
-        self._kept.add(key)
-        content = self.content(folder, name)
+        self._copied.add(key)
+        content = self.read_small(folder, name)
         path = self.local / key
         if content is None:
             self.counts.absent += 1
         elif path.is_file():
-            self.counts.there += 1
+            self.counts.present += 1
         else:
             self._write(path, content)
 
-    def bring(self, files: Iterable[tuple[str, str]], what: str) -> None:
-        """Bring files, each a folder and a name in it, that are not here yet.
+    def copy(self, files: Iterable[tuple[str, str]], progress_text: str) -> None:
+        """Copy those files that are not present yet.
 
-        Those that the source does not have are recorded, and not asked for again.
+        Files that the source does not have are recorded, and never requested again.
+
+        Parameters
+        ----------
+        files
+            Folder and name of each file.
+        progress_text
+            Text beside the progress bar.
 
         Raises
         ------
         InputError
-            The source denies them, or does not answer even after a while.
+            The source denies access or does not answer, even after several retries.
         """
-        wanted = []
+        missing = []
         for folder, name in files:
             if (self.local / folder / name).is_file():
-                self.counts.there += 1
+                self.counts.present += 1
             elif name in self._absent_in(folder):
                 self.counts.absent += 1
             else:
-                wanted.append((folder, name))
+                missing.append((folder, name))
         try:
             with (
-                ThreadPoolExecutor(IN_FLIGHT) as pool,
-                tqdm(total=len(wanted), desc=what, unit="file", disable=None) as bar,
+                ThreadPoolExecutor(CONCURRENT_READS) as pool,
+                tqdm(total=len(missing), desc=progress_text, unit="file", disable=None) as bar,
             ):
-                contents = pool.map(lambda file: self._bring_one(*file), wanted)
-                for (folder, name), size in zip(wanted, contents, strict=True):
+                sizes = pool.map(lambda file: self._copy_one(*file), missing)
+                for (folder, name), size in zip(missing, sizes, strict=True):
                     if size is None:
                         self._absent_in(folder).add(name)
                         self.counts.absent += 1
@@ -137,66 +163,66 @@ class Mirror:
             self.record_absent()
 
     def record_absent(self) -> None:
-        """Write down, in the folders that are here, what the source does not have."""
+        """Record in each local folder the names of the files that the source does not have."""
         for folder, names in self._absent.items():
-            path = self.local / folder / ABSENT
+            path = self.local / folder / ABSENT_FILE
             if not path.parent.is_dir() or names <= _recorded(path):
                 continue
-            # Others that bring parts of the same array write to it, too.
+            # Jobs that fetch other parts of the same array write to this file, too.
             with _locked(path.parent):
                 text = json.dumps(sorted(names | _recorded(path)), indent=0) + "\n"
-                _write_whole(path, text.encode())
+                _write_file(path, text.encode())
 
-    def _bring_one(self, folder: str, name: str) -> int | None:
+    def _copy_one(self, folder: str, name: str) -> int | None:
         key = _join(folder, name)
         content = self._read(key)
         if content is None:
             return None
-        _write_whole(self.local / key, content)
+        _write_file(self.local / key, content)
         return len(content)
 
     def _write(self, path: Path, content: bytes) -> None:
-        _write_whole(path, content)
+        _write_file(path, content)
         self.counts.files += 1
         self.counts.bytes += len(content)
 
     def _absent_in(self, folder: str) -> set[str]:
         if folder not in self._absent:
-            self._absent[folder] = _recorded(self.local / folder / ABSENT)
+            self._absent[folder] = _recorded(self.local / folder / ABSENT_FILE)
         return self._absent[folder]
 
     def _read(self, key: str) -> bytes | None:
-        """What the source holds, verified where it says its MD5; None where it has no such key."""
+        """Read a key from the source and verify its MD5, if known; None if the key is missing."""
         name = f"{self.source}/{key}"
-        seen: bytes | None = None
+        previous: bytes | None = None
         problem = ""
-        for wait in (*WAITS, None):
+        for wait in (*RETRY_WAITS_S, None):
             try:
-                answer = self._store.read(key).result(timeout=ANSWER_SECONDS)
+                answer = self._store.read(key).result(timeout=ANSWER_TIMEOUT_S)
             except TimeoutError:
-                problem = f"no answer for {ANSWER_SECONDS} s"
+                problem = f"no answer for {ANSWER_TIMEOUT_S} s"
             except ValueError as error:
                 problem = " ".join(str(error).split())
-                if not problem.startswith(PASSING):
+                if not problem.startswith(TRANSIENT_ERRORS):
                     break
             else:
                 if answer.state != "value":
                     return None
-                # Not every ETag of 32 digits is an MD5 (of encrypted objects it is not): the same
-                # bytes twice are right.
-                if answer.value == seen or _is_whole(answer):
+                # An ETag of 32 digits is not always an MD5 (not for encrypted objects), so the same
+                # content twice is accepted, too.
+                if answer.value == previous or _matches_md5(answer):
                     return answer.value
-                seen, problem = answer.value, "its bytes are not those of its MD5"
+                previous, problem = answer.value, "its content does not match its MD5"
             if wait is not None:
-                log.warning("%s: %s; trying again in %g s", name, problem, wait)
+                log.warning("%s: %s; retrying in %g s", name, problem, wait)
                 time.sleep(wait)
         raise InputError(
             f"{name} cannot be read ({problem}): check the address in the crop table, the network "
-            "and, where the bucket is not public, AWS_PROFILE; what is here already stays"
+            "and, if the bucket is not public, AWS_PROFILE; files fetched so far are kept"
         )
 
 
-def _is_whole(answer: ts.KvStore.ReadResult) -> bool:
+def _matches_md5(answer: ts.KvStore.ReadResult) -> bool:
     md5 = MD5.fullmatch(answer.stamp.generation)
     return not md5 or hashlib.md5(answer.value).hexdigest().encode() == md5[1]
 
@@ -207,7 +233,7 @@ def _recorded(path: Path) -> set[str]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of what is changed in a folder."""
+    """Hold an exclusive lock on a folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -216,15 +242,11 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: neighbouring crops, fetched at once, share chunks of raw.
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    # A unique name: neighboring crops that share chunks of raw may be fetched at the same time.
+    with atomic_write(path, suffix=f".{uuid.uuid4().hex}.partial") as tmp:
+        tmp.write_bytes(content)
 
 
 def _join(folder: str, name: str) -> str:

@@ -1,15 +1,14 @@
-"""Made-up FIB-SEM data in the layout of the CellMap Segmentation Challenge, to try a run on.
+"""Synthetic FIB-SEM data in the layout of the CellMap Segmentation Challenge, to try a run with.
 
-Two datasets of different voxel sizes with labelled crops, test crops with their manifest, and the
-truth of these apart. Everything follows from a seed. Layout and metadata: OME-NGFF 0.4
-(https://ngff.openmicroscopy.org/0.4) in zarr 2, annotations as in cellmap-schemas
+There are two datasets of different voxel sizes with labeled crops, and test crops with their
+manifest and separate ground truth. Everything is determined by a seed. Layout and metadata follow
+OME-NGFF 0.4 (https://ngff.openmicroscopy.org/0.4) in zarr 2, annotations follow cellmap-schemas
 (https://janelia-cellmap.github.io/cellmap-schemas).
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +23,18 @@ from tqdm import tqdm
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
-from cellmap_pipeline.demo.image import LABELS, draw
-from cellmap_pipeline.demo.scene import Scene, build_scene
+from cellmap_pipeline.demo.image import LABELS, draw_scene
+from cellmap_pipeline.demo.scene import Scene
 from cellmap_pipeline.demo.shapes import Field, smooth_noise
+from cellmap_pipeline.demo.tissue import build_scene
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
+from cellmap_pipeline.io.files import atomic_folder
 from cellmap_pipeline.io.ngff import multiscale_metadata
 
-Size = Literal["full", "small"]
+DemoSize = Literal["full", "small"]
 
-# Raised when what is made changes.
+# Increased whenever the generated data change.
 VERSION = 1
 MARKER = "demo.json"
 MANIFEST = "test_crop_manifest.csv"
@@ -41,31 +42,31 @@ TRUTH = "ground_truth.zarr"
 
 UNKNOWN = 255
 COMPRESSOR = Blosc(cname="zstd", clevel=3, shuffle=Blosc.NOSHUFFLE)
-DRIFT_GRAIN = 1500.0  # nm
+DRIFT_GRAIN_NM = 1500.0
 
 
 @dataclass(frozen=True)
 class CropPlan:
-    """A crop to make.
+    """A crop to generate.
 
     Attributes
     ----------
     number
-        Of the crop.
+        Number of the crop.
     corner
-        First chunk of raw around the crop, in chunks.
+        Index of the first chunk of the raw around the crop.
     shape
-        Of the crop, in voxels of `s0`; even, so that `s1` covers the same extent.
+        Shape of the crop, in voxels of `s0`; even, so that `s1` covers the same extent.
     labels
-        That are annotated in it.
+        Annotated labels.
     nucleus
-        Whether part of a nucleus is to lie in it.
+        Whether it contains part of a nucleus.
     unknown
         Label of which some voxels are not annotated.
     test
-        Whether it is a test crop, whose labels go to the separate truth.
+        Whether it is a test crop, whose labels are written to the separate ground truth.
     level
-        The level on whose voxels a test crop is asked for.
+        Level whose voxels the manifest requires for a test crop.
     """
 
     number: int
@@ -80,9 +81,20 @@ class CropPlan:
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """A dataset to make; raw is there in its crops plus at least `padding` voxels, in whole chunks.
+    """A dataset to generate.
 
-    `chunk` is the edge of the chunks of `s0`; those of `s1` have half of it, and so cover the same.
+    Attributes
+    ----------
+    name
+        Name of the dataset.
+    grid
+        Grid of raw at `s0`.
+    chunk
+        Edge of the chunks of `s0`, in voxels; chunks of `s1` have half of it, the same extent.
+    padding
+        Minimum number of voxels of raw around each crop; raw is written in whole chunks.
+    crops
+        Crops to generate.
     """
 
     name: str
@@ -92,19 +104,19 @@ class DatasetPlan:
     crops: tuple[CropPlan, ...]
 
     def region(self, crop: CropPlan) -> tuple[Grid, Shape]:
-        """Grid of the raw that is made around `crop`, and its first voxel."""
+        """Grid of the raw that is generated around `crop`, and the index of its first voxel."""
         z, y, x = (c * self.chunk for c in crop.corner)
         shape = [-(-(n + 2 * self.padding) // self.chunk) * self.chunk for n in crop.shape]
         return self.grid.box((z, y, x), shape), (z, y, x)
 
     def crop_start(self, crop: CropPlan) -> Shape:
-        """First voxel of `crop` in its region: in the middle, on a whole voxel of `s1`."""
+        """Index of the first voxel of `crop` in its region: centered, on a whole voxel of `s1`."""
         region, _ = self.region(crop)
         z, y, x = ((r - n) // 4 * 2 for r, n in zip(region.shape, crop.shape, strict=True))
         return z, y, x
 
     def crop_grid(self, crop: CropPlan) -> Grid:
-        """The voxels of `s0` that `crop` consists of."""
+        """Grid of `crop` at `s0`."""
         return _rounded(self.region(crop)[0].box(self.crop_start(crop), crop.shape))
 
 
@@ -168,62 +180,56 @@ SMALL = (
     ),
 )
 
-PLANS: dict[Size, tuple[DatasetPlan, ...]] = {"full": FULL, "small": SMALL}
+PLANS: dict[DemoSize, tuple[DatasetPlan, ...]] = {"full": FULL, "small": SMALL}
 
 
-def make_demo(root: Path, seed: int = 0, progress: bool = True, size: Size = "full") -> None:
-    """Make the demo data in the folder `root`, whole or not at all.
+def make_demo(root: Path, seed: int = 0, progress: bool = True, size: DemoSize = "full") -> None:
+    """Generate the demo data in the folder `root`, which is written atomically.
 
-    A demo of the same seed, size and version that is there already is left alone, another one is
-    replaced.
+    An existing demo with the same seed, size and version is kept, another one is replaced.
 
     Parameters
     ----------
     root
-        Folder to make, with `{dataset}/{dataset}.zarr`, `test_crop_manifest.csv` and
+        Folder to create, with `{dataset}/{dataset}.zarr`, `test_crop_manifest.csv` and
         `ground_truth.zarr`.
     seed
-        What the tissue and the noise follow from.
+        Seed of the tissue and the noise.
     progress
-        Whether to show a bar.
+        Whether to show a progress bar.
     size
-        "full" has 9 training and 3 test crops (about 50 MB), "small" 4 and 2 tiny ones.
+        Size of the demo: "full" has 9 training and 3 test crops (about 50 MB), "small" 4 and 2
+        tiny ones.
 
     Raises
     ------
     InputError
-        `root` is there and holds something that is no demo.
+        `root` exists and contains something other than a demo.
     """
-    made = {"seed": seed, "size": size, "version": VERSION}
-    there = _marker(root)
-    if there == made:
+    marker = {"seed": seed, "size": size, "version": VERSION}
+    existing = _read_marker(root)
+    if existing == marker:
         return
-    if root.exists() and there is None and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and existing is None and (not root.is_dir() or any(root.iterdir())):
         raise InputError(
             f"{root} exists and is not demo data: choose another folder for the demo, or move it"
         )
-    partial = root.with_name(root.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
     plans = PLANS[size]
     rows: list[CropLabel] = []
-    # Threads of blosc put the blocks of a chunk in the order in which they finish.
+    # With several threads, blosc stores the blocks of a chunk in the order in which they finish.
     threads = blosc.set_nthreads(1)
     count = sum(len(plan.crops) for plan in plans)
-    with tqdm(total=count, desc="demo data", unit="crop", disable=not progress) as bar:
+    bar = tqdm(total=count, desc="demo data", unit="crop", disable=not progress)
+    with atomic_folder(root) as tmp, bar:
         for plan in plans:
-            rows += _make_dataset(partial, plan, seed, bar)
-    blosc.set_nthreads(threads)
-    write_manifest(sorted(rows, key=lambda row: row.crop), partial / MANIFEST)
-    (partial / MARKER).write_text(json.dumps(made))
-    if root.exists():
-        shutil.rmtree(root)
-    partial.rename(root)
+            rows += _make_dataset(tmp, plan, seed, bar)
+        blosc.set_nthreads(threads)
+        write_manifest(sorted(rows, key=lambda row: row.crop), tmp / MANIFEST)
+        (tmp / MARKER).write_text(json.dumps(marker))
 
 
-def _marker(root: Path) -> dict[str, Any] | None:
-    """What the demo in `root` says of itself; None if it is no demo."""
+def _read_marker(root: Path) -> dict[str, Any] | None:
+    """Read seed, size and version of the demo in `root`; None if it is not a demo."""
     try:
         marker = json.loads((root / MARKER).read_text())
     except (OSError, ValueError):
@@ -243,14 +249,14 @@ def crop_scene(dataset: DatasetPlan, crop: CropPlan, seed: int) -> Scene:
 
 
 def drift_fields(dataset: DatasetPlan, seed: int) -> tuple[Field, Field]:
-    """How contrast and brightness change over the dataset."""
+    """Slow changes of contrast and of brightness over the dataset."""
     name = [ord(c) for c in dataset.name]
     contrast, brightness = (
         smooth_noise(
             np.random.default_rng([seed, *name, i]),
             dataset.grid.lower,
             dataset.grid.upper,
-            DRIFT_GRAIN,
+            DRIFT_GRAIN_NM,
         )
         for i in range(2)
     )
@@ -258,7 +264,7 @@ def drift_fields(dataset: DatasetPlan, seed: int) -> tuple[Field, Field]:
 
 
 def _make_dataset(root: Path, plan: DatasetPlan, seed: int, bar: tqdm) -> list[CropLabel]:
-    """Write one dataset and its share of the truth; return its rows of the manifest."""
+    """Write one dataset and its ground truth; return its rows of the manifest."""
     recon = f"{plan.name}/{plan.name}.zarr/recon-1"
     store = zarr.open_group(str(root / recon), mode="a")
     zarr.open_group(str(root / plan.name / f"{plan.name}.zarr"), mode="a")
@@ -269,10 +275,10 @@ def _make_dataset(root: Path, plan: DatasetPlan, seed: int, bar: tqdm) -> list[C
     for crop in plan.crops:
         region, first = plan.region(crop)
         rng = np.random.default_rng([seed, crop.number, 1])
-        raw, labels = draw(crop_scene(plan, crop, seed), region, rng, drift)
-        for level, values in enumerate((raw, _mean_of_8(raw))):
-            em[level][_box([f >> level for f in first], values.shape)] = values
-        inside = _box(plan.crop_start(crop), crop.shape)
+        raw, labels = draw_scene(crop_scene(plan, crop, seed), region, rng, drift)
+        for level, values in enumerate((raw, _downsample_mean(raw))):
+            em[level][_slices([f >> level for f in first], values.shape)] = values
+        inside = _slices(plan.crop_start(crop), crop.shape)
         grid = plan.crop_grid(crop)
         for name in crop.labels:
             values = _renumbered(labels[name][inside])
@@ -286,7 +292,10 @@ def _make_dataset(root: Path, plan: DatasetPlan, seed: int, bar: tqdm) -> list[C
 
 
 def _write_label(store: zarr.Group, path: str, values: NDArray, grid: Grid, unknown: bool) -> None:
-    """Write a training label in two levels with the annotation of cellmap-schemas."""
+    """Write a training label in two levels, with an annotation as in cellmap-schemas.
+
+    If `unknown`, a part of it is not annotated.
+    """
     name = path.rpartition("/")[2]
     kind = "instance" if is_instance(name) else "semantic"
     encoding = {"absent": 0}
@@ -303,7 +312,7 @@ def _write_label(store: zarr.Group, path: str, values: NDArray, grid: Grid, unkn
         "annotation_type": {"type": f"{kind}_segmentation", "encoding": encoding},
     }
     store[path].attrs["cellmap"] = {"annotation": annotation}
-    for array, level in zip(arrays, (values, _mode_of_8(values)), strict=True):
+    for array, level in zip(arrays, (values, _downsample_mode(values)), strict=True):
         array[:] = level
         counts = {
             key: int((level == encoding[key]).sum())
@@ -316,9 +325,9 @@ def _write_label(store: zarr.Group, path: str, values: NDArray, grid: Grid, unkn
 def _write_truth(
     truth: zarr.Group, plan: DatasetPlan, crop: CropPlan, name: str, values: NDArray, grid: Grid
 ) -> CropLabel:
-    """Write a test crop's label as the official truth has it; return its row of the manifest."""
+    """Write a label in the format of the official ground truth; return its row of the manifest."""
     if crop.level == 1:
-        values, grid = _mode_of_8(values), _doubled(grid)
+        values, grid = _downsample_mode(values), _coarser(grid)
     array = truth.require_group(f"crop{crop.number}").create_dataset(
         name, data=values, chunks=(64,) * 3, compressor=COMPRESSOR
     )
@@ -331,12 +340,12 @@ def _write_truth(
 def _create_multiscale(
     store: zarr.Group, path: str, grid: Grid, dtype: str, chunk: int
 ) -> list[zarr.Array]:
-    """Make a multiscale group of two empty levels; return its arrays."""
+    """Create a multiscale group of two empty levels; return its arrays."""
     group = store.require_group(path)
-    grids = [grid, _doubled(grid)]
+    grids = [grid, _coarser(grid)]
     metadata: dict[str, Any] = multiscale_metadata(group.basename, grids)
-    whole = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
-    group.attrs["multiscales"] = [metadata | {"coordinateTransformations": whole}]
+    identity = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    group.attrs["multiscales"] = [metadata | {"coordinateTransformations": identity}]
     return [
         group.create_dataset(
             f"s{level}",
@@ -351,39 +360,40 @@ def _create_multiscale(
     ]
 
 
-def _doubled(grid: Grid) -> Grid:
-    """The next level: voxels of twice the size."""
+def _coarser(grid: Grid) -> Grid:
+    """The grid of the next level, with voxels of twice the size."""
     return _rounded(grid.at([2 * v for v in grid.voxel_size]))
 
 
 def _rounded(grid: Grid) -> Grid:
-    """The grid without the dust of floating-point sums in its translation."""
+    """The grid without rounding errors in its translation."""
     z, y, x = (round(t, 6) for t in grid.translation)
     return Grid(grid.voxel_size, (z, y, x), grid.shape)
 
 
-def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+def _slices(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
 
 
 def _renumbered(values: NDArray) -> NDArray:
-    """Ids 1, 2, … in the order of the old ones; 0 stays."""
+    """Renumber ids as 1, 2, …, in the same order; 0 stays."""
     used = np.bincount(values.ravel()) > 0
     used[0] = True
     return (np.cumsum(used) - 1).astype(values.dtype)[values]
 
 
-def _blocks_of_8(values: NDArray) -> NDArray:
+def _blocks(values: NDArray) -> NDArray:
+    """Arrange the voxels of each block of 2×2×2 along a new first axis."""
     z, y, x = (n // 2 for n in values.shape)
     return values.reshape(z, 2, y, 2, x, 2).transpose(1, 3, 5, 0, 2, 4).reshape(8, z, y, x)
 
 
-def _mean_of_8(values: NDArray) -> NDArray:
-    return np.rint(_blocks_of_8(values).mean(0, dtype=np.float32)).astype(values.dtype)
+def _downsample_mean(values: NDArray) -> NDArray:
+    return np.rint(_blocks(values).mean(0, dtype=np.float32)).astype(values.dtype)
 
 
-def _mode_of_8(values: NDArray) -> NDArray:
-    """The most frequent value of each block of 2x2x2 voxels."""
-    blocks = _blocks_of_8(values)
+def _downsample_mode(values: NDArray) -> NDArray:
+    """The most frequent value of each block of 2×2×2 voxels."""
+    blocks = _blocks(values)
     votes = np.stack([(blocks == own).sum(0, dtype=np.uint8) for own in blocks])
     return np.take_along_axis(blocks, votes.argmax(0)[None], 0)[0]

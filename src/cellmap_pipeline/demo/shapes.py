@@ -1,6 +1,7 @@
-"""Smooth noise and distance fields in world coordinates: what the demo's cells are drawn with.
+"""Smooth noise and distance fields in world coordinates, from which the demo's cells are drawn.
 
-Positions, distances and spacings are nm, arrays are z, y, x. Distances are negative inside.
+Positions, distances and spacings are in nm; arrays are in the order z, y, x. Distances are negative
+inside.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SPLINE_STD = (151 / 315) ** 1.5
 
 
 def axes_of(grid: Grid) -> Axes:
-    """World positions of the voxel centres of `grid` along each axis."""
+    """World positions of the voxel centers of `grid` along each axis."""
     z, y, x = (
         np.float32(t) + np.float32(v) * np.arange(n, dtype=np.float32)
         for t, v, n in zip(grid.translation, grid.voxel_size, grid.shape, strict=True)
@@ -35,12 +36,12 @@ def axes_of(grid: Grid) -> Axes:
 
 
 def points_of(axes: Axes) -> Axes:
-    """The three coordinates of every point of a grid, in shapes that broadcast."""
+    """Coordinates of all points of a grid along z, y and x, in shapes that broadcast."""
     return axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
 
 
 def box_slices(axes: Axes, low: Position, high: Position) -> Slices:
-    """Voxels whose centres lie in the box from `low` to `high`."""
+    """Slices of the voxels whose centers lie in the box from `low` to `high`."""
     z, y, x = (
         slice(int(np.searchsorted(a, lo)), int(np.searchsorted(a, hi)))
         for a, lo, hi in zip(axes, low, high, strict=True)
@@ -49,7 +50,7 @@ def box_slices(axes: Axes, low: Position, high: Position) -> Slices:
 
 
 def axes_in(axes: Axes, box: Slices) -> Axes:
-    """The parts of `axes` in a box of voxels."""
+    """The parts of `axes` within a box of voxels."""
     return axes[0][box[0]], axes[1][box[1]], axes[2][box[2]]
 
 
@@ -62,9 +63,9 @@ class Field:
     values
         (z, y, x) float32, samples (order 1) or B-spline coefficients (order 3).
     origin
-        Position of value 0.
+        Position of the first value, nm.
     spacing
-        Between values, the same along all axes.
+        Distance between values, the same along all axes, nm.
     order
         1 interpolates linearly, 3 as a cubic B-spline.
     """
@@ -88,7 +89,8 @@ class Field:
     def on(self, axes: Axes) -> Array:
         """Values at the points of a grid, (z, y, x) float32; constant beyond the lattice."""
         out = self.values
-        for axis in (2, 1, 0):  # last the axis whose slices are contiguous: most of the work
+        # The axis with contiguous slices comes last, because it has most of the work.
+        for axis in (2, 1, 0):
             out = self._interpolate(out, axis, axes[axis])
         return out
 
@@ -96,21 +98,36 @@ class Field:
         t = (positions - self.origin[axis]) / self.spacing
         t = np.clip(t, 0, values.shape[axis] - 1)
         base = np.floor(t).astype(int)
-        first, weights = _weights((t - base).astype(np.float32), self.order)
+        first, weights = _interpolation_weights((t - base).astype(np.float32), self.order)
         shape = [1, 1, 1]
         shape[axis] = -1
         out: Array | None = None
-        for tap, weight in enumerate(weights):
-            index = np.clip(base + first + tap, 0, values.shape[axis] - 1)
-            part = np.take(values, index, axis)
-            part *= weight.reshape(shape)
-            out = part if out is None else np.add(out, part, out=out)
+        for offset, weight in enumerate(weights, first):
+            index = np.clip(base + offset, 0, values.shape[axis] - 1)
+            term = np.take(values, index, axis)
+            term *= weight.reshape(shape)
+            out = term if out is None else np.add(out, term, out=out)
         assert out is not None
         return out
 
 
-def _weights(f: Array, order: int) -> tuple[int, list[Array]]:
-    """Offset of the first lattice value and weights of that and the next ones."""
+def _interpolation_weights(f: Array, order: int) -> tuple[int, list[Array]]:
+    """Weights of the lattice values around each position.
+
+    Parameters
+    ----------
+    f
+        Fractional part of each position on the lattice, in 0..1.
+    order
+        1 (linear) or 3 (cubic B-spline).
+
+    Returns
+    -------
+    first
+        Offset of the first of these lattice values from the one below the position.
+    weights
+        Weights of that value and the following ones.
+    """
     if order == 1:
         return 0, [1 - f, f]
     g = 1 - f
@@ -119,19 +136,19 @@ def _weights(f: Array, order: int) -> tuple[int, list[Array]]:
 
 
 def smooth_noise(rng: np.random.Generator, low: Position, high: Position, spacing: float) -> Field:
-    """Random field of mean 0 and variance 1 over a box; `spacing` is the size of its grains."""
+    """Random field of mean 0 and variance 1 over a box, with a grain size of `spacing`."""
     origin = np.asarray(low, float) - 2 * spacing
     shape = np.ceil((np.asarray(high) - low) / spacing).astype(int) + 5
     values = rng.standard_normal(shape, dtype=np.float32) / np.float32(SPLINE_STD)
     return Field(values, origin, spacing, order=3)
 
 
-def cell_depth(points: Axes, centres: Vector) -> tuple[NDArray[np.intp], Array]:
-    """Which of the `centres` is nearest, and the distance to the border with the next cell."""
-    squared = np.stack([_squared(points, c) for c in centres])
+def cell_depth(points: Axes, centers: Vector) -> tuple[NDArray[np.intp], Array]:
+    """Index of the nearest of `centers`, and the distance to the border with the next cell."""
+    squared = np.stack([_squared(points, c) for c in centers])
     owner = squared.argmin(0)
     nearest = np.take_along_axis(squared, owner[None], 0)[0]
-    between = np.linalg.norm(centres[:, None] - centres[None], axis=-1).astype(np.float32)
+    between = np.linalg.norm(centers[:, None] - centers[None], axis=-1).astype(np.float32)
     border = np.full(nearest.shape, np.inf, np.float32)
     for other, distance in enumerate(squared):
         to_plane = (distance - nearest) / np.maximum(2 * between[owner, other], 1)
@@ -139,20 +156,20 @@ def cell_depth(points: Axes, centres: Vector) -> tuple[NDArray[np.intp], Array]:
     return owner, border
 
 
-def ellipsoid_distance(points: Axes, centre: Position, radii: Position) -> Array:
+def ellipsoid_distance(points: Axes, center: Position, radii: Position) -> Array:
     """Distance to the surface of an ellipsoid, to first order in the distance."""
-    scaled = _squared(points, centre, radii)
-    steep = _squared(points, centre, [r * r for r in radii])
+    scaled = _squared(points, center, radii)
+    gradient = _squared(points, center, [r * r for r in radii])
     scaled = np.sqrt(scaled)
-    return scaled * (scaled - 1) / np.sqrt(np.maximum(steep, np.float32(1e-12)))
+    return scaled * (scaled - 1) / np.sqrt(np.maximum(gradient, np.float32(1e-12)))
 
 
 def path_distance(points: Axes, path: Vector) -> tuple[Array, Array]:
-    """Distance to a polyline, and how far along it a point lies (also beyond its ends)."""
+    """Distance to a polyline, and the position along it (extrapolated beyond its ends)."""
     shape = np.broadcast_shapes(*(p.shape for p in points))
     distance = np.full(shape, np.inf, np.float32)
     along = np.zeros(shape, np.float32)
-    done = 0.0
+    length_so_far = 0.0
     for i, (start, stop) in enumerate(zip(path[:-1], path[1:], strict=True)):
         length = float(np.linalg.norm(stop - start))
         unit = (stop - start) / length
@@ -160,39 +177,45 @@ def path_distance(points: Axes, path: Vector) -> tuple[Array, Array]:
         free = sum(o * np.float32(u) for o, u in zip(offset, unit, strict=True))
         t = np.clip(free, 0, np.float32(length))
         steps = (o - t * np.float32(u) for o, u in zip(offset, unit, strict=True))
-        here = np.sqrt(sum(s * s for s in steps))
-        nearer = here < distance
-        distance[nearer] = here[nearer]
+        to_segment = np.sqrt(sum(s * s for s in steps))
+        nearer = to_segment < distance
+        distance[nearer] = to_segment[nearer]
         low, high = (-np.inf if i == 0 else 0), (np.inf if i == len(path) - 2 else length)
-        along[nearer] = np.clip(free, low, high)[nearer] + np.float32(done)
-        done += length
+        along[nearer] = np.clip(free, low, high)[nearer] + np.float32(length_so_far)
+        length_so_far += length
     return distance, along
 
 
 def step(values: Array, width: float) -> Array:
-    """0 where `values` are negative, 1 where positive, over a ramp of `width` around 0."""
+    """Smooth step from 0 (negative `values`) to 1 (positive ones), with a ramp of `width`."""
     return np.clip(values / np.float32(width) + np.float32(0.5), 0, 1)
 
 
 def band(values: Array, low: float, high: float, width: float = 6) -> Array:
-    """1 where `low` < `values` < `high`, else 0, with ramps of `width`."""
+    """Smooth mask, 1 where `low` < `values` < `high` and 0 elsewhere, with ramps of `width`."""
     return step(values - np.float32(low), width) * step(np.float32(high) - values, width)
 
 
 def smooth_max(a: Array, b: Array, width: float) -> Array:
-    """Maximum with a rounded crease; at most width/4 above the true one, and only near it."""
-    near = np.maximum(np.float32(width) - np.abs(a - b), 0)
-    return np.maximum(a, b) + near * near / np.float32(4 * width)
+    """Maximum with a rounded crease; exceeds the maximum by up to width/4, near the crease only."""
+    closeness = np.maximum(np.float32(width) - np.abs(a - b), 0)
+    return np.maximum(a, b) + closeness * closeness / np.float32(4 * width)
 
 
-def mix(image: Array, value: Array | float, weight: Array) -> None:
-    """Blend `value` into `image` (in place)."""
+def blend(image: Array, value: Array | float, weight: Array) -> None:
+    """Blend `value` into `image`, in place."""
     image += (value - image) * weight
 
 
-def _squared(points: Axes, centre: Position, radii: Position = (1.0, 1.0, 1.0)) -> Array:
+def random_direction(rng: np.random.Generator) -> Vector:
+    """Draw a random unit vector."""
+    vector = rng.standard_normal(3)
+    return vector / np.linalg.norm(vector)
+
+
+def _squared(points: Axes, center: Position, radii: Position = (1.0, 1.0, 1.0)) -> Array:
     z, y, x = (
         ((p - np.float32(c)) / np.float32(r)) ** 2
-        for p, c, r in zip(points, centre, radii, strict=True)
+        for p, c, r in zip(points, center, radii, strict=True)
     )
     return z + y + x

@@ -1,1 +1,1 @@
-"""Volumes on disk and in buckets, label volumes, tables, YAML files, and atomic writing."""
+"""Volumes on disk and in buckets, label volumes, tables, YAML files, and atomic writes."""

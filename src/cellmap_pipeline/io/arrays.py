@@ -1,4 +1,4 @@
-"""Stored arrays, zarr 2 or n5: what of them is here, and their voxels."""
+"""Stored arrays, zarr 2 or n5: their voxels, and which of their chunks are present."""
 
 from __future__ import annotations
 
@@ -19,33 +19,47 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.n5 import array_metadata
 from cellmap_pipeline.io.ngff import read_json
-from cellmap_pipeline.io.resampling import nearest_index
-from cellmap_pipeline.io.storage import ABSENT, Location, S3Path, kvstore, present, read_text
+from cellmap_pipeline.io.resampling import nearest_indices
+from cellmap_pipeline.io.storage import (
+    ABSENT_FILE,
+    Location,
+    Metadata,
+    S3Path,
+    kvstore,
+    present,
+    read_text,
+)
 
-# Decoded chunks that a process keeps at hand; shared by all volumes that it opens.
+# Cache of decoded chunks, shared by all volumes that a process opens.
 CACHE_BYTES = 1 << 30
-# Of a decoded chunk: Blosc's own limit. More is a slip, or fills the memory on purpose.
-MOST_CHUNK_BYTES = 2**31
+# Blosc's own limit for a decoded chunk. Larger ones are mistakes, or fill the memory on purpose.
+MAX_CHUNK_BYTES = 2**31
 CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
 
 def set_cache_bytes(limit: int) -> None:
-    """Keep up to `limit` bytes of decoded chunks at hand, of arrays that are opened from now on."""
+    """Limit the cache of decoded chunks of all arrays that are opened from now on."""
     global CONTEXT
     CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
 
 
 @dataclass
 class Level:
-    """One stored resolution of a volume: a zarr 2 array and the grid that it lies on."""
+    """One resolution of a volume: a stored array and its grid."""
 
     path: Location
     grid: Grid
     is_n5: bool = False
 
     @cached_property
-    def metadata(self) -> dict[str, Any]:
-        """The array's `.zarray`, or what it would be for n5."""
+    def metadata(self) -> Metadata:
+        """The array's `.zarray`, or its equivalent for n5.
+
+        Raises
+        ------
+        InputError
+            The metadata are missing or invalid.
+        """
         file = self.path / ("attributes.json" if self.is_n5 else ".zarray")
         stored = read_json(file)
         try:
@@ -53,7 +67,7 @@ class Level:
             size = np.dtype(metadata["dtype"]).itemsize
             if len(metadata["chunks"]) != 3 or not all(int(n) > 0 for n in metadata["chunks"]):
                 raise ValueError(f"chunks are {metadata['chunks']}")
-            if math.prod(metadata["chunks"]) * size > MOST_CHUNK_BYTES:
+            if math.prod(metadata["chunks"]) * size > MAX_CHUNK_BYTES:
                 raise ValueError(f"a chunk of {metadata['chunks']} voxels is more than 2 GiB")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
@@ -69,7 +83,7 @@ class Level:
         Raises
         ------
         InputError
-            It cannot be opened.
+            The array cannot be opened.
         """
         spec = {"driver": "n5" if self.is_n5 else "zarr", "kvstore": kvstore(self.path)}
         try:
@@ -82,7 +96,7 @@ class Level:
         return array.T if self.is_n5 else array
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
-        """Voxels of a box inside the array.
+        """Read the voxels of a box inside the array.
 
         Raises
         ------
@@ -95,44 +109,57 @@ class Level:
             return array[slices].read(order="C").result()
         except ValueError as error:
             denied = "PERMISSION_DENIED" in str(error)
-            remedy = (
-                "ask its owner for the right to read it" if denied else "copy or fetch it again"
-            )
+            remedy = "ask its owner for read permission" if denied else "copy or fetch it again"
             raise InputError(
                 f"{self.path}: cannot read voxels {list(start)} to {list(stop)} "
                 f"({_reason(error)}): {remedy}"
             ) from None
 
-    def nearest(self, grid: Grid) -> tuple[list[NDArray[np.intp]], tuple[slice, ...]]:
-        """Per axis, the nearest voxels to those of `grid` inside the array, and which those are."""
+    def nearest_voxels(self, grid: Grid) -> tuple[list[NDArray[np.intp]], tuple[slice, ...]]:
+        """Find the array's voxels that are nearest to those of `grid`.
+
+        Returns
+        -------
+        used
+            Per axis, the indices of the nearest voxels that lie inside the array.
+        into
+            Per axis, the slice of `grid` whose nearest voxels those are.
+        """
         used, into = [], []
         for d, (position, n) in enumerate(zip(self.grid.position(grid), grid.shape, strict=True)):
-            index = nearest_index(position, grid.voxel_size[d] / self.grid.voxel_size[d], n)
+            index = nearest_indices(position, grid.voxel_size[d] / self.grid.voxel_size[d], n)
             first, last = np.searchsorted(index, [0, self.grid.shape[d]])
             into.append(slice(first, last))
             used.append(index[first:last])
         return used, tuple(into)
 
     def missing_chunks(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
-        """Which chunks of a box inside the array are not here, by chunk index from `start`'s."""
+        """Mark the chunks of a box inside the array that are not present.
+
+        Returns
+        -------
+        Boolean array with one element per chunk; the first one is the chunk that holds `start`.
+        """
         keys, shape = self._chunk_keys(start, stop)
         new = [key for key in keys if key not in self._chunks_seen]
         self._chunks_seen.update(zip(new, present(self.path, new), strict=True))
         return ~np.array([self._chunks_seen[key] for key in keys], bool).reshape(shape)
 
     def empty_chunks(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.bool_]:
-        """Which of the missing chunks the source lacks, too: they hold the fill value alone.
+        """Mark the missing chunks that do not exist in the source either.
 
-        A bucket is the source itself; for what was fetched from one, a list is kept here.
+        Those hold only the fill value. A bucket is the source itself. For arrays that were fetched
+        from one, the file `ABSENT_FILE` lists them.
         """
         missing = self.missing_chunks(start, stop)
         if isinstance(self.path, S3Path):
             return missing
         keys, shape = self._chunk_keys(start, stop)
-        return missing & np.array([key in self._recorded for key in keys], bool).reshape(shape)
+        absent = np.array([key in self._absent_in_source for key in keys], bool)
+        return missing & absent.reshape(shape)
 
     def _chunk_keys(self, start: Sequence[int], stop: Sequence[int]) -> tuple[list[str], list[int]]:
-        """The names of the chunks under a box, in C order, and their number along each axis."""
+        """Names of the chunks of a box, in C order, and their number along each axis."""
         chunks = self.metadata["chunks"]
         separator = "/" if self.is_n5 else self.metadata.get("dimension_separator", ".")
         axes = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, chunks, strict=True)]
@@ -145,15 +172,15 @@ class Level:
         return {}
 
     @cached_property
-    def _recorded(self) -> frozenset[str]:
-        return frozenset(json.loads(read_text(self.path / ABSENT) or "[]"))
+    def _absent_in_source(self) -> frozenset[str]:
+        return frozenset(json.loads(read_text(self.path / ABSENT_FILE) or "[]"))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open arrays don't travel to worker processes: each opens its own.
+        # Open arrays cannot be pickled: each process opens its own.
         return {"path": self.path, "grid": self.grid, "is_n5": self.is_n5}
 
 
 def _reason(error: Exception) -> str:
-    """What tensorstore says, without what it was called with."""
+    """Message of a tensorstore error without the arguments of the failed call."""
     text = re.sub(r" \[[a-z_]+='.*|; at byte \d+$", "", " ".join(str(error).split()))
     return re.sub(r"^[A-Z_]+: ", "", text)

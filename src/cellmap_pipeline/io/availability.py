@@ -1,4 +1,4 @@
-"""Where the raw of a volume is here: local copies hold it around crops only."""
+"""The part of a volume that is present: local copies hold raw data only around crops."""
 
 from __future__ import annotations
 
@@ -15,17 +15,30 @@ from cellmap_pipeline.io.arrays import Level
 def available_box(
     level: Level, start: Sequence[int], stop: Sequence[int], core: Grid
 ) -> tuple[Shape, Shape]:
-    """The largest part of a box (level's voxels) around `core` whose chunks are all here.
+    """Find the largest part of a box around `core` whose chunks are all present.
 
-    Found by taking away, as long as chunks are missing, the outermost layer of chunks with the
-    greatest share of missing ones; where none misses any, one behind which they are missing. Under
-    `core` those may be missing that the source lacks, too: nothing brings them, and they read as
+    While chunks are missing, the outermost layer of chunks with the greatest share of missing ones
+    is removed, or, if the outermost layers are complete, one with missing chunks behind it. Chunks
+    of `core` may be missing if the source lacks them as well: they cannot be fetched, and read as
     the array's fill value.
+
+    Parameters
+    ----------
+    level
+        The stored array.
+    start, stop
+        The box, in voxels of `level`.
+    core
+        The part that must be present.
+
+    Returns
+    -------
+    Start and stop of the part, in voxels of `level`.
 
     Raises
     ------
     InputError
-        Chunks under `core` are missing, or the box lies outside the volume.
+        Chunks of `core` are missing, or the box lies outside the volume.
     """
     shape = level.grid.shape
     low = [max(0, a) for a in start]
@@ -66,8 +79,12 @@ def _worst_layer(
     core_start: Sequence[int],
     core_stop: Sequence[int],
 ) -> tuple[int, bool] | None:
-    """Axis and side (True: first) of the outermost layer, clear of the core, that misses most;
-    else one behind which, clear of the core, most is missing.
+    """Choose the outermost layer of chunks to remove; no layer that the core needs.
+
+    Returns
+    -------
+    Axis and side (True: first) of the layer with the most missing chunks, or, if those layers are
+    complete, of the one with the most missing chunks behind it; None if nothing can be removed.
     """
     best, worst = None, (0.0, 0.0)
     for axis in range(3):

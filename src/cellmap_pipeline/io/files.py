@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically."""
+"""Files and folders that are written atomically, and copies of files from URLs."""
 
 from __future__ import annotations
 
@@ -15,36 +15,94 @@ from typing import Any
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.tables import decode_csv
 
+PARTIAL_SUFFIX = ".partial"
+
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
-    """Where to write a file, so that it appears at `path` when it is complete."""
-    beside = Path(f"{path}.partial")
-    yield beside
-    os.replace(beside, path)
+def atomic_write(
+    path: str | Path, *, suffix: str = PARTIAL_SUFFIX, fsync: bool = False
+) -> Iterator[Path]:
+    """Yield the path of a temporary file that replaces `path` when the block succeeds.
 
-
-def write_json(value: Any, path: str | Path) -> None:
-    """Write `value` readably."""
-    with whole(path) as beside:
-        beside.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
-
-def put_in_place(beside: Path, output: Path) -> None:
-    """Make a finished folder the output, instead of what may be there."""
-    shutil.rmtree(output, ignore_errors=True)
-    beside.rename(output)
-
-
-def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], object]) -> Path:
-    """The path `source`, or where it is a URL the file `kept`, downloaded the first time.
+    If the block fails, the temporary file is removed and `path` stays as it was.
 
     Parameters
     ----------
+    path
+        The file to write. Its folder must exist.
+    suffix
+        Suffix of the temporary file, which is appended to `path`.
+    fsync
+        Flush the file to disk before it replaces `path`, so that the node may crash afterwards.
+    """
+    path = Path(path)
+    tmp = path.with_name(path.name + suffix)
+    try:
+        yield tmp
+        if fsync:
+            with tmp.open("rb") as file:
+                os.fsync(file.fileno())
+        tmp.replace(path)
+    except BaseException:
+        tmp.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder that replaces `path` when the block succeeds.
+
+    If the block fails, the temporary folder, `{path}.partial`, is removed and `path` stays as it
+    was. For folders from which interrupted work is resumed, use `replace_folder` instead.
+    """
+    path = Path(path)
+    tmp = path.with_name(path.name + PARTIAL_SUFFIX)
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    try:
+        yield tmp
+        replace_folder(tmp, path)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+
+
+def replace_folder(tmp: Path, path: str | Path) -> None:
+    """Move the finished folder `tmp` to `path`, replacing any folder there."""
+    shutil.rmtree(path, ignore_errors=True)
+    tmp.rename(path)
+
+
+def write_json(path: str | Path, value: Any, *, end: str = "\n") -> None:
+    """Write a value as indented JSON, atomically.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    value
+        Any JSON-serializable value.
+    end
+        Text after the value.
+    """
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(value, indent=1) + end, encoding="utf-8")
+
+
+def local_copy(source: str, copy: Path, key: str, parse: Callable[[str, str], object]) -> Path:
+    """Return the path `source`, or the path of a local copy if `source` is a URL.
+
+    Parameters
+    ----------
+    source
+        Path or URL of a CSV file.
+    copy
+        Where a URL is downloaded to, the first time only.
     key
-        Of the configuration, or the option, that names the source.
+        Name of the configuration key or command-line option that holds `source`.
     parse
-        Refuses, given the text and what errors call it, what is not to be kept.
+        Function of the downloaded text and of its name in errors. It raises `InputError` for text
+        that must not be kept.
 
     Raises
     ------
@@ -53,7 +111,7 @@ def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], ob
     """
     if not re.match(r"(https?|ftp|file)://", source):
         return Path(source)
-    if not kept.is_file():
+    if not copy.is_file():
         try:
             with urllib.request.urlopen(source, timeout=60) as answer:
                 content = answer.read()
@@ -63,15 +121,7 @@ def local_copy(source: str, kept: Path, key: str, parse: Callable[[str, str], ob
                 "the path of a local copy"
             ) from None
         parse(decode_csv(content, source), source)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        beside = kept.with_suffix(".partial")
-        beside.write_bytes(content)
-        beside.rename(kept)
-    return kept
-
-
-def settle(beside: Path, path: Path) -> None:
-    """Put a finished file in its place, on the disk even if the node dies after it."""
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(copy) as tmp:
+            tmp.write_bytes(content)
+    return copy

@@ -1,11 +1,10 @@
-"""Volumes of labels: their annotation, and how many voxels of each label they hold."""
+"""Label volumes: their voxels, their annotation, and the number of their labeled voxels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,33 +12,51 @@ from numpy.typing import NDArray
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
 from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.ngff import read_json_if_there
-from cellmap_pipeline.io.storage import Location
+from cellmap_pipeline.io.ngff import read_json_if_present
+from cellmap_pipeline.io.storage import Location, Metadata
 from cellmap_pipeline.io.volumes import Volume
 
-# Voxels of a labelled crop: a terabyte.
-MOST_LABELLED = 2**40
+# No labeled crop is larger.
+MAX_LABEL_VOXELS = 2**40
+# The finest level of at most this many voxels is counted: it shows small objects, too, and is read
+# in milliseconds.
+PREFERRED_COUNTED_VOXELS = 2**21
+# Of a larger level, only some chunks are counted.
+MAX_COUNTED_VOXELS = 2**26
 
 
 @dataclass
 class LabelVolume:
-    """A label: integer voxels, one value of which may stand for `unknown`."""
+    """A volume of integer labels.
+
+    Attributes
+    ----------
+    volume
+        The stored volume.
+    unknown
+        The value of voxels whose label is unknown, if there is one.
+    """
 
     volume: Volume
     unknown: int | None
 
     @classmethod
     def open(cls, path: str | Location) -> LabelVolume:
-        """Open the label at `path`; what its `annotation_type` calls `unknown` is not a label.
+        """Open the label volume at `path` with the value of unknown voxels in its annotation.
 
-        The encoding is that of cellmap-schemas: `cellmap.annotation.annotation_type.encoding` in
-        the attributes of the group or of its finest array.
+        That is `unknown` in cellmap-schemas' `cellmap.annotation.annotation_type.encoding`, in the
+        attributes of the group or of its finest array.
+
+        Raises
+        ------
+        InputError
+            There is no such volume, or its metadata are invalid.
         """
         volume = Volume.open(path)
         largest = max(volume.levels, key=lambda level: level.grid.size)
-        if largest.grid.size > MOST_LABELLED:
+        if largest.grid.size > MAX_LABEL_VOXELS:
             raise InputError(
-                f"{largest.path}: its shape {list(largest.grid.shape)} is more than any crop has: "
+                f"{largest.path}: its shape {list(largest.grid.shape)} is larger than any crop: "
                 "check its .zarray"
             )
         unknown = None
@@ -53,17 +70,17 @@ class LabelVolume:
         return cls(volume, unknown)
 
     def read(self, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Ids on `grid` and where they are known.
+        """Read ids on `grid`, by nearest voxel, and where they are known.
 
         Returns
         -------
         ids
             (z, y, x) of the stored type; 0 where not known.
         known
-            (z, y, x) bool; False outside the label and where it says unknown.
+            (z, y, x) bool; False outside the volume and at unknown voxels.
         """
         level = self.volume.level_for(grid.voxel_size)
-        used, within = level.nearest(grid)
+        used, within = level.nearest_voxels(grid)
         ids = np.zeros(grid.shape, np.dtype(level.metadata["dtype"]).newbyteorder("="))
         known = np.zeros(grid.shape, bool)
         if not all(len(index) for index in used):
@@ -79,35 +96,41 @@ class LabelVolume:
         return ids, known
 
 
-def annotation_attributes(volume: Volume) -> dict[str, Any]:
-    """Attributes of the volume's finest array, where cellmap-schemas puts the annotation.
+def annotation_attributes(volume: Volume) -> Metadata:
+    """Read the attributes of the volume's finest array, where cellmap-schemas has annotations.
 
     A local copy may hold them without the array's voxels.
     """
     finest, _ = volume.declared[0]
-    return read_json_if_there(finest / ".zattrs") or {}
+    return read_json_if_present(finest / ".zattrs") or {}
 
 
-def annotation(attributes: dict[str, Any], path: Location) -> dict[str, Any]:
-    """What cellmap-schemas' `cellmap.annotation` says in the attributes of a label at `path`.
+def annotation(attributes: Metadata, path: Location) -> Metadata:
+    """Get cellmap-schemas' `cellmap.annotation` from the attributes of the label at `path`.
 
     Raises
     ------
     InputError
-        It is none.
+        The annotation is not a mapping.
     """
     return _named(_named(attributes, "cellmap", path), "annotation", path)
 
 
-def annotation_counts(attributes: dict[str, Any], path: Location) -> dict[str, int]:
-    """Voxels that are not labelled, by why (`complement_counts`); raises as `annotation`."""
+def annotation_counts(attributes: Metadata, path: Location) -> dict[str, int]:
+    """Get the number of unlabeled voxels of each kind (`complement_counts`).
+
+    Raises
+    ------
+    InputError
+        The annotation or its counts are invalid.
+    """
     counts = _named(annotation(attributes, path), "complement_counts", path)
     if not all(isinstance(number, int) for number in counts.values()):
         raise InputError(f"{path}: its `complement_counts` must be whole numbers: correct them")
     return counts
 
 
-def _named(attributes: dict[str, Any], key: str, path: Location) -> dict[str, Any]:
+def _named(attributes: Metadata, key: str, path: Location) -> Metadata:
     value = attributes.get(key) or {}
     if not isinstance(value, dict):
         raise InputError(
@@ -116,70 +139,68 @@ def _named(attributes: dict[str, Any], key: str, path: Location) -> dict[str, An
     return value
 
 
-# A level of this many voxels shows small objects, too, and is read in milliseconds.
-ENOUGH_VOXELS = 2**21
-# Of a level larger than this, some chunks stand for the rest.
-MOST_VOXELS = 2**26
-
-
 def present_voxels(label: LabelVolume) -> float:
-    """Labelled voxels at the finest level of `label` that is here.
+    """Estimate the number of labeled voxels at the finest level of `label` that is present.
 
-    They are what its annotation counts (`complement_counts` of cellmap-schemas, on the finest
-    array or the group); else those of a coarser level, as a share of the whole; and where even
-    the coarsest is big, those of evenly spread chunks of it, the same each time.
+    The number is taken from the annotation (`complement_counts` of cellmap-schemas, on the finest
+    array or the group). Otherwise a coarser level is counted and scaled up. If even the coarsest
+    level is large, evenly spread chunks of it are counted, the same ones each time.
     """
     finest = label.volume.levels[0].grid
-    counted = _counted(label)
-    if counted is not None:
-        return counted
-    small = [level for level in label.volume.levels if level.grid.size <= ENOUGH_VOXELS]
+    annotated = _annotated_voxels(label)
+    if annotated is not None:
+        return annotated
+    small = [level for level in label.volume.levels if level.grid.size <= PREFERRED_COUNTED_VOXELS]
     level = small[0] if small else label.volume.levels[-1]
-    # A handle of its own: what is read here once does not stay in memory.
+    # A separate handle, so that the chunks read here do not stay in memory.
     level = replace(level)
-    labelled = looked_at = 0
+    labeled = counted = 0
     for start, stop in _boxes(level):
         voxels = level.read(start, stop)
         present = voxels > 0 if label.unknown is None else (voxels > 0) & (voxels != label.unknown)
-        labelled += int(np.count_nonzero(present))
-        looked_at += voxels.size
-    return labelled / looked_at * finest.size
+        labeled += int(np.count_nonzero(present))
+        counted += voxels.size
+    return labeled / counted * finest.size
 
 
-def counted_voxels(level: Level) -> int | None:
-    """Labelled voxels of a level by its own annotation; None where that does not say."""
-    counts = annotation_counts(read_json_if_there(level.path / ".zattrs") or {}, level.path)
+def annotated_voxels(level: Level) -> int | None:
+    """Number of labeled voxels according to a level's own annotation, or None if not stated."""
+    counts = annotation_counts(read_json_if_present(level.path / ".zattrs") or {}, level.path)
     if not counts:
         return None
     present = counts.get("present", level.grid.size - sum(counts.values()))
     return present if 0 <= present <= level.grid.size else None
 
 
-def _counted(label: LabelVolume) -> float | None:
-    """What the annotation says, which counts voxels of the finest level that is declared."""
-    here = label.volume.levels[0].grid
-    finer = math.prod(here.voxel_size) / math.prod(label.volume.finest)
+def _annotated_voxels(label: LabelVolume) -> float | None:
+    """Number of labeled voxels at the finest present level, according to the annotation.
+
+    The annotation counts voxels of the finest declared level.
+    """
+    grid = label.volume.levels[0].grid
+    volume_ratio = math.prod(grid.voxel_size) / math.prod(label.volume.finest_voxel_size)
     for attributes in (annotation_attributes(label.volume), label.volume.attributes):
         counts = annotation_counts(attributes, label.volume.path)
         if not counts:
             continue
-        present = counts.get("present", round(here.size * finer) - sum(counts.values())) / finer
-        # Other numbers belong to another array.
-        if 0 <= present <= here.size:
+        declared_size = round(grid.size * volume_ratio)
+        present = counts.get("present", declared_size - sum(counts.values())) / volume_ratio
+        # Impossible counts belong to another array.
+        if 0 <= present <= grid.size:
             return present
     return None
 
 
 def _boxes(level: Level) -> Iterator[tuple[Shape, Shape]]:
-    """Start and stop of the chunks to read: all, or one in each stretch of equal length."""
+    """Yield start and stop of the chunks to count: all, or one of each stretch of chunks."""
     shape = level.grid.shape
     chunks = level.metadata["chunks"]
     grid = tuple(-(-n // c) for n, c in zip(shape, chunks, strict=True))
     number = math.prod(grid)
     numbers = np.arange(number)
-    if level.grid.size > MOST_VOXELS:
-        wanted = min(number, max(1, MOST_VOXELS // math.prod(chunks)))
-        # Not always the same place of a stretch: those may fall into one plane.
+    if level.grid.size > MAX_COUNTED_VOXELS:
+        wanted = min(number, max(1, MAX_COUNTED_VOXELS // math.prod(chunks)))
+        # At a random place of each stretch: equal distances may put all of them into one plane.
         place = np.random.default_rng(0).random(wanted)
         stretches = np.arange(wanted + 1) * number // wanted
         numbers = stretches[:-1] + (place * np.diff(stretches)).astype(int)

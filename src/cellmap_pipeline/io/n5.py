@@ -1,4 +1,4 @@
-"""Raw in n5: its metadata as those of zarr volumes.
+"""Metadata of n5 volumes, in the form of those of zarr volumes.
 
 Formats: https://github.com/saalfeldlab/n5, whose arrays are x, y, z; the `transform` of COSEM's
 arrays (axes, scale, translate, units); and n5-viewer's `pixelResolution`, `downsamplingFactors`
@@ -15,40 +15,44 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.io.ngff import NANOMETERS, Stored, inside, read_json_if_there
-from cellmap_pipeline.io.storage import Location
+from cellmap_pipeline.io.ngff import NANOMETERS, StoredLevel, checked_path, read_json_if_present
+from cellmap_pipeline.io.storage import Location, Metadata
 
 
-def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:
-    """The arrays of the n5 group, or the n5 array, at `path`, with their grids in z, y, x.
+def stored_n5_grids(path: Location, group: Metadata) -> list[StoredLevel]:
+    """List the arrays of the n5 group, or the n5 array, at `path`, with their grids in z, y, x.
 
     Parameters
     ----------
+    path
+        The group or array.
     group
-        Its `attributes.json`. The levels are those of its `multiscales`, else as many as its
-        `scales`, else `s0`, `s1`, … as far as they go.
+        Its `attributes.json`. The levels are those of its `multiscales`; otherwise one per entry
+        of its `scales`; otherwise all of `s0`, `s1`, … that exist.
 
     Raises
     ------
     InputError
-        The metadata do not say voxel sizes.
+        The metadata do not define voxel sizes.
     """
     arrays = {path: group}
     transforms: dict[Location, Any] = {}
     try:
         if "dimensions" not in group:
-            transforms = {path / name: told for name, told in _transforms(group).items()}
+            transforms = {path / name: entry for name, entry in _transforms(group).items()}
             levels = list(transforms) or _scales(path, len(group.get("scales", [])))
-            # A local copy need not hold all levels; of those it has not, the group tells the size.
+            # A local copy may lack levels, whose voxel sizes are then known from the group.
             arrays = {
-                level: read_json_if_there(level / "attributes.json") or {} for level in levels
+                level: read_json_if_present(level / "attributes.json") or {} for level in levels
             }
         stored = []
         for number, (level, array) in enumerate(arrays.items()):
             transform = array.get("transform") or transforms.get(level)
-            size, centre = _transformed(transform) if transform else _scaled(array, group, number)
-            grid = Grid(size, centre, tuple(array["dimensions"][::-1])) if array else None
-            stored.append(Stored(level, size, grid))
+            size, center = (
+                _parse_transform(transform) if transform else _parse_scale(array, group, number)
+            )
+            grid = Grid(size, center, tuple(array["dimensions"][::-1])) if array else None
+            stored.append(StoredLevel(level, size, grid))
     except InputError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -58,17 +62,19 @@ def stored_n5_grids(path: Location, group: dict[str, Any]) -> list[Stored]:
             "translate) or `pixelResolution`, and `downsamplingFactors` where it is not the finest"
         ) from None
     if not stored:
-        raise InputError(f"{path} holds no level: an n5 volume is an array, or has them as s0, …")
+        raise InputError(
+            f"{path} holds no level: an n5 volume is an array, or a group of s0, s1, …"
+        )
     return stored
 
 
-def array_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
-    """What `.zarray` would say of an n5 array, from its `attributes.json`; z, y, x.
+def array_metadata(attributes: Metadata) -> Metadata:
+    """Convert the `attributes.json` of an n5 array to the keys of `.zarray`, in z, y, x.
 
     Raises
     ------
     KeyError, TypeError
-        Those do not say it.
+        The attributes are not those of an array.
     """
     return {
         "shape": attributes["dimensions"][::-1],
@@ -77,17 +83,17 @@ def array_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _transforms(group: dict[str, Any]) -> dict[str, Any]:
-    """By path, the `transform` of each level of `multiscales`, if any, or what NGFF says alike."""
+def _transforms(group: Metadata) -> Metadata:
+    """The `transform` of each level of `multiscales` by its path, also if given as in NGFF."""
     transforms = {}
     for multiscale in group.get("multiscales", [])[:1]:
         for level in multiscale["datasets"]:
-            transforms[inside(level["path"])] = level.get("transform")
+            transforms[checked_path(level["path"])] = level.get("transform")
             if "coordinateTransformations" in level:
                 steps = {step["type"]: step for step in level["coordinateTransformations"]}
                 scale = steps["scale"]["scale"]
                 transforms[level["path"]] = {
-                    # Their names tell the order.
+                    # The names give the order.
                     "axes": [axis["name"] for axis in multiscale["axes"]],
                     "units": [axis.get("unit", "nm") for axis in multiscale["axes"]],
                     "scale": scale,
@@ -97,13 +103,13 @@ def _transforms(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scales(path: Location, number: int) -> list[Location]:
-    while read_json_if_there(path / f"s{number}" / "attributes.json") is not None:
+    while read_json_if_present(path / f"s{number}" / "attributes.json") is not None:
         number += 1
     return [path / f"s{i}" for i in range(number)]
 
 
-def _scaled(array: dict[str, Any], group: dict[str, Any], number: int) -> tuple[Vector, Vector]:
-    """Voxel size and translation of the array of level `number`, by `pixelResolution`."""
+def _parse_scale(array: Metadata, group: Metadata, number: int) -> tuple[Vector, Vector]:
+    """Voxel size and translation of level `number` from its `pixelResolution`."""
     own, shared = array.get("pixelResolution"), group.get("pixelResolution")
     factors = array.get("downsamplingFactors")
     if own and not factors:
@@ -112,18 +118,18 @@ def _scaled(array: dict[str, Any], group: dict[str, Any], number: int) -> tuple[
     else:
         finest = _resolution(own or shared)
         size = finest * np.array(factors or group.get("scales", [[1, 1, 1]])[number])
-    # A voxel made of several has its centre in their middle.
+    # The center of a downsampled voxel is the mean of the centers that it covers.
     return _vector(size[::-1]), _vector((size - finest)[::-1] / 2)
 
 
 def _resolution(stated: Any) -> NDArray[np.float64]:
-    """A `pixelResolution`, nm, x, y, z."""
+    """Parse a `pixelResolution`: nm, x, y, z."""
     if isinstance(stated, dict):
         return np.array(stated["dimensions"]) * NANOMETERS[stated.get("unit", "nm")]
     return np.array(stated, float).reshape(3)
 
 
-def _transformed(transform: dict[str, Any]) -> tuple[Vector, Vector]:
+def _parse_transform(transform: Metadata) -> tuple[Vector, Vector]:
     """Voxel size and translation, z, y, x, of a `transform`."""
     order = [transform["axes"].index(axis) for axis in "zyx"]
     units = transform.get("units") or ["nm"] * 3

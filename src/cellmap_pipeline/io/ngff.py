@@ -15,47 +15,48 @@ import numpy as np
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.io.storage import Location, read_text, read_texts
+from cellmap_pipeline.io.files import write_json
+from cellmap_pipeline.io.storage import Location, Metadata, read_text, read_texts
 
-# Units of length by name, as OME-NGFF and n5 give them.
+# Units of length by their names in OME-NGFF and n5.
 NANOMETERS = {
     "nanometer": 1.0, "nm": 1.0, "angstrom": 0.1, "micrometer": 1e3, "µm": 1e3, "um": 1e3,
     "millimeter": 1e6, "mm": 1e6,
 }  # fmt: skip
 
 
-class Declared(NamedTuple):
-    """A resolution as metadata declare it: path in the group, voxel size and translation (nm)."""
+class DeclaredLevel(NamedTuple):
+    """A level in a group's metadata: path in the group, voxel size and translation (nm)."""
 
     path: str
     voxel_size: Vector
     translation: Vector
 
 
-class Stored(NamedTuple):
-    """A resolution that a volume's metadata declare; `grid` is None where its array is not here."""
+class StoredLevel(NamedTuple):
+    """A level of a volume; `grid` is None if its array is not present."""
 
     path: Location
     voxel_size: Vector
     grid: Grid | None
 
 
-def stored_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
-    """The arrays of the multiscale group, or the single array, at `path`.
+def stored_grids(path: Location, attributes: Metadata) -> list[StoredLevel]:
+    """List the arrays of the multiscale group, or the single array, at `path`.
 
     Raises
     ------
     InputError
-        The metadata do not say voxel sizes.
+        The metadata do not define voxel sizes.
     """
     if "multiscales" not in attributes and read_text(path / ".zarray") is not None:
         grid = _array_grid(path, attributes)
-        return [Stored(path, grid.voxel_size, grid)]
+        return [StoredLevel(path, grid.voxel_size, grid)]
     return _multiscale_grids(path, attributes)
 
 
-def multiscale_metadata(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
-    """An entry of OME-NGFF 0.4 `multiscales` for levels `s0`, `s1`, … on `grids`."""
+def multiscale_metadata(name: str, grids: Sequence[Grid]) -> Metadata:
+    """Make an entry of OME-NGFF 0.4 `multiscales` for levels `s0`, `s1`, … on `grids`."""
     datasets = [
         {
             "path": f"s{i}",
@@ -70,39 +71,38 @@ def multiscale_metadata(name: str, grids: Sequence[Grid]) -> dict[str, Any]:
     return {"version": "0.4", "name": name, "axes": axes, "datasets": datasets}
 
 
-def read_json(path: Location) -> dict[str, Any]:
-    """What the JSON file at `path` holds.
+def read_json(path: Location) -> Metadata:
+    """Read the JSON file at `path`.
 
     Raises
     ------
     InputError
-        It is missing or not JSON.
+        The file is missing or not JSON.
     """
-    value = read_json_if_there(path)
+    value = read_json_if_present(path)
     if value is None:
         raise InputError(f"{path} does not exist: the volume is incomplete")
     return value
 
 
-def read_json_if_there(path: Location) -> dict[str, Any] | None:
-    """What the JSON file at `path` holds, or None where there is none.
+def read_json_if_present(path: Location) -> Metadata | None:
+    """Read the JSON file at `path`; return None if there is none.
 
     Raises
     ------
     InputError
-        It is not JSON.
+        The file is not JSON.
     """
-    (value,) = read_jsons(path.parent, [path.name])
+    (value,) = _read_json_files(path.parent, [path.name])
     return value
 
 
-def read_jsons(folder: Location, names: Sequence[str]) -> list[dict[str, Any] | None]:
-    """What JSON files of a folder hold, None where there is none; raises as for one."""
+def _read_json_files(folder: Location, names: Sequence[str]) -> list[Metadata | None]:
     texts = zip(names, read_texts(folder, names), strict=True)
     return [None if text is None else _parse_json(text, folder / name) for name, text in texts]
 
 
-def _parse_json(text: str, path: Location) -> dict[str, Any]:
+def _parse_json(text: str, path: Location) -> Metadata:
     again = "copy or fetch it again, or write the volume again"
     if not text.strip():
         raise InputError(f"{path} is empty: {again}")
@@ -115,25 +115,25 @@ def _parse_json(text: str, path: Location) -> dict[str, Any]:
     return value
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write `value` as JSON."""
-    path.write_text(json.dumps(value, indent=1))
+def write_metadata(path: Path, metadata: Metadata) -> None:
+    """Write a metadata file of a zarr group or array, without a final newline as zarr does."""
+    write_json(path, metadata, end="")
 
 
-def declared_levels(attributes: dict[str, Any], file: str) -> list[Declared]:
-    """The levels that a multiscale group's attributes declare, in their order.
+def declared_levels(attributes: Metadata, file: str) -> list[DeclaredLevel]:
+    """Parse the levels in the attributes of a multiscale group, in their order.
 
     Parameters
     ----------
     attributes
-        Of the group.
+        Attributes of the group.
     file
-        What errors call the file that holds them.
+        Name of the file that holds them, for errors.
 
     Raises
     ------
     InputError
-        They are not such metadata, or their axes are not z, y, x in a unit of length.
+        The attributes are not OME-NGFF 0.4, or their axes are not z, y, x in a unit of length.
     """
     try:
         multiscale = attributes["multiscales"][0]
@@ -144,16 +144,17 @@ def declared_levels(attributes: dict[str, Any], file: str) -> list[Declared]:
             own = dataset["coordinateTransformations"]
             if not any(step["type"] == "scale" for step in own):
                 raise KeyError("scale")
-            size, centre = np.full(3, unit), np.zeros(3)
+            size, center = np.full(3, unit), np.zeros(3)
             for step in [*own, *shared]:
                 value = np.array(step[step["type"]], float).reshape(3)
                 if step["type"] == "scale":
-                    size, centre = size * value, centre * value
+                    size, center = size * value, center * value
                 elif step["type"] == "translation":
-                    centre = centre + value * unit
+                    center = center + value * unit
                 else:
                     raise ValueError(f"a {step['type']!r} transformation")
-            levels.append(Declared(inside(dataset["path"]), _vector(size), _vector(centre)))
+            path = checked_path(dataset["path"])
+            levels.append(DeclaredLevel(path, _vector(size), _vector(center)))
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -167,43 +168,43 @@ def declared_levels(attributes: dict[str, Any], file: str) -> list[Declared]:
     return levels
 
 
-def inside(path: str) -> str:
-    """The path of a level, which lies below its group.
+def checked_path(path: str) -> str:
+    """Return the path of a level if it lies inside its group.
 
     Raises
     ------
     ValueError
-        It does not.
+        The path leads out of the group.
     """
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"the level {path!r} lies outside the volume")
     return path
 
 
-def _multiscale_grids(path: Location, attributes: dict[str, Any]) -> list[Stored]:
+def _multiscale_grids(path: Location, attributes: Metadata) -> list[StoredLevel]:
     levels = declared_levels(attributes, f"{path}/.zattrs")
     stored = []
-    # A local copy need not hold all levels.
-    arrays = read_jsons(path, [f"{level.path}/.zarray" for level in levels])
+    # A local copy may lack levels.
+    arrays = _read_json_files(path, [f"{level.path}/.zarray" for level in levels])
     for level, array in zip(levels, arrays, strict=True):
         try:
             grid = array and Grid(level.voxel_size, level.translation, array["shape"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}/{level.path}: its place and shape make no grid "
+                f"{path}/{level.path}: its voxel size, translation and shape are not a grid "
                 f"({type(error).__name__}: {error}): check its .zarray and {path}/.zattrs"
             ) from None
-        stored.append(Stored(path / level.path, level.voxel_size, grid or None))
+        stored.append(StoredLevel(path / level.path, level.voxel_size, grid or None))
     return stored
 
 
 def _unit(axes: Sequence[Any], file: str) -> float:
-    """The unit of z, y, x axes, nm."""
+    """Unit of the axes, which must be z, y, x, in nm."""
     names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     if names != ["z", "y", "x"]:
         raise InputError(
-            f"{file}: axes are {names}, but must be ['z', 'y', 'x']: write the volume again, one "
-            "channel of it in that order"
+            f"{file}: axes are {names}, but must be ['z', 'y', 'x']: write the volume again with "
+            "one channel and its axes in that order"
         )
     units = {axis.get("unit", "nanometer") for axis in axes if isinstance(axis, dict)}
     if len(units) > 1 or not units <= NANOMETERS.keys():
@@ -219,12 +220,12 @@ def _vector(values: Iterable[float]) -> Vector:
     return z, y, x
 
 
-def _array_grid(path: Location, attributes: dict[str, Any]) -> Grid:
+def _array_grid(path: Location, attributes: Metadata) -> Grid:
     array = read_json(path / ".zarray")
     try:
         return Grid(attributes["voxel_size"], attributes["translation"], array["shape"])
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}/.zattrs must hold `voxel_size` and `translation`, nm, z, y, x, of an array "
-            f"({type(error).__name__}: {error}): write them"
+            f"{path}/.zattrs must hold the array's `voxel_size` and `translation`, nm, z, y, x "
+            f"({type(error).__name__}: {error}): add them"
         ) from None

@@ -1,4 +1,4 @@
-"""Where volumes lie: folders of this machine, or `s3://bucket/key`, read alike."""
+"""Locations of volumes: local folders and `s3://bucket/key`, with the same interface."""
 
 from __future__ import annotations
 
@@ -13,19 +13,28 @@ import tensorstore as ts
 
 from cellmap_pipeline.errors import InputError
 
-# Of requests that fail on the way; tensorstore waits ever longer between them.
-RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
-# Beside an array that was fetched: the names, as JSON, of the chunks that its source does not have.
-ABSENT = ".absent.json"
+# A JSON object: attributes of a zarr or n5 volume, metadata of an array, a tensorstore spec.
+Metadata = dict[str, Any]
+# For requests that fail; tensorstore backs off exponentially.
+REQUEST_RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
+# In the folder of a fetched array: the names, as a JSON list, of files that its source lacks.
+ABSENT_FILE = ".absent.json"
 
 
 @dataclass(frozen=True)
 class S3Path:
     """A key of an S3 bucket, used like a `pathlib.Path`.
 
-    Requests are signed when AWS_ACCESS_KEY_ID or AWS_PROFILE is in the environment, else
-    anonymous; AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL name another server, AWS_REGION or
-    AWS_DEFAULT_REGION its region.
+    Requests are signed if AWS_ACCESS_KEY_ID or AWS_PROFILE is set in the environment, and
+    anonymous otherwise. AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL select another server, AWS_REGION
+    or AWS_DEFAULT_REGION its region.
+
+    Attributes
+    ----------
+    bucket
+        Name of the bucket.
+    key
+        Key in the bucket, without slashes at its ends.
     """
 
     bucket: str
@@ -49,7 +58,7 @@ class S3Path:
 
     @property
     def parents(self) -> list[S3Path]:
-        """The keys that this one lies below, nearest first."""
+        """The keys above this one, nearest first."""
         return [self.parent, *self.parent.parents] if self.key else []
 
     @property
@@ -58,15 +67,15 @@ class S3Path:
         return (self.bucket, *self.key.split("/"))
 
     @property
-    def spec(self) -> dict[str, Any]:
-        """What tensorstore opens it by."""
+    def spec(self) -> Metadata:
+        """Specification of the key-value store for tensorstore."""
         signed = any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
-        spec: dict[str, Any] = {
+        spec: Metadata = {
             "driver": "s3",
             "bucket": self.bucket,
             "path": f"{self.key}/" if self.key else "",
             "aws_credentials": {"type": "default" if signed else "anonymous"},
-            "s3_request_retries": RETRIES,
+            "s3_request_retries": REQUEST_RETRIES,
         }
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
@@ -84,16 +93,16 @@ class S3Path:
             raise InputError(f"{self} cannot be opened ({error}): check the address") from None
 
     def read(self, names: Sequence[str]) -> list[bytes | None]:
-        """What keys below this one hold, None where the bucket has no such key.
+        """Read keys below this one; None for keys that do not exist.
 
         Raises
         ------
         InputError
-            The bucket does not answer, or denies it.
+            The bucket does not answer, or denies access.
         """
-        asked = [self._store.read(name) for name in names]
+        requests = [self._store.read(name) for name in names]
         contents = []
-        for name, future in zip(names, asked, strict=True):
+        for name, future in zip(names, requests, strict=True):
             try:
                 answer = future.result()
             except ValueError as error:
@@ -105,17 +114,17 @@ class S3Path:
         return contents
 
     def present(self, names: Sequence[str]) -> list[bool]:
-        """Which keys below this one the bucket has; it is asked for all of them at once.
+        """Check, in concurrent requests, which keys below this one exist.
 
         Raises
         ------
         InputError
-            The bucket does not answer, or does not let its keys be listed.
+            The bucket does not answer, or denies listing its keys.
         """
-        # Up to and without the next name that there can be: the name alone.
-        asked = [self._store.list(ts.KvStore.KeyRange(name, name + "\0")) for name in names]
+        # The range ends before the next possible name, so it holds the name alone.
+        requests = [self._store.list(ts.KvStore.KeyRange(name, name + "\0")) for name in names]
         try:
-            return [bool(answer.result()) for answer in asked]
+            return [bool(answer.result()) for answer in requests]
         except ValueError as error:
             raise InputError(
                 f"{self} cannot be listed ({error}): check the address, the network and, where "
@@ -127,7 +136,7 @@ Location = Path | S3Path
 
 
 def location(path: str | Location) -> Location:
-    """The folder or S3 key that a path or URL names.
+    """Parse a path or an `s3://` URL.
 
     Raises
     ------
@@ -144,39 +153,39 @@ def location(path: str | Location) -> Location:
     return Path(path)
 
 
-def kvstore(path: Location) -> dict[str, Any]:
-    """What tensorstore opens a folder or key by."""
+def kvstore(path: Location) -> Metadata:
+    """Specification of the key-value store of a folder or key for tensorstore."""
     return path.spec if isinstance(path, S3Path) else {"driver": "file", "path": f"{path}/"}
 
 
 def present(folder: Location, names: Sequence[str]) -> list[bool]:
-    """Which files of a folder, or keys below a key, there are."""
+    """Check which files of a folder, or keys below a key, exist."""
     if isinstance(folder, S3Path):
         return folder.present(names)
     return [(folder / name).is_file() for name in names]
 
 
 def volumes_in(folder: Location, names: Sequence[str]) -> list[str]:
-    """Those of `names` that are folders in a folder, or below a key what zarr has metadata of."""
+    """Select the names that are folders in a folder, or zarr groups or arrays below a key."""
     if isinstance(folder, S3Path):
-        there = folder.present([f"{name}/.zattrs" for name in names])
-        return [name for name, is_there in zip(names, there, strict=True) if is_there]
+        existing = folder.present([f"{name}/.zattrs" for name in names])
+        return [name for name, exists in zip(names, existing, strict=True) if exists]
     return [name for name in names if (folder / name).is_dir()]
 
 
 def read_text(path: Location) -> str | None:
-    """The text at a path or key, or None where there is none; raises as `read_texts`."""
+    """Read the text of a file or key, or None if there is none; raises as `read_texts`."""
     (text,) = read_texts(path.parent, [path.name])
     return text
 
 
 def read_texts(folder: Location, names: Sequence[str]) -> list[str | None]:
-    """The texts in files of a folder, or at keys below a key: those are asked for all at once.
+    """Read the texts of files in a folder, or, in concurrent requests, of keys below a key.
 
     Raises
     ------
     InputError
-        One is not UTF-8, or cannot be read.
+        A file or key is not UTF-8, or cannot be read.
     """
     if isinstance(folder, S3Path):
         contents = folder.read(names)
@@ -198,6 +207,6 @@ def _read_file(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror}): ask its owner for the right to, or copy it "
-            "again"
+            f"{path} cannot be read ({error.strerror}): ask its owner for read permission, or copy "
+            "it again"
         ) from None

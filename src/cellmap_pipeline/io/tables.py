@@ -1,6 +1,6 @@
-"""CSV files of the user's: manifests, splits and tables, with what spreadsheets make of them.
+"""CSV files written by users or spreadsheets: manifests, data splits and tables.
 
-Read while Snakemake parses.
+They are read while Snakemake parses the workflow.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from pathlib import Path
 
 from cellmap_pipeline.errors import InputError
 
-# Digits of the largest crop number.
-DIGITS = 18
+# Numbers of more digits exceed 64 bits.
+MAX_DIGITS = 18
 
 
 def read_csv_text(path: Path, what: str, remedy: str) -> str:
-    """The text of the file at `path`.
+    """Read the text of the file at `path`.
 
     Parameters
     ----------
+    path
+        The file.
     what
-        Errors call it so, before its path.
+        Description of the file in errors, before its path.
     remedy
-        What to do where there is no such file.
+        Advice for the case that the file cannot be read.
 
     Raises
     ------
     InputError
-        It does not exist, cannot be read or is not UTF-8.
+        The file does not exist, cannot be read or is not UTF-8.
     """
     try:
         content = path.read_bytes()
@@ -41,7 +43,13 @@ def read_csv_text(path: Path, what: str, remedy: str) -> str:
 
 
 def decode_csv(content: bytes, name: str) -> str:
-    """The text of a CSV file; raises as `read_csv_text`."""
+    """Decode the text of a CSV file.
+
+    Raises
+    ------
+    InputError
+        The text is not UTF-8.
+    """
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -52,12 +60,19 @@ def decode_csv(content: bytes, name: str) -> str:
 
 
 def csv_lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and stripped fields of each line that is not blank; `name` is what errors call it.
+    """Yield the number and the stripped fields of each line that is not blank.
+
+    Parameters
+    ----------
+    text
+        Text of the file.
+    name
+        Name of the file in errors.
 
     Raises
     ------
     InputError
-        A line is not CSV, or separated by other signs than commas.
+        A line is not CSV, or its fields are separated by semicolons or tabs.
     """
     lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), skipinitialspace=True)
     try:
@@ -65,8 +80,8 @@ def csv_lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
             fields = [field.strip() for field in line]
             if not any(fields):
                 continue
-            for sign, called in ((";", "';'"), ("\t", "tabs")):
-                if len(fields) == 1 and fields[0].count(sign) > 1:
+            for separator, called in ((";", "';'"), ("\t", "tabs")):
+                if len(fields) == 1 and fields[0].count(separator) > 1:
                     raise InputError(
                         f"{name} line {lines.line_num}: its fields are separated by {called}, as "
                         "spreadsheets do in some countries: save it with commas"
@@ -79,12 +94,21 @@ def csv_lines(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def table_rows(text: str, name: str, columns: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """The lines, as `csv_lines` gives them, behind a header of `columns`.
+    """Yield the lines of a table after its header, as `csv_lines` does.
+
+    Parameters
+    ----------
+    text
+        Text of the file.
+    name
+        Name of the file in errors.
+    columns
+        The required header.
 
     Raises
     ------
     InputError
-        The header is another; or as `csv_lines`.
+        The header differs from `columns`, or a line is not CSV with commas.
     """
     lines = csv_lines(text, name)
     number, header = next(lines, (1, []))
@@ -97,5 +121,5 @@ def table_rows(text: str, name: str, columns: list[str]) -> Iterator[tuple[int, 
 
 
 def is_number(text: str) -> bool:
-    """Whether a field is a whole number that can be a crop's or an id."""
-    return text.isascii() and text.isdecimal() and len(text) <= DIGITS
+    """Whether a field is a non-negative integer that fits into 64 bits."""
+    return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS

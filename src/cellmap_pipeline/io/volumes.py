@@ -1,8 +1,8 @@
-"""Volumes on disk: multiscale zarr 2 (OME-NGFF 0.4) and single arrays, read by world position.
+"""Volumes: multiscale zarr 2 (OME-NGFF 0.4), n5 and single arrays, read by world position.
 
-Metadata is read with plain JSON, voxels with tensorstore. Formats: OME-NGFF 0.4 multiscales
-(https://ngff.openmicroscopy.org/0.4), and arrays with `voxel_size` and `translation` attributes
-as in the challenge's submissions.
+Metadata is read as plain JSON, voxels with tensorstore. Formats: OME-NGFF 0.4 multiscales
+(https://ngff.openmicroscopy.org/0.4), arrays with `voxel_size` and `translation` attributes as in
+the challenge's submissions, and n5 (`io.n5`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -22,30 +21,39 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector, intersection
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.availability import available_box
+from cellmap_pipeline.io.levels import is_as_fine, level_to_read
 from cellmap_pipeline.io.n5 import stored_n5_grids
 from cellmap_pipeline.io.ngff import (
     multiscale_metadata,
-    read_json_if_there,
+    read_json_if_present,
     stored_grids,
-    write_json,
+    write_metadata,
 )
 from cellmap_pipeline.io.resampling import resample
-from cellmap_pipeline.io.storage import Location, location, read_text
+from cellmap_pipeline.io.storage import Location, Metadata, location, read_text
 
 CHUNK = 64
 
 
 @dataclass
 class Volume:
-    """A volume in one or several resolutions, finest first.
+    """A volume in one or several resolutions.
 
-    `levels` are those that are here; `absent` the paths and voxel sizes of those that the
-    metadata declare besides, which a local copy need not hold.
+    Attributes
+    ----------
+    path
+        The multiscale group or the array.
+    levels
+        Levels that are present, finest first.
+    attributes
+        Attributes of the group or array.
+    absent
+        Paths and voxel sizes of the other levels in the metadata. A local copy may lack levels.
     """
 
     path: Location
     levels: list[Level]
-    attributes: dict[str, Any]
+    attributes: Metadata
     absent: list[tuple[Location, Vector]] = field(default_factory=list)
 
     @classmethod
@@ -55,13 +63,13 @@ class Volume:
         Raises
         ------
         InputError
-            There is nothing, or nothing that says voxel sizes, or no level.
+            There is no volume, its metadata do not define voxel sizes, or no level is present.
         """
         place = location(path)
-        attributes = read_json_if_there(place / ".zattrs")
+        attributes = read_json_if_present(place / ".zattrs")
         n5 = None
         if attributes is None and read_text(place / ".zarray") is None:
-            n5 = read_json_if_there(place / "attributes.json")
+            n5 = read_json_if_present(place / "attributes.json")
             if n5 is None:
                 raise InputError(_no_volume(place))
         attributes = n5 or attributes or {}
@@ -70,48 +78,50 @@ class Volume:
         absent = [(level.path, level.voxel_size) for level in stored if not level.grid]
         if not levels:
             raise InputError(
-                f"{place}: none of its levels is here ({_names(absent)}): fetch the one that is "
-                "needed (docs/fetching.md)"
+                f"{place}: none of its levels is present ({_list_levels(absent)}): fetch the one "
+                "that is needed (docs/fetching.md)"
             )
         levels.sort(key=lambda level: level.grid.voxel_size)
         return cls(place, levels, attributes, absent)
 
     @property
     def declared(self) -> list[tuple[Location, Vector]]:
-        """Paths and voxel sizes of all levels that the metadata declare, finest first."""
-        here = [(level.path, level.grid.voxel_size) for level in self.levels]
-        return sorted(here + self.absent, key=lambda level: level[1])
+        """Paths and voxel sizes of all levels in the metadata, finest first."""
+        present = [(level.path, level.grid.voxel_size) for level in self.levels]
+        return sorted(present + self.absent, key=lambda level: level[1])
 
     @property
-    def finest(self) -> Vector:
-        """The finest voxel size that the metadata declare, here or not."""
+    def finest_voxel_size(self) -> Vector:
+        """Voxel size of the finest level in the metadata, nm."""
         return self.declared[0][1]
 
     def level_for(self, voxel_size: Sequence[float]) -> Level:
-        """The coarsest level at least as fine as `voxel_size` in every axis, else the finest.
+        """Choose the level that is read at `voxel_size` (`io.levels.level_to_read`).
+
+        If that level is not present, the coarsest finer one is taken.
 
         Raises
         ------
         InputError
-            That level is not here, and no finer one is.
+            Neither the level nor a finer one is present.
         """
-        fine = [level for level in self.levels if _as_fine(level.grid.voxel_size, voxel_size)]
-        if fine:
-            return fine[-1]
         declared = self.declared
-        wanted = [level for level in declared if _as_fine(level[1], voxel_size)]
-        needed = wanted[-1] if wanted else declared[0]
-        if needed in self.absent:
+        needed, size = declared[level_to_read([size for _, size in declared], voxel_size)]
+        for level in self.levels:
+            if level.path == needed:
+                return level
+        finer = [level for level in self.levels if is_as_fine(level.grid.voxel_size, voxel_size)]
+        if not finer:
             raise InputError(
-                f"{self.path}: to be read at {list(voxel_size)} nm it needs a level that is not "
-                f"here ({_names([needed])}): fetch it (docs/fetching.md)"
+                f"{self.path}: reading it at {list(voxel_size)} nm takes a level that is not "
+                f"present ({_list_levels([(needed, size)])}): fetch it (docs/fetching.md)"
             )
-        return self.levels[0]
+        return finer[-1]
 
     def aligned(self, extent: Grid, voxel_size: Vector) -> Grid:
-        """A grid of `voxel_size` over `extent`, on this volume's own voxels where it stores them.
+        """Make a grid of `voxel_size` over `extent`, on stored voxels if possible.
 
-        Then reading needs no interpolation, even where labels lie half a voxel off the raw.
+        Reading those needs no interpolation, even if `extent` lies half a voxel off.
         """
         stored = self.level_for(voxel_size).grid
         start, stop = stored.index_box(extent)
@@ -119,25 +129,26 @@ class Volume:
         return own if own.offset(own.at(voxel_size)) == (0, 0, 0) else extent.at(voxel_size)
 
     def inside(self, grid: Grid) -> NDArray[np.bool_]:
-        """Which voxels of `grid` have their centres in the volume, where its source has chunks."""
+        """Mark the voxels of `grid` whose centers lie in the volume and in chunks of its source."""
         level = self.level_for(grid.voxel_size)
-        used, within = level.nearest(grid)
+        used, within = level.nearest_voxels(grid)
         inside = np.zeros(grid.shape, bool)
         if all(len(index) for index in used):
             first, last = [index[0] for index in used], [index[-1] for index in used]
             empty = level.empty_chunks(first, [i + 1 for i in last])
             chunks = level.metadata["chunks"]
-            place = [i // n - i[0] // n for i, n in zip(used, chunks, strict=True)]
-            inside[within] = ~empty[np.ix_(*place)]
+            chunk_index = [i // n - i[0] // n for i, n in zip(used, chunks, strict=True)]
+            inside[within] = ~empty[np.ix_(*chunk_index)]
         return inside
 
     def available(self, grid: Grid, core: Grid) -> Grid:
-        """The part of `grid` around `core` whose raw is here.
+        """Find the part of `grid` around `core` whose chunks are present.
 
         Raises
         ------
         InputError
-            Chunks under `core` are missing, or nowhere hold any raw, or `grid` lies outside.
+            Chunks of `core` are missing, the source has none of them, or `grid` lies outside the
+            volume.
         """
         level = self.level_for(grid.voxel_size)
         low, high = available_box(level, *level.grid.index_box(grid), core)
@@ -148,19 +159,19 @@ class Volume:
                 f"{level.path}: the source has no raw at voxels {list(start)} to {list(stop)}: "
                 "check the crop's translation, or leave the crop out"
             )
-        there = level.grid.box(low, [b - a for a, b in zip(low, high, strict=True)])
+        present = level.grid.box(low, [b - a for a, b in zip(low, high, strict=True)])
         first, last = [], []
         for d, (lo, v) in enumerate(zip(grid.lower, grid.voxel_size, strict=True)):
-            first.append(max(0, math.ceil((there.lower[d] - lo) / v - TOLERANCE_VOXELS)))
+            first.append(max(0, math.ceil((present.lower[d] - lo) / v - TOLERANCE_VOXELS)))
             last.append(
-                min(grid.shape[d], math.floor((there.upper[d] - lo) / v + TOLERANCE_VOXELS))
+                min(grid.shape[d], math.floor((present.upper[d] - lo) / v + TOLERANCE_VOXELS))
             )
         return grid.box(first, [b - a for a, b in zip(first, last, strict=True)])
 
     def read_raw(self, grid: Grid, core: Grid | None = None) -> NDArray[np.float32]:
-        """Intensities on `grid`, 0..1 over the range of the stored type.
+        """Read intensities on `grid`, 0..1 over the range of the stored type.
 
-        Beyond the volume, and beyond the chunks that are here around `core`, the voxels are
+        Voxels outside of the volume, and of the chunks that are present around `core`, are
         mirrored.
 
         Parameters
@@ -168,7 +179,7 @@ class Volume:
         grid
             Where to read.
         core
-            The part of it whose raw must be there (default: `grid` inside the volume).
+            The part of `grid` that must be present (default: all of `grid` inside the volume).
 
         Returns
         -------
@@ -177,7 +188,7 @@ class Volume:
         Raises
         ------
         InputError
-            Chunks under `core` are missing, or `grid` lies outside the volume.
+            Chunks of `core` are missing, or `grid` lies outside the volume.
         """
         level = self.level_for(grid.voxel_size)
         start, stop = level.grid.index_box(grid, margin=1)
@@ -187,28 +198,43 @@ class Volume:
         voxels = _mirror(voxels, pad)
         shape = [b - a for a, b in zip(start, stop, strict=True)]
         values = resample(voxels, level.grid.box(start, shape), grid)
-        return values / np.float32(_white(voxels.dtype, level.path))
+        return values / np.float32(_max_intensity(voxels.dtype, level.path))
 
 
 def create(
     path: Path,
     grid: Grid,
     dtype: str,
-    attributes: dict[str, Any] | None = None,
+    attributes: Metadata | None = None,
     chunk: int | Shape = CHUNK,
-    effort: int = 3,
+    compression_level: int = 3,
 ) -> ts.TensorStore:
-    """Make an empty OME-NGFF 0.4 volume with one level `s0` and return that array for writing.
+    """Create an empty OME-NGFF 0.4 volume with one level `s0` and return that array for writing.
 
-    Its `.zattrs` hold `voxel_size`, `translation` and `shape` as in the challenge's submissions
-    (so that packaging copies them as they are), and `attributes`. `effort` is Zstandard's level.
+    The array's `.zattrs` hold `voxel_size`, `translation` and `shape` as in the challenge's
+    submissions, and `attributes`. A volume at `path` is replaced.
+
+    Parameters
+    ----------
+    path
+        Folder of the volume.
+    grid
+        Grid of the array.
+    dtype
+        Type of its voxels.
+    attributes
+        Further attributes of the array.
+    chunk
+        Size of its chunks, voxels.
+    compression_level
+        Level of Zstandard.
     """
     chunks = (chunk,) * 3 if isinstance(chunk, int) else chunk
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
-    write_json(path / ".zgroup", {"zarr_format": 2})
-    write_json(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, [grid])]})
+    write_metadata(path / ".zgroup", {"zarr_format": 2})
+    write_metadata(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, [grid])]})
     spec = {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": f"{path}/s0/"},
@@ -216,7 +242,12 @@ def create(
             "shape": grid.shape,
             "chunks": [min(c, n) for c, n in zip(chunks, grid.shape, strict=True)],
             "dtype": np.dtype(dtype).str,
-            "compressor": {"id": "blosc", "cname": "zstd", "clevel": effort, "shuffle": 1},
+            "compressor": {
+                "id": "blosc",
+                "cname": "zstd",
+                "clevel": compression_level,
+                "shuffle": 1,
+            },
             "dimension_separator": "/",
             "fill_value": 0,
         },
@@ -227,19 +258,19 @@ def create(
         "translation": list(grid.translation),
         "shape": list(grid.shape),
     }
-    write_json(path / "s0" / ".zattrs", own | (attributes or {}))
+    write_metadata(path / "s0" / ".zattrs", own | (attributes or {}))
     return array
 
 
 def reopen(path: Path) -> ts.TensorStore:
-    """The array of a volume that `create` made, to go on writing it."""
+    """Open the array of a volume made by `create` for further writing."""
     return ts.open(
         {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{path}/s0/"}}
     ).result()
 
 
 def _no_volume(place: Location) -> str:
-    """Why nothing at a path is a volume."""
+    """Explain why there is no volume at a path."""
     if isinstance(place, Path) and place.is_symlink() and not place.exists():
         return f"{place} is a link to {place.readlink()}, which does not exist: correct it"
     if isinstance(place, Path) and place.is_file():
@@ -260,8 +291,8 @@ def _mirror(voxels: NDArray, pad: list[tuple[int, int]]) -> NDArray:
     return np.pad(voxels, pad, mode="reflect" if min(voxels.shape) > 1 else "edge")
 
 
-def _white(dtype: np.dtype, path: Location) -> float:
-    """The value that stands for 1.0."""
+def _max_intensity(dtype: np.dtype, path: Location) -> float:
+    """The stored value that corresponds to 1.0."""
     if dtype.kind == "u":
         return float(np.iinfo(dtype).max)
     if dtype.kind == "f":
@@ -269,19 +300,15 @@ def _white(dtype: np.dtype, path: Location) -> float:
     raise InputError(f"{path} is {dtype}, but raw is uint8, uint16 or float from 0 to 1")
 
 
-def _names(levels: Sequence[tuple[Location, Vector]]) -> str:
+def _list_levels(levels: Sequence[tuple[Location, Vector]]) -> str:
     return ", ".join(f"{path.name}: {list(size)} nm" for path, size in levels)
 
 
-def _as_fine(stored: Sequence[float], wanted: Sequence[float]) -> bool:
-    return all(s <= w * (1 + TOLERANCE_VOXELS) for s, w in zip(stored, wanted, strict=True))
-
-
-def predicted(grid: Grid, paths: Iterable[Path]) -> Grid | None:
-    """The part of a grid that all predictions hold, if any."""
+def common_part(grid: Grid, paths: Iterable[Path]) -> Grid | None:
+    """Return the part of `grid` that lies inside all volumes at `paths`, or None."""
     for path in paths:
-        there = Volume.open(path).levels[0].grid
-        if not grid.overlaps(there):
+        stored = Volume.open(path).levels[0].grid
+        if not grid.overlaps(stored):
             return None
-        grid = intersection(grid, there)
+        grid = intersection(grid, stored)
     return grid

@@ -1,6 +1,6 @@
-"""Configuration files: YAML, or JSON, that is data and nothing else.
+"""Configuration files in YAML or JSON that hold only data, no code.
 
-Read before Snakemake reads them, and while it parses.
+They are read before Snakemake reads them, and while it parses the workflow.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import yaml
 
 from cellmap_pipeline.errors import InputError
 
-# A configuration with thousands of crops takes a tenth of each.
-MOST_BYTES = 1_000_000
-MOST_VALUES = 100_000
-# Snakemake runs a configuration with this key as a template, with Python in it.
-TEMPLATE = "__use_yte__"
+# A configuration with thousands of crops takes a tenth of each limit.
+MAX_BYTES = 1_000_000
+MAX_VALUES = 100_000
+# Snakemake evaluates a configuration with this key as a template that may contain Python.
+TEMPLATE_KEY = "__use_yte__"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values in the file at `path`.
+    """Read the keys and values in the file at `path`.
 
     Raises
     ------
     InputError
-        It is missing or cannot be read, is not UTF-8, not YAML, or not keys and values; a key
-        stands in it twice; aliases make it far larger than it looks; or it holds code.
+        The file is missing, cannot be read, or is not UTF-8, YAML, or a mapping; a key is defined
+        twice; aliases make it far larger than it looks; or it contains code.
     """
     text = _text(path)
     try:
@@ -36,9 +36,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = _from_yaml(text, path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold keys and values: docs/configuration.md lists them")
-    if TEMPLATE in values:
+    if TEMPLATE_KEY in values:
         raise InputError(
-            f"{path}: `{TEMPLATE}` makes a template of it, in which Python is run: leave it out, "
+            f"{path}: `{TEMPLATE_KEY}` makes it a template, which may run Python: leave it out, "
             "and write plain values"
         )
     return values
@@ -46,18 +46,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _text(path: Path) -> str:
     if not path.exists():
-        lack = "is a link to what does not exist" if path.is_symlink() else "does not exist"
+        lack = "is a broken link" if path.is_symlink() else "does not exist"
         raise InputError(f"{path} {lack} (looked in {Path.cwd()})")
     try:
-        # Not one byte more: it may be anything.
+        # The path may name any file, so read no more than needed to reject it.
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    if len(content) > MOST_BYTES:
+    if len(content) > MAX_BYTES:
         raise InputError(
-            f"{path} is larger than {MOST_BYTES:,} bytes, which no configuration is: is it another "
-            "file?"
+            f"{path} is larger than {MAX_BYTES:,} bytes, too large for a configuration: is it "
+            "another file?"
         )
     try:
         return content.decode("utf-8-sig")
@@ -85,11 +85,14 @@ def _from_yaml(text: str, path: Path) -> Any:
 
 
 def _count(node: yaml.Node, counts: dict[int, int | None], path: Path) -> int:
-    """Values below a node with all aliases written out; `counts` are those of nodes seen before."""
+    """Count the values of a node with all aliases expanded.
+
+    `counts` holds the results of nodes seen before, and None for those being counted.
+    """
     if id(node) in counts:
         known = counts[id(node)]
         if known is None:
-            raise InputError(f"{path} line {_line(node)}: `&` names a part that holds itself")
+            raise InputError(f"{path} line {_line(node)}: an alias (`*name`) refers to itself")
         return known
     counts[id(node)] = None
     total = 1
@@ -97,20 +100,22 @@ def _count(node: yaml.Node, counts: dict[int, int | None], path: Path) -> int:
         keys: set[str] = set()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise InputError(f"{path} line {_line(key)}: a list or a map is no key: write text")
+                raise InputError(
+                    f"{path} line {_line(key)}: a list or map cannot be a key: write text"
+                )
             if key.value in keys:
                 raise InputError(
-                    f"{path} line {_line(key)}: the key {key.value!r} stands there twice: remove "
+                    f"{path} line {_line(key)}: the key {key.value!r} is defined twice: remove "
                     "one of the two"
                 )
             keys.add(key.value)
             total += _count(value, counts, path)
     elif isinstance(node, yaml.SequenceNode):
         total += sum(_count(value, counts, path) for value in node.value)
-    if total > MOST_VALUES:
+    if total > MAX_VALUES:
         raise InputError(
             f"{path} line {_line(node)}: with its aliases (`*name`) written out it holds more than "
-            f"{MOST_VALUES:,} values: write plain keys and values"
+            f"{MAX_VALUES:,} values: write plain keys and values"
         )
     counts[id(node)] = total
     return total

@@ -1,122 +1,103 @@
-"""Networks by name: checks of a training's `model` and `patch_size`, and the building itself.
+"""Build networks by name, and check a training's `model` and `patch_size`.
 
-What is allowed is read off the builders in `networks`, which the import below registers. Nothing
-here imports torch, since it runs while Snakemake parses.
+The functions in `networks` determine which options are allowed. Nothing here imports torch, since
+Snakemake imports this module while parsing.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.networks import Size
+from cellmap_pipeline.models.registry import (
+    ARCHITECTURES,
+    FAMILIES,
+    Architecture,
+    architecture_names,
+    builtin,
+    check_options,
+)
 
 if TYPE_CHECKING:
     from torch.nn import Module
-
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from math import prod
-from typing import TYPE_CHECKING, Literal, get_args, get_origin
-
-from cellmap_pipeline.models.registry import _REGISTRY, PYTC, Architecture
-
-if TYPE_CHECKING:
-    from torch.nn import Module
-
-
-def architectures() -> Mapping[str, Architecture]:
-    """Every architecture by name."""
-    return _REGISTRY
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture of that name; `pytc:` and a name is one of PyTorch Connectomics.
+    """Find an architecture by name; a library's is `FAMILY:NAME`, such as `pytc:rsunet`.
 
     Raises
     ------
     InputError
-        When there is none.
+        There is no such architecture.
     """
-    known = architectures()
-    prefix, _, foreign = name.partition(":")
-    if prefix == "pytc" and foreign not in ("", "NAME"):
-        return replace(known[PYTC], build=functools.partial(known[PYTC].build, foreign))
-    if name not in known or name == PYTC:
+    family, _, member = name.partition(":")
+    if family in FAMILIES and member not in ("", "NAME"):
+        found = FAMILIES[family]
+        return replace(found, build=functools.partial(found.build, member))
+    if name not in ARCHITECTURES:
         raise InputError(
-            f"model: there is no architecture {name!r}; choose one of {', '.join(known)}"
+            f"model: there is no architecture {name!r}; choose one of "
+            f"{', '.join(architecture_names())}"
         )
-    return known[name]
-
-
-def model_options(name: str) -> dict[str, Any]:
-    """The options of an architecture with their defaults, sequences as lists.
-
-    Raises
-    ------
-    InputError
-        When there is no such architecture.
-    """
-    return {key: _builtin(default) for key, (_, default) in find_architecture(name).options.items()}
+    return ARCHITECTURES[name]
 
 
 def check_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A training's `model` with every option in it, in the order of the builder's signature.
+    """Check a training's `model`, and add the defaults of omitted options.
 
     Parameters
     ----------
-    model : mapping
+    model
         `architecture` and any of its options, as read from YAML.
 
     Returns
     -------
-    dict
-        Of builtins alone; the same for two models that mean the same.
+    `architecture` and all options in the order of the builder's signature, JSON-serializable; equal
+    for models that mean the same.
 
     Raises
     ------
     InputError
-        For a missing or unknown architecture, an unknown option, or a value that is not allowed.
+        The architecture is missing or unknown, an option is unknown, or a value is not allowed.
     """
     name = model.get("architecture")
     if not isinstance(name, str):
-        raise InputError(
-            f"model: architecture must be one of {', '.join(architectures())}, not {name!r}"
-        )
+        names = ", ".join(architecture_names())
+        raise InputError(f"model: architecture must be one of {names}, not {name!r}")
     options = find_architecture(name).options
-    given = {key: value for key, value in model.items() if key != "architecture"}
-    for key, value in given.items():
-        if key not in options:
-            known = ", ".join(f"{k} (default {_builtin(d)})" for k, (_, d) in options.items())
-            raise InputError(f"model: {name} has no option {key!r}; it has {known}")
-        allowed = _allowed(options[key][0])
-        if not allowed.test(value):
-            raise InputError(f"model: {key} of {name} must be {allowed.words}, not {value!r}")
+    values = {key: value for key, value in model.items() if key != "architecture"}
+    check_options("model", name, options, values)
     return {"architecture": name} | {
-        key: _builtin(given.get(key, default)) for key, (_, default) in options.items()
+        key: builtin(values.get(key, option.default)) for key, option in options.items()
     }
 
 
 def check_patch_size(
     model: Mapping[str, Any], patch_size: Sequence[int], key: str = "patch_size"
 ) -> None:
-    """See that a network can take a patch: whole strides, more than one voxel at its coarsest.
+    """Check that a network can process a patch of this size.
 
-    A single voxel there can't be normalised over space, and training would stop at it.
+    The patch must be a multiple of the stride and have more than one voxel at the coarsest level: a
+    single voxel cannot be normalized over space, and training would fail.
 
     Parameters
     ----------
-    model : mapping
+    model
         As for `check_model`.
-    patch_size : sequence of int
+    patch_size
         Voxels along z, y, x.
-    key : str
-        What the message calls the patch size.
+    key
+        Name of the patch size in messages.
 
     Raises
     ------
     InputError
-        With the nearest sizes that will do.
+        The size is not allowed; the message names the nearest sizes that are.
     """
     stride = total_stride(model)
     if len(patch_size) == 3 and all(n > 0 and n % stride == 0 for n in patch_size):
@@ -138,12 +119,23 @@ def check_patch_size(
 def check_window(
     model: Mapping[str, Any], window: Sequence[int], patch_size: Sequence[int], key: str = "window"
 ) -> None:
-    """See that a network trained on `patch_size` can predict in windows of that size.
+    """Check that a network trained on `patch_size` can predict in windows of another size.
+
+    Parameters
+    ----------
+    model
+        As for `check_model`.
+    window
+        Voxels along z, y, x.
+    patch_size
+        Patch size of the training.
+    key
+        Name of the window in messages.
 
     Raises
     ------
     InputError
-        When it can't: the window has no whole strides, or the network is tied to its patch size.
+        The window is not a multiple of the stride, or the network is tied to its patch size.
     """
     check_patch_size(model, window, key)
     if find_architecture(model["architecture"]).fixed_size and list(window) != list(patch_size):
@@ -154,87 +146,35 @@ def check_window(
 
 
 def total_stride(model: Mapping[str, Any]) -> int:
-    """Voxels of the input per voxel of the network's coarsest level, along each axis."""
+    """Return the input voxels per voxel of the network's coarsest level, along each axis."""
     return find_architecture(model["architecture"]).stride(check_model(model))
-
-
-@dataclass(frozen=True)
-class _Allowed:
-    words: str
-    test: Callable[[Any], bool]
-
-
-def _allowed(annotation: Any) -> _Allowed:
-    """What values an option of this annotation takes.
-
-    Whole numbers are counts of something, so positive; fractions are rates, from 0 to below 1.
-    """
-    if get_origin(annotation) is Literal:
-        values = get_args(annotation)
-        return _Allowed(
-            f"one of {', '.join(map(str, values))}",
-            lambda v: v in values and type(v) is type(values[0]),
-        )
-    if get_origin(annotation) is tuple:
-        length = None if Ellipsis in get_args(annotation) else len(get_args(annotation))
-        return _Allowed(
-            f"a list of {length or 'at least two'} positive whole numbers",
-            lambda v: (
-                isinstance(v, list | tuple)
-                and (len(v) == length if length else len(v) > 1)
-                and all(map(_is_count, v))
-            ),
-        )
-    if annotation is bool:
-        return _Allowed("true or false", lambda v: isinstance(v, bool))
-    if annotation is int:
-        return _Allowed("a positive whole number", _is_count)
-    if annotation is float:
-        return _Allowed(
-            "a number from 0 to below 1",
-            lambda v: isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < 1,
-        )
-    if get_origin(annotation) is dict:
-        return _Allowed("a mapping", lambda v: isinstance(v, dict))
-    raise TypeError(f"options annotated {annotation} can't be checked")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _builtin(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def build_model(
     model: Mapping[str, Any], in_channels: int, out_channels: int, patch_size: Size
-) -> "Module":
-    """The network that `model` describes, with fresh weights from torch's random state.
+) -> Module:
+    """Build the network that `model` describes, with weights drawn from torch's random state.
 
     Parameters
     ----------
-    model : mapping
+    model
         `architecture` and any of its options.
-    in_channels, out_channels : int
+    in_channels, out_channels
         Channels of the raw patch and of the logits.
-    patch_size : tuple of int
-        Voxels along z, y, x that it is trained on.
+    patch_size
+        Voxels along z, y, x of the patches that the network is trained on.
 
     Returns
     -------
-    torch.nn.Module
-        Takes float tensors (n, in_channels, z, y, x). In eval mode it returns logits of shape
-        (n, out_channels, z, y, x). In training mode a network with deep supervision returns a
-        list or tuple of such tensors: the full resolution first, then ever coarser ones.
+    A module that takes float tensors (n, in_channels, z, y, x). In eval mode it returns logits of
+    shape (n, out_channels, z, y, x). In training mode, a network with deep supervision returns a
+    list or tuple of such tensors: the full resolution first, then increasingly coarse ones.
 
     Raises
     ------
     InputError
-        For an unknown architecture or option, a value that the network can't be built with, or a
-        patch size that does not suit it.
+        The architecture or an option is unknown, the network cannot be built with a value, or the
+        patch size does not suit it.
     """
     complete = check_model(model)
     check_patch_size(complete, patch_size)
@@ -244,8 +184,8 @@ def build_model(
         return build(in_channels, out_channels, patch_size, **complete)
     except InputError:
         raise
-    except Exception as error:  # Whatever a library has against its options.
+    except Exception as error:  # Libraries raise all kinds of exceptions for bad options.
         raise InputError(
-            f"model: {name} can't be built with {complete} for patches of {list(patch_size)} "
+            f"model: {name} cannot be built with {complete} for patches of {list(patch_size)} "
             f"({type(error).__name__}: {error}): see docs/configuration.md for its options"
         ) from error

@@ -1,22 +1,22 @@
-"""MONAI's DynUNet with the outputs that `models.build_model` promises."""
+"""MONAI's DynUNet with the outputs that `build.build_model` specifies."""
 
 import torch
 from monai.networks.nets.dynunet import DynUNet
 
 
 class HalvingDynUNet(DynUNet):
-    """DynUNet whose deep supervision comes at each level's own resolution.
+    """DynUNet that returns deep supervision at each level's own resolution.
 
-    MONAI's own enlarges all levels to the full resolution and stacks them in one tensor, which
-    costs a full-size copy of the logits per level.
+    MONAI's class upsamples all levels to the full resolution and stacks them in one tensor, which
+    takes a full-size copy of the logits per level.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits (n, c, z, y, x); with deep supervision, in training, from full to coarse."""
+        """Return logits (n, c, z, y, x); in training with deep supervision, from full to coarse."""
         logits: torch.Tensor = self.output_block(self.skip_layers(x))
         if not self.deep_supervision:
             return logits
         coarser = list(self.heads)
-        # Kept, these would hold memory and forbid a copy of the network (EMA of its weights).
+        # References to these would hold memory and prevent copies of the network (weight averages).
         self.heads[:] = [torch.empty(0)] * len(coarser)
         return [logits, *coarser] if self.training else logits

@@ -1,23 +1,37 @@
 """The networks by name, one function each.
 
-To add one, write its function here: the keyword-only arguments are its options in a training's
-`model`, their defaults and annotations what is allowed. torch and MONAI are imported inside the
-functions, so that a configuration is checked without them.
+To add one, write its function here: its keyword-only arguments are its options in a training's
+`model`, with their annotations as allowed values and their defaults. torch and MONAI are imported
+inside the functions, so that a configuration can be checked without them.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cellmap_pipeline.models.registry import PYTC, architecture
+from pydantic import BeforeValidator, Field
+
+from cellmap_pipeline.models.registry import (
+    Count,
+    Fraction,
+    Levels,
+    Switch,
+    architecture,
+    architecture_family,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
 Size = tuple[int, int, int]
+SixCounts = Annotated[tuple[Count, ...], Field(min_length=6, max_length=6)]
 
 
 def _halvings(levels: str) -> Callable[[Mapping[str, Any]], int]:
-    """The stride of a network that halves its voxels between the levels that an option lists."""
+    """Return the stride of a network that halves the resolution between levels.
+
+    The option of the name `levels` lists the levels.
+    """
     return lambda options: 2 ** (len(options[levels]) - 1)
 
 
@@ -28,8 +42,8 @@ def mednext(
     patch_size: Size,
     *,
     size: Literal["S", "B", "M", "L"] = "B",
-    kernel_size: Literal[3, 5, 7] = 3,
-    deep_supervision: bool = False,
+    kernel_size: Annotated[Literal[3, 5, 7], BeforeValidator(whole_number)] = 3,
+    deep_supervision: Switch = False,
 ) -> "Module":
     """MedNeXt (Roy et al. 2023, arXiv 2303.09975) in the four published sizes."""
     from monai.networks.nets.mednext import create_mednext
@@ -45,8 +59,15 @@ def monai_basic_unet3d(
     out_channels: int,
     patch_size: Size,
     *,
-    features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32),
-    dropout: float = 0.0,
+    features: Annotated[tuple[Count, ...], Field(min_length=6, max_length=6)] = (
+        32,
+        32,
+        64,
+        128,
+        256,
+        32,
+    ),
+    dropout: Fraction = 0.0,
 ) -> "Module":
     """MONAI's BasicUNet, after Falk et al. 2019 (doi 10.1038/s41592-018-0261-2)."""
     from monai.networks.nets.basic_unet import BasicUNet
@@ -60,9 +81,9 @@ def monai_unet(
     out_channels: int,
     patch_size: Size,
     *,
-    channels: tuple[int, ...] = (32, 64, 128, 256, 512),
-    num_res_units: int = 1,
-    dropout: float = 0.0,
+    channels: Levels = (32, 64, 128, 256, 512),
+    num_res_units: Count = 1,
+    dropout: Fraction = 0.0,
 ) -> "Module":
     """MONAI's UNet of residual units (Kerfoot et al. 2019, doi 10.1007/978-3-030-12029-0_40)."""
     from monai.networks.nets.unet import UNet
@@ -85,9 +106,9 @@ def monai_segresnet(
     out_channels: int,
     patch_size: Size,
     *,
-    init_filters: int = 16,
-    blocks_down: tuple[int, ...] = (1, 2, 2, 4),
-    dropout: float = 0.0,
+    init_filters: Count = 16,
+    blocks_down: Levels = (1, 2, 2, 4),
+    dropout: Fraction = 0.0,
 ) -> "Module":
     """SegResNet (Myronenko 2018, arXiv 1810.11654) without its variational branch."""
     from monai.networks.nets.segresnet import SegResNet
@@ -109,9 +130,9 @@ def monai_segresnet_ds(
     out_channels: int,
     patch_size: Size,
     *,
-    init_filters: int = 32,
-    blocks_down: tuple[int, ...] = (1, 2, 2, 4, 4),
-    deep_supervision: bool = True,
+    init_filters: Count = 32,
+    blocks_down: Levels = (1, 2, 2, 4, 4),
+    deep_supervision: Switch = True,
 ) -> "Module":
     """SegResNet as in MONAI's Auto3DSeg, with deep supervision at every level of its decoder."""
     from monai.networks.nets.segresnet_ds import SegResNetDS
@@ -133,9 +154,9 @@ def monai_dynunet(
     out_channels: int,
     patch_size: Size,
     *,
-    filters: tuple[int, ...] = (32, 64, 128, 256, 320),
-    res_block: bool = False,
-    deep_supervision: bool = False,
+    filters: Levels = (32, 64, 128, 256, 320),
+    res_block: Switch = False,
+    deep_supervision: Switch = False,
 ) -> "Module":
     """The network of nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z)."""
     from cellmap_pipeline.models.dynunet import HalvingDynUNet
@@ -161,8 +182,8 @@ def monai_attention_unet(
     out_channels: int,
     patch_size: Size,
     *,
-    channels: tuple[int, ...] = (32, 64, 128, 256, 320),
-    dropout: float = 0.0,
+    channels: Levels = (32, 64, 128, 256, 320),
+    dropout: Fraction = 0.0,
 ) -> "Module":
     """Attention U-Net (Oktay et al. 2018, arXiv 1804.03999)."""
     from monai.networks.nets.attentionunet import AttentionUnet
@@ -177,9 +198,9 @@ def monai_swin_unetr(
     out_channels: int,
     patch_size: Size,
     *,
-    feature_size: int = 48,
-    dropout: float = 0.0,
-    use_checkpoint: bool = False,
+    feature_size: Count = 48,
+    dropout: Fraction = 0.0,
+    use_checkpoint: Switch = False,
 ) -> "Module":
     """Swin UNETR (Hatamizadeh et al. 2022, arXiv 2201.01266)."""
     from monai.networks.nets.swin_unetr import SwinUNETR
@@ -199,11 +220,11 @@ def monai_unetr(
     out_channels: int,
     patch_size: Size,
     *,
-    feature_size: int = 16,
-    hidden_size: int = 768,
-    mlp_dim: int = 3072,
-    num_heads: int = 12,
-    dropout: float = 0.0,
+    feature_size: Count = 16,
+    hidden_size: Count = 768,
+    mlp_dim: Count = 3072,
+    num_heads: Count = 12,
+    dropout: Fraction = 0.0,
 ) -> "Module":
     """UNETR (Hatamizadeh et al. 2022, arXiv 2103.10504)."""
     from monai.networks.nets.unetr import UNETR
@@ -219,20 +240,20 @@ def monai_unetr(
         dropout_rate=dropout,
     )
     for name, weight in network.named_parameters():
-        # MONAI makes these and never uses them; DDP would wait for their gradients.
+        # MONAI creates these and never uses them; DDP would wait for their gradients.
         if "cross_attn" in name:
             weight.requires_grad_(False)
     return network
 
 
-@architecture(PYTC, stride=1)
+@architecture_family("pytc", stride=1)
 def pytc(
     name: str,
     in_channels: int,
     out_channels: int,
     patch_size: Size,
     *,
-    deep_supervision: bool = False,
+    deep_supervision: Switch = False,
     settings: dict[str, Any] = {},  # noqa: B006 - only read
 ) -> "Module":
     """A network of PyTorch Connectomics; `settings` are its own keys below `model`."""

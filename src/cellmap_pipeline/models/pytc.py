@@ -1,4 +1,4 @@
-"""Networks of PyTorch Connectomics, where that is installed.
+"""Networks of PyTorch Connectomics, if it is installed.
 
 Written against its version 2.0 (https://github.com/PytorchConnectomics/pytorch_connectomics):
 `connectomics.models.build.build_model` takes an object whose `model` is a
@@ -27,27 +27,27 @@ def build_pytc(
     deep_supervision: bool,
     settings: Mapping[str, Any],
 ) -> torch.nn.Module:
-    """A network of PyTorch Connectomics with the outputs that `models.build_model` promises.
+    """Build a network of PyTorch Connectomics with the outputs that `build.build_model` specifies.
 
     Parameters
     ----------
-    name : str
-        Its name in PyTorch Connectomics, such as `rsunet`.
-    in_channels, out_channels : int
+    name
+        Name in PyTorch Connectomics, such as `rsunet`.
+    in_channels, out_channels
         Channels of the raw patch and of the logits.
-    patch_size : tuple of int
+    patch_size
         Voxels along z, y, x.
-    deep_supervision : bool
-        Whether it returns coarser logits too in training.
-    settings : mapping
+    deep_supervision
+        Whether the network also returns coarser logits in training.
+    settings
         Keys below `model` of a PyTorch Connectomics configuration, such as
         `{"rsunet": {"width": [16, 32, 64]}}`.
 
     Raises
     ------
     InputError
-        When the package is absent, is Google's of the same name, lacks what it needs itself, or
-        can't build the network.
+        The package is absent, is Google's of the same name, lacks a dependency, or cannot build the
+        network.
     """
     if find_spec("connectomics") is None:
         raise InputError(f"model: pytc:{name} needs PyTorch Connectomics; {_INSTALL}")
@@ -62,8 +62,8 @@ def build_pytc(
         from connectomics.models.build import build_model
     except ImportError as error:
         raise InputError(
-            f"model: pytc:{name}: PyTorch Connectomics is here but can't be imported ({error}); "
-            f"install it whole: {_INSTALL}"
+            f"model: pytc:{name}: PyTorch Connectomics is installed but cannot be imported "
+            f"({error}); install it with its dependencies: {_INSTALL}"
         ) from error
 
     config = ModelConfig(
@@ -82,10 +82,10 @@ def build_pytc(
 
 
 def _apply(config: Any, settings: Mapping[str, Any], where: str) -> None:
-    """Set the attributes of nested dataclasses; an unknown key is an InputError."""
+    """Set the attributes of nested dataclasses, and raise InputError for unknown keys."""
     for key, value in settings.items():
         if key not in vars(config):
-            raise InputError(f"{where} has no key {key!r}; there are {', '.join(vars(config))}")
+            raise InputError(f"{where} has no key {key!r}; known: {', '.join(vars(config))}")
         if is_dataclass(getattr(config, key)) and isinstance(value, Mapping):
             _apply(getattr(config, key), value, f"{where}.{key}")
         else:
@@ -93,14 +93,14 @@ def _apply(config: Any, settings: Mapping[str, Any], where: str) -> None:
 
 
 class FullResolutionFirst(torch.nn.Module):
-    """Turns the dictionary of a network with deep supervision into what `build_model` promises."""
+    """Converts the dictionary of a network with deep supervision to a list, from full to coarse."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits; in training with deep supervision a list from full to coarse."""
+        """Return logits; in training with deep supervision, a list from full to coarse."""
         logits: torch.Tensor | dict[str, torch.Tensor] = self.network(x)
         if isinstance(logits, torch.Tensor):
             return logits

@@ -1,18 +1,55 @@
-"""The table of networks by name, and the decorator that adds to it."""
+"""Registries of networks and losses: functions by name, whose keyword-only arguments are options.
+
+The annotations of these arguments define which values are allowed, their defaults are the options'
+defaults. Nothing here imports torch, since configurations are checked while Snakemake parses.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from cellmap_pipeline.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.nn import Module
 
 
-# Stands in the registry for whatever PyTorch Connectomics has.
-PYTC = "pytc:NAME"
+def whole_number(value: Any) -> Any:
+    """Refuse 3.0 instead of 3, which Python considers equal."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("should be a whole number")
+    return value
+
+
+# Types of options; strict, since YAML tells numbers, booleans and text apart.
+Count = Annotated[int, Field(gt=0, strict=True)]
+Fraction = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
+Levels = Annotated[tuple[Count, ...], Field(min_length=2)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a network or a loss.
+
+    Attributes
+    ----------
+    annotation
+        Type that pydantic validates.
+    default
+        Value if the option is left out.
+    """
+
+    annotation: Any
+    default: Any
 
 
 @dataclass(frozen=True)
@@ -21,39 +58,133 @@ class Architecture:
 
     Attributes
     ----------
-    build : callable
+    build
         Takes in_channels, out_channels, patch_size and the options; returns a `torch.nn.Module`
-        whose output is as `cellmap_pipeline.models.build.build_model` says.
-    options : dict
-        Option to (annotation, default).
-    stride : callable
-        From all options to the factor between the input's and the coarsest level's voxels, along
-        each axis.
-    fixed_size : bool
-        Whether the network takes patches of the one size that it was built for.
+        whose output is as described in `cellmap_pipeline.models.build.build_model`.
+    options
+        Options by name.
+    stride
+        Returns, for all options, the input voxels per voxel of the coarsest level, along each axis.
+    fixed_size
+        Whether the network accepts only patches of the size that it was built for.
     """
 
     build: Callable[..., Module]
-    options: Mapping[str, tuple[Any, Any]]
+    options: Mapping[str, Option]
     stride: Callable[[Mapping[str, Any]], int]
     fixed_size: bool
 
 
-_REGISTRY: dict[str, Architecture] = {}
+@dataclass(frozen=True)
+class Loss:
+    """A loss that can be used by name.
+
+    Attributes
+    ----------
+    compute
+        Takes logits, targets (both zero where unknown), known (0 or 1), each
+        (n, c, z, y, x) float32, weights (c,) and the options; returns a scalar.
+    options
+        Options by name.
+    """
+
+    compute: Callable[..., Tensor]
+    options: Mapping[str, Option]
+
+
+ARCHITECTURES: dict[str, Architecture] = {}
+# By the part of `FAMILY:NAME` before the colon; the builder takes NAME as its first argument.
+FAMILIES: dict[str, Architecture] = {}
+LOSSES: dict[str, Loss] = {}
 
 
 def architecture(
     name: str, stride: int | Callable[[Mapping[str, Any]], int], fixed_size: bool = False
 ) -> Callable[[Callable[..., Module]], Callable[..., Module]]:
-    """Register the function below as the builder of `name`; see `Architecture`."""
+    """Register the decorated function as the builder of a network; see `Architecture`."""
 
     def register(build: Callable[..., Module]) -> Callable[..., Module]:
-        arguments = inspect.signature(build).parameters.values()
-        names = {a.name: a.default for a in arguments if a.kind is a.KEYWORD_ONLY}
-        hints = get_type_hints(build, localns={"Module": object})
-        options = {option: (hints[option], default) for option, default in names.items()}
         of_options = stride if callable(stride) else (lambda _options: stride)
-        _REGISTRY[name] = Architecture(build, options, of_options, fixed_size)
+        ARCHITECTURES[name] = Architecture(build, _options_of(build), of_options, fixed_size)
         return build
 
     return register
+
+
+def architecture_family(
+    family: str, stride: int
+) -> Callable[[Callable[..., Module]], Callable[..., Module]]:
+    """Register the decorated function as the builder of all networks `FAMILY:NAME`."""
+
+    def register(build: Callable[..., Module]) -> Callable[..., Module]:
+        FAMILIES[family] = Architecture(build, _options_of(build), lambda _options: stride, False)
+        return build
+
+    return register
+
+
+def architecture_names() -> list[str]:
+    """List the names of all architectures; `FAMILY:NAME` for a family."""
+    return [*ARCHITECTURES, *(f"{family}:NAME" for family in FAMILIES)]
+
+
+def loss(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Register the decorated function as a loss under its own name; see `Loss`."""
+    LOSSES[compute.__name__] = Loss(compute, _options_of(compute))
+    return compute
+
+
+def check_options(
+    key: str, name: str, options: Mapping[str, Option], values: Mapping[str, Any]
+) -> None:
+    """Check options of a network or a loss.
+
+    Parameters
+    ----------
+    key
+        The configuration's key, `model` or `loss`.
+    name
+        Name of the network or the loss.
+    options
+        Its options.
+    values
+        Values by option, as read from YAML.
+
+    Raises
+    ------
+    InputError
+        An option is unknown, or its value is not allowed.
+    """
+    for option, value in values.items():
+        if option not in options:
+            known = ", ".join(f"{k} (default {builtin(o.default)})" for k, o in options.items())
+            raise InputError(f"{key}: {name} has no option {option!r}; it has {known or 'none'}")
+        try:
+            TypeAdapter(options[option].annotation).validate_python(value)
+        except ValidationError as error:
+            problem = _in_terms_of_yaml(error.errors()[0]["msg"])
+            raise InputError(f"{key}: {option} of {name} {problem}, not {value!r}") from None
+
+
+def builtin(value: Any) -> Any:
+    """Convert a default to the types that YAML gives: mappings to dict, tuples to list."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _in_terms_of_yaml(message: str) -> str:
+    """Rephrase pydantic's message about a value for users who wrote the value in YAML."""
+    message = re.sub(r"^(Input |Tuple |Value error, )| after validation.*", "", message)
+    return message.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+
+
+def _options_of(function: Callable[..., Any]) -> dict[str, Option]:
+    # Annotations refer to these types of torch, which is not imported here.
+    names = {"Module": object, "Tensor": object}
+    hints = get_type_hints(function, localns=names, include_extras=True)
+    return {
+        argument.name: Option(hints[argument.name], argument.default)
+        for argument in inspect.signature(function).parameters.values()
+        if argument.kind is argument.KEYWORD_ONLY
+    }

@@ -1,7 +1,7 @@
-"""Random changes of training patches, the same for raw and labels.
+"""Random augmentation of training patches, consistent between raw and labels.
 
-What is done to a patch is drawn beforehand (`draw_change`), so that just as much is read as it
-takes, and done on the device that trains (`change_patch`).
+The transform of a patch is drawn first (`draw_transform`), so that no more is read than it needs,
+and applied on the device that trains (`transform_patch`).
 """
 
 from __future__ import annotations
@@ -19,42 +19,43 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from cellmap_pipeline.config.training import Augmentation
+from cellmap_pipeline.config.sections import Augmentation
 from cellmap_pipeline.geometry import Shape, Vector
 
-# Linear interpolation softens raw, and prediction sees it sharp: so not every patch is rotated.
-ROTATED = 0.5
-TILE = 16
-STAY = (0, 1, 2)
+# Rotation blurs raw by interpolation, but prediction gets sharp raw: so only some are rotated.
+ROTATED_SHARE = 0.5
+TILE_SIDE_VOXELS = 16
+SAME_AXES = (0, 1, 2)
 NO_FLIPS = (False, False, False)
 
 
 @dataclass(frozen=True)
-class Change:
-    """What is done to a patch, in this order.
+class PatchTransform:
+    """The augmentation of one patch; its steps are applied in the order of the attributes.
 
     Attributes
     ----------
     rotation
-        (3, 3) in world space: the result at p is what was at rotation · p; None: none.
+        Rotation matrix (3, 3) in world space: the result at p is the input at rotation · p. None:
+        no rotation.
     axes, flips
-        As `orient` takes them.
+        Order and flips of the axes, as for `orient`.
     contrast
-        Factor around the patch's mean.
+        Contrast factor around the patch's mean.
     brightness
-        Added; raw is 0..1.
+        Offset added to raw in 0..1.
     gamma
         Exponent.
     blur
-        σ of a Gaussian, voxels.
+        σ of a Gaussian, in voxels.
     noise
         σ of added Gaussian noise.
     seed
-        Of the noise.
+        Seed of the noise.
     """
 
     rotation: NDArray[np.float64] | None = None
-    axes: tuple[int, ...] = STAY
+    axes: tuple[int, ...] = SAME_AXES
     flips: tuple[bool, ...] = NO_FLIPS
     contrast: float = 1.0
     brightness: float = 0.0
@@ -64,26 +65,26 @@ class Change:
     seed: int = 0
 
 
-def draw_change(
+def draw_transform(
     options: Augmentation, rng: np.random.Generator, patch_size: Shape, voxel_size: Vector
-) -> Change:
-    """Draw what is done to a patch, as far as `options` allow.
+) -> PatchTransform:
+    """Draw the augmentation of one patch within the limits of `options`.
 
-    Flips, transposes and turns by 90° move voxels exactly, and axes are only exchanged where
-    both patch size and voxel size agree. `rng` is the only source of chance.
+    Flips, transposes and rotations by 90° move voxels exactly, and axes are only exchanged where
+    both patch size and voxel size agree. `rng` is the only source of randomness.
     """
     rotation = None
-    if options.rotate and rng.random() < ROTATED:
+    if options.rotate and rng.random() < ROTATED_SHARE:
         rotation = random_rotation(options.rotate, rng)
-    axes, flips = _symmetry(options, rng, patch_size, voxel_size)
+    axes, flips = _draw_symmetry(options, rng, patch_size, voxel_size)
     contrast, gamma = options.contrast, options.gamma
-    return Change(
+    return PatchTransform(
         rotation,
         axes,
         flips,
         contrast=float(rng.uniform(1 - contrast, 1 + contrast)),
         brightness=float(rng.uniform(-contrast, contrast) / 2),
-        # As often above 1 as below.
+        # Equally likely to be above and below 1.
         gamma=float((1 + gamma) ** rng.uniform(-1, 1)),
         blur=float(rng.uniform(0, options.blur)),
         noise=float(rng.uniform(0, options.noise)),
@@ -91,61 +92,61 @@ def draw_change(
     )
 
 
-def shape_to_read(change: Change, patch_size: Shape, voxel_size: Vector) -> Shape:
-    """Voxels to read for a patch: more than it has where it is rotated, by an even number."""
-    if change.rotation is None:
+def shape_to_read(transform: PatchTransform, patch_size: Shape, voxel_size: Vector) -> Shape:
+    """Shape to read for a patch; a rotation needs a margin, equally wide on opposite sides."""
+    if transform.rotation is None:
         return patch_size
     half = (np.array(patch_size) - 1) / 2 * voxel_size
-    reach = np.abs(change.rotation) @ half
-    more = np.ceil((reach - half) / voxel_size - 1e-6).clip(0).astype(int)
-    z, y, x = (np.array(patch_size) + 2 * more).tolist()
+    reach = np.abs(transform.rotation) @ half
+    margin = np.ceil((reach - half) / voxel_size - 1e-6).clip(0).astype(int)
+    z, y, x = (np.array(patch_size) + 2 * margin).tolist()
     return z, y, x
 
 
-def change_patch(
+def transform_patch(
     raw: Tensor,
     codes: Tensor,
-    change: Change,
+    transform: PatchTransform,
     patch_size: Shape,
     voxel_size: Vector,
     out: Tensor,
 ) -> Tensor:
-    """Do `change` to a patch.
+    """Apply `transform` to a patch.
 
     Parameters
     ----------
     raw
-        (z, y, x), uint8 or float 0..1, of the shape that `shape_to_read` says.
+        (z, y, x), uint8 or float in 0..1, of the shape returned by `shape_to_read`.
     codes
-        (z, y, x) of the same place.
-    change
-        What to do.
+        (z, y, x), the codes of the same voxels.
+    transform
+        The augmentation to apply.
     patch_size
-        Voxels of the result.
+        Shape of the result, in voxels.
     voxel_size
-        nm.
+        Voxel size in nm.
     out
-        (z, y, x) float32, where the changed raw is written, 0..1. Where a rotation comes from
-        outside: the nearest raw.
+        (z, y, x) float32, receives the transformed raw, 0..1. Voxels that a rotation takes from
+        outside the input get the nearest raw.
 
     Returns
     -------
     codes
-        (z, y, x). Where a rotation comes from outside: 0.
+        (z, y, x). Voxels that a rotation takes from outside the input get 0.
     """
-    if change.rotation is not None:
-        raw, codes = rotate(_image(raw), codes, change.rotation, patch_size, voxel_size)
-    raw = orient(raw, change.axes, change.flips)
+    if transform.rotation is not None:
+        raw, codes = rotate(_unit_range(raw), codes, transform.rotation, patch_size, voxel_size)
+    raw = orient(raw, transform.axes, transform.flips)
     if raw.dtype == torch.uint8:
         torch.div(raw, 255, out=out)
     else:
         out.copy_(raw)
-    change_intensity(out, change)
-    return orient(codes, change.axes, change.flips)
+    transform_intensity(out, transform)
+    return orient(codes, transform.axes, transform.flips)
 
 
 def random_rotation(degrees: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Matrix (3, 3) of a rotation about any axis by up to `degrees` either way."""
+    """Draw the matrix (3, 3) of a rotation about any axis by up to `degrees` either way."""
     axis = rng.standard_normal(3)
     a, b, c = axis / np.linalg.norm(axis)
     angle = radians(rng.uniform(-degrees, degrees))
@@ -161,76 +162,82 @@ def rotate(
     patch_size: Shape,
     voxel_size: Vector,
 ) -> tuple[Tensor, Tensor]:
-    """Rotate about the patch's centre in world space and keep `patch_size` voxels around it.
+    """Rotate about the patch's center in world space and keep `patch_size` voxels around it.
 
     Returns
     -------
-    raw, linear, the nearest outside; codes, nearest, 0 outside.
+    raw
+        Raw, interpolated linearly; outside the input, the nearest voxel.
+    codes
+        Codes of the nearest voxels; outside the input, 0.
     """
     matrix = rotation * voxel_size / np.array(voxel_size)[:, None]
     offset = (np.array(raw.shape) - 1) / 2 - matrix @ ((np.array(patch_size) - 1) / 2)
-    places = _places(matrix, offset, patch_size, raw.device)
-    scaled = [place * (2 / max(1, n - 1)) - 1 for place, n in zip(places, raw.shape, strict=True)]
-    # Torch takes x, y, z.
-    turned = grid_sample(
+    positions = _sample_positions(matrix, offset, patch_size, raw.device)
+    scaled = [
+        position * (2 / max(1, n - 1)) - 1 for position, n in zip(positions, raw.shape, strict=True)
+    ]
+    # Torch expects coordinates in the order x, y, z.
+    rotated = grid_sample(
         raw[None, None], torch.stack(scaled[::-1], dim=-1)[None],
         mode="bilinear", padding_mode="border", align_corners=True,
     )[0, 0]  # fmt: skip
     flat = torch.zeros(patch_size, dtype=torch.int64, device=codes.device)
     inside = torch.ones(patch_size, dtype=torch.bool, device=codes.device)
-    for place, n in zip(places, codes.shape, strict=True):
-        index = (place + 0.5).floor().int()
+    for position, n in zip(positions, codes.shape, strict=True):
+        index = (position + 0.5).floor().int()
         inside &= (index >= 0) & (index < n)
         flat = flat * n + index
-    found = codes.reshape(-1)[flat.where(inside, 0).reshape(-1)].reshape(patch_size)
-    return turned, found.where(inside, 0)
+    nearest = codes.reshape(-1)[flat.where(inside, 0).reshape(-1)].reshape(patch_size)
+    return rotated, nearest.where(inside, 0)
 
 
 def orient(array: Tensor, axes: Sequence[int], flips: Sequence[bool]) -> Tensor:
-    """The array with its axes in the order `axes`, then flipped where `flips` say."""
+    """Permute the axes of an array to the order `axes`, then flip those marked in `flips`."""
     if array.device.type != "cpu":
         return array.permute(*axes).flip([d for d, flip in enumerate(flips) if flip]).contiguous()
     view = array.numpy().transpose(*axes)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
     return torch.from_numpy(_tiled_copy(view) if axes[2] == 0 else view.copy())
 
 
-def change_intensity(raw: Tensor, change: Change) -> None:
-    """Contrast and brightness, gamma, blur and noise, clipped to 0..1, in place."""
-    if change.contrast != 1 or change.brightness:
+def transform_intensity(raw: Tensor, transform: PatchTransform) -> None:
+    """Apply contrast and brightness, gamma, blur and noise in place, clipped to 0..1."""
+    if transform.contrast != 1 or transform.brightness:
         mean = raw.mean()
-        raw.sub_(mean).mul_(change.contrast).add_(mean + change.brightness).clamp_(0, 1)
-    if change.gamma != 1:
-        raw.pow_(change.gamma)
-    if change.blur:
-        kernel = gaussian_1d(torch.tensor(change.blur), truncated=3, approx="sampled")
+        raw.sub_(mean).mul_(transform.contrast).add_(mean + transform.brightness).clamp_(0, 1)
+    if transform.gamma != 1:
+        raw.pow_(transform.gamma)
+    if transform.blur:
+        kernel = gaussian_1d(torch.tensor(transform.blur), truncated=3, approx="sampled")
         kernels = [(kernel / kernel.sum()).to(raw)] * 3
         raw.copy_(separable_filtering(raw[None, None], kernels, mode="replicate")[0, 0])
-    if change.noise:
-        generator = torch.Generator(raw.device).manual_seed(change.seed)
+    if transform.noise:
+        generator = torch.Generator(raw.device).manual_seed(transform.seed)
         noise = torch.randn(raw.shape, generator=generator, device=raw.device)
-        raw.add_(noise, alpha=change.noise).clamp_(0, 1)
+        raw.add_(noise, alpha=transform.noise).clamp_(0, 1)
 
 
 def _tiled_copy(view: NDArray) -> NDArray:
-    """A contiguous copy, made in tiles that stay in the processor's cache: several times faster
-    where neighbours along the last axis come from afar.
+    """Make a contiguous copy in tiles that fit in the processor's cache.
+
+    This is several times faster where neighbors along the last axis are far apart in memory.
     """
     copy = np.empty(view.shape, view.dtype)
-    for start in product(*(range(0, n, TILE) for n in view.shape)):
-        tile = tuple(slice(s, s + TILE) for s in start)
+    for start in product(*(range(0, n, TILE_SIDE_VOXELS) for n in view.shape)):
+        tile = tuple(slice(s, s + TILE_SIDE_VOXELS) for s in start)
         copy[tile] = view[tile]
     return copy
 
 
-def _image(raw: Tensor) -> Tensor:
-    """Raw as float32, 0..1."""
+def _unit_range(raw: Tensor) -> Tensor:
+    """Convert raw to float32 in 0..1."""
     return raw.float().div_(255) if raw.dtype == torch.uint8 else raw
 
 
-def _places(
+def _sample_positions(
     matrix: NDArray[np.float64], offset: NDArray[np.float64], shape: Shape, device: torch.device
 ) -> list[Tensor]:
-    """Per axis, matrix · index + offset of each voxel of a box, float32."""
+    """Compute matrix · index + offset for each voxel of a box, float32, one tensor per axis."""
     z, y, x = (torch.arange(n, dtype=torch.float32, device=device) for n in shape)
     return [
         float(row[0]) * z[:, None, None] + float(row[1]) * y[:, None] + (float(row[2]) * x + shift)
@@ -238,37 +245,37 @@ def _places(
     ]
 
 
-def _symmetry(
+def _draw_symmetry(
     options: Augmentation, rng: np.random.Generator, shape: Shape, voxel_size: Vector
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """An exact movement, as `orient` takes it."""
+    """Draw axes and flips for `orient`."""
     orders = [
         order
         for order in permutations(range(3))
         if all(shape[a] == shape[i] for i, a in enumerate(order))
         and all(isclose(voxel_size[a], voxel_size[i]) for i, a in enumerate(order))
     ]
-    axes: tuple[int, ...] = STAY
+    axes: tuple[int, ...] = SAME_AXES
     flips: tuple[bool, ...] = NO_FLIPS
     if options.flip:
-        flips = _coins(rng)
+        flips = _draw_flips(rng)
     if options.transpose:
-        axes, flips = _then(axes, flips, orders[rng.integers(len(orders))], NO_FLIPS)
+        axes, flips = _compose(axes, flips, orders[rng.integers(len(orders))], NO_FLIPS)
     if options.rotate90:
-        order, coins = orders[rng.integers(len(orders))], _coins(rng)
-        mirrored = bool(np.linalg.det(np.eye(3)[list(order)]) * (-1) ** sum(coins) < 0)
-        axes, flips = _then(axes, flips, order, (coins[0] ^ mirrored, *coins[1:]))
+        order, drawn = orders[rng.integers(len(orders))], _draw_flips(rng)
+        mirrored = bool(np.linalg.det(np.eye(3)[list(order)]) * (-1) ** sum(drawn) < 0)
+        axes, flips = _compose(axes, flips, order, (drawn[0] ^ mirrored, *drawn[1:]))
     return axes, flips
 
 
-def _then(
-    axes: Sequence[int], flips: Sequence[bool], order: Sequence[int], more: Sequence[bool]
+def _compose(
+    axes: Sequence[int], flips: Sequence[bool], next_axes: Sequence[int], next_flips: Sequence[bool]
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """Two movements, one after the other, as one."""
-    return tuple(axes[a] for a in order), tuple(
-        flip ^ flips[a] for flip, a in zip(more, order, strict=True)
+    """Combine two orientations, applied one after the other, into one."""
+    return tuple(axes[a] for a in next_axes), tuple(
+        flip ^ flips[a] for flip, a in zip(next_flips, next_axes, strict=True)
     )
 
 
-def _coins(rng: np.random.Generator) -> tuple[bool, ...]:
+def _draw_flips(rng: np.random.Generator) -> tuple[bool, ...]:
     return tuple((rng.random(3) < 0.5).tolist())

@@ -1,4 +1,4 @@
-"""Batches of patches, made on the device that they are trained on."""
+"""Batches of patches, built on the device that they are trained on."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from torch import Tensor
 
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES, class_of
 from cellmap_pipeline.geometry import Shape, Vector
-from cellmap_pipeline.patches.augmentation import change_patch
+from cellmap_pipeline.patches.augmentation import transform_patch
 from cellmap_pipeline.patches.patch import Patch
-from cellmap_pipeline.patches.targets import ID_SUFFIXES, affinities, stored_channels
+from cellmap_pipeline.patches.targets import (
+    ID_DIGIT_SUFFIXES,
+    compute_affinities,
+    stored_channels,
+)
 
-# A processor looks eight codes up as fast by comparing each voxel with each of them.
-COMPARED = 8
+# Up to this many codes, comparing all voxels with each code is as fast on a CPU as a lookup.
+MAX_COMPARED_CODES = 8
 
 
-class Finisher:
-    """Makes batches of patches, on the device that they are trained on.
+class BatchBuilder:
+    """Builds batches from patches, on the device that they are trained on.
 
-    On the CPU their memory is used again: a batch is good until the next one is made.
+    On the CPU, memory is reused: a batch is valid until the next one is built.
     """
 
     def __init__(
@@ -37,76 +41,79 @@ class Finisher:
         self.voxel_size = voxel_size
         self.channels = list(channels)
         self.stored = stored_channels(channels)
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, patches: Sequence[Patch]) -> tuple[Tensor, Tensor]:
-        """Change the patches and decode their targets.
+        """Transform the patches and decode their targets.
 
         Returns
         -------
         raw
             (n, 1, z, y, x) float32, 0..1.
         targets
-            (n, c, z, y, x) uint8 as `targets.make_targets` gives them, 255 where unknown.
+            (n, c, z, y, x) uint8 with the values of `targets.make_targets`, 255 where unknown.
         """
-        raws, targets = self._batch(len(patches))
+        raws, targets = self._buffers_for(len(patches))
         for patch, raw, target in zip(patches, raws, targets, strict=True):
-            codes = change_patch(
+            codes = transform_patch(
                 patch.raw.to(self.device, non_blocking=True),
                 patch.codes.to(self.device, non_blocking=True),
-                patch.change, self.patch_size, self.voxel_size, out=raw[0],
+                patch.transform, self.patch_size, self.voxel_size, out=raw[0],
             )  # fmt: skip
             if self.stored == self.channels:
-                decode(codes, patch.table, target)
+                decode_targets(codes, patch.table, target)
             else:
                 self._decode_with_affinities(codes, patch.table, target)
         return raws, targets
 
     def _decode_with_affinities(self, codes: Tensor, table: Tensor, target: Tensor) -> None:
+        """Decode the targets, and make affinities from the id digits (see `targets`)."""
         shape = (len(self.stored), *self.patch_size)
         stored = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        decode(codes, table, stored)
-        place = {name: i for i, name in enumerate(self.stored)}
+        decode_targets(codes, table, stored)
+        index_of = {name: i for i, name in enumerate(self.stored)}
         for i, channel in enumerate(self.channels):
-            if channel in place:
-                target[i] = stored[place[channel]]
+            if channel in index_of:
+                target[i] = stored[index_of[channel]]
             elif channel.endswith(AFFINITY_SUFFIXES[0]):
-                low, high = (stored[place[class_of(channel) + end]] for end in ID_SUFFIXES)
-                affinities(low, high, target[i : i + len(AFFINITY_SUFFIXES)])
+                label = class_of(channel)
+                low, high = (stored[index_of[label + suffix]] for suffix in ID_DIGIT_SUFFIXES)
+                compute_affinities(low, high, target[i : i + len(AFFINITY_SUFFIXES)])
 
-    def _batch(self, size: int) -> tuple[Tensor, Tensor]:
-        made = self._kept.get(size)
-        if made is None:
+    def _buffers_for(self, size: int) -> tuple[Tensor, Tensor]:
+        """Return raw and targets of a batch of `size` patches, to be written."""
+        buffers = self._buffers.get(size)
+        if buffers is None:
             raws = torch.empty((size, 1, *self.patch_size), device=self.device)
             shape = (size, len(self.channels), *self.patch_size)
-            made = raws, torch.empty(shape, dtype=torch.uint8, device=self.device)
+            buffers = raws, torch.empty(shape, dtype=torch.uint8, device=self.device)
             if self.device.type == "cpu":
-                self._kept[size] = made
-        return made
+                self._buffers[size] = buffers
+        return buffers
 
 
-def decode(codes: Tensor, table: Tensor, target: Tensor) -> None:
-    """Write the targets of all channels, (c, z, y, x) uint8.
+def decode_targets(codes: Tensor, table: Tensor, target: Tensor) -> None:
+    """Write the targets that codes stand for.
 
     Parameters
     ----------
     codes
-        (z, y, x) uint8, or int16 to be read as unsigned.
+        (z, y, x) uint8, or int16 that holds the bits of uint16.
     table
-        (codes, channels) uint8.
+        (codes, channels) uint8, the targets of each code.
     target
-        Where to.
+        (channels, z, y, x) uint8, receives the targets.
     """
     if codes.device.type != "cpu":
-        gather(codes, table, target)
+        decode_by_gather(codes, table, target)
         return
-    whole = codes.numpy().view(np.uint16 if codes.dtype == torch.int16 else np.uint8)
-    for values, row in zip(table.numpy().T, target.numpy(), strict=True):
-        _look_up(whole, values, row)
+    unsigned = codes.numpy().view(np.uint16 if codes.dtype == torch.int16 else np.uint8)
+    for values, channel in zip(table.numpy().T, target.numpy(), strict=True):
+        _decode_channel(unsigned, values, channel)
 
 
-def gather(codes: Tensor, table: Tensor, target: Tensor) -> None:
-    """As `decode`, as a GPU does it fastest."""
+def decode_by_gather(codes: Tensor, table: Tensor, target: Tensor) -> None:
+    """Like `decode_targets`, in the way that is fastest on a GPU."""
     flat = codes.reshape(-1).int()
     if codes.dtype == torch.int16:
         flat.bitwise_and_(0xFFFF)
@@ -114,26 +121,29 @@ def gather(codes: Tensor, table: Tensor, target: Tensor) -> None:
     torch.index_select(columns, 1, flat, out=target.view(len(target), -1))
 
 
-def _look_up(codes: NDArray, values: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
-    """Write `values` of codes, by comparing where that is faster than looking each voxel up."""
+def _decode_channel(codes: NDArray, values: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+    """Write the value of each code, by comparison where that is faster than a lookup."""
     usual = int(np.bincount(values).argmax())
-    # Python's numbers, since NumPy's own would widen the codes to compare them.
+    # Python integers: comparing with NumPy's would convert the codes to a wider type.
     others = np.flatnonzero(values != usual).tolist()
     if not others:
         target.fill(usual)
-    elif len(others) > COMPARED:
+    elif len(others) > MAX_COMPARED_CODES:
         np.take(values, codes, out=target, mode="clip")
     else:
-        _differ(codes, others[0], int(values[others[0]]) ^ usual, target)
+        _write_where_equal(codes, others[0], int(values[others[0]]) ^ usual, target)
         for code in others[1:]:
-            target ^= _differ(codes, code, int(values[code]) ^ usual, np.empty_like(target))
+            difference = int(values[code]) ^ usual
+            target ^= _write_where_equal(codes, code, difference, np.empty_like(target))
         if usual:
             target ^= usual
 
 
-def _differ(codes: NDArray, code: int, by: int, out: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Write `by` where there is that code, 0 elsewhere."""
+def _write_where_equal(
+    codes: NDArray, code: int, value: int, out: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Write `value` where `codes` equal `code`, and 0 elsewhere."""
     np.equal(codes, code, out=out.view(bool))
-    if by != 1:
-        out *= by
+    if value != 1:
+        out *= value
     return out

@@ -1,4 +1,4 @@
-"""Labelled crops, opened at a training's voxel size."""
+"""Labeled crops, opened at a training's voxel size."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.storage import Location, volumes_in
 from cellmap_pipeline.io.volumes import Volume
 
-# Positions kept per crop and class, and how many voxels are looked at to find them.
-POSITIONS = 500
-LOOKED_AT = 4_000_000
-BOX = 64
+# Per crop and class: positions to keep, and voxels to search for them.
+MAX_POSITIONS = 500
+MAX_SEARCHED_VOXELS = 4_000_000
+SEARCH_BOX_SIDE_VOXELS = 64
 
 
 @dataclass
 class CropData:
-    """A labelled crop, opened when it is first read.
+    """A labeled crop whose volumes are opened on first access.
 
     Attributes
     ----------
     raw_path
         The raw volume.
     label_folder
-        Holds a label volume per class.
+        Folder with a label volume per class.
     annotated
         The classes to read.
     voxel_size
-        Of the training, nm.
+        The training's voxel size in nm.
     """
 
     raw_path: Location
@@ -52,32 +52,32 @@ class CropData:
 
     @cached_property
     def labels(self) -> dict[str, LabelVolume]:
-        """The annotated classes."""
+        """The label volumes by class."""
         return {label: LabelVolume.open(self.label_folder / label) for label in self.annotated}
 
     @cached_property
     def grid(self) -> Grid:
-        """The crop in voxels of the training's size."""
+        """The crop's grid at the training's voxel size."""
         extent = next(iter(self.labels.values())).volume.levels[0].grid
         return self.raw.aligned(extent, self.voxel_size)
 
     @cached_property
-    def present(self) -> list[str]:
+    def present_classes(self) -> list[str]:
         """The annotated classes that have a voxel in the crop."""
         return [label for label, volume in self.labels.items() if present_voxels(volume) > 0]
 
     def positions(self, label: str) -> NDArray[np.int32]:
-        """Some voxels (n, 3) of `label`, by index on `grid`; the same each time."""
+        """Up to `MAX_POSITIONS` voxels (n, 3) of `label`, by index on `grid`; always the same."""
         if label not in self._positions:
-            self._positions[label] = self._find(label)
+            self._positions[label] = self._find_positions(label)
         return self._positions[label]
 
     def read_raw(self, start: Sequence[int], shape: Sequence[int]) -> NDArray:
-        """Raw of a box of `grid`, mirrored where there is none.
+        """Read raw of a box of `grid`, mirrored where there is none.
 
         Returns
         -------
-        (z, y, x) uint8 where raw is stored so, else float32 0..1.
+        (z, y, x) uint8 where raw is stored as uint8, else float32 in 0..1.
         """
         box = self.grid.box(start, shape)
         level = self.raw.level_for(self.grid.voxel_size)
@@ -90,36 +90,41 @@ class CropData:
         values = self.raw.read_raw(box, core=intersection(box, self.grid))
         if not is_bytes:
             return values
-        # To a step of the stored type, so that it travels in a quarter of the bytes.
+        # Round to the stored type, so that a quarter of the bytes is copied to the device.
         values *= 255
         return np.rint(values, out=values).astype(np.uint8)
 
-    def _find(self, label: str) -> NDArray[np.int32]:
-        """Look for `label` in boxes spread over the crop, at a coarse level."""
-        factor = max(1, round((self.grid.size / LOOKED_AT) ** (1 / 3)))
+    def _find_positions(self, label: str) -> NDArray[np.int32]:
+        """Search for voxels of `label` in boxes spread over the crop, at a coarse level."""
+        factor = max(1, round((self.grid.size / MAX_SEARCHED_VOXELS) ** (1 / 3)))
         stored = self.labels[label].volume
         coarse = self.grid.at([v * factor for v in self.grid.voxel_size])
-        # Where labels are not stored that coarse, less of them is looked at, in full.
-        if stored.level_for(coarse.voxel_size).grid.size > 16 * LOOKED_AT:
+        # Labels without a level that coarse are searched in fewer places, at full resolution.
+        if stored.level_for(coarse.voxel_size).grid.size > 16 * MAX_SEARCHED_VOXELS:
             coarse, factor = self.grid, 1
         found: list[NDArray] = []
-        for start, shape in spread_boxes(coarse.shape, LOOKED_AT):
+        for start, shape in spread_boxes(coarse.shape, MAX_SEARCHED_VOXELS):
             ids, _ = self.labels[label].read(coarse.box(start, shape))
             found.append(np.argwhere(ids > 0) + start)
         voxels = np.concatenate(found)
-        if len(voxels) > POSITIONS:
-            voxels = voxels[np.linspace(0, len(voxels) - 1, POSITIONS).astype(int)]
+        if len(voxels) > MAX_POSITIONS:
+            voxels = voxels[np.linspace(0, len(voxels) - 1, MAX_POSITIONS).astype(int)]
         return (voxels * factor + factor // 2).astype(np.int32)
 
 
-def spread_boxes(shape: Shape, voxels: int) -> list[tuple[Shape, Shape]]:
-    """Start and shape of boxes that cover an array, or evenly spread ones of about `voxels`."""
+def spread_boxes(shape: Shape, max_voxels: int) -> list[tuple[Shape, Shape]]:
+    """List start and shape of boxes over an array.
+
+    The boxes cover it if they have up to about twice `max_voxels` in all; otherwise only evenly
+    spread ones, about `max_voxels` in all, are listed.
+    """
+    side = SEARCH_BOX_SIDE_VOXELS
     boxes = []
-    for index in np.ndindex(*(-(-n // BOX) for n in shape)):
-        start = (index[0] * BOX, index[1] * BOX, index[2] * BOX)
-        z, y, x = (min(BOX, n - s) for n, s in zip(shape, start, strict=True))
+    for index in np.ndindex(*(-(-n // side) for n in shape)):
+        start = (index[0] * side, index[1] * side, index[2] * side)
+        z, y, x = (min(side, n - s) for n, s in zip(shape, start, strict=True))
         boxes.append((start, (z, y, x)))
-    wanted = max(1, voxels // BOX**3)
+    wanted = max(1, max_voxels // side**3)
     if len(boxes) <= 2 * wanted:
         return boxes
     return [boxes[i] for i in np.linspace(0, len(boxes) - 1, wanted).astype(int)]
@@ -128,17 +133,17 @@ def spread_boxes(shape: Shape, voxels: int) -> list[tuple[Shape, Shape]]:
 def open_crops(
     datasplit: Path, classes: Sequence[str], voxel_size: Vector
 ) -> dict[str, list[CropData]]:
-    """The crops of a datasplit, `train` and `validate`.
+    """Open the crops of a datasplit; return them under `train` and `validate`.
 
     Raises
     ------
     InputError
-        The datasplit is malformed, or a row has no class that is wanted.
+        The datasplit is malformed, or a row has none of the requested classes.
     """
     crops: dict[str, list[CropData]] = {"train": [], "validate": []}
     for usage, raw, labels, annotated in read_datasplit(datasplit, classes):
-        there = volumes_in(labels, annotated)
-        if not there:
+        available = volumes_in(labels, annotated)
+        if not available:
             raise InputError(f"{datasplit}: {labels} has none of {', '.join(annotated or classes)}")
-        crops[usage].append(CropData(raw, labels, there, voxel_size))
+        crops[usage].append(CropData(raw, labels, available, voxel_size))
     return crops

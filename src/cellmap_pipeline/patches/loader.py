@@ -1,4 +1,4 @@
-"""Batches of patches, read by threads that share one bounded memory."""
+"""Batches of patches, read by threads that share one memory limit."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from cellmap_pipeline.data.class_table import implied, read_class_table
 from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.label_codes import BlockCache, LabelCodes
-from cellmap_pipeline.patches.official_loader import OfficialSource
-from cellmap_pipeline.patches.patch import Patch, Source
-from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches, Tiles
+from cellmap_pipeline.patches.official_loader import OfficialCropReader
+from cellmap_pipeline.patches.patch import CropReader, Patch
+from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches, ValidationTiles
 from cellmap_pipeline.patches.targets import stored_channels
 
-# How a loader's memory is shared out; the rest is for patches on their way.
-LABELS_SHARE = 0.3
-CHUNKS_SHARE = 0.3
+# Shares of a loader's memory.
+LABEL_MEMORY_SHARE = 0.3
+CHUNK_MEMORY_SHARE = 0.3
+PATCH_MEMORY_SHARE = 0.2
 
 
-class FastSource:
-    """A crop whose labels are kept compressed in memory."""
+class FastCropReader:
+    """Reader of a crop's patches that keeps its labels compressed in memory."""
 
     def __init__(self, crop: CropData, codes: LabelCodes) -> None:
         self.crop = crop
@@ -37,32 +38,37 @@ class FastSource:
 
     def read(
         self, start: Sequence[int], shape: Sequence[int]
-    ) -> tuple[NDArray, NDArray[np.uint16], NDArray[np.uint8]]:
-        """See `patches.Source`."""
+    ) -> tuple[NDArray, NDArray[np.unsignedinteger], NDArray[np.uint8]]:
+        """Read a box as described in `patch.CropReader`."""
         return self.crop.read_raw(start, shape), *self.codes.read(start, shape)
 
 
 class PatchLoader:
-    """Batches of patches in the order of a sampler's numbers, whatever number of threads reads.
+    """Loader of batches of patches, in the order of a sampler's indices.
 
-    Threads, not processes: they share what is in memory, and reading and unpacking run without
-    Python's lock. `waited` are the seconds in which a batch was wanted and not there yet.
+    The order does not depend on the number of threads. Patches are read by threads, not
+    processes: threads share the caches, and reading and decompressing release Python's lock.
 
     Parameters
     ----------
     read
-        Gives the patch of a number.
+        Function that reads the patch of an index.
     sampler
-        The numbers of an epoch.
+        Patch indices of an epoch.
     batch_size
         Patches per batch.
     threads
-        That read.
-    ahead
-        Patches on their way.
+        Number of reading threads.
+    prefetch
+        Maximum number of patches that are being read or wait to be used.
+
+    Attributes
+    ----------
+    waited_s
+        Seconds in which a batch was requested but not yet available.
     """
 
-    # Lightning looks for it beside `sampler`.
+    # Lightning expects this attribute of a loader that has a `sampler`.
     batch_sampler = None
 
     def __init__(
@@ -71,100 +77,102 @@ class PatchLoader:
         sampler: EpochSampler | range,
         batch_size: int,
         threads: int,
-        ahead: int,
+        prefetch: int,
     ) -> None:
+        self.read = read
         self.sampler = sampler
         self.batch_size = batch_size
         self.threads = threads
-        self.ahead = max(ahead, batch_size)
+        self.prefetch = max(prefetch, batch_size)
         self.pinned = torch.cuda.is_available()
-        self.waited = 0.0
-        self._read = read
-        self._given = self._skipped = 0
+        self.waited_s = 0.0
+        self._batches_given = self._batches_to_skip = 0
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
     def state_dict(self) -> dict[str, int]:
-        """How far an epoch has come."""
-        return {"batches": self._given}
+        """Return the number of batches given in the current epoch."""
+        return {"batches": self._batches_given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch where that one was."""
-        self._skipped = state["batches"]
+        """Begin the next epoch after the batches that were given before."""
+        self._batches_to_skip = state["batches"]
 
     def __iter__(self) -> Iterator[list[Patch]]:
-        self._given, self._skipped = self._skipped, 0
-        numbers = islice(self.sampler, self._given * self.batch_size, None)
+        self._batches_given, self._batches_to_skip = self._batches_to_skip, 0
+        indices = islice(self.sampler, self._batches_given * self.batch_size, None)
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="patches")
         try:
-            coming = deque(pool.submit(self._get, n) for n in islice(numbers, self.ahead))
-            while coming:
+            pending = deque(pool.submit(self._load, i) for i in islice(indices, self.prefetch))
+            while pending:
                 batch: list[Patch] = []
-                while coming and len(batch) < self.batch_size:
-                    batch.append(self._next(coming, numbers, pool))
-                self._given += 1
+                while pending and len(batch) < self.batch_size:
+                    batch.append(self._next_patch(pending, indices, pool))
+                self._batches_given += 1
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _next(
-        self, coming: deque[Future[Patch]], numbers: Iterator[int], pool: ThreadPoolExecutor
+    def _next_patch(
+        self, pending: deque[Future[Patch]], indices: Iterator[int], pool: ThreadPoolExecutor
     ) -> Patch:
         begin = time.perf_counter()
-        patch = coming.popleft().result()
-        self.waited += time.perf_counter() - begin
-        coming.extend(pool.submit(self._get, n) for n in islice(numbers, 1))
+        patch = pending.popleft().result()
+        self.waited_s += time.perf_counter() - begin
+        pending.extend(pool.submit(self._load, i) for i in islice(indices, 1))
         return patch
 
-    def _get(self, number: int) -> Patch:
-        patch = self._read(number)
+    def _load(self, index: int) -> Patch:
+        patch = self.read(index)
         return patch.pin() if self.pinned else patch
 
 
-def loaders(
+def make_loaders(
     crops: dict[str, list[CropData]], training: Training, rank: int = 0, world_size: int = 1
 ) -> tuple[PatchLoader, PatchLoader]:
-    """What to train on and to validate with, batches of patches for `patches.finish`.
+    """Make the loaders of training and validation patches; `BatchBuilder` finishes their batches.
 
     Raises
     ------
     InputError
         The class table cannot be read.
     """
-    memory = int(training.memory_gb * 1e9 / world_size)
-    set_cache_bytes(int(CHUNKS_SHARE * memory))
-    cache = BlockCache(int(LABELS_SHARE * memory))
-    ahead = _ahead(training, int(0.2 * memory))
-    random = RandomPatches(_sources(crops["train"], training, cache), training)
-    tiles = Tiles(_sources(crops["validate"], training, cache), training)
+    memory_bytes = int(training.memory_gb * 1e9 / world_size)
+    set_cache_bytes(int(CHUNK_MEMORY_SHARE * memory_bytes))
+    cache = BlockCache(int(LABEL_MEMORY_SHARE * memory_bytes))
+    prefetch = _prefetch(training, int(PATCH_MEMORY_SHARE * memory_bytes))
+    random = RandomPatches(_make_readers(crops["train"], training, cache), training)
+    tiles = ValidationTiles(_make_readers(crops["validate"], training, cache), training)
     patches = training.iterations_per_epoch * training.batch_size
-    numbers = EpochSampler(patches, rank, world_size)
-    share = -(-len(tiles) // world_size)
-    fixed = range(rank, share * world_size, world_size)
+    sampler = EpochSampler(patches, rank, world_size)
+    tiles_per_rank = -(-len(tiles) // world_size)
+    tile_indices = range(rank, tiles_per_rank * world_size, world_size)
     size, threads = training.batch_size, training.num_workers
     return (
-        PatchLoader(random.read, numbers, size, threads, ahead),
-        PatchLoader(tiles.read, fixed, size, threads, ahead),
+        PatchLoader(random.read, sampler, size, threads, prefetch),
+        PatchLoader(tiles.read, tile_indices, size, threads, prefetch),
     )
 
 
-def _sources(crops: Sequence[CropData], training: Training, cache: BlockCache) -> list[Source]:
+def _make_readers(
+    crops: Sequence[CropData], training: Training, cache: BlockCache
+) -> list[CropReader]:
     channels = stored_channels(training.channels)
     table = read_class_table(Path(training.mutual_exclusion)) if training.mutual_exclusion else {}
-    made: list[Source] = []
+    readers: list[CropReader] = []
     for crop in crops:
-        follows = implied(crop.annotated, training.classes, table) if table else {}
+        relations = implied(crop.annotated, training.classes, table) if table else {}
         if training.loader == "cellmap-data":
-            made.append(OfficialSource(crop, channels, follows))
+            readers.append(OfficialCropReader(crop, channels, relations))
         else:
-            made.append(FastSource(crop, LabelCodes(crop, channels, follows, cache)))
-    return made
+            readers.append(FastCropReader(crop, LabelCodes(crop, channels, relations, cache)))
+    return readers
 
 
-def _ahead(training: Training, memory: int) -> int:
-    """Patches on their way at once: enough to keep the threads busy, within `memory` bytes."""
+def _prefetch(training: Training, memory_bytes: int) -> int:
+    """Number of patches to prefetch: enough to keep the threads busy, within the memory."""
     voxels = np.prod(training.patch_size) * (2 if training.augment.rotate else 1)
-    # Raw and codes; raw passes through float32 where it is resampled.
-    fit = memory // int(voxels * 7)
-    return max(1, min(fit, 2 * training.batch_size + training.num_workers))
+    # Bytes per voxel of raw and codes; raw is float32 while it is resampled.
+    max_patches = memory_bytes // int(voxels * 7)
+    return max(1, min(max_patches, 2 * training.batch_size + training.num_workers))

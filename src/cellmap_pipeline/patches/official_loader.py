@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.patches.crops import CropData
-from cellmap_pipeline.patches.label_codes import encode
-from cellmap_pipeline.patches.targets import UNKNOWN, imply, make_targets
+from cellmap_pipeline.patches.label_codes import encode_targets
+from cellmap_pipeline.patches.targets import UNKNOWN, fill_implied, make_targets
 
-# It takes a volume's translation for the lower edge of voxel 0 and rounds down from there.
-BEYOND_THE_EDGE = 1e-3
+# cellmap-data takes a translation to be the lower edge of voxel 0, and rounds down from there: a
+# position that lies on an edge must be moved off it.
+EDGE_OFFSET_VOXELS = 1e-3
 
 
-class OfficialSource:
-    """A crop that cellmap-data reads.
+class OfficialCropReader:
+    """Reader of a crop's patches that uses cellmap-data.
 
-    It takes the stored level nearest to the training's voxel size, resamples raw and labels by
-    the nearest voxel, and gives ids as float32, which tells ids apart up to 2²⁴.
+    cellmap-data reads the stored level nearest to the training's voxel size, resamples raw and
+    labels by the nearest voxel, and returns ids as float32, which represents ids exactly up to
+    2²⁴.
     """
 
     def __init__(
@@ -39,27 +41,27 @@ class OfficialSource:
     def read(
         self, start: Sequence[int], shape: Sequence[int]
     ) -> tuple[NDArray, NDArray[np.uint16], NDArray[np.uint8]]:
-        """See `patches.Source`; raw is 0 beyond the volume."""
+        """Read a box as described in `patch.CropReader`; raw is 0 beyond the volume."""
         box = self.crop.grid.box(start, shape)
-        centre = {
-            axis: t + (n / 2 + BEYOND_THE_EDGE) * v
+        center = {
+            axis: t + (n / 2 + EDGE_OFFSET_VOXELS) * v
             for axis, t, n, v in zip("zyx", box.translation, shape, box.voxel_size, strict=True)
         }
         dataset = self._dataset(shape_of(shape))
-        raw = np.nan_to_num(dataset.input_sources["raw"][centre].numpy())
+        raw = np.nan_to_num(dataset.input_sources["raw"][center].numpy())
         ids, known = {}, {}
         for label, volume in self.crop.labels.items():
-            values = dataset.target_sources[label][centre].numpy()
-            # It takes voxels that are annotated as unknown for present.
+            values = dataset.target_sources[label][center].numpy()
+            # cellmap-data treats voxels annotated as unknown like any other id.
             known[label] = ~np.isnan(values) & (values != volume.unknown)
             ids[label] = np.where(known[label], values, 0).astype(np.int64)
         targets = make_targets(ids, known, self.channels, box.voxel_size)
-        imply(targets, self.channels, self.implied)
-        codes, rows = encode(targets)
-        # Code 0 stands for nothing known, as what a rotation brings in from outside.
+        fill_implied(targets, self.channels, self.implied)
+        codes, rows = encode_targets(targets)
+        # Code 0 means unknown, as for voxels that a rotation takes from outside.
         table = np.concatenate([np.full((1, len(self.channels)), UNKNOWN, np.uint8), rows])
         stored = np.dtype(self.crop.raw.level_for(box.voxel_size).metadata["dtype"])
-        raw = raw.astype(stored) if stored == np.uint8 else raw / np.float32(_white(stored))
+        raw = raw.astype(stored) if stored == np.uint8 else raw / np.float32(_white_value(stored))
         return raw, (codes + 1).astype(np.uint16), table
 
     def _open(self, shape: Shape) -> CellMapDataset:
@@ -75,5 +77,6 @@ class OfficialSource:
         )
 
 
-def _white(dtype: np.dtype) -> float:
+def _white_value(dtype: np.dtype) -> float:
+    """Stored value of full intensity."""
     return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0

@@ -1,4 +1,4 @@
-"""A patch as it travels from a crop to the device, and the crops that patches are read from."""
+"""A training patch on its way from a crop to the device, and the interface of its readers."""
 
 from __future__ import annotations
 
@@ -12,68 +12,70 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.patches.augmentation import Change
+from cellmap_pipeline.patches.augmentation import PatchTransform
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.targets import UNKNOWN
 
 
-class Source(Protocol):
-    """A crop that patches are read from: the fast loader's, or the official one's."""
+class CropReader(Protocol):
+    """Reader of one crop's patches, by the fast loader or by the official one."""
 
     crop: CropData
 
     def read(
         self, start: Sequence[int], shape: Sequence[int]
     ) -> tuple[NDArray, NDArray[np.unsignedinteger], NDArray[np.uint8]]:
-        """Raw, codes and their table of a box of the crop's grid, which may reach beyond it.
+        """Read raw and target codes of a box of the crop's grid; it may extend beyond the crop.
 
         Returns
         -------
         raw
-            (z, y, x) uint8, or float32 0..1.
+            (z, y, x) uint8, or float32 in 0..1.
         codes
             (z, y, x) uint8 or uint16; 0 where nothing is known.
         table
-            (codes, channels) uint8, the targets of each code: 0, 1, or 255 for unknown.
+            (codes, stored channels) uint8, the targets of each code: 0, 1, or 255 for unknown.
+            Distances and id digits have other values, too (`targets.make_targets`).
         """
 
 
 @dataclass
 class Patch:
-    """A patch as it travels: small, to be finished on the device (`Finisher`).
+    """A compact patch, to be transformed and decoded on the device (`BatchBuilder`).
 
     Attributes
     ----------
     raw
-        (z, y, x) uint8, or float32 0..1.
+        (z, y, x) uint8, or float32 in 0..1.
     codes
-        (z, y, x) uint8, or int16 to be read as unsigned.
+        (z, y, x) uint8, or int16 that holds the bits of uint16.
     table
-        (codes, stored channels) uint8, what the codes stand for.
-    change
-        What is done to it.
+        (codes, stored channels) uint8, the targets of each code.
+    transform
+        The augmentation to apply.
     """
 
     raw: Tensor
     codes: Tensor
     table: Tensor
-    change: Change
+    transform: PatchTransform
 
     def pin(self) -> Patch:
-        """The same in memory that a GPU copies from by itself."""
-        return Patch(self.raw.pin_memory(), self.codes.pin_memory(), self.table, self.change)
+        """Copy to pinned memory, from which transfers to the GPU are asynchronous."""
+        return Patch(self.raw.pin_memory(), self.codes.pin_memory(), self.table, self.transform)
 
 
-def read_patch(source: Source, start: Shape, shape: Shape, change: Change) -> Patch:
-    raw, codes, table = source.read(start, shape)
+def read_patch(reader: CropReader, start: Shape, shape: Shape, transform: PatchTransform) -> Patch:
+    """Read the patch at `start`, to be transformed later."""
+    raw, codes, table = reader.read(start, shape)
     return Patch(
         torch.from_numpy(raw),
         torch.from_numpy(codes if codes.dtype == np.uint8 else codes.view(np.int16)),
         torch.from_numpy(table),
-        change,
+        transform,
     )
 
 
-def unknown(table: Tensor) -> Tensor:
-    """A table of codes of which none says anything."""
+def all_unknown(table: Tensor) -> Tensor:
+    """Return a table of the same shape whose codes all mean unknown."""
     return torch.full_like(table, UNKNOWN)

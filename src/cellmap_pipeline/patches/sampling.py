@@ -1,4 +1,4 @@
-"""Which patches are trained on, and which validate."""
+"""Choice of the patches to train on and of the tiles to validate on."""
 
 from __future__ import annotations
 
@@ -12,99 +12,99 @@ from torch.utils.data import Sampler
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.patches.augmentation import Change, draw_change, shape_to_read
-from cellmap_pipeline.patches.patch import Patch, Source, read_patch, unknown
+from cellmap_pipeline.patches.augmentation import PatchTransform, draw_transform, shape_to_read
+from cellmap_pipeline.patches.patch import CropReader, Patch, all_unknown, read_patch
 
-# Share of patches that are centred on a voxel of a class, so that rare classes come up; the
+# Share of patches that are centered near a voxel of a class, so that rare classes are seen; the
 # others lie anywhere in a crop.
-ON_A_CLASS = 0.7
+CLASS_CENTERED_SHARE = 0.7
 
 
 class RandomPatches:
-    """Patches by number: the same number gives the same patch, in any thread.
+    """Random patches by index: each patch is determined by its index alone, in any thread.
 
-    Numbers go on from epoch to epoch (`EpochSampler`), so that every epoch sees other patches.
+    Indices continue from epoch to epoch (`EpochSampler`), so that each epoch sees new patches.
     """
 
-    def __init__(self, sources: Sequence[Source], training: Training) -> None:
-        self.sources = list(sources)
+    def __init__(self, readers: Sequence[CropReader], training: Training) -> None:
+        self.readers = list(readers)
         self.training = training
 
-    def read(self, number: int) -> Patch:
-        """Patch `number`."""
+    def read(self, index: int) -> Patch:
+        """Read the patch of an index."""
         training = self.training
-        rng = np.random.default_rng([training.seed, number])
-        change = draw_change(training.augment, rng, training.patch_size, training.voxel_size)
-        shape = shape_to_read(change, training.patch_size, training.voxel_size)
-        source, start = self._place(rng, shape)
-        return read_patch(source, start, shape, change)
+        rng = np.random.default_rng([training.seed, index])
+        transform = draw_transform(training.augment, rng, training.patch_size, training.voxel_size)
+        shape = shape_to_read(transform, training.patch_size, training.voxel_size)
+        reader, start = self._draw_location(rng, shape)
+        return read_patch(reader, start, shape, transform)
 
     @cached_property
-    def _holders(self) -> list[tuple[str, list[Source]]]:
-        """Classes that some crop holds, with those crops."""
-        holders = [
-            (label, [source for source in self.sources if label in source.crop.present])
+    def _readers_by_class(self) -> list[tuple[str, list[CropReader]]]:
+        """Classes that occur in some crop, with the readers of these crops."""
+        by_class = [
+            (label, [reader for reader in self.readers if label in reader.crop.present_classes])
             for label in self.training.classes
         ]
-        return [(label, sources) for label, sources in holders if sources]
+        return [(label, readers) for label, readers in by_class if readers]
 
     @cached_property
     def _share_of_voxels(self) -> NDArray[np.float64]:
-        sizes = np.array([source.crop.grid.size for source in self.sources], float)
+        sizes = np.array([reader.crop.grid.size for reader in self.readers], float)
         return sizes / sizes.sum()
 
-    def _place(self, rng: np.random.Generator, shape: Shape) -> tuple[Source, Shape]:
-        """A crop, and where in it the patch of `shape` that is read begins."""
-        source = self.sources[rng.choice(len(self.sources), p=self._share_of_voxels)]
-        centre = rng.random(3) * source.crop.grid.shape
-        if self._holders and rng.random() < ON_A_CLASS:
-            label, sources = self._holders[rng.integers(len(self._holders))]
-            holder = sources[rng.integers(len(sources))]
-            voxels = holder.crop.positions(label)
-            # An object so small that the search missed it: anywhere in the crop will do.
-            source, centre = holder, rng.random(3) * holder.crop.grid.shape
+    def _draw_location(self, rng: np.random.Generator, shape: Shape) -> tuple[CropReader, Shape]:
+        """Draw a crop, and where in it to start reading `shape`."""
+        reader = self.readers[rng.choice(len(self.readers), p=self._share_of_voxels)]
+        center = rng.random(3) * reader.crop.grid.shape
+        if self._readers_by_class and rng.random() < CLASS_CENTERED_SHARE:
+            label, readers = self._readers_by_class[rng.integers(len(self._readers_by_class))]
+            reader = readers[rng.integers(len(readers))]
+            voxels = reader.crop.positions(label)
+            # If the search missed the object because it is small, take any place in the crop.
+            center = rng.random(3) * reader.crop.grid.shape
             if len(voxels):
-                centre = voxels[rng.integers(len(voxels))] + 0.5
-        inner = np.array(self.training.patch_size)
-        start = np.round(centre - inner / 2 + (rng.random(3) - 0.5) * inner / 2)
-        # The patch lies in the crop, or the crop in the patch.
-        slack = np.array(source.crop.grid.shape) - inner
+                center = voxels[rng.integers(len(voxels))] + 0.5
+        patch_shape = np.array(self.training.patch_size)
+        start = np.round(center - patch_shape / 2 + (rng.random(3) - 0.5) * patch_shape / 2)
+        # Along each axis, the patch lies within the crop, or the crop within the patch.
+        slack = np.array(reader.crop.grid.shape) - patch_shape
         start = start.clip(np.minimum(slack, 0), np.maximum(slack, 0))
-        z, y, x = (start - (np.array(shape) - inner) // 2).astype(int).tolist()
-        return source, (z, y, x)
+        z, y, x = (start - (np.array(shape) - patch_shape) // 2).astype(int).tolist()
+        return reader, (z, y, x)
 
 
-class Tiles:
-    """Validation patches: fixed tiles over the validation crops, never changed.
+class ValidationTiles:
+    """Validation patches: fixed tiles over the validation crops, without augmentation.
 
-    Processes that train together need equally many: numbers beyond the last tile give one of
-    which nothing is known.
+    Processes that train together need the same number of tiles: an index beyond the last tile
+    gives a tile whose targets are all unknown.
     """
 
-    def __init__(self, sources: Sequence[Source], training: Training) -> None:
+    def __init__(self, readers: Sequence[CropReader], training: Training) -> None:
         self.shape = training.patch_size
         tiles = [
-            (source, start)
-            for source in sources
-            for start in _tile_starts(source.crop.grid.shape, self.shape)
+            (reader, start)
+            for reader in readers
+            for start in _tile_starts(reader.crop.grid.shape, self.shape)
         ]
-        wanted = training.validation_iterations * training.batch_size
-        if len(tiles) > wanted:
-            tiles = [tiles[i] for i in np.linspace(0, len(tiles) - 1, wanted).astype(int)]
+        max_tiles = training.validation_iterations * training.batch_size
+        if len(tiles) > max_tiles:
+            tiles = [tiles[i] for i in np.linspace(0, len(tiles) - 1, max_tiles).astype(int)]
         self.tiles = tiles
 
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def read(self, number: int) -> Patch:
-        """Tile `number`."""
-        source, start = self.tiles[min(number, len(self.tiles) - 1)]
-        patch = read_patch(source, start, self.shape, Change())
-        return patch if number < len(self.tiles) else replace(patch, table=unknown(patch.table))
+    def read(self, index: int) -> Patch:
+        """Read the tile of an index."""
+        reader, start = self.tiles[min(index, len(self.tiles) - 1)]
+        patch = read_patch(reader, start, self.shape, PatchTransform())
+        return patch if index < len(self.tiles) else replace(patch, table=all_unknown(patch.table))
 
 
 class EpochSampler(Sampler[int]):
-    """Patch numbers of one epoch, split over the processes that train together.
+    """Patch indices of one epoch, split over the processes that train together.
 
     Lightning calls `set_epoch`.
     """
@@ -116,7 +116,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin another epoch."""
+        """Set the epoch that the next iteration is for."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -128,7 +128,10 @@ class EpochSampler(Sampler[int]):
 
 
 def _tile_starts(shape: Shape, patch: Shape) -> list[Shape]:
-    """Starts of patches that cover a crop, the last ones drawn back to its end."""
+    """List the starts of tiles that cover a crop, evenly spaced from its start to its end.
+
+    A crop smaller than a tile lies in the tile's center.
+    """
     axes = []
     for n, p in zip(shape, patch, strict=True):
         count = max(1, -(-n // p))

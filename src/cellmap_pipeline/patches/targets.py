@@ -1,8 +1,16 @@
-"""What a network is trained towards, made from the ids of each class.
+"""Training targets, made from the object ids of each class.
 
-Targets are stored as a byte per channel and voxel, and travel as codes of them (`label_codes`).
-Affinities depend on the direction in which a patch lies, so for them the ids travel, as two bytes,
-and affinities are made when the patch has been turned (`affinities`).
+Targets are stored as one byte per channel and voxel, and are passed on as codes that stand for
+combinations of them (`label_codes`).
+
+Affinities cannot be stored: they compare each voxel with the one before it along z, y and x, and
+these directions change when a patch is flipped, transposed or rotated. So instead of the three
+affinity channels of a class, its object ids are stored (`stored_channels`), pass through
+augmentation like any other target, and are compared afterwards (`compute_affinities`). An id has
+up to 64 bits, but a stored channel has one byte, in which 255 means unknown. Therefore each id is
+hashed to a number below 255² and written as two base-255 digits, the channels `{class}#low` and
+`{class}#high`: both 0 outside of objects, both 255 where unknown. Two objects that touch have the
+same digits with a probability of 1 in 65,024.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,32 +24,32 @@ from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTAN
 from cellmap_pipeline.geometry import Vector
 
 UNKNOWN = 255
-# Voxels (of the finest axis) from an object's rim at which its distance channel is 1.
-REACH = 8
-ID_SUFFIXES = ("#low", "#high")
-# A byte of an id: 255 is kept for unknown.
-DIGIT = 255
+# Distances are stored in voxels of the finest axis, up to this one.
+MAX_DISTANCE_VOXELS = 8
+ID_DIGIT_SUFFIXES = ("#low", "#high")
+ID_DIGIT_BASE = 255
 
 
 def stored_channels(channels: Sequence[str]) -> list[str]:
-    """What is stored of each voxel to make `channels` of: ids take the place of affinities."""
+    """List the channels to store for output `channels`: id digits take the place of affinities."""
     stored: list[str] = []
     for channel in channels:
         if channel.endswith(AFFINITY_SUFFIXES[0]):
-            stored += [class_of(channel) + suffix for suffix in ID_SUFFIXES]
+            stored += [class_of(channel) + suffix for suffix in ID_DIGIT_SUFFIXES]
         elif not channel.endswith(AFFINITY_SUFFIXES):
             stored.append(channel)
     return stored
 
 
 def halo(channels: Sequence[str]) -> int:
-    """Voxels beyond a box that its targets hang on."""
-    return REACH if any(channel.endswith(DISTANCE_SUFFIX) for channel in channels) else 1
+    """Width of the margin around a box, in voxels, that its targets depend on."""
+    has_distance = any(channel.endswith(DISTANCE_SUFFIX) for channel in channels)
+    return MAX_DISTANCE_VOXELS if has_distance else 1
 
 
-def scales(channels: Sequence[str]) -> list[int]:
-    """What the stored targets of each channel are to be divided by."""
-    return [REACH if channel.endswith(DISTANCE_SUFFIX) else 1 for channel in channels]
+def target_divisors(channels: Sequence[str]) -> list[int]:
+    """Divisor of each channel that scales its stored targets to 0..1."""
+    return [MAX_DISTANCE_VOXELS if channel.endswith(DISTANCE_SUFFIX) else 1 for channel in channels]
 
 
 def make_targets(
@@ -50,32 +58,33 @@ def make_targets(
     channels: Sequence[str],
     voxel_size: Vector = (1, 1, 1),
 ) -> NDArray[np.uint8]:
-    """Targets of all channels of a patch.
+    """Make the targets of all stored channels of a patch.
 
     A class's own channel is its foreground, ids above 0. Its `{class}_boundary` channel is the
-    inner boundary of its objects: the voxels of an object with one of their six neighbours in
+    inner boundary of its objects: the voxels of an object with one of their six neighbors in
     another object or in none. The patch's faces are no boundary. Its `{class}_distance` channel
     is the distance to the nearest voxel that is not of the object, 0 outside, in voxels of the
-    finest axis, rounded, at most `REACH`. Where these hang on an unknown voxel, they are unknown
-    too. `{class}#low` and `#high` are two digits that differ from object to object, 0 outside.
+    finest axis, rounded, at most `MAX_DISTANCE_VOXELS`. Boundaries and distances that depend on
+    an unknown voxel are unknown, too. `{class}#low` and `{class}#high` are the digits of the
+    object ids (see the module's docstring).
 
     Parameters
     ----------
     labels : mapping
-        Class to integer ids (z, y, x), all of one shape; classes that the crop does not annotate
+        Class to integer ids (z, y, x), all of one shape. Classes that the crop does not annotate
         are absent, and their channels unknown.
     known : mapping
         Class to bool (z, y, x), false where its ids are unknown; absent or None: all known.
     channels : sequence of str
-        As `stored_channels` gives them.
+        Channels as returned by `stored_channels`.
     voxel_size
-        nm along z, y, x; only the ratios matter.
+        Voxel size along z, y, x in nm; only the ratios matter.
 
     Returns
     -------
     numpy.ndarray
-        uint8 (c, z, y, x): 0, 1 (up to `REACH` for a distance, 254 for a digit), or 255 where
-        unknown.
+        uint8 (c, z, y, x): 0, 1 (up to `MAX_DISTANCE_VOXELS` for a distance, 254 for a digit), or
+        255 where unknown.
     """
     shape = next(iter(labels.values())).shape
     targets = np.full((len(channels), *shape), UNKNOWN, np.uint8)
@@ -96,24 +105,24 @@ def make_targets(
         elif channel.endswith(DISTANCE_SUFFIX):
             _measure_distance(target, ids, voxel_size, unknown)
         else:
-            target[:] = _digits(ids)[channel.endswith(ID_SUFFIXES[1])]
+            target[:] = _id_digits(ids)[channel.endswith(ID_DIGIT_SUFFIXES[1])]
         if unknown is not None:
             _mark_unknown(target, unknown)
     return targets
 
 
-def affinities(low: torch.Tensor, high: torch.Tensor, out: torch.Tensor) -> None:
-    """Whether each voxel and the one before it along z, y and x are of one object.
+def compute_affinities(low: torch.Tensor, high: torch.Tensor, out: torch.Tensor) -> None:
+    """Write whether each voxel and the one before it along z, y and x are of one object.
 
     Parameters
     ----------
     low, high
-        (z, y, x) uint8, digits of the ids; 0 in both outside objects, 255 unknown.
+        (z, y, x) uint8, digits of the ids: 0 in both outside of objects, 255 where unknown.
     out
-        (3, z, y, x) uint8, where the affinities go: 0, 1, or 255 where one of the two is unknown or
-        lies beyond the patch.
+        (3, z, y, x) uint8, receives the affinities: 0, 1, or 255 where one of the two voxels is
+        unknown or lies beyond the patch.
     """
-    ids = low.int() + DIGIT * high.int()
+    ids = low.int() + ID_DIGIT_BASE * high.int()
     unknown = low == UNKNOWN
     out.fill_(UNKNOWN)
     for axis, target in enumerate(out):
@@ -124,35 +133,38 @@ def affinities(low: torch.Tensor, high: torch.Tensor, out: torch.Tensor) -> None
         target.narrow(axis, 1, n).copy_(same.masked_fill_(unsure, UNKNOWN))
 
 
-def imply(
+def fill_implied(
     targets: NDArray[np.uint8],
     channels: Sequence[str],
     implied: Mapping[str, tuple[Sequence[str], Sequence[str]]],
 ) -> None:
-    """Fill in, in place, what follows for unknown voxels from other classes.
+    """Fill in, in place, the targets of unknown voxels that other classes imply.
 
     Parameters
     ----------
     targets
         (c, z, y, x) uint8, 255 where unknown.
     channels
-        Their names.
+        Names of the channels.
     implied
-        Per class, the classes whose voxels are of it, too, and those whose voxels are not. What is
-        not of a class is not its boundary either, and of none of its objects.
+        Per class, the classes whose voxels belong to it, too, and the classes whose voxels do not
+        (`class_table.implied`). A voxel outside of a class is on no boundary of it and in none of
+        its objects.
     """
     if not implied:
         return
-    given = {channel: target == 1 for channel, target in zip(channels, targets, strict=True)}
+    positive_voxels = {
+        channel: target == 1 for channel, target in zip(channels, targets, strict=True)
+    }
     for target, channel in zip(targets, channels, strict=True):
         label = class_of(channel.split("#")[0])
-        positive, negative = implied.get(label, ((), ()))
+        included, excluded = implied.get(label, ((), ()))
         unknown = target == UNKNOWN
         if not unknown.any():
             continue
-        for value, sources in ((0, negative), (1, positive if channel == label else ())):
-            for source in sources:
-                target[unknown & given[source]] = value
+        for value, classes in ((0, excluded), (1, included if channel == label else ())):
+            for other in classes:
+                target[unknown & positive_voxels[other]] = value
 
 
 def _mark_boundary(
@@ -196,23 +208,21 @@ def _measure_distance(
     steps = tuple(v / min(voxel_size) for v in voxel_size)
     ids = np.ascontiguousarray(ids)
     distance = edt.edt(ids, anisotropy=steps)
-    np.minimum(distance.round(), REACH, out=distance)
+    np.minimum(distance.round(), MAX_DISTANCE_VOXELS, out=distance)
     target[:] = distance
     if unknown is not None:
-        # An unknown voxel might be where the object ends.
+        # The object might end at an unknown voxel.
         nearest = edt.edt(np.ascontiguousarray(~unknown), anisotropy=steps).round()
         _mark_unknown(target, (nearest < distance) & (ids > 0))
 
 
-def _digits(ids: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Two digits per voxel. Neighbours of different ids have the same with a chance of 1 in
-    65,024.
-    """
-    mixed = (ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
-    mixed = np.where(ids > 0, 1 + mixed % np.uint64(DIGIT**2 - 1), 0)
-    return (mixed % DIGIT).astype(np.uint8), (mixed // DIGIT).astype(np.uint8)
+def _id_digits(ids: NDArray[np.integer]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the low and high digit of each voxel's hashed id; see the module's docstring."""
+    hashed = (ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(33)
+    hashed = np.where(ids > 0, 1 + hashed % np.uint64(ID_DIGIT_BASE**2 - 1), 0)
+    return (hashed % ID_DIGIT_BASE).astype(np.uint8), (hashed // ID_DIGIT_BASE).astype(np.uint8)
 
 
 def _mark_unknown(target: NDArray[np.uint8], where: NDArray[np.bool_]) -> None:
-    # Bitwise, since an assignment by mask takes several times as long; all bits set are 255.
+    # All bits of UNKNOWN are set; a bitwise or is several times as fast as assigning by mask.
     target |= where * np.uint8(UNKNOWN)

@@ -1,6 +1,6 @@
-"""What is wrong with a plan: choices that nothing gives, files and folders that are not there.
+"""Checks of a plan: choices that no source can provide, files and folders that do not exist.
 
-Run while Snakemake parses (`check_plan`, `check_target`) and when a run starts (`check_folders`).
+`check_plan` runs while Snakemake parses, `check_folders` when a run starts.
 """
 
 from __future__ import annotations
@@ -12,27 +12,30 @@ from tempfile import TemporaryFile
 
 from cellmap_pipeline.data.class_table import read_class_table
 from cellmap_pipeline.errors import InputError, gathered, raise_all
-from cellmap_pipeline.plan.choices import wrong_choices
+from cellmap_pipeline.plan.choices import choice_problems
+from cellmap_pipeline.plan.paths import SUBMISSION
 from cellmap_pipeline.plan.plan import Plan
 
 
 def check_plan(plan: Plan, source: str) -> None:
-    """See that what the configuration names is there.
+    """Check that everything that the configuration names exists.
 
     Parameters
     ----------
+    plan
+        The plan of a run.
     source
-        What errors call the run's configuration.
+        How errors refer to the run's configuration.
 
     Raises
     ------
     InputError
-        `submission.select` names what cannot give a label, no label is given at all, or a file
-        that a training names does not exist.
+        `submission.select` names a source that cannot provide a label, no label can be provided at
+        all, or a file that a training names does not exist.
     """
-    problems = [f"{source}: {line}" for line in wrong_choices(plan)]
+    problems = [f"{source}: {line}" for line in choice_problems(plan)]
     problems += _missing_files(plan)
-    if not problems and not plan.given():
+    if not problems and not plan.covered_rows():
         problems.append(
             f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
             "`trainings`, or see `classes` and `serves` in its file"
@@ -41,71 +44,78 @@ def check_plan(plan: Plan, source: str) -> None:
 
 
 def check_folders(plan: Plan) -> None:
-    """See that a run finds its data and can write its results.
+    """Check that a run finds its data and can write its results.
 
     Raises
     ------
     InputError
-        A folder of the data does not exist, or what is to be written to cannot be.
+        A folder of the data does not exist, or results cannot be written.
     """
     problems = []
     for key in ("data_root", "ground_truth"):
         path = getattr(plan.config, key)
-        # What is fetched need not be here yet.
+        # Data that are fetched need not exist yet.
         if path is None or Path(path).is_dir() or (key == "data_root" and plan.config.fetch):
             continue
-        lack = "is no folder" if Path(path).exists() else "does not exist"
-        where = "" if os.path.isabs(path) else f" in {Path.cwd()}"
-        problems.append(f"{key}: {path} {lack}{where}: set it to the folder of the data")
+        problems.append(f"{key}: {_missing(path, 'folder')}: set it to the folder of the data")
     with gathered(problems):
         check_writable("output", plan.output)
-    zipped = Path("submission.zip")
-    if zipped.is_dir():
-        problems.append(f"{zipped.resolve()} is a folder: move it, the submission is to lie there")
+    if SUBMISSION.is_dir():
+        problems.append(
+            f"{SUBMISSION.resolve()} is a folder: move it, the submission is written to this path"
+        )
     raise_all(problems)
 
 
 def check_writable(key: str, folder: Path) -> None:
-    """See that files can be made in a folder, which need not be there yet.
+    """Check that files can be created in a folder, which need not exist yet.
 
     Parameters
     ----------
     key
-        What errors call it.
+        The configuration key that names the folder.
+    folder
+        The folder.
 
     Raises
     ------
     InputError
-        They cannot.
+        No file can be created there.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise InputError(f"{key}: {there} is no folder: move it, or choose another `{key}`")
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise InputError(f"{key}: {existing} is no folder: move it, or choose another `{key}`")
     try:
-        with TemporaryFile(dir=there):
+        with TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise InputError(
-            f"{key}: nothing can be written in {there} ({error.strerror}): see who owns it and "
-            f"whether your quota is used up, or choose another `{key}`"
+            f"{key}: nothing can be written in {existing} ({error.strerror}): check its owner and "
+            f"your quota, or choose another `{key}`"
         ) from None
 
 
+def _missing(path: str, kind: str) -> str:
+    problem = f"is no {kind}" if Path(path).exists() else "does not exist"
+    return f"{path} {problem}" + ("" if os.path.isabs(path) else f" in {Path.cwd()}")
+
+
 def _missing_files(plan: Plan) -> Iterator[str]:
-    made = {os.path.normpath(plan.output / name / "model.ckpt") for name in plan.trainings}
+    checkpoints = {os.path.normpath(plan.paths.checkpoint(name)) for name in plan.trainings}
     for name, training in plan.trainings.items():
         checkpoint = training.inference.checkpoint
-        named = {
+        paths = {
             "datasplit": training.datasplit,
             "initial_weights": training.initial_weights,
             "inference.checkpoint": None if checkpoint in ("best", "last") else checkpoint,
         }
-        for key, path in named.items():
-            if path is None or Path(path).is_file() or os.path.normpath(path) in made:
+        for key, path in paths.items():
+            if path is None or Path(path).is_file() or os.path.normpath(path) in checkpoints:
                 continue
-            lack = "is no file" if Path(path).exists() else "does not exist"
-            where = "" if os.path.isabs(path) else f" in {Path.cwd()}"
-            yield f"training {name}: {key}: {path} {lack}{where}: correct the path, or leave it out"
+            yield (
+                f"training {name}: {key}: {_missing(path, 'file')}: correct the path, or leave it "
+                "out"
+            )
         if training.mutual_exclusion:
             problems: list[str] = []
             with gathered(problems, f"training {name}: mutual_exclusion: "):

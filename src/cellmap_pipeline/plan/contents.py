@@ -6,16 +6,17 @@ Read while Snakemake parses.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.class_table import parse_class_table, parts_of, read_class_table
 from cellmap_pipeline.data.crop_table import CropRow, parse_crop_table, read_crop_table
+from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.layout import crop_folders
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import SAME_SIZE, apart, union
+from cellmap_pipeline.geometry import SAME_SIZE, size_ratio, union
 from cellmap_pipeline.io.files import local_copy
 from cellmap_pipeline.plan.plan import Plan
 
@@ -56,7 +57,7 @@ def parts_by_training(plan: Plan) -> dict[str, dict[str, list[str]]]:
     """
     if plan.config.class_table is None:
         return {}
-    kept = plan.output / "inputs/classes.csv"
+    kept = plan.paths.inputs / "classes.csv"
     path = local_copy(plan.config.class_table, kept, "class_table", parse_class_table)
     table = read_class_table(path)
     labels = dict.fromkeys(row.label for row in plan.crop_labels)
@@ -70,8 +71,8 @@ def parts_by_training(plan: Plan) -> dict[str, dict[str, list[str]]]:
     }
 
 
-def fetched_crops(plan: Plan) -> dict[int, dict[str, Any]]:
-    """By crop, what is to be brought of it (`crop_table.crops_to_fetch`).
+def fetched_crops(plan: Plan) -> dict[int, FetchRequest]:
+    """Return the fetch requests of a run, by crop.
 
     Raises
     ------
@@ -80,10 +81,10 @@ def fetched_crops(plan: Plan) -> dict[int, dict[str, Any]]:
     """
     assert plan.config.fetch
     path = local_copy(
-        plan.config.fetch.crops, plan.output / "inputs/crops.csv", "fetch.crops", parse_crop_table
+        plan.config.fetch.crops, plan.paths.inputs / "crops.csv", "fetch.crops", parse_crop_table
     )
     table = read_crop_table(path)
-    used = plan.used()
+    used = plan.active_trainings()
     for name in used:
         numbers = plan.trainings[name].crops or []
         nowhere = [
@@ -97,7 +98,7 @@ def fetched_crops(plan: Plan) -> dict[int, dict[str, Any]]:
     return crops_to_fetch(
         table,
         [plan.trainings[name] for name in used],
-        [plan.predicted(name) for name in used],
+        [plan.rows_by_crop(name) for name in used],
     )
 
 
@@ -105,7 +106,7 @@ def voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
     """Those of rows, one of each that count as the same."""
     sizes: list[list[float]] = []
     for size in sorted({row.grid.voxel_size for row in rows}):
-        if all(apart(size, other) > SAME_SIZE for other in sizes):
+        if all(size_ratio(size, other) > SAME_SIZE for other in sizes):
             sizes.append(list(size))
     return sizes
 
@@ -114,37 +115,34 @@ def crops_to_fetch(
     table: Mapping[int, CropRow],
     trainings: Sequence[Training],
     predicted: Sequence[Mapping[int, Sequence[CropLabel]]],
-) -> dict[int, dict[str, Any]]:
-    """What to bring of each crop, in plain builtins.
+) -> dict[int, FetchRequest]:
+    """Return the fetch requests of all crops that trainings use, by crop.
 
     Parameters
     ----------
+    table
+        Rows of the crop table, by crop.
     trainings
-        Those that are used. One with a datasplit of its own has its crops at hand.
+        Active trainings. The crops of a training with its own datasplit are not fetched.
     predicted
-        Of each of them, by test crop, the rows of the manifest that it predicts.
-
-    Returns
-    -------
-    By crop, where it lies (`dataset`, `labels`, `raw`), and who uses it at which voxel size (nm):
-    `train` with the classes, `predict` with the extent.
+        The manifest rows that each training predicts, by test crop.
 
     Raises
     ------
     InputError
         The table has no row of a test crop's dataset.
     """
-    requests: dict[int, dict[str, Any]] = {}
+    requests: dict[int, FetchRequest] = {}
     for row in table.values():
-        users = [
-            {"voxel_size": list(training.voxel_size), "classes": list(training.classes)}
+        uses = [
+            TrainUse(training.voxel_size, tuple(training.classes))
             for training in trainings
             if training.datasplit is None
             and (training.datasets is None or row.dataset in training.datasets)
             and (training.crops is None or row.crop in training.crops)
         ]
-        if users:
-            requests[row.crop] = _request(row.dataset, row.labels, row.raw) | {"train": users}
+        if uses:
+            requests[row.crop] = FetchRequest(row.dataset, row.labels, row.raw, train=tuple(uses))
     raw_of = {row.dataset: row.raw for row in table.values()}
     for training, crops in zip(trainings, predicted, strict=True):
         for crop, rows in crops.items():
@@ -156,24 +154,12 @@ def crops_to_fetch(
                     "`submission.crops`"
                 )
             extent = union([row.grid for row in rows])
-            request = requests.setdefault(crop, _request(dataset, None, raw_of[dataset]))
-            if request["dataset"] != dataset:
+            request = requests.get(crop) or FetchRequest(dataset, None, raw_of[dataset])
+            if request.dataset != dataset:
                 raise InputError(
                     f"crop {crop} is of dataset {dataset} in the manifest of test crops and of "
-                    f"{request['dataset']} in the table of fetch.crops: crop ids must be unique"
+                    f"{request.dataset} in the table of fetch.crops: crop ids must be unique"
                 )
-            request["predict"].append(
-                {
-                    "voxel_size": list(training.voxel_size),
-                    "extent": {
-                        "voxel_size": list(extent.voxel_size),
-                        "translation": list(extent.translation),
-                        "shape": list(extent.shape),
-                    },
-                }
-            )
+            use = PredictUse(training.voxel_size, extent)
+            requests[crop] = replace(request, predict=(*request.predict, use))
     return requests
-
-
-def _request(dataset: str, labels: str | None, raw: str) -> dict[str, Any]:
-    return {"dataset": dataset, "labels": labels, "raw": raw, "train": [], "predict": []}

@@ -1,4 +1,4 @@
-"""A plan from the configuration's files."""
+"""Make a plan from the configuration, its training files and the manifest."""
 
 from __future__ import annotations
 
@@ -13,36 +13,31 @@ from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.plan.checks import check_plan
 from cellmap_pipeline.plan.contents import fetched_crops, parts_by_training, submitted_rows
+from cellmap_pipeline.plan.paths import RESERVED_FOLDERS, ResultPaths
 from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.plan.sources import AVERAGE
-
-# Folders of the output that are not a training's.
-RESERVED = {
-    "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", AVERAGE
-}  # fmt: skip
 
 
 def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence[Path]) -> Plan:
-    """Read all that a run is made of.
+    """Make the plan of a run.
 
     Parameters
     ----------
     config
         The run's configuration.
     source
-        What errors call it.
+        How errors refer to the configuration.
     training_folders
-        Where to look for the trainings' files.
+        Folders in which the trainings' files are looked for, in this order.
 
     Raises
     ------
     InputError
-        Anything in the configuration, the trainings' files or the manifest is wrong; the message
-        lists all of it, a line each.
+        The configuration, a training's file or the manifest is invalid; the message has a line
+        for each problem.
     """
     run = parse_run(config, source)
     for key, names in (("trainings", run.trainings), ("predictions", run.predictions)):
-        taken = RESERVED.intersection(names)
+        taken = RESERVED_FOLDERS.intersection(names)
         if taken:
             raise InputError(
                 f"{source}: {key}: {', '.join(sorted(taken))} is the name of a folder of the "
@@ -54,7 +49,7 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
         with gathered(problems):
             trainings[name] = load_training(name, training_folders)
     with gathered(problems):
-        manifest = local_manifest(run.test_crops, Path(run.output) / "inputs")
+        manifest = local_manifest(run.test_crops, ResultPaths(Path(run.output)).inputs)
         rows = read_manifest(manifest)
         submitted = submitted_rows(rows, run, source)
     raise_all(problems)
@@ -65,7 +60,13 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan of the run that a file configures, without Snakemake; raises as `make_plan`."""
-    here = Path(__file__).resolve().parents[3]
-    folders = [folder / "training" for folder in (Path("config"), path.parent, here / "config")]
+    """Make the plan of the run that a file configures, without Snakemake.
+
+    Raises
+    ------
+    InputError
+        As `make_plan`.
+    """
+    root = Path(__file__).resolve().parents[3]
+    folders = [folder / "training" for folder in (Path("config"), path.parent, root / "config")]
     return make_plan(read_run(path).model_dump(mode="json"), str(path), folders)

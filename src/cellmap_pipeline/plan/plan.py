@@ -1,6 +1,6 @@
-"""What a run makes: which training predicts which label of which test crop.
+"""The plan of a run: which training predicts which label of which test crop.
 
-Known from the configuration and the manifest alone, so that the whole DAG is known while
+It follows from the configuration and the manifest alone, so that the whole DAG is known while
 Snakemake parses.
 """
 
@@ -8,37 +8,61 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from cellmap_pipeline.config.run import PARTS, RunConfig
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.fetch_request import FetchRequest
+from cellmap_pipeline.plan.paths import ResultPaths
 from cellmap_pipeline.plan.sources import AVERAGE, named_sources
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run's configuration, its trainings and the labels of test crops that it submits."""
+    """A run's configuration, its trainings and the labels of test crops that it submits.
+
+    Attributes
+    ----------
+    config
+        The run's configuration.
+    trainings
+        Trainings by name, in the order of the configuration.
+    crop_labels
+        Rows of the manifest that are submitted.
+    manifest
+        Path of the manifest.
+    manifest_rows
+        All rows of the manifest.
+    parts
+        By training and label that the training does not predict, its classes that compose the
+        label.
+    fetched
+        Fetch requests by crop.
+    """
 
     config: RunConfig
     trainings: dict[str, Training]
     crop_labels: list[CropLabel]
     manifest: Path
-    # All of the manifest, also what is not submitted.
     manifest_rows: list[CropLabel] = field(default_factory=list)
-    # By training and label that it does not predict, those that make it together.
     parts: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    # By crop, what is to be brought of it (`crop_table.crops_to_fetch`).
-    fetched: dict[int, dict[str, Any]] = field(default_factory=dict)
+    fetched: dict[int, FetchRequest] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
         """The folder of all results."""
         return Path(self.config.output)
 
+    @property
+    def paths(self) -> ResultPaths:
+        """The paths of all results."""
+        return ResultPaths(self.output)
+
     def sources(self, row: CropLabel) -> list[str]:
-        """What gives the label of this row: trainings, parts that one predicts (`NAME:parts`),
-        and predictions made elsewhere.
+        """Names of the sources that can provide this row's label.
+
+        These are trainings, `NAME:parts` for labels composed of a training's parts, and external
+        predictions.
         """
         named = named_sources(row, self.config.submission.select)
         if named:
@@ -53,22 +77,22 @@ class Plan:
                 found.append(name + PARTS)
         return found + [
             name
-            for name, elsewhere in self.config.predictions.items()
-            if elsewhere.classes == "all" or row.label in elsewhere.classes
+            for name, external in self.config.predictions.items()
+            if external.classes == "all" or row.label in external.classes
         ]
 
-    def given(self) -> list[CropLabel]:
-        """Rows that some source gives."""
+    def covered_rows(self) -> list[CropLabel]:
+        """Rows that some source can provide."""
         return [row for row in self.crop_labels if self.sources(row)]
 
-    def segmented(self) -> list[CropLabel]:
-        """Rows that are written: those that are given, and empty ones where these are wanted."""
+    def rows_to_segment(self) -> list[CropLabel]:
+        """Rows that are written: covered ones, and empty ones where `missing: empty` wants them."""
         if self.config.submission.missing == "empty":
             return self.crop_labels
-        return self.given()
+        return self.covered_rows()
 
-    def predicted(self, training: str) -> dict[int, list[CropLabel]]:
-        """By crop, the rows that `training` predicts; parts of a label lie on its grid."""
+    def rows_by_crop(self, training: str) -> dict[int, list[CropLabel]]:
+        """By crop, the rows that `training` predicts; parts of a label lie on the label's grid."""
         crops: dict[int, dict[str, CropLabel]] = {}
         for row in self.crop_labels:
             sources = self.sources(row)
@@ -81,8 +105,8 @@ class Plan:
                     of_crop.setdefault(part, replace(row, label=part))
         return {crop: list(rows.values()) for crop, rows in crops.items()}
 
-    def averaged(self) -> dict[str, list[list[str]]]:
-        """By label, the sources that are averaged: others, maybe, at other voxel sizes."""
+    def averages_by_label(self) -> dict[str, list[list[str]]]:
+        """By label, the lists of sources that are averaged; they may differ between voxel sizes."""
         select = self.config.submission.select
         found: dict[str, list[list[str]]] = {}
         for row in self.crop_labels:
@@ -92,16 +116,21 @@ class Plan:
                 found.setdefault(row.label, []).append(sources)
         return found
 
-    def validated(self) -> list[str]:
-        """What is scored on validation crops: trainings, predictions made elsewhere, averages."""
-        given = {source for row in self.crop_labels for source in self.sources(row)}
-        elsewhere = [name for name in self.config.predictions if name in given]
-        return self.used() + elsewhere + ([AVERAGE] if self.averaged() else [])
+    def validated_sources(self) -> list[str]:
+        """Sources that are scored on validation crops.
 
-    def dataset_of(self) -> dict[int, str]:
+        These are active trainings, external predictions that provide some label, and `average`
+        where predictions are averaged.
+        """
+        providing = {source for row in self.crop_labels for source in self.sources(row)}
+        external = [name for name in self.config.predictions if name in providing]
+        average = [AVERAGE] if self.averages_by_label() else []
+        return self.active_trainings() + external + average
+
+    def dataset_by_crop(self) -> dict[int, str]:
         """The dataset of each test crop."""
         return {row.crop: row.dataset for row in self.crop_labels}
 
-    def used(self) -> list[str]:
+    def active_trainings(self) -> list[str]:
         """Trainings that predict something that is submitted."""
-        return [name for name in self.trainings if self.predicted(name)]
+        return [name for name in self.trainings if self.rows_by_crop(name)]

@@ -1,68 +1,134 @@
-"""What a run validates: which labels of which sources, at which voxel sizes, on whose crops."""
+"""Which labels of which sources are validated, at which voxel sizes, on whose crops."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cellmap_pipeline.config.run import PARTS
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.plan.contents import voxel_sizes
-from cellmap_pipeline.plan.lineage import source_path
+from cellmap_pipeline.plan.lineage import label_parts
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.plan.sources import AVERAGE, origin
 
 
-def validation_settings(plan: Plan, name: str) -> dict[str, Any]:
-    """What is scored of one of `Plan.validated`, in plain builtins.
+@dataclass(frozen=True)
+class PredictionPattern:
+    """Where a source's predictions of validation crops lie.
 
-    Returns
-    -------
-    By label a list: `voxel_sizes` (nm; those of the test crops that take it; none: the training's
-    own), `sources` (path below the output with {dataset}, {crop} and {label}, and the parts that
-    the label is made of, if any), and `trainings`, whose validation crops are taken.
+    Attributes
+    ----------
+    path
+        With `{dataset}`, `{crop}` and `{label}`.
+    parts
+        Parts that the label is composed of; none where it is predicted itself.
     """
-    if name == AVERAGE:
-        labels = plan.averaged()
-    elif name in plan.trainings:
-        labels = {label: [[name]] for label in plan.trainings[name].classes}
-        labels |= {label: [[name + PARTS]] for label in plan.parts.get(name, {})}
+
+    path: str
+    parts: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ValidationTask:
+    """A label of a source, or of an average of sources, that is tuned and scored.
+
+    Attributes
+    ----------
+    voxel_sizes
+        In nm (z, y, x), those of the test crops that use it; none: the training's own.
+    sources
+        Predictions whose mean is taken.
+    trainings
+        Names of the trainings on whose validation crops it is scored.
+    """
+
+    voxel_sizes: Sequence[Sequence[float]]
+    sources: Sequence[PredictionPattern]
+    trainings: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as JSON-serializable builtins."""
+        return {
+            "voxel_sizes": [list(size) for size in self.voxel_sizes],
+            "sources": [(source.path, list(source.parts)) for source in self.sources],
+            "trainings": list(self.trainings),
+        }
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> ValidationTask:
+        """The task that `to_dict` returned."""
+        sources = [PredictionPattern(path, parts) for path, parts in settings["sources"]]
+        return cls(settings["voxel_sizes"], sources, settings["trainings"])
+
+
+def validation_tasks(plan: Plan, source: str) -> dict[str, list[ValidationTask]]:
+    """By label, the tasks of one of `Plan.validated_sources`."""
+    if source == AVERAGE:
+        labels = plan.averages_by_label()
+    elif source in plan.trainings:
+        labels = {label: [[source]] for label in plan.trainings[source].classes}
+        labels |= {label: [[source + PARTS]] for label in plan.parts.get(source, {})}
     else:
-        rows = [row for row in plan.crop_labels if name in plan.sources(row)]
-        labels = {row.label: [[name]] for row in rows}
+        rows = [row for row in plan.crop_labels if source in plan.sources(row)]
+        labels = {row.label: [[source]] for row in rows}
     return {
-        label: [
-            {
-                "voxel_sizes": voxel_sizes(
-                    row
-                    for row in plan.crop_labels
-                    if row.label == label and _takes(plan, row, sources, name == AVERAGE)
-                ),
-                "sources": [
-                    source_path(plan, source, label, "validation/predictions") for source in sources
-                ],
-                "trainings": _validating(plan, sources),
-            }
-            for sources in some
-        ]
-        for label, some in labels.items()
+        label: [_task(plan, label, names, source == AVERAGE) for names in lists]
+        for label, lists in labels.items()
     }
 
 
-def _takes(plan: Plan, row: CropLabel, sources: Sequence[str], averaged: bool) -> bool:
-    given = plan.sources(row)
-    return list(sources) == given if averaged else sources[0] in given
+def validation_settings(plan: Plan, source: str) -> dict[str, list[dict[str, Any]]]:
+    """`validation_tasks` as JSON-serializable builtins."""
+    return {
+        label: [task.to_dict() for task in tasks]
+        for label, tasks in validation_tasks(plan, source).items()
+    }
+
+
+def validation_trainings(plan: Plan, source: str) -> list[str]:
+    """The trainings on whose validation crops one of `Plan.validated_sources` is scored."""
+    if source != AVERAGE:
+        return _validating(plan, [source])
+    taken = {
+        training
+        for lists in plan.averages_by_label().values()
+        for names in lists
+        for training in _validating(plan, names)
+    }
+    return [training for training in plan.trainings if training in taken]
+
+
+def _task(plan: Plan, label: str, names: Sequence[str], averaged: bool) -> ValidationTask:
+    rows = [
+        row for row in plan.crop_labels if row.label == label and _uses(plan, row, names, averaged)
+    ]
+    patterns = [_pattern(plan, name, label) for name in names]
+    return ValidationTask(voxel_sizes(rows), patterns, _validating(plan, names))
+
+
+def _uses(plan: Plan, row: CropLabel, names: Sequence[str], averaged: bool) -> bool:
+    """Whether a row's label is the average of these sources, or may come from the first of them."""
+    sources = plan.sources(row)
+    return list(names) == sources if averaged else names[0] in sources
+
+
+def _pattern(plan: Plan, source: str, label: str) -> PredictionPattern:
+    name = origin(source)
+    if name in plan.config.predictions:
+        return PredictionPattern(plan.config.predictions[name].path)
+    folder = plan.paths.validation_predictions(name)
+    return PredictionPattern(
+        f"{folder}/{{dataset}}/crop{{crop}}/{{label}}", label_parts(plan, source, label)
+    )
 
 
 def _validating(plan: Plan, sources: Sequence[str]) -> list[str]:
-    """The trainings among sources; of predictions made elsewhere alone, all that are used."""
+    """The trainings among the sources; for external predictions alone, all active trainings."""
     names = {origin(source) for source in sources}
-    return [name for name in plan.trainings if name in names] or plan.used() or list(plan.trainings)
-
-
-def validation_trainings(plan: Plan, name: str) -> list[str]:
-    """The trainings whose validation crops one of `Plan.validated` is scored on."""
-    if name != AVERAGE:
-        return _validating(plan, [name])
-    taken = {t for some in plan.averaged().values() for one in some for t in _validating(plan, one)}
-    return [training for training in plan.trainings if training in taken]
+    return (
+        [name for name in plan.trainings if name in names]
+        or plan.active_trainings()
+        or list(plan.trainings)
+    )

@@ -1,12 +1,12 @@
-"""Probabilities of all labels of a crop, from one pass of the network, on the labels' own grids.
+"""Prediction of all labels of a crop in one pass of the network, on the labels' own grids.
 
 Windows slide over the crop as in MONAI's `sliding_window_inference` and are blended with its
-importance map. What is written is brought from the network's voxel size onto each label's grid
-first, so that nothing is stored at the network's resolution.
+importance map. Probabilities are resampled from the network's voxel size to each label's grid
+before they are written; nothing is stored at the network's resolution.
 
-The crop is walked along z, a layer of windows at a time. No window is computed twice. Planes of a
-label that no later window changes are written, and noted as done, before the walk goes on: a job
-that was killed goes on from there.
+The crop is predicted along z, one layer of windows at a time, and no window is computed twice.
+After each layer, planes of labels that no later window changes are written and recorded as done: a
+job that was killed resumes from there.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import INFERENCE_KEYS, RESULT_VERSION
-from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.prediction.output import PartialResult
 from cellmap_pipeline.prediction.predictor import Predictor
-from cellmap_pipeline.prediction.window_sums import Accumulator, RowSums, Transfer
-from cellmap_pipeline.prediction.windows import Layer, Windows, meets, plan_layers
+from cellmap_pipeline.prediction.window_sums import HostTransfer, RowSums, WindowSums
+from cellmap_pipeline.prediction.windows import WindowLayer, Windows, overlaps, plan_layers
 from cellmap_pipeline.run.scratch import scratch
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
-# What the sums of windows may take in memory; a layer that needs more waits in scratch files.
-MEMORY = 1_000_000_000
-# Rows of windows that may wait to be summed while the network goes on.
-WAITING = 2
+# Sums of windows beyond this are kept in scratch files.
+MAX_SUMS_BYTES = 1_000_000_000
+# Rows of windows that may wait to be summed while the network continues.
+MAX_WAITING_ROWS = 2
 
 
 def predict_crop(
@@ -60,24 +60,24 @@ def predict_crop(
     Parameters
     ----------
     tasks
-        Trained networks with the same channels, whose probabilities are averaged.
+        Trained networks with the same channels; their probabilities are averaged.
     raw
         The dataset's raw volume.
     rows
         Labels of one crop with their grids; all of them classes of the network.
     output
-        Folder that gets a group per label (and per further channel of it), uint8 with 0..255 for
-        0..1, level `s0` on the label's grid. It appears when it is complete; until then what is
-        done lies in `{output}.partial`, from where the same call goes on.
+        Folder for a group per label (and per auxiliary channel of it), uint8 with 0..255 for
+        0..1, level `s0` on the label's grid. It is created when the prediction is complete; until
+        then, the planes that are done lie in `{output}.partial`, from which the same call resumes.
     inference
         Window, overlap, blending, symmetries and batch.
     part
-        (i, n): only the i-th of n parts along z (from 0); `join_parts` makes one of them.
+        (i, n): predict only the i-th of n parts along z (from 0); `join_parts` joins them.
 
     Raises
     ------
     InputError
-        A label is not one of the network's, or raw is missing under the crop.
+        The network does not predict a label, or raw is missing under the crop.
     """
     settings = tasks[0].training_settings
     unknown = [row.label for row in rows if row.label not in settings.classes]
@@ -93,32 +93,34 @@ def predict_crop(
         if class_of(channel) == row.label
     }
     crop = raw.aligned(union([row.grid for row in rows]), settings.voxel_size)
-    window = inference.window or settings.patch_size
-    there, region = _region(raw, crop, window, inference.overlap)
+    window = inference.window_for(settings.patch_size)
+    context = inference.context_for(settings.patch_size)
+    available, region = _region(raw, crop, window, context)
     windows = Windows(region.shape, window, inference.overlap, inference.blending)
     result = PartialResult(
         output, grids, _chunks(grids, region), _identity(tasks, raw, inference), part
     )
-    layers = plan_layers(windows, region, grids, result.planes_per_chunk, result.to_do())
-    corners = _corners(windows, region, there, grids.values())
+    layers = plan_layers(windows, region, grids, result.planes_per_chunk, result.pending())
+    corners = _corners(windows, region, available, grids.values())
     log.info(
         "%d windows of %s over %s voxels",
         len(layers) * len(corners), list(window), list(region.shape),
     )  # fmt: skip
     with scratch() as folder:
-        sums = Accumulator(len(grids), folder, MEMORY)
+        sums = WindowSums(len(grids), folder, MAX_SUMS_BYTES)
         total = len(layers) * len(corners)
         with tqdm(total=total, unit="window", desc=output.name) as bar:
-            walk = _Walk(Predictor(tasks, list(grids), window, inference), raw, region, windows)
-            walk.run(layers, corners, sums, result, bar)
+            predictor = Predictor(tasks, list(grids), window, inference)
+            layer_predictor = _LayerPredictor(predictor, raw, region, windows)
+            layer_predictor.run(layers, corners, sums, result, bar)
     result.finish()
 
 
-class _Walk:
-    """Runs the windows of layers through the network and sums them up.
+class _LayerPredictor:
+    """Predicts the windows of layers and sums them.
 
-    The main thread runs the network; one thread reads raw ahead, another sums, and has helpers
-    resample and write.
+    The main thread runs the network. One thread reads raw ahead, another one sums windows, and
+    has helpers resample and write.
     """
 
     def __init__(self, predictor: Predictor, raw: Volume, region: Grid, windows: Windows) -> None:
@@ -127,26 +129,26 @@ class _Walk:
 
     def run(
         self,
-        layers: Sequence[Layer],
+        layers: Sequence[WindowLayer],
         corners: Sequence[tuple[int, int]],
-        sums: Accumulator,
+        sums: WindowSums,
         result: PartialResult,
         bar: tqdm,
     ) -> None:
-        """Predict layer by layer; what a layer finishes is in `result` when this returns."""
+        """Predict layer by layer, and write to `result` the planes that each layer finishes."""
         window, device = self.windows.window, self.predictor.device
         along_x = sorted({x for _, x in corners})
-        # Without a GPU, the network keeps all processors busy.
-        helping = 1 if device.type == "cpu" else torch.get_num_threads()
+        # Without a GPU, the network itself keeps all CPUs busy.
+        helper_threads = 1 if device.type == "cpu" else torch.get_num_threads()
         with (
             ThreadPoolExecutor(1) as reader,
             ThreadPoolExecutor(1) as writer,
-            ThreadPoolExecutor(helping) as helpers,
+            ThreadPoolExecutor(helper_threads) as helpers,
         ):
             pending: deque[Future] = deque()
 
-            def hand_over(work: Callable[..., None], *arguments: object) -> None:
-                while len(pending) >= WAITING:
+            def submit(work: Callable[..., None], *arguments: object) -> None:
+                while len(pending) >= MAX_WAITING_ROWS:
                     pending.popleft().result()
                 pending.append(writer.submit(work, *arguments))
 
@@ -157,35 +159,35 @@ class _Walk:
                 for start, values in self._values(starts, reader, bar):
                     if start[1] > y:
                         done = rows.advance(start[1] - y)
-                        hand_over(_add, sums, (layer.start, y, along_x[0]), done, helpers)
+                        submit(_add, sums, (layer.start, y, along_x[0]), done, helpers)
                         y = start[1]
                     rows.add(start[2], values)
                 done = rows.advance(window[1])
-                hand_over(_add, sums, (layer.start, y, along_x[0]), done, helpers)
-                hand_over(result.write, layer, self.region, sums, helpers)
+                submit(_add, sums, (layer.start, y, along_x[0]), done, helpers)
+                submit(result.write, layer, self.region, sums, helpers)
             for future in pending:
                 future.result()
 
     def _values(
         self, starts: Sequence[Shape], reader: ThreadPoolExecutor, bar: tqdm
     ) -> Iterator[tuple[Shape, torch.Tensor]]:
-        """Weighted probabilities of the windows of a layer, on the device.
+        """Yield the weighted probabilities of the windows of a layer, on the device.
 
-        Batches never reach over layers: they, and so all bits of the result, are the same in a
-        run that begins at any layer.
+        A batch never spans two layers, so that batches, and every bit of the result, do not
+        depend on the layer at which a run resumes.
         """
         images = self._images(starts, reader)
         while batch := list(islice(images, self.predictor.batch)):
-            places, raw = zip(*batch, strict=True)
-            weights = [self.windows.weights(place, self.predictor.device) for place in places]
-            for some, values in self.predictor.run(places, raw, torch.stack(weights)):
-                yield from zip(some, values, strict=True)
-                bar.update(len(some))
+            batch_starts, raw = zip(*batch, strict=True)
+            weights = [self.windows.weights(s, self.predictor.device) for s in batch_starts]
+            for done, values in self.predictor.run(batch_starts, raw, torch.stack(weights)):
+                yield from zip(done, values, strict=True)
+                bar.update(len(done))
 
     def _images(
         self, starts: Sequence[Shape], reader: ThreadPoolExecutor
     ) -> Iterator[tuple[Shape, NDArray[np.float32]]]:
-        """Windows of raw, read a row along x at a time, one row ahead."""
+        """Yield windows of raw; one row along x is read at a time, one row ahead."""
         rows = [list(row) for _, row in groupby(starts, key=lambda start: start[:2])]
         ahead = [reader.submit(self._read, row) for row in rows[:1]]
         for i, row in enumerate(rows):
@@ -201,42 +203,41 @@ class _Walk:
         return self.raw.read_raw(self.region.box(row[0], shape), core=self.region)
 
 
-def _add(sums: Accumulator, start: Shape, values: Transfer, helpers: Executor) -> None:
+def _add(sums: WindowSums, start: Shape, values: HostTransfer, helpers: Executor) -> None:
     sums.add(start, values.numpy(), helpers)
 
 
-def _region(raw: Volume, crop: Grid, window: Shape, overlap: float) -> tuple[Grid, Grid]:
-    """The raw that is there in and around the crop, and the region that windows are laid over.
+def _region(raw: Volume, crop: Grid, window: Shape, context: Shape) -> tuple[Grid, Grid]:
+    """Find the raw available in and around the crop, and the region to cover with windows.
 
-    That is the crop, and around it what raw is there as context; at least one window large.
-    Beyond the raw that is there it is mirrored.
+    The region is the crop with the raw available around it, up to `context` voxels on each side,
+    and has at least the size of a window. Beyond the available raw, raw is mirrored.
     """
-    context = crop.padded([int(w * overlap / 2) for w in window])
-    there = raw.available(context, core=crop)
-    low, high = crop.index_box(union([crop, there]))
+    available = raw.available(crop.padded(context), core=crop)
+    low, high = crop.index_box(union([crop, available]))
     shape = [max(w, b - a) for w, a, b in zip(window, low, high, strict=True)]
-    # A small region is padded to one window, alike on both sides.
+    # A small region is padded to one window, equally on both sides.
     start = [a - (n - (b - a)) // 2 for a, b, n in zip(low, high, shape, strict=True)]
-    return there, crop.box(start, shape)
+    return available, crop.box(start, shape)
 
 
 def _corners(
-    windows: Windows, region: Grid, there: Grid, grids: Iterable[Grid]
+    windows: Windows, region: Grid, available: Grid, grids: Iterable[Grid]
 ) -> list[tuple[int, int]]:
-    """Where in y and x windows begin that labels take and that hold any raw."""
+    """List the starts in y and x of windows that labels depend on and that contain raw."""
     low, high = region.index_box(union(list(grids)), margin=1)
-    first, last = region.index_box(there)
+    first, last = region.index_box(available)
     boxes = [(low, high), (first, last)]
     return [
         (y, x)
         for y in windows.starts[1]
         for x in windows.starts[2]
-        if all(meets((y, x), windows.window[1:], a[1:], b[1:]) for a, b in boxes)
+        if all(overlaps((y, x), windows.window[1:], a[1:], b[1:]) for a, b in boxes)
     ]
 
 
 def _chunks(grids: Mapping[str, Grid], region: Grid) -> dict[str, Shape]:
-    """By channel, the chunk of its array: thin along z, so that few planes wait for it."""
+    """Choose the chunk of each channel's array: thin along z, so that planes are finished early."""
     chunks = {}
     for name, grid in grids.items():
         planes = round(32 * region.voxel_size[0] / grid.voxel_size[0])
@@ -247,7 +248,7 @@ def _chunks(grids: Mapping[str, Grid], region: Grid) -> dict[str, Shape]:
 def _identity(
     tasks: Sequence[SegmentationTask], raw: Volume, inference: Inference
 ) -> dict[str, Any]:
-    """What the result hangs on besides the labels' grids."""
+    """Describe everything that determines the result besides the labels' grids."""
     weights = hashlib.sha256()
     for task in tasks:
         for name, tensor in sorted(task.state_dict().items()):

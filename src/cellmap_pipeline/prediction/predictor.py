@@ -1,4 +1,4 @@
-"""Windows of raw through trained networks, on the device that there is."""
+"""Prediction of windows of raw by trained networks, on the available device."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellmap_pipeline.config.training import Inference
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.prediction.symmetries import SYMMETRIES, turn, turn_back
-from cellmap_pipeline.prediction.window_sums import ONE
+from cellmap_pipeline.prediction.symmetries import SYMMETRIES, apply_symmetry, undo_symmetry
+from cellmap_pipeline.prediction.window_sums import PROBABILITY_ONE
 from cellmap_pipeline.training.devices import autocast
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
-# `batch: auto` tries no larger one, and takes a larger one only if it gains so much.
-LARGEST_BATCH = 64
-WORTHWHILE = 1.03
+# Limits of `batch: auto`: the largest batch tried, and the speedup that justifies doubling.
+MAX_BATCH = 64
+MIN_SPEEDUP = 1.03
 
 
 class Predictor:
-    """The mean of networks, and of symmetries of their input.
+    """Averages predictions over networks, and over symmetries of their input.
 
     Parameters
     ----------
     tasks
         Networks with the same channels.
     channels
-        Those that are wanted, in that order.
+        Channels to predict, in this order.
     window
-        Voxels.
+        Shape of a window, in voxels.
     inference
-        Symmetries and batch.
+        Settings of the prediction; its `symmetries` and `batch` are used.
 
     Attributes
     ----------
     device
-        The GPU, or the CPU where there is none.
+        The GPU, or the CPU if there is none.
     batch
-        Windows at once.
+        Windows per batch.
     """
 
     def __init__(
@@ -61,32 +61,32 @@ class Predictor:
         self.window = window
         self.symmetries = SYMMETRIES[inference.symmetries]
         if inference.batch == "auto":
-            self.batch = self._best_batch()
-            log.info("batch: %d windows at once", self.batch)
+            self.batch = self._fastest_batch()
+            log.info("batch: %d windows", self.batch)
         else:
             self.batch = inference.batch
 
     def run(
         self, starts: Sequence[Shape], images: Sequence[NDArray[np.float32]], weights: Tensor
     ) -> Iterator[tuple[Sequence[Shape], Tensor]]:
-        """Send windows through the networks, without waiting for what comes of them.
+        """Predict windows, without waiting for the GPU to finish.
 
-        When the GPU's memory is too small for all of them, half as many are tried, now and from
-        now on.
+        If the GPU's memory is too small for all of them, the batch is halved, also for later
+        calls.
 
         Parameters
         ----------
         starts
-            Where the windows lie; they come back with their values.
+            Start of each window; yielded with its values.
         images
-            Raw (z, y, x) in 0..1 of each.
+            Raw (z, y, x) in 0..1 of each window.
         weights
-            (n, z, y, x), what the voxels count, on the device.
+            (n, z, y, x), weights of the voxels, on the device.
 
         Yields
         ------
-        Starts, and the weighted probabilities there: int16 (n, c, z, y, x) that stand for uint16,
-        with `ONE` for probability 1 of a voxel that one window alone covers.
+        Starts of windows, and their weighted probabilities: int16 (n, c, z, y, x) that hold the
+        bits of uint16, with `PROBABILITY_ONE` for probability 1 where the weight is 1.
 
         Raises
         ------
@@ -99,14 +99,14 @@ class Predictor:
             if len(images) == 1:
                 raise InputError(
                     f"the GPU's memory is too small for one window of {list(self.window)} voxels: "
-                    f"set a smaller `inference.window`, or take a GPU with more. {error}"
+                    f"set a smaller `inference.window`, or use a GPU with more memory. {error}"
                 ) from error
             self.batch = fewer = (len(images) + 1) // 2
-            log.warning("the GPU's memory is too small: goes on with batch %d", fewer)
+            log.warning("the GPU's memory is too small: continuing with batch %d", fewer)
         else:
             yield starts, values
             return
-        # Outside the handler, since the error holds on to the memory.
+        # Outside of the handler, because the error keeps references to the memory.
         torch.cuda.empty_cache()
         for i in range(0, len(images), fewer):
             some = slice(i, i + fewer)
@@ -118,9 +118,9 @@ class Predictor:
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         values = self._probabilities(batch)
-        values *= weights[:, None] * ONE
+        values *= weights[:, None] * PROBABILITY_ONE
         values += 0.5
-        # By way of 32 bits: above half the range, 16 of them have a sign.
+        # Cast via int32: values above 32767 do not fit int16 directly.
         return values.to(torch.int32).to(torch.int16)
 
     def _probabilities(self, batch: Tensor) -> Tensor:
@@ -128,45 +128,45 @@ class Predictor:
         for task, channels in zip(self.tasks, self.channels, strict=True):
             for symmetry in self.symmetries:
                 with autocast(task.training_settings.precision, self.device):
-                    logits = task(turn(batch, symmetry))
-                turned = turn_back(torch.sigmoid(logits[:, channels].float()), symmetry)
-                total = turned if total is None else total.add_(turned)
+                    logits = task(apply_symmetry(batch, symmetry))
+                values = undo_symmetry(torch.sigmoid(logits[:, channels].float()), symmetry)
+                total = values if total is None else total.add_(values)
         assert total is not None
         return total.div_(len(self.tasks) * len(self.symmetries))
 
-    def _best_batch(self) -> int:
+    def _fastest_batch(self) -> int:
         if self.device.type == "cpu":
-            return 1  # Larger ones are not faster there.
+            return 1  # Larger batches are not faster on a CPU.
 
         def seconds(batch: int) -> float:
             image = np.zeros(self.window, np.float32)
             weights = torch.zeros((batch, *self.window), device=self.device)
-            for _ in range(2):  # The first one warms up.
+            for _ in range(2):  # The first run is a warm-up.
                 begin = time.perf_counter()
                 self._weighted([image] * batch, weights)
                 torch.cuda.synchronize()
             return time.perf_counter() - begin
 
-        return best_batch(seconds)
+        return fastest_batch(seconds)
 
 
-def best_batch(seconds: Callable[[int], float]) -> int:
-    """The batch that is fastest per window, found by doubling it while that gains anything.
+def fastest_batch(seconds: Callable[[int], float]) -> int:
+    """Find the batch that is fastest per window, by doubling it while that is faster.
 
     Parameters
     ----------
     seconds
-        That a batch of so many windows takes; raises `torch.OutOfMemoryError` where the memory is
-        too small for it.
+        Function that measures the time of a batch of the given number of windows; it raises
+        `torch.OutOfMemoryError` if the memory is too small.
     """
     best, best_rate = 1, 0.0
     batch = 1
-    while batch <= LARGEST_BATCH:
+    while batch <= MAX_BATCH:
         try:
             rate = batch / seconds(batch)
         except torch.OutOfMemoryError:
             break
-        if rate < best_rate * WORTHWHILE:
+        if rate < best_rate * MIN_SPEEDUP:
             break
         best, best_rate = batch, rate
         batch *= 2

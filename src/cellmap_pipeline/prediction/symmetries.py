@@ -1,4 +1,4 @@
-"""The symmetries of a box: flips, and turns of a cube."""
+"""The symmetries of a box: flips, and permutations of the axes of a cube."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from itertools import permutations, product
 
 from torch import Tensor
 
-# Order of the axes, and which of them are flipped then.
+# Order of the axes, and which of them are flipped after that.
 Symmetry = tuple[tuple[int, ...], tuple[bool, ...]]
 _FLIPS = list(product([False, True], repeat=3))
-# By how many there are: none but the box itself, all flips, and those of all turns of a cube.
+# By their number: the identity, all flips, and all flips of all permutations of the axes.
 SYMMETRIES: dict[int, list[Symmetry]] = {
     1: [((0, 1, 2), (False, False, False))],
     8: [((0, 1, 2), flips) for flips in _FLIPS],
@@ -18,14 +18,14 @@ SYMMETRIES: dict[int, list[Symmetry]] = {
 }
 
 
-def turn(tensor: Tensor, symmetry: Symmetry) -> Tensor:
-    """(n, c, z, y, x) with its last three axes in the symmetry's order, then flipped."""
+def apply_symmetry(tensor: Tensor, symmetry: Symmetry) -> Tensor:
+    """Apply a symmetry to the last three axes of (n, c, z, y, x)."""
     axes, flips = symmetry
     return _flip(tensor.permute(0, 1, *(axis + 2 for axis in axes)), flips)
 
 
-def turn_back(tensor: Tensor, symmetry: Symmetry) -> Tensor:
-    """What `turn` was given, from what it returned."""
+def undo_symmetry(tensor: Tensor, symmetry: Symmetry) -> Tensor:
+    """Undo `apply_symmetry`."""
     axes, flips = symmetry
     inverse = [axes.index(axis) + 2 for axis in range(3)]
     return _flip(tensor, flips).permute(0, 1, *inverse)

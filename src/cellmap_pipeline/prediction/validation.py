@@ -1,22 +1,22 @@
-"""Prediction of validation crops, in the same way as of test crops."""
+"""Prediction of validation crops, in the same way as test crops."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cellmap_pipeline.config.training import Inference
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crops import ValidationCrop
-from cellmap_pipeline.geometry import middle
+from cellmap_pipeline.geometry import central_box
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.storage import volumes_in
 from cellmap_pipeline.patches.crops import CropData, open_crops
 from cellmap_pipeline.prediction.predict import predict_crop
 from cellmap_pipeline.training.task import SegmentationTask
 
-# Larger crops are predicted in their middle only, in voxels of the network.
-MOST_PREDICTED = 512**3
+# Of larger crops, only the middle is predicted.
+MAX_PREDICTED_VOXELS = 512**3
 
 
 def predict_validation(
@@ -31,13 +31,14 @@ def predict_validation(
     Parameters
     ----------
     tasks
-        As for `predict_crop`.
+        Trained networks, as for `predict_crop`.
     datasplit
-        Its crops.
+        CSV file that lists the crops of the training.
     inference
-        As for test crops.
+        Settings of the prediction, as for test crops.
     parts
-        By label that is made of others, these: they are predicted where the label is annotated.
+        By label that is composed of parts, these parts; they are predicted where the label is
+        annotated.
     predictions
         Folder for the predictions, `{dataset}/crop{id}/{label}`, on the grids of the labels at
         about the training's voxel size.
@@ -52,17 +53,17 @@ def predict_validation(
 
 
 def _rows(crop: CropData, parts: Mapping[str, Sequence[str]]) -> list[CropLabel]:
-    """The crop's labels as if it were a test crop, on their grids at about the training's size."""
-    at = ValidationCrop.of(crop.label_folder)
+    """List the labels to predict, on their grids at about the training's voxel size."""
+    validation_crop = ValidationCrop.of(crop.label_folder)
     volumes = dict(crop.labels)
     for label, names in parts.items():
         if volumes_in(crop.label_folder, [label]):
-            whole = LabelVolume.open(crop.label_folder / label)
-            volumes |= {name: whole for name in names if name not in volumes}
+            composed = LabelVolume.open(crop.label_folder / label)
+            volumes |= {name: composed for name in names if name not in volumes}
     return [
         CropLabel(
-            at.number, at.dataset, label,
-            middle(volume.volume.level_for(crop.voxel_size).grid, MOST_PREDICTED),
+            validation_crop.number, validation_crop.dataset, label,
+            central_box(volume.volume.level_for(crop.voxel_size).grid, MAX_PREDICTED_VOXELS),
         )
         for label, volume in volumes.items()
     ]  # fmt: skip

@@ -16,33 +16,34 @@ from torch import Tensor
 
 from cellmap_pipeline.geometry import Shape
 
-# What probability 1 is in the sums. Whole numbers, so that the order of the windows, and where a
-# run was interrupted or cut into jobs, changes no bit; 256 steps to each of the 255 that are
-# stored, with room below 65536 for the rounding of all windows over a voxel.
-ONE = 255 * 256
-CHUNK: Shape = (32, 64, 64)
-TOGETHER = 4  # channels that are added at a time
+# Probability 1 in the sums, which are integers: so the result is the same to the bit in any order
+# of the windows, and wherever a run was interrupted or split into jobs. Each of the 255 stored
+# steps has 256 substeps, and the rest up to 65536 allows for the rounding of all windows over a
+# voxel.
+PROBABILITY_ONE = 255 * 256
+CHUNK_SHAPE: Shape = (32, 64, 64)
+CHANNELS_PER_ADDITION = 4
 
 
-class Accumulator:
-    """Sums (c, z, y, x) of windows, uint16; what does not fit in memory waits in files.
+class WindowSums:
+    """Sums (c, z, y, x) of windows, uint16; chunks that do not fit in memory are kept in files.
 
-    One thread may add at a time, or several read.
+    Either one thread may add at a time, or several may read.
 
     Parameters
     ----------
     channels
-        Number of them.
+        Number of channels.
     scratch
-        An empty folder for what does not fit; best on a local disk.
-    memory
-        Bytes to hold at most (one chunk at least).
+        Empty folder for chunks that do not fit in memory, preferably on a local disk.
+    max_bytes
+        Maximum memory for chunks (at least one chunk is held).
     """
 
-    def __init__(self, channels: int, scratch: Path, memory: int) -> None:
+    def __init__(self, channels: int, scratch: Path, max_bytes: int) -> None:
         self.channels, self.scratch = channels, scratch
-        chunk_bytes = channels * int(np.prod(CHUNK)) * 2
-        self._most = max(1, memory // chunk_bytes)
+        chunk_bytes = channels * int(np.prod(CHUNK_SHAPE)) * 2
+        self._max_chunks = max(1, max_bytes // chunk_bytes)
         self._chunks: OrderedDict[Shape, NDArray[np.uint16]] = OrderedDict()
         self._spilled: set[Shape] = set()
         self._lock = Lock()
@@ -50,28 +51,29 @@ class Accumulator:
     def add(self, start: Sequence[int], values: NDArray[np.uint16], helpers: Executor) -> None:
         """Add `values` (c, z, y, x) at voxel `start`."""
         stop = [s + n for s, n in zip(start, values.shape[1:], strict=True)]
-        some = [slice(c, c + TOGETHER) for c in range(0, self.channels, TOGETHER)]
+        step = CHANNELS_PER_ADDITION
+        groups = [slice(c, c + step) for c in range(0, self.channels, step)]
         for index, inside, outside in _overlaps(start, stop, start):
-            into, what = self._chunk(index)[inside], values[outside]
-            # One chunk after the other: none is sent to its file while it is added to.
-            for _ in helpers.map(iadd, [into[c] for c in some], [what[c] for c in some]):
+            sums, added = self._chunk(index)[inside], values[outside]
+            # Chunk by chunk, so that none is moved to its file while it is added to.
+            for _ in helpers.map(iadd, [sums[c] for c in groups], [added[c] for c in groups]):
                 pass
 
     def read(self, channel: int, low: Shape, high: Shape) -> NDArray[np.uint16]:
-        """The sums of one channel in the box low..high, (z, y, x)."""
+        """Read the sums (z, y, x) of one channel in the box low..high."""
         result = np.zeros([b - a for a, b in zip(low, high, strict=True)], np.uint16)
         for index, inside, outside in _overlaps(low, high, low):
             with self._lock:
-                there = index in self._chunks or index in self._spilled
-                chunk = self._chunk(index) if there else None
+                exists = index in self._chunks or index in self._spilled
+                chunk = self._chunk(index) if exists else None
             if chunk is not None:
                 result[outside[1:]] = chunk[channel][inside[1:]]
         return result
 
-    def forget_below(self, plane: int) -> None:
-        """Free what lies in planes of the region below `plane`, as far as whole chunks do."""
+    def free_below(self, plane: int) -> None:
+        """Free the chunks that lie entirely in z planes below `plane`."""
         for index in [*self._chunks, *self._spilled]:
-            if (index[0] + 1) * CHUNK[0] <= plane:
+            if (index[0] + 1) * CHUNK_SHAPE[0] <= plane:
                 self._chunks.pop(index, None)
                 if index in self._spilled:
                     self._spilled.remove(index)
@@ -81,11 +83,11 @@ class Accumulator:
         if index in self._chunks:
             self._chunks.move_to_end(index)
             return self._chunks[index]
-        while len(self._chunks) >= self._most:
+        while len(self._chunks) >= self._max_chunks:
             oldest, values = self._chunks.popitem(last=False)
             values.tofile(self._file(oldest))
             self._spilled.add(oldest)
-        shape = (self.channels, *CHUNK)
+        shape = (self.channels, *CHUNK_SHAPE)
         if index in self._spilled:
             chunk = np.fromfile(self._file(index), np.uint16).reshape(shape)
         else:
@@ -100,13 +102,18 @@ class Accumulator:
 def _overlaps(
     low: Sequence[int], high: Sequence[int], origin: Sequence[int]
 ) -> Iterator[tuple[Shape, tuple[slice, ...], tuple[slice, ...]]]:
-    """Chunks that the box low..high meets: index, and where in it and in an array at `origin`."""
-    first = [a // c for a, c in zip(low, CHUNK, strict=True)]
-    count = [-(-b // c) - f for b, c, f in zip(high, CHUNK, first, strict=True)]
+    """Yield chunks that overlap the box low..high.
+
+    Yields
+    ------
+    Index of the chunk, and slices of the overlap in the chunk and in an array at `origin`.
+    """
+    first = [a // c for a, c in zip(low, CHUNK_SHAPE, strict=True)]
+    count = [-(-b // c) - f for b, c, f in zip(high, CHUNK_SHAPE, first, strict=True)]
     for step in np.ndindex(*(max(0, n) for n in count)):
         z, y, x = (f + i for f, i in zip(first, step, strict=True))
         inside, outside = [slice(None)], [slice(None)]
-        for i, c, a, b, o in zip((z, y, x), CHUNK, low, high, origin, strict=True):
+        for i, c, a, b, o in zip((z, y, x), CHUNK_SHAPE, low, high, origin, strict=True):
             start, stop = max(a, i * c), min(b, (i + 1) * c)
             inside.append(slice(start - i * c, stop - i * c))
             outside.append(slice(start - o, stop - o))
@@ -114,21 +121,21 @@ def _overlaps(
 
 
 class RowSums:
-    """Sums (c, z, y, x) of windows that come row by row along y, int16 that stand for uint16.
+    """Sums (c, z, y, x) of windows that are added row by row along y.
 
-    Where windows overlap in y and x they are summed here, so that each voxel leaves the device
-    once, not once for each window over it.
+    They are int16 that hold the bits of uint16. Overlaps in y and x are summed on the device, so
+    that each voxel is copied from it once, not once per window.
 
     Parameters
     ----------
     channels
-        Number of them.
+        Number of channels.
     window
-        Voxels.
+        Shape of a window, in voxels.
     starts
-        Where windows begin along x, in order.
+        Starts of the windows along x, in order.
     device
-        Where the windows' values are.
+        Device that holds the values.
     """
 
     def __init__(
@@ -139,28 +146,28 @@ class RowSums:
         self._sums = torch.zeros(shape, dtype=torch.int16, device=device)
 
     def add(self, x: int, values: Tensor) -> None:
-        """Add a window's values (c, z, y, x) that begin at `x`, at the present place in y."""
+        """Add the values (c, z, y, x) of a window at `x`, at the current position in y."""
         start = x - self._first
         self._sums[..., start : start + self._width] += values
 
-    def advance(self, rows: int) -> Transfer:
-        """Move on by so many voxels along y, and take the sums (c, z, rows, x) before them."""
-        done = Transfer(self._sums[:, :, :rows])
+    def advance(self, rows: int) -> HostTransfer:
+        """Advance along y by `rows` voxels; return the sums (c, z, rows, x) passed over."""
+        done = HostTransfer(self._sums[:, :, :rows])
         kept = self._sums.shape[2] - rows
         self._sums = self._sums.roll(-rows, 2)
         self._sums[:, :, kept:] = 0
         return done
 
 
-class Transfer:
-    """A tensor on its way to the processor, while the GPU goes on."""
+class HostTransfer:
+    """An asynchronous copy of a tensor to the host."""
 
     def __init__(self, values: Tensor) -> None:
         self._ready: torch.cuda.Event | None = None
         if values.device.type == "cpu":
             self._host = values.clone()
             return
-        # Of fixed memory, else the copy would make the GPU wait; in one piece first.
+        # Copy into pinned memory so that the transfer is asynchronous; it must be contiguous.
         values = values.contiguous()
         self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         self._host.copy_(values, non_blocking=True)
@@ -168,7 +175,7 @@ class Transfer:
         self._ready.record()
 
     def numpy(self) -> NDArray[np.uint16]:
-        """The values, when they have arrived."""
+        """Wait for the copy and return the values."""
         if self._ready is not None:
             self._ready.synchronize()
         return self._host.numpy().view(np.uint16)

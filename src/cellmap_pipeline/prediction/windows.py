@@ -1,4 +1,4 @@
-"""Where windows lie over a region, what each counts in the blend, and when voxels are done."""
+"""Sliding windows over a region: positions, blending weights, and layers along z."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellmap_pipeline.geometry import Grid, Shape
-from cellmap_pipeline.io.resampling import taps
+from cellmap_pipeline.io.resampling import interpolation_weights
 
 CPU = torch.device("cpu")
 
 
 class Windows:
-    """Overlapping windows over a region, laid and weighted as MONAI does.
+    """Overlapping windows over a region, placed and weighted as in MONAI.
 
     Parameters
     ----------
     shape
-        Of the region, voxels; at least one window.
+        Shape of the region, in voxels; at least one window.
     window
-        Shape of a window, voxels.
+        Shape of a window, in voxels.
     overlap
-        Of neighbouring windows, 0 to below 1.
+        Overlap of neighboring windows, as a fraction of their size, 0 to below 1.
     blending
-        Importance within a window: `gaussian` (sigma an eighth of it) or `constant`.
+        Importance within a window: `gaussian` (sigma: an eighth of its size) or `constant`.
 
     Attributes
     ----------
     starts
-        Per axis, where windows begin, in order.
+        Starts of the windows along each axis, in order.
     """
 
     def __init__(
@@ -53,10 +53,13 @@ class Windows:
         ]
         importance = compute_importance_map(window, mode=blending, sigma_scale=0.125)
         self._importance = importance.clamp(min=1e-3)
-        self._weights = lru_cache(maxsize=16)(self._weigh)
+        self._weights = lru_cache(maxsize=16)(self._compute_weights)
 
     def weights(self, start: Shape, device: torch.device = CPU) -> Tensor:
-        """What the voxels of the window at `start` count, float32 (z, y, x); 1 in sum over all."""
+        """Weights of the voxels of the window at `start`, float32 (z, y, x).
+
+        The weights of all windows over a voxel sum to 1.
+        """
         return self._weights(
             tuple(
                 tuple(other - s for other in starts if abs(other - s) < w)
@@ -65,37 +68,38 @@ class Windows:
             device,
         )
 
-    def _weigh(self, neighbours: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    def _compute_weights(self, shifts: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+        """Compute weights from the shifts to overlapping windows along each axis, 0 included."""
         total = torch.zeros(self.window)
-        for index in np.ndindex(*map(len, neighbours)):
-            shift = [axis[i] for axis, i in zip(neighbours, index, strict=True)]
-            here = tuple(
+        for index in np.ndindex(*map(len, shifts)):
+            shift = [axis[i] for axis, i in zip(shifts, index, strict=True)]
+            own = tuple(
                 slice(max(s, 0), w + min(s, 0)) for s, w in zip(shift, self.window, strict=True)
             )
-            there = tuple(
+            other = tuple(
                 slice(max(-s, 0), w + min(-s, 0)) for s, w in zip(shift, self.window, strict=True)
             )
-            total[here] += self._importance[there]
+            total[own] += self._importance[other]
         return (self._importance / total).to(device)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """The windows that begin at one z, and what is done with them.
+class WindowLayer:
+    """The windows that start at the same z, and the planes that they complete.
 
     Attributes
     ----------
     start
-        Where they begin, in voxels of the region.
+        Start of the windows along z, in voxels of the region.
     finished
         By channel, the first and last + 1 of its z planes that no later window changes.
-    keep
-        Planes of the region below this are not needed any more.
+    keep_from
+        First plane of the region that is still needed afterwards.
     """
 
     start: int
     finished: dict[str, tuple[int, int]]
-    keep: int
+    keep_from: int
 
 
 def plan_layers(
@@ -104,57 +108,60 @@ def plan_layers(
     grids: Mapping[str, Grid],
     chunks: Mapping[str, int],
     parts: Mapping[str, tuple[int, int]],
-) -> list[Layer]:
-    """The layers of windows that planes of channels take, in order.
+) -> list[WindowLayer]:
+    """Plan the layers of windows that the requested planes depend on, in order.
 
     Parameters
     ----------
     windows
-        Over `region`.
+        Windows over `region`.
     grids
-        By channel, its label's own grid.
+        Grid of each channel's label.
     chunks
-        By channel, the planes of a chunk of its array: only whole chunks are finished, so that none
-        is written twice.
+        Planes per chunk of each channel's array. Only whole chunks are finished, so that none is
+        written twice.
     parts
-        By channel, the first and last + 1 of the planes wanted; an empty part is none.
+        By channel, the first and last + 1 of the requested planes; a part may be empty.
     """
     support = {name: _support(region, grid) for name, grid in grids.items()}
-    wanted = {name: part for name, part in parts.items() if part[0] < part[1]}
-    done = {name: first for name, (first, _) in wanted.items()}
+    requested = {name: part for name, part in parts.items() if part[0] < part[1]}
+    done = {name: first for name, (first, _) in requested.items()}
     starts, size = windows.starts[0], windows.window[0]
 
     def first_needed() -> int:
-        """The first plane of the region that what is not done is made of."""
-        open_ = [int(support[n][0][done[n]]) for n, (_, last) in wanted.items() if done[n] < last]
-        return min(open_, default=region.shape[0])
+        """First plane of the region that planes not yet done depend on."""
+        planes = [
+            int(support[n][0][done[n]]) for n, (_, last) in requested.items() if done[n] < last
+        ]
+        return min(planes, default=region.shape[0])
 
     layers = []
     for start, final in zip(starts, [*starts[1:], region.shape[0]], strict=True):
         if start + size <= first_needed():
             continue
         finished = {}
-        for name, (_, last) in wanted.items():
+        for name, (_, last) in requested.items():
             ready = int(np.searchsorted(support[name][1], final, side="right"))
             ready = last if ready >= last else ready - ready % chunks[name]
             if ready > done[name]:
                 finished[name] = (done[name], ready)
                 done[name] = ready
-        layers.append(Layer(start, finished, keep=first_needed()))
-        if done == {name: last for name, (_, last) in wanted.items()}:
+        layers.append(WindowLayer(start, finished, keep_from=first_needed()))
+        if done == {name: last for name, (_, last) in requested.items()}:
             break
     return layers
 
 
 def _support(region: Grid, grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last + 1 of the region's planes that each plane of `grid` is resampled from."""
+    """Range of the region's planes that each plane of `grid` is resampled from."""
     step = grid.voxel_size[0] / region.voxel_size[0]
-    planes, _ = taps(region.shape[0], region.position(grid)[0], step, grid.shape[0])
+    start = region.position(grid)[0]
+    planes, _ = interpolation_weights(region.shape[0], start, step, grid.shape[0])
     return planes.min(axis=1), planes.max(axis=1) + 1
 
 
-def meets(
+def overlaps(
     start: Sequence[int], size: Sequence[int], low: Sequence[int], high: Sequence[int]
 ) -> bool:
-    """Whether the box of `size` at `start` overlaps the box low..high."""
+    """Return whether the box of `size` at `start` overlaps the box low..high."""
     return all(s < hi and s + w > lo for s, w, lo, hi in zip(start, size, low, high, strict=True))

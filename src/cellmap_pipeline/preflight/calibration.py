@@ -1,4 +1,4 @@
-"""How long a network takes for a window on this machine, before it is trained."""
+"""Measurement of a network's speed on this machine, before it is trained."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.prediction.predictor import Predictor
 from cellmap_pipeline.training.task import SegmentationTask
 
-# A GPU's first passes are slower than what follows.
-WARM_UP, MEASURED = 2, 5
+# The first passes on a GPU are slower and are not measured.
+WARM_UP_PASSES, MEASURED_PASSES = 2, 5
 
 
 def calibrate(training: Training) -> dict[str, Any]:
-    """Time passes of the untrained network, which take as long as those of a trained one.
+    """Time forward passes of the untrained network, which take as long as those of a trained one.
 
     Returns
     -------
     `device`
-        Its name.
+        Name of the device.
     `window`
-        Voxels; `batch` : windows at once.
+        Shape of the window, voxels.
+    `batch`
+        Number of windows per batch.
     `seconds_per_pass`
-        Median, of one network over one window, one of the symmetries.
+        Median time of one network for one window and one symmetry.
     `peak_gb`
-        Of the GPU's memory; None on a CPU.
+        Peak GPU memory; None on a CPU.
 
     Raises
     ------
@@ -38,11 +40,11 @@ def calibrate(training: Training) -> dict[str, Any]:
         The GPU's memory is too small for one window.
     """
     task = SegmentationTask(training_settings(training, TRAIN_KEYS)).eval()
-    window = training.inference.window or training.patch_size
+    window = training.window
     predictor = Predictor([task], task.channels, window, training.inference)
     cuda = predictor.device.type == "cuda"
-    rates: list[float] = []
-    while len(rates) < WARM_UP + MEASURED:
+    seconds: list[float] = []
+    while len(seconds) < WARM_UP_PASSES + MEASURED_PASSES:
         images = [np.zeros(window, np.float32)] * predictor.batch
         weights = torch.zeros((len(images), *window), device=predictor.device)
         begin = time.perf_counter()
@@ -50,11 +52,11 @@ def calibrate(training: Training) -> dict[str, Any]:
             pass
         if cuda:
             torch.cuda.synchronize()
-        rates.append((time.perf_counter() - begin) / len(images))
+        seconds.append((time.perf_counter() - begin) / len(images))
     return {
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
         "window": list(window),
         "batch": predictor.batch,
-        "seconds_per_pass": float(np.median(rates[WARM_UP:])) / len(predictor.symmetries),
+        "seconds_per_pass": float(np.median(seconds[WARM_UP_PASSES:])) / len(predictor.symmetries),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if cuda else None,
     }

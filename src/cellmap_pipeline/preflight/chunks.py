@@ -1,4 +1,4 @@
-"""Chunks of stored arrays, decoded by threads before anything expensive reads them."""
+"""Decoding of stored chunks in threads, before anything expensive reads them."""
 
 from __future__ import annotations
 
@@ -17,35 +17,34 @@ from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.storage import S3Path
 
-# Voxels to decode in all; of more, the same share of each array is. A small chunk counts as much
-# as a file takes to open.
-MOST_VOXELS = 4e10
-SMALL_CHUNK = 2**16
-# Bytes of chunks that are decoded at the same time.
-MEMORY = 1_500_000_000
-# Chunks that a thread takes at once, and threads per processor: they wait for the disk, too.
-TOGETHER = 16
-PER_PROCESSOR = 4
+# If there are more voxels, the same fraction of each array's chunks is decoded.
+MAX_DECODED_VOXELS = 4e10
+# Opening a file takes as long as decoding this many voxels.
+MIN_CHUNK_COST_VOXELS = 2**16
+MAX_DECODING_BYTES = 1_500_000_000
+CHUNKS_PER_TASK = 16
+# Threads also wait for the disk.
+THREADS_PER_PROCESSOR = 4
 
 
 @dataclass
-class Values:
-    """What decoded voxels hold.
+class ChunkStatistics:
+    """Statistics of decoded chunks.
 
     Attributes
     ----------
     decoded
-        Chunks.
+        Number of decoded chunks.
     low, high
-        Least and greatest value; of floats, NaN aside.
+        Smallest and largest value; NaN is ignored.
     present
-        Voxels above 0.
+        Number of voxels above 0.
     nan
-        Whether one is not a number.
+        Whether any voxel is NaN.
     ranges
-        By chunk, its least and greatest value.
+        Smallest and largest value of each chunk.
     broken
-        Why chunks cannot be decoded.
+        Errors of chunks that cannot be decoded.
     """
 
     decoded: int = 0
@@ -58,56 +57,61 @@ class Values:
 
 
 @dataclass
-class Look:
-    """An array and the chunks of it that are wanted.
+class ChunkRequest:
+    """Chunks of an array to decode.
 
     Attributes
     ----------
-    here
-        By index, those that are here.
+    level
+        The array.
+    stored
+        Indices of the requested chunks that are stored.
     unknown
-        A value that is no label, and not counted.
+        Value of unknown voxels, which are not counted as present.
+    statistics
+        Statistics of the decoded chunks.
     """
 
     level: Level
-    here: set[Shape] = field(default_factory=set)
+    stored: set[Shape] = field(default_factory=set)
     unknown: int | None = None
-    values: Values = field(default_factory=Values)
+    statistics: ChunkStatistics = field(default_factory=ChunkStatistics)
 
-    def want(self, start: Sequence[int], stop: Sequence[int]) -> None:
-        """Take in the chunks under a box inside the array."""
+    def add_box(self, start: Sequence[int], stop: Sequence[int]) -> None:
+        """Request the chunks of a box inside the array."""
         chunks = self.level.metadata["chunks"]
         first = [a // c for a, c in zip(start, chunks, strict=True)]
         missing = self.level.missing_chunks(start, stop)
-        self.here |= {shape_of(i) for i in np.argwhere(~missing) + first}
+        self.stored |= {shape_of(i) for i in np.argwhere(~missing) + first}
 
     @property
-    def whole(self) -> bool:
-        """Whether all that is here was decoded."""
-        return self.values.decoded == len(self.here)
+    def is_complete(self) -> bool:
+        """Whether all requested chunks that are stored were decoded."""
+        return self.statistics.decoded == len(self.stored)
 
     @property
     def chunk_bytes(self) -> int:
-        """Of a decoded chunk."""
+        """Size of a decoded chunk, bytes."""
         metadata = self.level.metadata
         return math.prod(metadata["chunks"]) * np.dtype(metadata["dtype"]).itemsize
 
 
-def decode(looks: Collection[Look], threads: int) -> None:
-    """Decode what is wanted, or an even share of it where that is too much; fills `values`.
+def decode_chunks(requests: Collection[ChunkRequest], threads: int) -> None:
+    """Decode the requested chunks, or an even fraction of too many, and fill their statistics.
 
-    Of arrays in a bucket one chunk alone is read.
+    Only one chunk is read of each array in a bucket.
     """
     cost = sum(
-        len(look.here) * max(SMALL_CHUNK, math.prod(look.level.metadata["chunks"]))
-        for look in looks
-        if not isinstance(look.level.path, S3Path)
+        len(request.stored)
+        * max(MIN_CHUNK_COST_VOXELS, math.prod(request.level.metadata["chunks"]))
+        for request in requests
+        if not isinstance(request.level.path, S3Path)
     )
-    share = min(1.0, MOST_VOXELS / max(cost, 1))
-    chosen = {id(look): _spread(sorted(look.here), share, look) for look in looks}
-    largest = max((look.chunk_bytes for look in looks), default=1)
-    # A chunk is there up to three times: packed, decoded, and as what is asked of it.
-    workers = max(1, min(PER_PROCESSOR * threads, MEMORY // (3 * largest)))
+    fraction = min(1.0, MAX_DECODED_VOXELS / max(cost, 1))
+    chosen = {id(request): _spread(request, fraction) for request in requests}
+    largest = max((request.chunk_bytes for request in requests), default=1)
+    # A chunk is in memory up to three times: compressed, decoded, and as the returned part.
+    workers = max(1, min(THREADS_PER_PROCESSOR * threads, MAX_DECODING_BYTES // (3 * largest)))
     lock = threading.Lock()
     total = sum(map(len, chosen.values()))
     with (
@@ -115,33 +119,40 @@ def decode(looks: Collection[Look], threads: int) -> None:
         tqdm(total=total, desc="Decoding", unit="chunk", disable=None) as bar,
     ):
 
-        def work(task: tuple[Look, list[Shape]]) -> None:
-            look, indices = task
+        def work(task: tuple[ChunkRequest, list[Shape]]) -> None:
+            request, indices = task
             for index in indices:
-                _decode_one(look, index, lock)
+                _decode_chunk(request, index, lock)
             with lock:
                 bar.update(len(indices))
 
-        tasks = [(look, some) for look in looks for some in _batches(chosen[id(look)], TOGETHER)]
+        tasks = [
+            (request, batch)
+            for request in requests
+            for batch in _batches(chosen[id(request)], CHUNKS_PER_TASK)
+        ]
         for _ in pool.map(work, tasks):
             pass
 
 
-def _spread(indices: list[Shape], share: float, look: Look) -> list[Shape]:
-    wanted = 1 if isinstance(look.level.path, S3Path) else math.ceil(share * len(indices))
-    if wanted >= len(indices):
+def _spread(request: ChunkRequest, fraction: float) -> list[Shape]:
+    """Choose an evenly spread fraction of the requested chunks, at least one."""
+    indices = sorted(request.stored)
+    in_bucket = isinstance(request.level.path, S3Path)
+    number = 1 if in_bucket else math.ceil(fraction * len(indices))
+    if number >= len(indices):
         return indices
-    return [indices[(2 * i + 1) * len(indices) // (2 * wanted)] for i in range(wanted)]
+    return [indices[(2 * i + 1) * len(indices) // (2 * number)] for i in range(number)]
 
 
 def _batches(indices: list[Shape], size: int) -> Iterator[list[Shape]]:
-    left = iter(indices)
-    while some := list(islice(left, size)):
-        yield some
+    remaining = iter(indices)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
-def _decode_one(look: Look, index: Shape, lock: threading.Lock) -> None:
-    level, values = look.level, look.values
+def _decode_chunk(request: ChunkRequest, index: Shape, lock: threading.Lock) -> None:
+    level, statistics = request.level, request.statistics
     chunks = level.metadata["chunks"]
     start = [i * c for i, c in zip(index, chunks, strict=True)]
     stop = [min(a + c, n) for a, c, n in zip(start, chunks, level.grid.shape, strict=True)]
@@ -149,7 +160,7 @@ def _decode_one(look: Look, index: Shape, lock: threading.Lock) -> None:
         voxels = level.read(start, stop)
     except InputError as error:
         with lock:
-            values.broken.append(str(error))
+            statistics.broken.append(str(error))
         return
     low, high = voxels.min(), voxels.max()
     nan = voxels.dtype.kind == "f" and bool(np.isnan(low))
@@ -159,11 +170,12 @@ def _decode_one(look: Look, index: Shape, lock: threading.Lock) -> None:
         low, high = np.nanmin(voxels), np.nanmax(voxels)
     positive = voxels if voxels.dtype.kind in "ub" else voxels > 0
     present = int(np.count_nonzero(positive)) if high > 0 else 0
-    if look.unknown is not None and high >= look.unknown:
-        present -= int(np.count_nonzero(voxels == look.unknown))
+    if request.unknown is not None and high >= request.unknown:
+        present -= int(np.count_nonzero(voxels == request.unknown))
     with lock:
-        values.decoded += 1
-        values.low, values.high = min(values.low, float(low)), max(values.high, float(high))
-        values.present += present
-        values.nan |= nan
-        values.ranges[index] = float(low), float(high)
+        statistics.decoded += 1
+        statistics.low = min(statistics.low, float(low))
+        statistics.high = max(statistics.high, float(high))
+        statistics.present += present
+        statistics.nan |= nan
+        statistics.ranges[index] = float(low), float(high)

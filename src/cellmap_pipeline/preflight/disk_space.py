@@ -1,7 +1,7 @@
-"""Whether what a run writes fits on its disks.
+"""Disk space that a run needs, compared with the free space.
 
-How well volumes pack is not known before: what they take unpacked is an upper bound, and a small
-part of it what they take surely. A user's quota is not seen.
+Compression ratios are unknown beforehand: the uncompressed size is an upper bound, and a small
+fraction of it is a lower bound. User quotas are not considered.
 """
 
 from __future__ import annotations
@@ -16,85 +16,108 @@ from pathlib import Path
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.preflight.prediction_cost import outlook_of
+from cellmap_pipeline.preflight.prediction_cost import prediction_cost
 
-# Of the voxels' bytes, what chunks of even the emptiest predictions and labels pack to.
-PACKED = 1 / 1000
-# Bytes of a weight, and how often the optimiser keeps something as large.
-WEIGHT = 4
-MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
-# Bytes of a voxel of a label: ids are the smallest type that holds them.
-SEMANTIC, INSTANCE = 1, 4
+# Compressed over uncompressed size of even the emptiest predictions and labels.
+MIN_COMPRESSED_FRACTION = 1 / 1000
+BYTES_PER_WEIGHT = 4
+# Number of values that an optimizer keeps for each weight.
+OPTIMIZER_MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
+# Label ids have the smallest type that holds them.
+SEMANTIC_BYTES_PER_VOXEL, INSTANCE_BYTES_PER_VOXEL = 1, 4
 
 
 @dataclass(frozen=True)
-class Need:
-    """What is written to a folder, bytes."""
+class DiskNeed:
+    """Disk space that a kind of result needs.
 
-    what: str
+    Attributes
+    ----------
+    kind
+        Name of the kind of result.
+    folder
+        Folder that the result is written to.
+    min_bytes, max_bytes
+        Bounds of its size.
+    """
+
+    kind: str
     folder: str
-    surely: int
-    at_most: int
+    min_bytes: int
+    max_bytes: int
 
 
-def of_predictions(training: Training, rows: Sequence[CropLabel], folder: Path) -> Need:
-    """The predictions of one crop, in `folder`."""
-    stored = outlook_of(training, rows).stored
-    return Need("predictions", str(folder), round(PACKED * stored), stored)
+def predictions_need(training: Training, rows: Sequence[CropLabel], folder: Path) -> DiskNeed:
+    """Return the space of the predictions of one crop, in `folder`."""
+    stored = prediction_cost(training, rows).stored_bytes
+    return DiskNeed("predictions", str(folder), round(MIN_COMPRESSED_FRACTION * stored), stored)
 
 
-def of_labels(rows: Sequence[CropLabel], folder: Path) -> list[Need]:
-    """The final labels below `folder`, and the submission, which holds the same chunks."""
-    voxels = sum(row.grid.size * (INSTANCE if is_instance(row.label) else SEMANTIC) for row in rows)
-    least = round(PACKED * voxels)
+def labels_needs(rows: Sequence[CropLabel], folder: Path) -> list[DiskNeed]:
+    """Return the space of the final labels below `folder` and of the submission.
+
+    The submission contains the same chunks as the labels.
+    """
+    upper = sum(
+        row.grid.size
+        * (INSTANCE_BYTES_PER_VOXEL if is_instance(row.label) else SEMANTIC_BYTES_PER_VOXEL)
+        for row in rows
+    )
+    lower = round(MIN_COMPRESSED_FRACTION * upper)
     return [
-        Need("labels", str(folder), least, voxels),
-        Need("submission.zip", ".", least, voxels),
+        DiskNeed("labels", str(folder), lower, upper),
+        DiskNeed("submission.zip", ".", lower, upper),
     ]
 
 
-def of_checkpoints(training: Training, weights: int, folder: Path) -> Need:
-    """The checkpoints of a training, and the one that it hands over."""
-    own = WEIGHT * weights
-    kept = own * (1 + MOMENTS[training.optimizer] + (training.ema is not None))
-    # The newest one is replaced by one that is written beside it.
-    return Need("checkpoints", str(folder), 2 * kept + own, (training.save_top_k + 2) * kept + own)
+def checkpoints_need(training: Training, weights: int, folder: Path) -> DiskNeed:
+    """Return the space of the checkpoints of a training and of the exported one."""
+    exported = BYTES_PER_WEIGHT * weights
+    moments = OPTIMIZER_MOMENTS[training.optimizer]
+    resumable = exported * (1 + moments + (training.ema is not None))
+    # A new checkpoint exists beside the previous one until it replaces it.
+    return DiskNeed(
+        "checkpoints",
+        str(folder),
+        2 * resumable + exported,
+        (training.save_top_k + 2) * resumable + exported,
+    )
 
 
-def check_space(needs: Sequence[Need]) -> tuple[list[str], list[str], list[str]]:
-    """Hold what is needed against what is free, disk by disk.
+def check_space(needs: Sequence[DiskNeed]) -> tuple[list[str], list[str], list[str]]:
+    """Compare the needed with the free space of each disk.
 
     Returns
     -------
-    Problems, warnings, and lines about each disk.
+    Problems, warnings, and a line of text about each disk.
     """
-    disks: dict[int, list[tuple[Need, Path]]] = defaultdict(list)
+    disks: dict[int, list[tuple[DiskNeed, Path]]] = defaultdict(list)
     for need in needs:
         path = Path(need.folder).absolute()
-        there = next(folder for folder in (path, *path.parents) if folder.is_dir())
-        disks[os.stat(there).st_dev].append((need, there))
+        existing = next(folder for folder in (path, *path.parents) if folder.is_dir())
+        disks[os.stat(existing).st_dev].append((need, existing))
     problems, warnings, lines = [], [], []
     for on_disk in disks.values():
         folder = on_disk[0][1]
         free = shutil.disk_usage(folder).free
-        surely = sum(need.surely for need, _ in on_disk)
-        at_most = sum(need.at_most for need, _ in on_disk)
-        parts: dict[str, int] = defaultdict(int)
+        lower = sum(need.min_bytes for need, _ in on_disk)
+        upper = sum(need.max_bytes for need, _ in on_disk)
+        upper_by_kind: dict[str, int] = defaultdict(int)
         for need, _ in on_disk:
-            parts[need.what] += need.at_most
-        named = ", ".join(f"{what} {_size(parts[what])}" for what in sorted(parts))
+            upper_by_kind[need.kind] += need.max_bytes
+        kinds = ", ".join(f"{kind} {_size(upper_by_kind[kind])}" for kind in sorted(upper_by_kind))
         text = f"disk of {folder}: {_size(free)} are free"
-        lines.append(f"{text}, at most {_size(at_most)} are needed ({named})")
-        if surely > free:
+        lines.append(f"{text}, at most {_size(upper)} are needed ({kinds})")
+        if lower > free:
             problems.append(
-                f"{text}, but the run writes {_size(surely)} at least and {_size(at_most)} at most "
-                f"({named}): make room, set `output` to another disk, lower `save_top_k`, or name "
+                f"{text}, but the run writes at least {_size(lower)} and at most {_size(upper)} "
+                f"({kinds}): make room, set `output` to another disk, lower `save_top_k`, or name "
                 "fewer trainings, `submission.crops` or `classes`"
             )
-        elif at_most > free:
+        elif upper > free:
             warnings.append(
-                f"{text}, and the run writes up to {_size(at_most)} ({named}) before volumes are "
-                "packed, mostly far less: keep an eye on it"
+                f"{text}, and the run writes up to {_size(upper)} ({kinds}) before compression, "
+                "usually far less: keep an eye on it"
             )
     return problems, warnings, lines
 

@@ -1,9 +1,8 @@
-"""The data folder as it lies there: links, rights, names, and folders at the wrong height."""
+"""Checks of the data folder: links, permissions, names, and folders at the wrong level."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
@@ -15,21 +14,21 @@ LABELS = "labels/groundtruth"
 
 
 class Layout:
-    """What is wrong with the folders of the crops in `{dataset}/{dataset}.zarr/recon-*/…`.
+    """Problems of the folders of crops in `{dataset}/{dataset}.zarr/recon-*/…`.
 
     Parameters
     ----------
     data_root
         Folder of the datasets.
     datasets, numbers, classes
-        That are looked at; None: all.
+        Datasets, crop numbers and classes to check; None checks all.
 
     Attributes
     ----------
     problems, warnings
         A line each.
     empty
-        Whether no crop is there, whichever the trainings look at.
+        Whether the data folder contains no crops at all.
     """
 
     def __init__(
@@ -41,34 +40,34 @@ class Layout:
     ) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
-        self._home = data_root.resolve()
-        same: dict[tuple[str, int], list[Path]] = defaultdict(list)
+        self._data_root = data_root.resolve()
+        crops: dict[tuple[str, int], list[Path]] = defaultdict(list)
         for dataset in self._folders(data_root, "*", datasets):
             for recon in self._reconstructions(dataset):
                 for path in self._folders(recon / LABELS, "crop*"):
                     number = path.name.removeprefix("crop")
                     if not (number.isascii() and number.isdecimal()):
                         self.warnings.append(
-                            f"{path} is left out: its name is not `crop` and a number"
+                            f"{path} is ignored: its name is not `crop` and a number"
                         )
                     elif numbers is None or int(number) in numbers:
-                        same[dataset.name, int(number)].append(path)
+                        crops[dataset.name, int(number)].append(path)
                         self._folders(path, "*", classes)
-        for paths in same.values():
+        for paths in crops.values():
             if len(paths) > 1:
                 self.problems.append(
-                    f"{paths[0]} and {paths[1]} are the same crop by dataset and number: move one "
-                    "of the two out of the data, or give it another number"
+                    f"{paths[0]} and {paths[1]} have the same dataset and crop number: move one "
+                    "out of the data folder, or renumber it"
                 )
-        self.empty = not same and not crop_folders(data_root)
+        self.empty = not crops and not crop_folders(data_root)
         if self.empty and not self.problems:
             self.problems.append(
-                f"data_root: {data_root} holds no {{dataset}}/{{dataset}}.zarr/recon-1/{LABELS}/"
+                f"data_root: {data_root} contains no {{dataset}}/{{dataset}}.zarr/recon-1/{LABELS}/"
                 f"crop{{number}}: {_remedy(data_root)}"
             )
 
     def _reconstructions(self, dataset: Path) -> list[Path]:
-        """Those of a dataset in whose zarr labels are looked for."""
+        """List the reconstructions of a dataset that have labels."""
         zarr = dataset / f"{dataset.name}.zarr"
         if not dataset.is_dir() or zarr not in self._folders(dataset, "*.zarr"):
             return []
@@ -80,16 +79,16 @@ class Layout:
         ]
 
     def _folders(
-        self, folder: Path, pattern: str, among: Collection[str] | None = None
+        self, folder: Path, pattern: str, allowed: Collection[str] | None = None
     ) -> list[Path]:
-        """What lies in a folder by names that are looked for; what is wrong with it is noted."""
+        """List the entries of a folder with allowed names, and record their problems."""
         try:
             names = sorted(os.listdir(folder))
         except NotADirectoryError:
             return []
         except OSError as error:
             self.problems.append(
-                f"{folder} cannot be listed ({error.strerror}): ask its owner for the right to read"
+                f"{folder} cannot be listed ({error.strerror}): ask its owner for read permission"
             )
             return []
         paths = [
@@ -97,41 +96,42 @@ class Layout:
             for name in names
             if not name.startswith(".")
             and fnmatch(name, pattern)
-            and (among is None or name in among)
+            and (allowed is None or name in allowed)
         ]
-        return [path for path in paths if not path.is_symlink() or self._leads_somewhere(path)]
+        return [path for path in paths if not path.is_symlink() or self._check_link(path)]
 
-    def _leads_somewhere(self, link: Path) -> bool:
+    def _check_link(self, link: Path) -> bool:
+        """Whether a link's target exists; warn if it is outside the data folder."""
         if not os.path.exists(link):
             self.problems.append(
-                f"{link} is a link to {os.readlink(link)}, which does not exist here or may not be "
-                "read: correct or remove the link"
+                f"{link} is a link to {os.readlink(link)}, which does not exist or is not readable"
+                ": correct or remove the link"
             )
             return False
         target = link.resolve()
-        if not target.is_relative_to(self._home):
+        if not target.is_relative_to(self._data_root):
             self.warnings.append(
-                f"{link} is a link out of the data, to {target}: that must be there on every "
+                f"{link} is a link to {target}, outside the data folder: it must exist on every "
                 "machine that runs jobs"
             )
         return True
 
 
 def _remedy(data_root: Path) -> str:
-    """What to set `data_root` to instead, as far as can be seen."""
-    ways: Sequence[tuple[str, Path]] = [
+    """Suggest how to correct a data folder without crops."""
+    corrections: Sequence[tuple[str, Path]] = [
         ("recon-*", data_root.absolute().parent.parent),
         ("*.zarr/recon-*", data_root.absolute().parent),
     ]
-    for pattern, instead in ways:
+    for pattern, corrected in corrections:
         if any(data_root.glob(pattern)):
-            return f"that is a dataset itself; set data_root to {instead}"
-    for deeper in data_root.glob("*/*/*.zarr/recon-*"):
-        return f"set data_root to {deeper.parents[2]}"
-    for other in data_root.glob("*/*.zarr/recon-*"):
-        dataset = other.parents[1].name
-        if other.parent.name != f"{dataset}.zarr":
-            return f"{other.parent} is to have the name of its folder, {dataset}.zarr"
-    n5 = any(re.search(r"\.n5$", str(path)) for path in data_root.glob("*/*.n5"))
-    lack = "labels are read from zarr, only raw from n5; " if n5 else ""
-    return f"{lack}see docs/own-data.md for the layout"
+            return f"it is inside a dataset; set data_root to {corrected}"
+    for recon in data_root.glob("*/*/*.zarr/recon-*"):
+        return f"set data_root to {recon.parents[2]}"
+    for recon in data_root.glob("*/*.zarr/recon-*"):
+        dataset = recon.parents[1].name
+        if recon.parent.name != f"{dataset}.zarr":
+            return f"rename {recon.parent} to {dataset}.zarr, like its folder"
+    n5 = any(data_root.glob("*/*.n5"))
+    note = "labels must be zarr, only raw may be n5; " if n5 else ""
+    return f"{note}see docs/own-data.md for the layout"

@@ -1,6 +1,6 @@
-"""Networks before they are trained: whether they can be built, and the files that they begin with.
+"""Checks of networks before training: whether they can be built, and their initial weights.
 
-Imports torch.
+This module imports torch.
 """
 
 from __future__ import annotations
@@ -13,41 +13,43 @@ from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.training.checkpoints import check_matches, load_checkpoint
-from cellmap_pipeline.training.initial_weights import load_initial
+from cellmap_pipeline.training.initial_weights import load_initial_weights
 from cellmap_pipeline.training.task import SegmentationTask
 
 
 def check_network(training: Training) -> int:
-    """Build the network of a training and give it its initial weights, if they are here yet.
+    """Build the network of a training and load its initial weights, if they exist already.
 
     Returns
     -------
-    Number of its weights.
+    Number of weights.
 
     Raises
     ------
     InputError
-        It cannot be built, or the weights are none of such a network.
+        The network cannot be built, or the initial weights do not fit it.
     """
     task = SegmentationTask(training_settings(training, TRAIN_KEYS))
     initial = training.initial_weights
     if initial is not None and Path(initial).exists():
-        load_initial(task, Path(initial))
+        load_initial_weights(task, Path(initial))
     return sum(weights.numel() for weights in task.parameters())
 
 
 def check_checkpoint(path: Path, expected: Mapping[str, Any]) -> None:
-    """See that a training can predict with a checkpoint from elsewhere.
+    """Check that a training can predict with an external checkpoint.
 
     Parameters
     ----------
+    path
+        Path of the checkpoint.
     expected
-        What it must agree with (`checkpoints.check_matches`).
+        Settings that it must match (`checkpoints.check_matches`).
 
     Raises
     ------
     InputError
-        It is none, or predicts other classes, channels or voxels.
+        The file is not a checkpoint, or has other classes, channels or voxel sizes.
     """
     try:
         check_matches(path, load_checkpoint(path), expected)

@@ -1,4 +1,4 @@
-"""What a run can reach and about how long it takes, before it starts: `snakemake plan`."""
+"""Reachable score and approximate duration of a run, before it starts: `snakemake plan`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.preflight.prediction_cost import describe, duration, outlook_of, warning_of
+from cellmap_pipeline.preflight.prediction_cost import (
+    describe_cost,
+    format_hours,
+    prediction_cost,
+    voxel_size_warning,
+)
 from cellmap_pipeline.preflight.training_cost import (
+    FORWARD_PASSES_PER_STEP,
     GPUS,
-    PASSES,
     hours_left,
     network_cost,
     patch_seconds,
     training_hours,
 )
-from cellmap_pipeline.scoring.upper_bound import ceiling
+from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 
 
-def lacking_data(plan: Plan, name: str) -> str | None:
-    """What keeps a training from its data, or None."""
+def data_problems(plan: Plan, name: str) -> str | None:
+    """Return the errors of a training's data, or None."""
     training = plan.trainings[name]
     settings = {key: getattr(training, key) for key in DATASPLIT_KEYS}
     own = Path(training.datasplit) if training.datasplit else None
@@ -37,90 +42,92 @@ def lacking_data(plan: Plan, name: str) -> str | None:
     return None
 
 
-def write_outlook(plan: Plan) -> str:
-    """All of it as text."""
+def outlook_text(plan: Plan) -> str:
+    """Describe the outlook of all trainings and of the submission."""
     lines = []
     for name, training in plan.trainings.items():
-        lines += [*_of_training(plan, name, training), ""]
-    given = set(plan.given())
+        lines += [*_training_outlook(plan, name, training), ""]
+    covered = set(plan.covered_rows())
     everything = plan.manifest_rows
-    reach = ceiling(everything, given)
+    bound = score_upper_bound(everything, covered)
     lines.append(
-        f"submission: {len(given)} of the manifest's {len(everything)} labels. Perfect ones could "
-        f"reach {reach['overall']:.3f} at most (instances {reach['instance']:.3f}, semantic "
-        f"{reach['semantic']:.3f})."
+        f"submission: {len(covered)} of the manifest's {len(everything)} labels. If perfect, they "
+        f"score at most {bound['overall']:.3f} (instances {bound['instance']:.3f}, semantic "
+        f"{bound['semantic']:.3f})."
     )
     missing: dict[str, set[int]] = defaultdict(set)
     for row in everything:
-        if row not in given:
+        if row not in covered:
             missing[row.label].add(row.crop)
-    together: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    by_crops: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for label, crops in missing.items():
-        together[tuple(sorted(crops))].append(label)
-    if together:
-        lines.append("not predicted (each crop counts as if all of it were wrong):")
-    for numbers, labels in together.items():
-        lines.append(f"  of crops {', '.join(map(str, numbers))}: {', '.join(sorted(labels))}")
+        by_crops[tuple(sorted(crops))].append(label)
+    if by_crops:
+        lines.append("not predicted (scored as entirely wrong):")
+    for numbers, labels in by_crops.items():
+        lines.append(f"  crops {', '.join(map(str, numbers))}: {', '.join(sorted(labels))}")
     return "\n".join(lines)
 
 
-def _of_training(plan: Plan, name: str, training: Training) -> list[str]:
-    crops = plan.predicted(name)
+def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
+    crops = plan.rows_by_crop(name)
     labels = sum(len(rows) for rows in crops.values())
     size = " × ".join(f"{v:g}" for v in training.voxel_size)
     lines = [
         f"{name}: {training.model['architecture']}, {len(training.classes)} classes at {size} nm",
-        f"  gives {labels} labels of {len(crops)} test crops",
+        f"  predicts {labels} labels of {len(crops)} test crops",
     ]
     if not crops:
-        lines.append("  is not trained: nothing that is submitted comes of it")
+        lines.append("  is not trained: it contributes nothing to the submission")
         return lines
     if Path(plan.config.data_root).is_dir():
-        lacking = lacking_data(plan, name)
-        lines.append("  training data: " + (lacking or "every class has labelled voxels"))
+        problems = data_problems(plan, name)
+        lines.append("  training data: " + (problems or "every class has labeled voxels"))
     else:
-        lines.append(f"  training data: not here yet ({plan.config.data_root})")
+        lines.append(f"  training data: not present yet ({plan.config.data_root})")
     cost = network_cost(training)
     hours = {gpu: training_hours(training, cost, gpu) / training.devices for gpu in GPUS}
     lines.append(
         f"  {training.epochs:,} epochs of {training.iterations_per_epoch:,} batches of "
-        f"{training.batch_size}, {cost.operations / 1e12:.2f} Tflop a patch: about "
-        + ", ".join(f"{duration(value)} on {gpu}" for gpu, value in hours.items())
+        f"{training.batch_size}, {cost.operations / 1e12:.2f} Tflop per patch: about "
+        + ", ".join(f"{format_hours(value)} on {gpu}" for gpu, value in hours.items())
         + " (rough)"
     )
-    metrics = plan.output / name / "training/metrics.csv"
+    metrics = plan.paths.metrics(name)
     table = pd.read_csv(metrics) if metrics.is_file() else None
     if table is not None:
-        lines.append(f"  at the speed measured here: {duration(hours_left(table, training))} to go")
-    predictions = [outlook_of(training, rows) for rows in crops.values()]
+        remaining = format_hours(hours_left(table, training))
+        lines.append(f"  at the speed measured so far: {remaining} left")
+    predictions = [prediction_cost(training, rows) for rows in crops.values()]
     passes = sum(prediction.passes for prediction in predictions)
-    # Windows are taken to be as large as patches.
-    forward = {gpu: passes * patch_seconds(cost, gpu) / PASSES / 3600 for gpu in GPUS}
+    # This assumes windows of the size of patches.
+    forward = {
+        gpu: passes * patch_seconds(cost, gpu) / FORWARD_PASSES_PER_STEP / 3600 for gpu in GPUS
+    }
     lines.append(
         f"  prediction: {passes:,} passes, about "
-        + ", ".join(f"{duration(value)} on {gpu}" for gpu, value in forward.items())
+        + ", ".join(f"{format_hours(value)} on {gpu}" for gpu, value in forward.items())
         + " (rough)"
     )
-    seconds, how = _seconds_per_pass(plan.output / name, table, training)
+    seconds, basis = _seconds_per_pass(plan.paths.calibration(name), table, training)
     if seconds:
-        lines.append(f"    {how}: about {duration(passes * seconds / 3600)}")
+        lines.append(f"    {basis}: about {format_hours(passes * seconds / 3600)}")
     for prediction in predictions:
-        lines.append(f"    {describe(prediction, seconds)}")
-        if (warning := warning_of(prediction, name, training.voxel_size)) is not None:
+        lines.append(f"    {describe_cost(prediction, seconds)}")
+        if (warning := voxel_size_warning(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
     return lines
 
 
 def _seconds_per_pass(
-    folder: Path, metrics: pd.DataFrame | None, training: Training
+    calibration: Path, metrics: pd.DataFrame | None, training: Training
 ) -> tuple[float | None, str]:
-    """What a pass of the network takes as far as it was measured, and how it was."""
-    calibration = folder / "calibration.json"
+    """Return the measured time of a forward pass, if any, and how it was measured."""
     found = json.loads(calibration.read_text()) if calibration.is_file() else {}
-    if found.get("window") == list(training.inference.window or training.patch_size):
-        how = f"as calibrated on {found['device']}, batch {found['batch']}"
-        return found["seconds_per_pass"], how
+    if found.get("window") == list(training.window):
+        basis = f"as calibrated on {found['device']}, batch {found['batch']}"
+        return found["seconds_per_pass"], basis
     if metrics is not None:
         speed = float(metrics["patches_per_second"].median())
-        return 1 / (PASSES * speed), "at the speed of the training here"
+        return 1 / (FORWARD_PASSES_PER_STEP * speed), "at the speed of the training so far"
     return None, ""

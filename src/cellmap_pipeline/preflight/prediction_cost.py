@@ -1,4 +1,4 @@
-"""What the prediction of each crop takes: windows, time, disk and memory, before it starts."""
+"""Cost of predicting each crop, before the run: windows, time, disk and memory."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import union
 from cellmap_pipeline.plan.resources import prediction_jobs
 
-# A crop of which the network sees more voxels than this times those of its finest label is a
-# mistake rather than a wish: four times finer along each axis.
-ABSURD = 64
+# A network four times finer than a crop's finest label along each axis is probably a mistake.
+MAX_VOXEL_RATIO = 64
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Of one crop by one training.
+class PredictionCost:
+    """Cost of predicting one crop by one training.
 
     Attributes
     ----------
-    crop, labels
-        The crop's number, and how many of its labels are predicted.
+    crop
+        Number of the crop.
+    labels
+        Number of its labels that are predicted.
     voxels
-        Of the crop at the network's voxel size.
+        Number of voxels of the crop at the network's voxel size.
     windows
-        Of the network over it and the context around it, symmetries not counted.
+        Number of windows over the crop and the context around it, without symmetries.
     passes
-        Of the network: windows times symmetries times averaged checkpoints.
-    stored
-        Bytes of all channels on their labels' grids, before compression.
-    layer : bytes that the sums of one layer of windows take; more than
-        `prediction.MEMORY` waits in scratch files.
+        Number of forward passes: windows times symmetries times averaged checkpoints.
+    stored_bytes
+        Size of all channels on their labels' grids, before compression.
+    layer_bytes
+        Size of the sums of one layer of windows; beyond `prediction.predict.MAX_SUMS_BYTES` they
+        are kept in scratch files.
     jobs
-        That it is cut into.
-    finer
-        `voxels` over those of its finest label.
+        Number of jobs.
+    voxel_ratio
+        `voxels` over the number of voxels of the crop's finest label.
     """
 
     crop: int
@@ -46,20 +48,20 @@ class Prediction:
     voxels: int
     windows: int
     passes: int
-    stored: int
-    layer: int
+    stored_bytes: int
+    layer_bytes: int
     jobs: int
-    finer: float
+    voxel_ratio: float
 
 
-def outlook_of(training: Training, rows: Sequence[CropLabel]) -> Prediction:
-    """What predicting the `rows` of one crop takes; raw is taken to be there all around."""
+def prediction_cost(training: Training, rows: Sequence[CropLabel]) -> PredictionCost:
+    """Estimate the cost of predicting the `rows` of one crop, assuming raw all around it."""
     inference = training.inference
-    window = inference.window or training.patch_size
+    window = training.window
     grid = union([row.grid for row in rows]).at(training.voxel_size)
     region = [
-        max(w, n + 2 * int(w * inference.overlap / 2))
-        for n, w in zip(grid.shape, window, strict=True)
+        max(w, n + 2 * context)
+        for n, w, context in zip(grid.shape, window, training.context, strict=True)
     ]
     windows = math.prod(
         math.ceil((n - w) / max(1, int(w * (1 - inference.overlap)))) + 1
@@ -71,43 +73,43 @@ def outlook_of(training: Training, rows: Sequence[CropLabel]) -> Prediction:
         for channel in training.channels
         if class_of(channel) == row.label
     }
-    return Prediction(
+    return PredictionCost(
         crop=rows[0].crop,
         labels=len(rows),
         voxels=grid.size,
         windows=windows,
         passes=windows * inference.symmetries * inference.checkpoints,
-        stored=sum(channels.values()),
-        layer=2 * len(channels) * window[0] * region[1] * region[2],
+        stored_bytes=sum(channels.values()),
+        layer_bytes=2 * len(channels) * window[0] * region[1] * region[2],
         jobs=prediction_jobs(training, rows),
-        finer=grid.size / max(row.grid.size for row in rows),
+        voxel_ratio=grid.size / max(row.grid.size for row in rows),
     )
 
 
-def describe(prediction: Prediction, seconds_per_pass: float | None = None) -> str:
-    """One line of text; with a time where one is known for a pass."""
-    time = f", {duration(prediction.passes * seconds_per_pass / 3600)}" if seconds_per_pass else ""
-    jobs = f" in {prediction.jobs} jobs" if prediction.jobs > 1 else ""
+def describe_cost(cost: PredictionCost, seconds_per_pass: float | None = None) -> str:
+    """Describe a cost in one line, with its time if that of a forward pass is known."""
+    time = f", {format_hours(cost.passes * seconds_per_pass / 3600)}" if seconds_per_pass else ""
+    jobs = f" in {cost.jobs} jobs" if cost.jobs > 1 else ""
     return (
-        f"crop {prediction.crop}: {prediction.labels} labels, {prediction.voxels / 1e6:,.1f} M "
-        f"voxels, {prediction.windows:,} windows{jobs}{time}, at most "
-        f"{prediction.stored / 1e6:,.0f} MB on disk, {prediction.layer / 1e6:,.0f} MB of sums"
+        f"crop {cost.crop}: {cost.labels} labels, {cost.voxels / 1e6:,.1f} M "
+        f"voxels, {cost.windows:,} windows{jobs}{time}, at most "
+        f"{cost.stored_bytes / 1e6:,.0f} MB on disk, {cost.layer_bytes / 1e6:,.0f} MB of sums"
     )
 
 
-def duration(hours: float) -> str:
-    """Hours in words, rounded up to a minute."""
+def format_hours(hours: float) -> str:
+    """Format hours as text, rounded up to a minute."""
     if hours < 1:
         return f"{math.ceil(60 * hours)} min"
     return f"{hours:.0f} h" if hours < 72 else f"{hours / 24:.0f} days"
 
 
-def warning_of(prediction: Prediction, name: str, voxel_size: Sequence[float]) -> str | None:
-    """What is wrong with predicting this crop by this training, or None."""
-    if prediction.finer < ABSURD:
+def voxel_size_warning(cost: PredictionCost, name: str, voxel_size: Sequence[float]) -> str | None:
+    """Warn of a crop that training `name` predicts at far too small a voxel size (nm)."""
+    if cost.voxel_ratio < MAX_VOXEL_RATIO:
         return None
     size = " × ".join(f"{v:g}" for v in voxel_size)
     return (
-        f"warning: at {size} nm crop {prediction.crop} has {prediction.finer:,.0f} times the "
-        f"voxels of its finest label: set `serves` in {name}.yaml to the voxel sizes it is for"
+        f"warning: at {size} nm crop {cost.crop} has {cost.voxel_ratio:,.0f} times the voxels of "
+        f"its finest label: set `serves` in {name}.yaml to the voxel sizes that it is meant for"
     )

@@ -1,4 +1,4 @@
-"""How long trainings take, by the operations of their networks."""
+"""Estimates of training times, based on the operations of the networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pandas as pd
 
 from cellmap_pipeline.config.training import Training
 
-# Peak of 16-bit tensor operations per second, and bytes of memory per second (data sheets, dense).
+# Peak 16-bit tensor operations per second, and memory bandwidth in bytes per second (data sheets,
+# dense).
 GPUS = {
     "V100": (125e12, 0.9e12),
     "A100": (312e12, 2.0e12),
@@ -17,18 +18,28 @@ GPUS = {
     "H100": (989e12, 3.35e12),
     "H200": (989e12, 4.8e12),
 }
-# Shares of the two that 3D networks come to in training, and operations of depthwise convolutions
-# per byte that the memory could move. Fitted to published hours of 250,000 steps on an A100 of
+# Fractions of both that 3D networks reach in training, and operations of depthwise convolutions per
+# byte of memory bandwidth. They are fitted to published hours of 250,000 steps on an A100 of
 # 1.56 TB/s: nnU-Net 9, MedNeXt L with kernel 3 68, with kernel 5 233 (Isensee et al. 2024, arXiv
 # 2404.09556).
-COMPUTE_SHARE, MEMORY_SHARE, DEPTHWISE_PER_BYTE = 0.17, 0.62, 0.21
-# Forward and backward pass over forward alone; how often an activation of two bytes is moved.
-PASSES, MOVES = 3, 6
+COMPUTE_FRACTION, MEMORY_FRACTION, DEPTHWISE_PER_BYTE = 0.17, 0.62, 0.21
+# Cost of a forward and backward pass, in forward passes.
+FORWARD_PASSES_PER_STEP = 3
+MOVES_PER_ACTIVATION = 6
+BYTES_PER_ACTIVATION = 2
 
 
-class Cost(NamedTuple):
-    """Of one patch through a network: operations, those of them in depthwise convolutions, and
-    values of all activations.
+class NetworkCost(NamedTuple):
+    """Cost of a network's forward pass of one patch.
+
+    Attributes
+    ----------
+    operations
+        Number of operations.
+    depthwise
+        Number of those in depthwise convolutions.
+    values
+        Number of values of all activations.
     """
 
     operations: float
@@ -36,8 +47,8 @@ class Cost(NamedTuple):
     values: float
 
 
-def network_cost(training: Training) -> Cost:
-    """Of one patch, counted on the network without weights or data."""
+def network_cost(training: Training) -> NetworkCost:
+    """Count the cost of one patch on the network, without weights or data."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,7 +65,7 @@ def network_cost(training: Training) -> Cost:
             values += output.numel()
         if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d) and module.groups > 1:
             forward = isinstance(module, torch.nn.Conv3d)
-            # Each value of the larger side meets each weight of its channel once.
+            # Each value of the larger side is multiplied once with each weight of its channel.
             points = (output if forward else inputs[0]).numel()
             channels = module.out_channels if forward else module.in_channels
             depthwise += 2 * points * module.weight.numel() // channels
@@ -64,32 +75,36 @@ def network_cost(training: Training) -> Cost:
             module.register_forward_hook(count)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(patch)
-    return Cost(counter.get_total_flops(), depthwise, values)
+    return NetworkCost(counter.get_total_flops(), depthwise, values)
 
 
-def training_hours(training: Training, cost: Cost, gpu: str) -> float:
-    """About how long a whole training takes on GPUs of a kind, within a factor of two or three.
+def training_hours(training: Training, cost: NetworkCost, gpu: str) -> float:
+    """Estimate the hours of a whole training on one GPU, within a factor of two or three.
 
-    The sum of dense convolutions, depthwise ones, which no tensor core takes, and of moving
-    activations through memory.
+    The estimate is the sum of the times of dense convolutions, of depthwise ones, which do not use
+    tensor cores, and of moving activations through memory.
     """
     patch = patch_seconds(cost, gpu)
-    validation = min(training.validation_iterations, training.iterations_per_epoch) / PASSES
+    validation_batches = min(training.validation_iterations, training.iterations_per_epoch)
+    validation = validation_batches / FORWARD_PASSES_PER_STEP
     patches = training.batch_size * (training.iterations_per_epoch + validation)
     return training.epochs * patches * patch / 3600
 
 
-def patch_seconds(cost: Cost, gpu: str) -> float:
-    """Forward and backward pass of a patch."""
+def patch_seconds(cost: NetworkCost, gpu: str) -> float:
+    """Estimate the seconds of a forward and backward pass of one patch."""
     compute, memory = GPUS[gpu]
+    dense = FORWARD_PASSES_PER_STEP * (cost.operations - cost.depthwise)
+    depthwise = FORWARD_PASSES_PER_STEP * cost.depthwise
+    moved_bytes = MOVES_PER_ACTIVATION * BYTES_PER_ACTIVATION * cost.values
     return (
-        PASSES * (cost.operations - cost.depthwise) / (COMPUTE_SHARE * compute)
-        + PASSES * cost.depthwise / (DEPTHWISE_PER_BYTE * memory)
-        + MOVES * 2 * cost.values / (MEMORY_SHARE * memory)
+        dense / (COMPUTE_FRACTION * compute)
+        + depthwise / (DEPTHWISE_PER_BYTE * memory)
+        + moved_bytes / (MEMORY_FRACTION * memory)
     )
 
 
 def hours_left(table: pd.DataFrame, training: Training) -> float:
-    """Hours that a training still takes at the speed of its epochs so far, in its metrics."""
+    """Return the remaining hours of a training at the median speed of its metrics table."""
     left = training.epochs - 1 - int(table["epoch"].iloc[-1])
     return left * float(table["seconds"].median()) / 3600

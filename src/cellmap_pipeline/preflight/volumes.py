@@ -1,7 +1,7 @@
-"""Raw, labels, truth and predictions as they are stored: what keeps a job from reading them.
+"""Checks of stored raw, labels, ground truth and external predictions.
 
-What metadata tell is looked at first, then chunks are decoded (`inputs_chunks`), and then it is
-judged what they hold.
+Metadata are checked first, then chunks are decoded (`preflight.chunks`), and finally their values
+are checked (`preflight.values`).
 """
 
 from __future__ import annotations
@@ -9,337 +9,313 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from cellmap_pipeline.errors import InputError, gathered
-from cellmap_pipeline.geometry import Grid, Vector, beyond, is_plausible, shape_of
+from cellmap_pipeline.geometry import Grid, Vector, fraction_outside, is_plausible
 from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.labels import LabelVolume, counted_voxels
+from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.storage import Location
-from cellmap_pipeline.io.volumes import Volume, predicted
-from cellmap_pipeline.preflight.chunks import Look
-from cellmap_pipeline.segmentation.probabilities import further_beside
+from cellmap_pipeline.io.volumes import Volume, common_part
+from cellmap_pipeline.preflight.chunks import ChunkRequest
+from cellmap_pipeline.preflight.values import check_label, float_problems, raw_warnings
+from cellmap_pipeline.segmentation.probabilities import auxiliary_paths
 
-# Share of a crop that may lie beyond its raw: of one to train on, and before anything is said.
-MOST_OUTSIDE, SOME_OUTSIDE = 0.25, 0.02
-# Share of a crop that a prediction made elsewhere may lack. Less than of raw: what lies beyond raw
-# nobody can see, but what lies beyond a prediction becomes a label that nobody predicted.
-MOST_LACKING = 0.1
-# Raw of whole numbers that uses less of its type's range than this is nearly black.
-LEAST_RANGE = 1 / 16
-# Labelled voxels that may lack of those that a label's annotation counts.
-UNCOUNTED = 0.02
+# Fraction of a crop outside its raw or its prediction above which there is a warning.
+WARN_FRACTION_OUTSIDE = 0.02
+MAX_FRACTION_OUTSIDE_RAW = 0.25
+# This is stricter than for raw: outside raw nothing can be seen, but outside a prediction its
+# outermost voxels are repeated and become wrong labels.
+MAX_FRACTION_OUTSIDE_PREDICTION = 0.1
+# Coarser raw is interpolated.
+MAX_RAW_COARSENESS = 1.25
 CHUNK_NAME = re.compile(r"\d+(\.\d+)*")
 
 
-class Volumes:
-    """The volumes that a run reads; what is wrong with them is noted.
+@dataclass(frozen=True)
+class Reader:
+    """The crop that is read, and the training that reads it.
+
+    Attributes
+    ----------
+    crop
+        Name of the crop.
+    training
+        Name of the training.
+    trains
+        Whether the training trains or validates on the crop, rather than predicts it.
+    """
+
+    crop: str
+    training: str
+    trains: bool
+
+
+class InputVolumes:
+    """The volumes that a run reads, and their problems.
 
     Attributes
     ----------
     problems, warnings
         A line each.
     raw, labels, predictions
-        What is to be decoded of each level, by its path.
+        Chunks to decode of each level, by its path.
     """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
         self.warnings: list[str] = []
-        self.raw: dict[Location, Look] = {}
-        self.labels: dict[Location, Look] = {}
-        self.predictions: dict[Location, Look] = {}
+        self.raw: dict[Location, ChunkRequest] = {}
+        self.labels: dict[Location, ChunkRequest] = {}
+        self.predictions: dict[Location, ChunkRequest] = {}
         self._open = cache(Volume.open)
         self._open_label = cache(LabelVolume.open)
-        # By level, the crops on it with their boxes.
+        # Name and extent of the crops in each level of raw.
         self._crops: dict[Location, list[tuple[str, Grid]]] = defaultdict(list)
-        self._finer: set[tuple[str, Location]] = set()
+        # Trainings and raw for which there is a warning about the voxel size.
+        self._interpolated: set[tuple[str, Location]] = set()
 
     @property
-    def looks(self) -> list[Look]:
-        """All that is to be decoded."""
+    def requests(self) -> list[ChunkRequest]:
+        """Chunks to decode of all levels."""
         return [*self.raw.values(), *self.labels.values(), *self.predictions.values()]
 
-    def look_at_raw(
+    def add_raw(
         self,
         path: Location,
         extent: Grid,
         voxel_size: Vector,
         margin: Sequence[int],
-        who: tuple[str, str, bool],
+        reader: Reader,
     ) -> None:
-        """Take in the raw under a crop and around it.
+        """Register the raw of a crop and around it for checking.
 
         Parameters
         ----------
+        path
+            Location of the raw.
         extent
-            Of the crop.
+            Extent of the crop.
         voxel_size
-            At which it is read.
+            Voxel size at which it is read, nm.
         margin
-            Voxels of that size beyond the crop that are read where they are here.
-        who
-            The crop and the training, and whether it trains on the crop.
+            Voxels of that size around the crop that are read, as far as they are present.
+        reader
+            The crop, and the training that reads it.
         """
-        crop, training, trains = who
-        with gathered(self.problems, f"{crop}: "):
+        with gathered(self.problems, f"{reader.crop}: "):
             if isinstance(path, Path) and not path.exists():
                 raise InputError(_missing_raw(path))
             volume = self._open(path)
             level = volume.level_for(voxel_size)
-            _check_sizes(volume)
-            _check_type(level, "uf", "raw is uint8, uint16 or float from 0 to 1")
+            _check_voxel_sizes(volume)
+            _check_dtype(level, "uf", "raw is uint8, uint16 or float from 0 to 1")
             core = volume.aligned(extent, voxel_size)
             volume.available(core, core=extent)
-            there = volume.available(core.padded(margin), core=extent)
-            start, stop = level.grid.index_box(there)
+            available = volume.available(core.padded(margin), core=extent)
+            start, stop = level.grid.index_box(available)
             low = [max(0, a) for a in start]
             high = [min(n, b) for n, b in zip(level.grid.shape, stop, strict=True)]
-            self.raw.setdefault(level.path, Look(level)).want(low, high)
-            self._crops[level.path].append((crop, extent))
-            self._note_place(level, extent, crop, trains)
-            finest = volume.finest
-            if any(own > 1.25 * wanted for own, wanted in zip(finest, voxel_size, strict=True)):
-                self._note_finer(training, path, finest, voxel_size)
+            self.raw.setdefault(level.path, ChunkRequest(level)).add_box(low, high)
+            self._crops[level.path].append((reader.crop, extent))
+            self._check_raw_extent(level, extent, reader)
+            finest = volume.finest_voxel_size
+            if any(
+                own > MAX_RAW_COARSENESS * wanted
+                for own, wanted in zip(finest, voxel_size, strict=True)
+            ):
+                self._warn_interpolated(reader.training, path, finest, voxel_size)
 
-    def look_at_label(
+    def add_label(
         self, path: Location, crop: str, extent: Grid, voxel_size: Vector, validates: bool
     ) -> None:
-        """Take in a label of a crop to train on, at the level that is read; of one that
-        validates, at all.
+        """Register a label of a crop for checking.
+
+        Chunks are decoded of the level that training reads at `voxel_size` (nm), or of all levels
+        if the crop validates.
         """
         with gathered(self.problems, f"{crop}: "):
             label = self._open_label(path)
-            _check_sizes(label.volume)
+            _check_voxel_sizes(label.volume)
             read = label.volume.level_for(voxel_size)
             if not read.grid.overlaps(extent):
                 raise InputError(
-                    f"{path} lies elsewhere than the crop's other labels: correct its translation"
+                    f"{path} does not overlap the crop's other labels: correct its translation"
                 )
             for level in label.volume.levels if validates else [read]:
-                _check_type(level, "uib", "labels are whole numbers")
-                self._want_all(self.labels, level, label.unknown)
+                _check_dtype(level, "uib", "labels are whole numbers")
+                self._request_all(self.labels, level, label.unknown)
 
-    def look_at_truth(self, path: Path) -> None:
-        """Take in the metadata of a test crop's true label, an array: only scoring reads voxels."""
+    def add_ground_truth(self, path: Path) -> None:
+        """Check the metadata of a test crop's ground truth, an array that only scoring reads."""
         with gathered(self.problems, "ground_truth: "):
-            _check_type(_plain_level(path), "uib", "labels are whole numbers")
+            _check_dtype(_plain_level(path), "uib", "labels are whole numbers")
 
-    def look_at_prediction(self, name: str, path: Path, wanted: Grid) -> None:
-        """Take in a prediction made elsewhere of what lies on the grid `wanted`, and its further
-        channels.
+    def add_prediction(self, name: str, path: Path, wanted: Grid) -> None:
+        """Register an external prediction for a label on the grid `wanted` for checking.
+
+        Its auxiliary channels are registered, too.
         """
-        for channel in [path, *further_beside(path)]:
+        for channel in [path, *auxiliary_paths(path)]:
             with gathered(self.problems, f"predictions.{name}: "):
                 level = self._open(channel).level_for(wanted.voxel_size)
-                _check_type(level, "uf", "probabilities are uint8 or float from 0 to 1")
+                _check_dtype(level, "uf", "probabilities are uint8 or float from 0 to 1")
                 if not level.grid.overlaps(wanted):
                     raise InputError(
-                        f"{level.path} lies at {list(level.grid.translation)} nm, off the crop at "
-                        f"{list(wanted.translation)} nm: correct its translation and voxel size"
+                        f"{level.path} at {list(level.grid.translation)} nm does not overlap the "
+                        f"crop at {list(wanted.translation)} nm: correct its translation and voxel "
+                        "size"
                     )
-                self._note_lack(name, level, wanted)
-                self._want_all(self.predictions, level)
+                self._check_coverage(name, level, wanted)
+                self._request_all(self.predictions, level)
 
-    def look_at_scored(self, name: str, path: Path, crop: str, truth: Grid) -> None:
-        """Take in a prediction made elsewhere of a crop that validates, where its label lies on
-        the grid `truth`: it is scored where it is predicted.
+    def add_validation_prediction(self, name: str, path: Path, crop: str, wanted: Grid) -> None:
+        """Register an external prediction of a validation crop for checking.
+
+        `wanted` is the grid of the ground truth. The prediction is scored where it exists.
         """
         with gathered(self.problems, f"predictions.{name}: "):
-            part = predicted(truth, [path])
-            lacking = _lacking(self._open(path).levels[0].grid, truth)
-            if part and lacking > SOME_OUTSIDE:
+            part = common_part(wanted, [path])
+            missing = _fraction_missing(self._open(path).levels[0].grid, wanted)
+            if part and missing > WARN_FRACTION_OUTSIDE:
                 self.warnings.append(
-                    f"predictions.{name}: {path} lacks {lacking:.0%} of {crop}, and is scored on "
-                    "the rest alone: is its place right?"
+                    f"predictions.{name}: {path} does not cover {missing:.0%} of {crop} and is "
+                    "scored on the rest alone: check its translation"
                 )
-            self.look_at_prediction(name, path, part or truth)
+            self.add_prediction(name, path, part or wanted)
 
     def summary(self) -> list[str]:
-        """What was decoded, a line for each kind of volume."""
+        """Return a line about the decoded chunks of each kind of volume."""
         return [
-            f"{what}: {sum(look.values.decoded for look in looks.values()):,} of "
-            f"{sum(len(look.here) for look in looks.values()):,} chunks of {len(looks)} arrays "
-            f"decoded, {sum(len(look.values.broken) for look in looks.values()):,} broken"
-            for what, looks in (
+            f"{kind}: {sum(request.statistics.decoded for request in requests.values()):,} of "
+            f"{sum(len(request.stored) for request in requests.values()):,} chunks of "
+            f"{len(requests)} arrays decoded, "
+            f"{sum(len(request.statistics.broken) for request in requests.values()):,} broken"
+            for kind, requests in (
                 ("raw", self.raw), ("labels", self.labels), ("predictions", self.predictions)
             )
-            if looks
+            if requests
         ]  # fmt: skip
 
-    def judge(self) -> None:
-        """Note what is wrong with what was decoded."""
-        for look in self.looks:
-            for number, message in enumerate(look.values.broken):
-                if number == 0:
-                    more = len(look.values.broken) - 1
-                    self.problems.append(message + (f"; so are {more} more chunks" if more else ""))
-        for look in self.raw.values():
-            self._judge_raw(look)
-        for look in self.labels.values():
-            self._judge_label(look)
-        for look in self.predictions.values():
-            self._judge_floats(look, "probabilities are")
+    def check_values(self) -> None:
+        """Check the values of decoded chunks."""
+        for request in self.requests:
+            if request.statistics.broken:
+                first, *others = request.statistics.broken
+                more = f"; {len(others)} more chunks are broken" if others else ""
+                self.problems.append(first + more)
+        for request in self.raw.values():
+            self.problems += float_problems(request, "raw")
+            self.warnings += raw_warnings(request, self._crops[request.level.path])
+        for request in self.labels.values():
+            check_label(request, self.problems, self.warnings)
+        for request in self.predictions.values():
+            self.problems += float_problems(request, "probabilities")
 
-    def _judge_raw(self, look: Look) -> None:
-        level, values = look.level, look.values
-        self._judge_floats(look, "raw is taken for")
-        dtype = np.dtype(level.metadata["dtype"])
-        if dtype.kind == "u" and dtype.itemsize > 1 and look.whole and values.decoded:
-            white = np.iinfo(dtype).max
-            if 0 < values.high < white * LEAST_RANGE:
-                self.warnings.append(
-                    f"{level.path} is {dtype} but holds nothing above {values.high:.0f} around the "
-                    f"crops, and {white} counts as white: scale it, or store it as uint8"
-                )
-        for crop, extent in self._crops[level.path]:
-            start, stop = level.grid.index_box(extent)
-            chunks = level.metadata["chunks"]
-            axes = [
-                range(max(0, a) // c, -(-b // c))
-                for a, b, c in zip(start, stop, chunks, strict=True)
-            ]
-            under = values.ranges.keys() & map(shape_of, product(*axes))
-            found = {value for index in under for value in values.ranges[index]}
-            if len(found) == 1:
-                self.warnings.append(
-                    f"{crop}: all raw under it is {found.pop():g} in {level.path}: nothing can be "
-                    "seen there; check its translation"
-                )
-
-    def _judge_floats(self, look: Look, what: str) -> None:
-        level, values = look.level, look.values
-        if np.dtype(level.metadata["dtype"]).kind != "f" or not values.decoded:
-            return
-        if values.nan:
-            self.problems.append(
-                f"{level.path} holds NaN: replace what is not a number, by 0 where nothing is known"
-            )
-        if values.low < -1e-3 or values.high > 1 + 1e-3:
-            self.problems.append(
-                f"{level.path} holds {values.low:g} to {values.high:g}, but {what} 0 to 1 where it "
-                "is float: scale it, or store it as uint8"
-            )
-
-    def _judge_label(self, look: Look) -> None:
-        level, values = look.level, look.values
-        if values.low < 0:
-            self.problems.append(
-                f"{level.path} holds {values.low:g}, but ids are 0 or more: mark what is unknown "
-                "by an `unknown` value (docs/own-data.md)"
-            )
-        counted = counted_voxels(level)
-        if counted is None or not look.whole or values.broken:
-            return
-        if counted and not look.here:
-            self.problems.append(
-                f"{level.path} has no chunk here, but its annotation counts {counted:,} labelled "
-                "voxels: copy or fetch it again"
-            )
-        elif abs(values.present - counted) > UNCOUNTED * max(values.present, counted):
-            self.warnings.append(
-                f"{level.path} holds {values.present:,} labelled voxels, but its annotation counts "
-                f"{counted:,}: is the copy whole? (Balance between classes goes by what is counted)"
-            )
-
-    def _want_all(
-        self, looks: dict[Location, Look], level: Level, unknown: int | None = None
+    def _request_all(
+        self, requests: dict[Location, ChunkRequest], level: Level, unknown: int | None = None
     ) -> None:
-        look = looks.setdefault(level.path, Look(level, unknown=unknown))
-        if not look.here:
-            look.want((0, 0, 0), level.grid.shape)
-            self._note_strays(look)
+        request = requests.setdefault(level.path, ChunkRequest(level, unknown=unknown))
+        if not request.stored:
+            request.add_box((0, 0, 0), level.grid.shape)
+            self._check_chunk_names(request)
 
-    def _note_strays(self, look: Look) -> None:
-        """Chunks under other names than the metadata say are taken for absent ones: background."""
-        level = look.level
-        if look.here or level.is_n5 or not isinstance(level.path, Path):
+    def _check_chunk_names(self, request: ChunkRequest) -> None:
+        """Refuse chunks with the wrong separator, which would be read as missing: background."""
+        level = request.level
+        if request.stored or level.is_n5 or not isinstance(level.path, Path):
             return
         separator = level.metadata.get("dimension_separator", ".")
-        strays = [
+        misnamed = [
             path.name
             for path in sorted(level.path.iterdir())
             if CHUNK_NAME.fullmatch(path.name) and path.is_dir() == (separator == ".")
         ]
-        if strays:
+        if misnamed:
             self.problems.append(
-                f"{level.path} has no chunk by what .zarray says (dimension_separator "
-                f"{separator!r}), but there is {strays[0]}: put the separator right"
+                f"{level.path} has no chunk named as .zarray says (dimension_separator "
+                f"{separator!r}), but has {misnamed[0]!r}: correct the separator"
             )
 
-    def _note_place(self, level: Level, extent: Grid, crop: str, trains: bool) -> None:
-        outside = beyond(level.grid, extent)
+    def _check_raw_extent(self, level: Level, extent: Grid, reader: Reader) -> None:
+        outside = fraction_outside(level.grid, extent)
         text = (
-            f"{crop}: {outside:.0%} of it lies outside its raw {level.path} "
-            f"({_voxels(level, extent)})"
+            f"{reader.crop}: {outside:.0%} of it lies outside its raw {level.path} "
+            f"({_describe_box(level, extent)})"
         )
-        if trains and outside > MOST_OUTSIDE:
+        if reader.trains and outside > MAX_FRACTION_OUTSIDE_RAW:
             self.problems.append(
                 f"{text}: correct the labels' voxel size and translation (nm, z, y, x), or leave "
                 "the crop out"
             )
-        elif outside > SOME_OUTSIDE:
-            self.warnings.append(f"{text}: is its place right? Nothing can be seen there")
+        elif outside > WARN_FRACTION_OUTSIDE:
+            self.warnings.append(f"{text}, where nothing can be seen: check its translation")
 
-    def _note_lack(self, name: str, level: Level, wanted: Grid) -> None:
-        """What a prediction lacks of a crop is read from its outermost voxels."""
-        lacking = _lacking(level.grid, wanted)
+    def _check_coverage(self, name: str, level: Level, wanted: Grid) -> None:
+        """Check that a prediction covers its crop; its outermost voxels extend to the rest."""
+        missing = _fraction_missing(level.grid, wanted)
         text = (
-            f"predictions.{name}: {level.path} lacks {lacking:.0%} of its crop "
-            f"({_voxels(level, wanted)})"
+            f"predictions.{name}: {level.path} does not cover {missing:.0%} of its crop "
+            f"({_describe_box(level, wanted)})"
         )
-        if lacking > MOST_LACKING:
+        if missing > MAX_FRACTION_OUTSIDE_PREDICTION:
             self.problems.append(
                 f"{text}: predict all of it, with 0 where nothing is known, or correct its "
                 "translation and voxel size"
             )
-        elif lacking > SOME_OUTSIDE:
-            self.warnings.append(f"{text}: is its place right? Its outermost voxels stand in there")
+        elif missing > WARN_FRACTION_OUTSIDE:
+            self.warnings.append(
+                f"{text}, where its outermost voxels are repeated: check its translation"
+            )
 
-    def _note_finer(self, training: str, path: Location, finest: Vector, wanted: Vector) -> None:
-        if (training, path) not in self._finer:
-            self._finer.add((training, path))
+    def _warn_interpolated(
+        self, training: str, path: Location, finest: Vector, wanted: Vector
+    ) -> None:
+        if (training, path) not in self._interpolated:
+            self._interpolated.add((training, path))
             self.warnings.append(
                 f"training {training}: its voxels of {list(wanted)} nm are finer than the raw "
-                f"{path} ({list(finest)} nm), which is interpolated: that costs time and shows "
-                "nothing more"
+                f"{path} ({list(finest)} nm), which is interpolated: that takes time without "
+                "adding detail"
             )
 
 
-def _lacking(predicted: Grid, wanted: Grid) -> float:
-    """The share of `wanted` that is not predicted; at borders, a part of a voxel may lack: those
-    of coarser voxels fall elsewhere.
+def _fraction_missing(predicted: Grid, wanted: Grid) -> float:
+    """Return the fraction of `wanted` that is not predicted.
+
+    Less than a voxel may be missing at each border: borders of coarser voxels do not coincide.
     """
-    return beyond(predicted, wanted, list(map(max, predicted.voxel_size, wanted.voxel_size)))
+    tolerance = list(map(max, predicted.voxel_size, wanted.voxel_size))
+    return fraction_outside(predicted, wanted, tolerance)
 
 
-def _voxels(level: Level, extent: Grid) -> str:
-    """Which voxels of a level `extent` takes, for people."""
+def _describe_box(level: Level, extent: Grid) -> str:
+    """Describe the box of a level that `extent` overlaps."""
     start, stop = level.grid.index_box(extent)
     return f"voxels {list(start)} to {list(stop)} of {list(level.grid.shape)}"
 
 
-def _check_sizes(volume: Volume) -> None:
+def _check_voxel_sizes(volume: Volume) -> None:
     for path, size in volume.declared:
         if not is_plausible(size):
             raise InputError(
-                f"{path}: voxels of {list(size)} nm are nothing like voxels in nm: correct the "
-                "scale or the unit in its metadata"
+                f"{path}: {list(size)} nm is not a plausible voxel size: correct the scale or the "
+                "unit in its metadata"
             )
 
 
-def _check_type(level: Level, kinds: str, what: str) -> None:
+def _check_dtype(level: Level, kinds: str, requirement: str) -> None:
     dtype = np.dtype(level.metadata["dtype"])
     if dtype.kind not in kinds:
-        raise InputError(f"{level.path} is {dtype}, but {what}: convert it")
+        raise InputError(f"{level.path} is {dtype}, but {requirement}: convert it")
 
 
 def _plain_level(path: Path) -> Level:
-    """An array, wherever it lies."""
+    """Open an array without a grid."""
     level = Level(path, Grid((1, 1, 1), (0, 0, 0), (1, 1, 1)))
     shape = level.metadata["shape"]
     if len(shape) != 3:
@@ -348,12 +324,12 @@ def _plain_level(path: Path) -> Level:
 
 
 def _missing_raw(path: Path) -> str:
-    """What to do where there is no raw, by what is there instead."""
+    """Return the error for missing raw, which names similar folders."""
     if path.parent.is_dir():
         others = sorted(p.name for p in path.parent.iterdir() if p.is_dir())
         if others:
             return (
-                f"{path} does not exist, but {', '.join(others)} beside it: name the raw "
-                f"{path.name}, by a link if you like, or name it in an own `datasplit`"
+                f"{path} does not exist, but its folder contains {', '.join(others)}: rename or "
+                f"link the raw to {path.name}, or give its path in a `datasplit` of your own"
             )
-    return f"{path} does not exist: copy or fetch the raw (docs/own-data.md says where it lies)"
+    return f"{path} does not exist: copy or fetch the raw (its path is in docs/own-data.md)"

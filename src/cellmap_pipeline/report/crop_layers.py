@@ -1,4 +1,4 @@
-"""What there is to see of a crop: raw, truth, labels and probabilities, as far as they are made."""
+"""The volumes of a crop that exist so far: raw, ground truth, labels and probabilities."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from cellmap_pipeline.channels import class_of
-from cellmap_pipeline.classes import in_order
+from cellmap_pipeline.classes import in_class_order
 from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.data.layout import crop_folders, raw_path
 from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX
+from cellmap_pipeline.plan.paths import ResultPaths
 
 Kind = Literal["truth", "labels", "probability"]
 KINDS: tuple[Kind, ...] = ("truth", "labels", "probability")
@@ -24,10 +26,15 @@ class CropLayer:
 
     Attributes
     ----------
+    kind
+        Whether it holds ground truth, final labels or a probability.
     channel
-        Its class, or a further channel of one (`classes.FURTHER`).
+        Its class, or an auxiliary channel of a class (`channels.AUXILIARY_SUFFIXES`).
     source
-        Who made it: `truth`, `labels`, or in brackets a training or the name of predictions.
+        Its origin: `truth`, `labels`, or in brackets the name of a training or of external
+        predictions.
+    path
+        Folder of the volume.
     """
 
     kind: Kind
@@ -37,72 +44,87 @@ class CropLayer:
 
     @property
     def label(self) -> str:
-        """The class that it is about."""
+        """The class of the channel."""
         return class_of(self.channel)
 
     @property
     def name(self) -> str:
-        """What it is called, such as `mito labels`."""
+        """The name for display, such as `mito labels`."""
         return f"{self.channel} {self.source}"
 
 
 @dataclass(frozen=True)
 class CropLayers:
-    """All volumes of a crop, class by class; `raw` is where its dataset's raw should lie."""
+    """All volumes of a crop.
+
+    Attributes
+    ----------
+    crop
+        Number of the crop.
+    dataset
+        Its dataset.
+    raw
+        Path of the dataset's raw volume, which may be missing.
+    layers
+        The other volumes, class by class.
+    """
 
     crop: int
     dataset: str
     raw: Path
     layers: list[CropLayer] = field(default_factory=list)
 
-    def of(self, kind: Kind) -> list[CropLayer]:
+    def of_kind(self, kind: Kind) -> list[CropLayer]:
         """The volumes of a kind."""
         return [layer for layer in self.layers if layer.kind == kind]
 
 
 def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropLayers:
-    """Look for the volumes of a test crop, or of a labelled crop.
+    """Find the volumes of a test crop or of a labeled crop.
 
     Parameters
     ----------
     run
         The run's configuration.
     crop
-        Its number.
+        Number of the crop.
     classes
-        Only those; none: all.
+        Classes to find; all if empty.
 
     Raises
     ------
     InputError
-        There is no such crop, nothing of it is made yet, or nothing of these classes.
+        The crop does not exist, or it has no volumes yet, or none of these classes.
     """
-    dataset, truth, labels = _place(run, crop)
-    output = Path(run.output)
+    dataset, truth, labels = _locate(run, crop)
+    paths = ResultPaths(Path(run.output))
+    segmentations = paths.segmentations / dataset / f"crop{crop}"
     found = [
-        *_in_folder("truth", truth, "truth"),
-        *_in_folder("labels", output / f"segmentations/{dataset}/crop{crop}", "labels"),
+        *_layers_in("truth", truth, "truth"),
+        *_layers_in("labels", segmentations, "labels"),
     ]
     for training in run.trainings:
-        for folder in ("predictions", "validation/predictions"):
-            path = output / training / folder / dataset / f"crop{crop}"
-            found += _in_folder("probability", path, f"({training})")
-    for name, elsewhere in run.predictions.items():
+        for folder in (
+            paths.predictions(training, dataset, crop),
+            paths.validation_predictions(training) / dataset / f"crop{crop}",
+        ):
+            found += _layers_in("probability", folder, f"({training})")
+    for name, external in run.predictions.items():
         for label in labels:
-            path = Path(elsewhere.path.format(dataset=dataset, crop=crop, label=label))
+            path = Path(external.path.format(dataset=dataset, crop=crop, label=label))
             if path.is_dir():
                 found.append(CropLayer("probability", label, f"({name})", path))
     if not found:
-        raise InputError(_nothing(run, crop))
-    there = in_order(list(dict.fromkeys(layer.label for layer in found)))
-    unknown = [label for label in classes if label not in there]
-    if unknown:
+        raise InputError(_no_results_message(run, crop))
+    available = in_class_order(list(dict.fromkeys(layer.label for layer in found)))
+    missing = [label for label in classes if label not in available]
+    if missing:
         raise InputError(
-            f"crop {crop} has nothing of {', '.join(unknown)}; there is: {', '.join(there)}"
+            f"crop {crop} has no volumes of {', '.join(missing)}, only of {', '.join(available)}"
         )
     layers = [
         layer
-        for label in classes or there
+        for label in classes or available
         for kind in KINDS
         for layer in found
         if (layer.label, layer.kind) == (label, kind)
@@ -110,38 +132,38 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
     return CropLayers(crop, dataset, raw_path(run.data_root, dataset), layers)
 
 
-def _place(run: RunConfig, crop: int) -> tuple[str, Path | None, list[str]]:
-    """A crop's dataset, the folder of its true labels where they are known, and its labels."""
-    rows = read_manifest(local_manifest(run.test_crops, Path(run.output) / "inputs"))
+def _locate(run: RunConfig, crop: int) -> tuple[str, Path | None, list[str]]:
+    """Find a crop's dataset, its ground-truth folder (None if unknown) and its label names."""
+    rows = read_manifest(local_manifest(run.test_crops, ResultPaths(Path(run.output)).inputs))
     test_crops = {row.crop: row.dataset for row in rows}
     if crop in test_crops:
         truth = Path(run.ground_truth) / f"crop{crop}" if run.ground_truth else None
         return test_crops[crop], truth, [row.label for row in rows if row.crop == crop]
-    labelled = crop_folders(run.data_root, crop)
-    if labelled:
-        folder = labelled[0]
+    labeled = crop_folders(run.data_root, crop)
+    if labeled:
+        folder = labeled[0]
         return folder.parents[4].name, folder, sorted(path.name for path in folder.iterdir())
     numbers = sorted({int(path.name[4:]) for path in crop_folders(run.data_root)})
     raise InputError(
-        f"there is no crop {crop}: test crops ({run.test_crops}) are "
-        f"{', '.join(map(str, sorted(test_crops)))}; crops with labels below {run.data_root} are "
+        f"there is no crop {crop}: the test crops ({run.test_crops}) are "
+        f"{', '.join(map(str, sorted(test_crops)))}; the labeled crops in {run.data_root} are "
         f"{', '.join(map(str, numbers)) or 'none'}"
     )
 
 
-def _in_folder(kind: Kind, folder: Path | None, source: str) -> Iterator[CropLayer]:
-    """The volumes in a folder, those of further channels after their class's own."""
+def _layers_in(kind: Kind, folder: Path | None, source: str) -> Iterator[CropLayer]:
+    """Find the volumes in a folder; auxiliary channels follow the channel of their class."""
     if folder is not None and folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if (path / ".zattrs").is_file() and path.suffix != ".partial":
+            if (path / ".zattrs").is_file() and path.suffix != PARTIAL_SUFFIX:
                 yield CropLayer(kind, path.name, source, path)
 
 
-def _nothing(run: RunConfig, crop: int) -> str:
-    begun = sorted(Path(run.output).glob(f"*/predictions/*/crop{crop}.*partial"))
-    if begun:
-        return f"nothing of crop {crop} is complete yet; {begun[0]} is being made"
+def _no_results_message(run: RunConfig, crop: int) -> str:
+    partial = sorted(Path(run.output).glob(f"*/predictions/*/crop{crop}.*partial"))
+    if partial:
+        return f"crop {crop} has no complete results yet; {partial[0]} is being written"
     return (
-        f"nothing of crop {crop} is made yet in {run.output}: "
+        f"crop {crop} has no results in {run.output} yet: "
         f"`cellmap-pipeline run crop{crop}` predicts it"
     )

@@ -1,4 +1,4 @@
-"""Pictures of a test crop: raw, truth where it is known, and the labels made, in three planes."""
+"""Pictures of a test crop in three planes: raw, ground truth (if known) and predicted labels."""
 
 from __future__ import annotations
 
@@ -16,97 +16,122 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from skimage.segmentation import find_boundaries
 
-from cellmap_pipeline.classes import COLOURS, in_order, is_instance, look_of
+from cellmap_pipeline.classes import COLORS, in_class_order, is_instance, style_of
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.geometry import Grid, Shape, middle
+from cellmap_pipeline.geometry import Grid, Shape, central_box
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.report.style import drawing
+from cellmap_pipeline.report.style import saved_figure
 
 Image = NDArray[np.float32]
 
-OBJECT_COLOURS = np.array([to_rgb(colour) for colour in COLOURS], np.float32)
-FILL = np.float32(0.35)
-PIXELS = 400  # of the longer side of three planes put together
-GAP = 8
+OBJECT_COLORS = np.array([to_rgb(color) for color in COLORS], np.float32)
+FILL_OPACITY = np.float32(0.35)
+MOSAIC_PIXELS = 400  # longer side of the three planes together
+GAP_PIXELS = 8
 CELL_INCHES = 2.7
-CELLS_PER_ROW = 6
-BETWEEN_PANELS = 0.1  # of a cell's width
-# Without truth beside them, several semantic labels share a picture.
-LABELS_PER_PANEL = 3
-SLAB = 64
-# Of a label's voxels, to find the slices that show most of it.
-MOST_LOOKED_AT = 64_000_000
-# Outlines of the labels in a picture: whole, and in pieces of so many pixels.
-DASHES = (0, 5, 2)
-LINES = ("-", "--", ":")
+MAX_CELLS_PER_ROW = 6
+PANEL_GAP = 0.1  # relative to a cell's width
+# Without ground truth, several semantic labels share a picture.
+MAX_LABELS_PER_PANEL = 3
+SLAB_PLANES = 64
+# In larger crops, the slices with the most labeled voxels are searched in a central box.
+MAX_SEARCHED_VOXELS = 64_000_000
+# Outlines of the labels of one picture: solid, and dashed with this many pixels per dash.
+DASH_PIXELS = (0, 5, 2)
+LEGEND_LINES = ("-", "--", ":")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Labels on one grid that share a picture; `truth` lacks those whose truth is unknown."""
+    """Labels on one grid that share a picture.
+
+    Attributes
+    ----------
+    grid
+        Grid of the labels.
+    labels
+        Names of the labels.
+    predicted
+        Predicted labels by name.
+    truth
+        Ground-truth labels by name; unknown ones are absent.
+    """
 
     grid: Grid
     labels: list[str]
-    made: dict[str, LabelVolume]
+    predicted: dict[str, LabelVolume]
     truth: dict[str, LabelVolume]
 
 
 def plot_crop(
-    raw: Volume, rows: Sequence[CropLabel], made: Path, truth: Path | None, path: Path
+    raw: Volume, rows: Sequence[CropLabel], predicted: Path, truth: Path | None, path: Path
 ) -> None:
-    """Draw a test crop: raw, truth and labels through the slices with most labelled voxels.
+    """Draw a test crop: raw, ground truth and labels in the slices with the most labeled voxels.
 
-    Each picture has three planes that cross: x–y, below it x–z, right of it y–z.
+    Each picture shows three orthogonal planes: x–y, below it x–z, to its right y–z.
 
     Parameters
     ----------
     raw
-        Of the crop's dataset.
+        Raw volume of the crop's dataset.
     rows
         The manifest's rows of the labels to draw, all of one crop.
-    made
-        Folder of the labels made, `{label}`.
+    predicted
+        Folder of the predicted labels, `{label}`.
     truth
-        Folder of the true labels, `{label}`, as far as they are known; None: nowhere.
+        Folder of the ground-truth labels, `{label}`, some of which may be absent; None if there is
+        no ground truth.
     path
         JPEG to write.
 
     Raises
     ------
     InputError
-        Raw or a label cannot be read.
+        The raw data or a label cannot be read.
     """
-    panels = _panels(rows, made, truth)
+    panels = _make_panels(rows, predicted, truth)
     with_truth = any(panel.truth for panel in panels)
     cells = 3 if with_truth else 2
-    down = math.ceil(len(panels) / (CELLS_PER_ROW // cells))
-    across = math.ceil(len(panels) / down)
-    shared = any(len(panel.labels) > 1 for panel in panels)
-    widths = (([1.0] * cells + [BETWEEN_PANELS]) * across)[:-1]
-    aspect = max(extent(p.grid, 0, 1) / extent(p.grid, 0, 2) for p in panels)
-    height = down * (CELL_INCHES * aspect + 0.3) + (0.8 if shared else 0.4)
-    with drawing(path, sum(widths) * CELL_INCHES, height) as figure:
+    n_rows = math.ceil(len(panels) / (MAX_CELLS_PER_ROW // cells))
+    n_columns = math.ceil(len(panels) / n_rows)
+    with_legend = any(len(panel.labels) > 1 for panel in panels)
+    widths = (([1.0] * cells + [PANEL_GAP]) * n_columns)[:-1]
+    aspect = max(extent_nm(p.grid, 0, 1) / extent_nm(p.grid, 0, 2) for p in panels)
+    height = n_rows * (CELL_INCHES * aspect + 0.3) + (0.8 if with_legend else 0.4)
+    with saved_figure(path, sum(widths) * CELL_INCHES, height) as figure:
         figure.suptitle(f"{rows[0].dataset}, crop {rows[0].crop}")
-        axes = figure.subplots(down, len(widths), squeeze=False, width_ratios=widths)
+        axes = figure.subplots(n_rows, len(widths), squeeze=False, width_ratios=widths)
         for ax in axes.flat:
             ax.set_axis_off()
         for i, panel in enumerate(panels):
-            first = i % across * (cells + 1)
-            draw_panel(list(axes[i // across, first : first + cells]), raw, panel, with_truth)
-        if shared:
-            _legend(figure, panels)
+            first = i % n_columns * (cells + 1)
+            draw_panel(list(axes[i // n_columns, first : first + cells]), raw, panel, with_truth)
+        if with_legend:
+            _draw_legend(figure, panels)
 
 
-def most_labelled(grid: Grid, volumes: Sequence[LabelVolume]) -> Shape:
-    """The slice along each axis that holds most of the volumes' labelled voxels.
+def most_labeled_slices(grid: Grid, volumes: Sequence[LabelVolume]) -> Shape:
+    """Find the slice along each axis that contains most of the labeled voxels.
 
-    Each volume counts alike, however much it labels; of slices that are as good within a tenth,
-    the one nearest the middle.
+    All volumes have the same weight, however many voxels they label. Of the slices within 10 % of
+    the best one, the most central is taken.
+
+    Parameters
+    ----------
+    grid
+        Grid of the volumes.
+    volumes
+        Labels.
+
+    Returns
+    -------
+    tuple of int
+        Indices along z, y and x.
     """
     shares = [np.zeros(n) for n in grid.shape]
     for volume in volumes:
-        counts = _labelled_voxels(grid, volume)
+        counts = _count_labeled_voxels(grid, volume)
         for share, count in zip(shares, counts, strict=True):
             share += count / max(1, count.sum())
     best = []
@@ -116,28 +141,30 @@ def most_labelled(grid: Grid, volumes: Sequence[LabelVolume]) -> Shape:
     return best[0], best[1], best[2]
 
 
-def scale_bar(nm: float) -> tuple[float, str]:
-    """Length and name of a scale bar for a picture `nm` wide: 1, 2 or 5 of a unit, a third at most.
+def scale_bar(width_nm: float) -> tuple[float, str]:
+    """Choose a scale bar of 1, 2 or 5 times a power of ten, up to a third of a picture's width.
+
+    Parameters
+    ----------
+    width_nm
+        Width of the picture, nm.
 
     Returns
     -------
     length
-        nm.
-    name
-        As in "500 nm" or "2 µm".
+        Length, nm.
+    text
+        Length with its unit, such as "500 nm" or "2 µm".
     """
-    power = 10 ** math.floor(math.log10(nm / 3))
-    length = max(step * power for step in (1, 2, 5) if step * power <= nm / 3)
+    power = 10 ** math.floor(math.log10(width_nm / 3))
+    length = max(step * power for step in (1, 2, 5) if step * power <= width_nm / 3)
     return length, f"{length:g} nm" if length < 1000 else f"{length / 1000:g} µm"
 
 
-def paint(
+def overlay_label(
     image: Image, ids: NDArray, label: str, position: int = 0, by_object: bool = True
 ) -> None:
-    """Draw a label over an image, in place: filled, with an outline around each object.
-
-    Objects of an instance label get colours of their own (if `by_object`), others the colour of
-    their class.
+    """Draw a label over an image, in place: translucent, with an outline around each object.
 
     Parameters
     ----------
@@ -145,23 +172,29 @@ def paint(
         (h, w, 3) in 0..1.
     ids
         (h, w); 0 is background.
+    label
+        Name of the label.
     position
-        Of the label among those in the image; sets how its outline is dashed.
+        Index of the label among those in the image, which determines how its outline is dashed.
+    by_object
+        Whether the objects of an instance label get different colors, instead of the color of
+        their class.
     """
     if by_object and is_instance(label):
-        colours = OBJECT_COLOURS[(ids.astype(np.int64) - 1) % len(OBJECT_COLOURS)]
+        colors = OBJECT_COLORS[(ids.astype(np.int64) - 1) % len(OBJECT_COLORS)]
     else:
-        colours = np.broadcast_to(np.array(to_rgb(look_of(label).colour), np.float32), image.shape)
+        colors = np.broadcast_to(np.array(to_rgb(style_of(label).color), np.float32), image.shape)
     inside = ids != 0
-    image[inside] = (1 - FILL) * image[inside] + FILL * colours[inside]
+    image[inside] = (1 - FILL_OPACITY) * image[inside] + FILL_OPACITY * colors[inside]
     outline = find_boundaries(ids, mode="inner") & inside
-    if DASHES[position]:
-        row, column = np.indices(ids.shape) // DASHES[position]
+    if DASH_PIXELS[position]:
+        row, column = np.indices(ids.shape) // DASH_PIXELS[position]
         outline &= (row + column) % 2 == 0
-    image[outline] = colours[outline]
+    image[outline] = colors[outline]
 
 
-def _panels(rows: Sequence[CropLabel], made: Path, truth: Path | None) -> list[Panel]:
+def _make_panels(rows: Sequence[CropLabel], predicted: Path, truth: Path | None) -> list[Panel]:
+    """Distribute labels over panels: instance labels first, each in a panel of its own."""
     by_label = {row.label: row for row in rows}
     known = {
         label: LabelVolume.open(truth / label)
@@ -169,17 +202,17 @@ def _panels(rows: Sequence[CropLabel], made: Path, truth: Path | None) -> list[P
         if truth is not None and (truth / label).is_dir()
     }
     groups: list[list[str]] = []
-    for label in sorted(in_order(list(by_label)), key=is_instance, reverse=True):
+    for label in sorted(in_class_order(list(by_label)), key=is_instance, reverse=True):
         last = groups[-1] if groups else []
-        together = (
+        shares_panel = (
             last
             and not known
-            and len(last) < LABELS_PER_PANEL
+            and len(last) < MAX_LABELS_PER_PANEL
             and not is_instance(label)
             and not is_instance(last[-1])
             and by_label[last[-1]].grid == by_label[label].grid
         )
-        if together:
+        if shares_panel:
             last.append(label)
         else:
             groups.append([label])
@@ -187,7 +220,7 @@ def _panels(rows: Sequence[CropLabel], made: Path, truth: Path | None) -> list[P
         Panel(
             by_label[labels[0]].grid,
             labels,
-            {label: LabelVolume.open(made / label) for label in labels},
+            {label: LabelVolume.open(predicted / label) for label in labels},
             {label: known[label] for label in labels if label in known},
         )
         for labels in groups
@@ -195,42 +228,46 @@ def _panels(rows: Sequence[CropLabel], made: Path, truth: Path | None) -> list[P
 
 
 def draw_panel(axes: Sequence[Axes], raw: Volume, panel: Panel, with_truth: bool) -> None:
-    """Fill the cells of a panel: raw, truth (where any panel has one), labels made."""
+    """Draw the cells of a panel: raw, ground truth (if any panel has one), predicted labels."""
     grid = panel.grid
-    at = most_labelled(grid, [*panel.made.values(), *panel.truth.values()])
-    pixel = max(extent(grid, 0, 1), extent(grid, 0, 2)) / PIXELS
-    boxes = [_slice(grid, axis, index) for axis, index in enumerate(at)]
-    planes = [_pixels(box, axis, pixel) for axis, box in enumerate(boxes)]
-    grey = [
-        _upright(raw.read_raw(plane, core=box), axis)
+    indices = most_labeled_slices(grid, [*panel.predicted.values(), *panel.truth.values()])
+    pixel_nm = max(extent_nm(grid, 0, 1), extent_nm(grid, 0, 2)) / MOSAIC_PIXELS
+    boxes = [_slice(grid, axis, index) for axis, index in enumerate(indices)]
+    planes = [_with_square_pixels(box, axis, pixel_nm) for axis, box in enumerate(boxes)]
+    grays = [
+        _to_picture(raw.read_raw(plane, core=box), axis)
         for axis, (plane, box) in enumerate(zip(planes, boxes, strict=True))
     ]
-    grey = stretched(grey)
-    axes[0].imshow(_mosaic([_rgb(g) for g in grey]))
+    grays = stretch_contrast(grays)
+    axes[0].imshow(_mosaic([_rgb(gray) for gray in grays]))
     axes[0].set_title(", ".join(panel.labels), loc="left", weight="bold")
     if len(panel.labels) == 1:
         axes[0].set_title("raw")
-    _mark(axes[0], grid, at, pixel, grey)
-    sides = [("truth", panel.truth), ("prediction", panel.made)]
+    _annotate_raw(axes[0], grid, indices, pixel_nm, grays)
+    sides = [("ground truth", panel.truth), ("prediction", panel.predicted)]
     for ax, (title, volumes) in zip(axes[1:], sides if with_truth else sides[1:], strict=True):
         ax.set_title(title)
         if not volumes:
             ax.text(0.5, 0.5, f"no {title}", ha="center", va="center", transform=ax.transAxes)
             continue
-        images = [_rgb(g) for g in grey]
+        images = [_rgb(gray) for gray in grays]
         for axis, (image, plane) in enumerate(zip(images, planes, strict=True)):
             for position, (label, volume) in enumerate(volumes.items()):
-                paint(image, _upright(volume.read(plane)[0], axis), label, position)
+                overlay_label(image, _to_picture(volume.read(plane)[0], axis), label, position)
         ax.imshow(_mosaic(images))
 
 
-def _mark(ax: Axes, grid: Grid, at: Shape, pixel: float, grey: Sequence[Image]) -> None:
-    """Show where the planes cross, and how long things are."""
-    height, width = grey[0].shape
-    z, y, x = ((i + 0.5) * v / pixel - 0.5 for i, v in zip(at, grid.voxel_size, strict=True))
+def _annotate_raw(
+    ax: Axes, grid: Grid, indices: Shape, pixel_nm: float, grays: Sequence[Image]
+) -> None:
+    """Mark where the planes intersect, and draw a scale bar."""
+    height, width = grays[0].shape
+    z, y, x = (
+        (i + 0.5) * v / pixel_nm - 0.5 for i, v in zip(indices, grid.voxel_size, strict=True)
+    )
     line: dict[str, Any] = {"color": "white", "lw": 0.5, "alpha": 0.8, "ls": (0, (6, 4))}
-    depth = grey[2].shape[1]
-    right, below = width + GAP, height + GAP
+    depth = grays[2].shape[1]
+    right, below = width + GAP_PIXELS, height + GAP_PIXELS
     for xs, ys in (
         ((x, x), (0, height - 1)),
         ((0, width - 1), (y, y)),
@@ -240,22 +277,22 @@ def _mark(ax: Axes, grid: Grid, at: Shape, pixel: float, grey: Sequence[Image]) 
         ((right, right + depth - 1), (y, y)),
     ):
         ax.plot(xs, ys, **line)
-    length, name = scale_bar(extent(grid, 2))
+    length, name = scale_bar(extent_nm(grid, 2))
     left, bottom = 0.05 * width, 0.94 * height
-    for colour, lw in (("black", 4.5), ("white", 2.5)):
-        ax.plot((left, left + length / pixel), (bottom, bottom), color=colour, lw=lw)
+    for color, lw in (("black", 4.5), ("white", 2.5)):
+        ax.plot((left, left + length / pixel_nm), (bottom, bottom), color=color, lw=lw)
     ax.text(
         left, bottom - 0.03 * height, name, color="white", fontsize=8, va="bottom",
         bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "lw": 0},
     )  # fmt: skip
-    where = f"z {at[0]}\ny {at[1]}\nx {at[2]}"
-    ax.text(right, below, where, fontsize=7, va="top", linespacing=1.1)
+    text = f"z {indices[0]}\ny {indices[1]}\nx {indices[2]}"
+    ax.text(right, below, text, fontsize=7, va="top", linespacing=1.1)
 
 
-def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
-    """Say how labels that share a picture are drawn."""
+def _draw_legend(figure: Figure, panels: Sequence[Panel]) -> None:
+    """Draw a legend of the labels that share a picture."""
     lines = [
-        Line2D([], [], color=look_of(label).colour, ls=LINES[position], lw=2, label=label)
+        Line2D([], [], color=style_of(label).color, ls=LEGEND_LINES[position], lw=2, label=label)
         for panel in panels
         if len(panel.labels) > 1
         for position, label in enumerate(panel.labels)
@@ -264,27 +301,27 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
     figure.legend(handles=lines, loc="outside lower center", ncols=columns)
 
 
-def _labelled_voxels(grid: Grid, volume: LabelVolume) -> list[NDArray[np.int64]]:
-    """Labelled voxels of each slice along z, y and x, of large crops in the middle of them.
+def _count_labeled_voxels(grid: Grid, volume: LabelVolume) -> list[NDArray[np.int64]]:
+    """Count the labeled voxels of each slice along z, y and x.
 
-    A slab at a time.
+    Reads slab by slab. In large crops, only a central box is counted.
     """
-    looked_at = middle(grid, MOST_LOOKED_AT)
-    first = grid.offset(looked_at)
+    searched = central_box(grid, MAX_SEARCHED_VOXELS)
+    first = grid.offset(searched)
     assert first
-    (z0, y0, x0), (depth, height, width) = first, looked_at.shape
+    (z0, y0, x0), (depth, height, width) = first, searched.shape
     counts = [np.zeros(n, np.int64) for n in grid.shape]
-    for z in range(0, depth, SLAB):
-        slab = looked_at.box((z, 0, 0), (min(SLAB, depth - z), height, width))
-        labelled = volume.read(slab)[0] != 0
-        counts[0][z0 + z : z0 + z + len(labelled)] = np.count_nonzero(labelled, axis=(1, 2))
-        counts[1][y0 : y0 + height] += np.count_nonzero(labelled, axis=(0, 2))
-        counts[2][x0 : x0 + width] += np.count_nonzero(labelled, axis=(0, 1))
+    for z in range(0, depth, SLAB_PLANES):
+        slab = searched.box((z, 0, 0), (min(SLAB_PLANES, depth - z), height, width))
+        labeled = volume.read(slab)[0] != 0
+        counts[0][z0 + z : z0 + z + len(labeled)] = np.count_nonzero(labeled, axis=(1, 2))
+        counts[1][y0 : y0 + height] += np.count_nonzero(labeled, axis=(0, 2))
+        counts[2][x0 : x0 + width] += np.count_nonzero(labeled, axis=(0, 1))
     return counts
 
 
-def extent(grid: Grid, *axes: int) -> float:
-    """Length along `axes` together, nm."""
+def extent_nm(grid: Grid, *axes: int) -> float:
+    """Sum of the lengths of `grid` along `axes`, nm."""
     return sum(grid.shape[axis] * grid.voxel_size[axis] for axis in axes)
 
 
@@ -293,31 +330,32 @@ def _slice(grid: Grid, axis: int, index: int) -> Grid:
     return grid.box(start, [1 if d == axis else n for d, n in enumerate(grid.shape)])
 
 
-def _pixels(box: Grid, axis: int, pixel: float) -> Grid:
-    """A slice in square pixels of `pixel` nm."""
-    return box.at([v if d == axis else pixel for d, v in enumerate(box.voxel_size)])
+def _with_square_pixels(box: Grid, axis: int, pixel_nm: float) -> Grid:
+    """Resample a slice to square pixels of `pixel_nm`."""
+    return box.at([v if d == axis else pixel_nm for d, v in enumerate(box.voxel_size)])
 
 
-def _upright(voxels: NDArray, axis: int) -> NDArray:
-    """A slice as its picture stands: y or z downwards, x or z to the right."""
+def _to_picture(voxels: NDArray, axis: int) -> NDArray:
+    """Orient a slice: y or z downwards, x or z to the right."""
     plane = voxels.squeeze(axis)
     return plane.T if axis == 2 else plane
 
 
-def stretched(grey: list[Image]) -> list[Image]:
-    """Contrast stretched to the darkest and brightest hundredth of all planes together."""
-    low, high = np.percentile(np.concatenate([g.ravel() for g in grey]), (0.5, 99.5))
-    return [np.clip((g - low) / max(high - low, 1e-6), 0, 1) for g in grey]
+def stretch_contrast(grays: list[Image]) -> list[Image]:
+    """Scale images to 0..1, from percentile 0.5 to percentile 99.5 of all of them together."""
+    low, high = np.percentile(np.concatenate([gray.ravel() for gray in grays]), (0.5, 99.5))
+    return [np.clip((gray - low) / max(high - low, 1e-6), 0, 1) for gray in grays]
 
 
-def _rgb(grey: Image) -> Image:
-    return np.repeat(grey[..., None], 3, axis=-1)
+def _rgb(gray: Image) -> Image:
+    return np.repeat(gray[..., None], 3, axis=-1)
 
 
 def _mosaic(planes: Sequence[Image]) -> Image:
-    """x–y with x–z below it and y–z right of it, on white."""
+    """Arrange x–y with x–z below it and y–z to its right, on white."""
     xy, xz, yz = planes
-    height, width = (a + GAP + b for a, b in ((len(xy), len(xz)), (xy.shape[1], yz.shape[1])))
+    height = len(xy) + GAP_PIXELS + len(xz)
+    width = xy.shape[1] + GAP_PIXELS + yz.shape[1]
     image = np.ones((height, width, 3), np.float32)
     image[: len(xy), : xy.shape[1]] = xy
     image[-len(xz) :, : xz.shape[1]] = xz

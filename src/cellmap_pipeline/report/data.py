@@ -1,134 +1,137 @@
-"""Figure of the labelled crops: a slice of each with its labels."""
+"""Figure of the labeled crops: the middle slice of each with its labels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cellmap_pipeline.classes import in_order, look_of
+from cellmap_pipeline.classes import in_class_order, style_of
 from cellmap_pipeline.data.crops import ValidationCrop
-from cellmap_pipeline.data.datasplit_csv import read_datasplit
+from cellmap_pipeline.data.datasplit_csv import DatasplitRow, read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.storage import Location, volumes_in
+from cellmap_pipeline.io.storage import volumes_in
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.report.crops import paint, stretched
-from cellmap_pipeline.report.style import drawing
+from cellmap_pipeline.report.crops import overlay_label, stretch_contrast
+from cellmap_pipeline.report.style import saved_figure
 
 TILE_PIXELS = 160
 TILE_INCHES = 1.5
-# A picture of more could not be looked at; then some, evenly chosen, stand for all.
-MOST_TILES = 300
-ACROSS = 10
-# Of the classes in a crop, these are drawn at most: those that the figures list first.
-MOST_LABELS = 12
-
-
-@dataclass(frozen=True)
-class LabelledCrop:
-    """A crop of a datasplit: what it is used for, its raw, folder of labels and classes."""
-
-    usage: str
-    raw: Location
-    folder: Location
-    classes: Sequence[str]
+MAX_TILES = 300
+MAX_TILES_PER_ROW = 10
+MAX_LABELS_PER_TILE = 12
 
 
 def plot_data(datasplits: Sequence[Path], voxel_size: Sequence[float], path: Path) -> None:
-    """Draw the middle slice of each labelled crop of all trainings, with its labels over the raw.
+    """Draw the middle slice of each labeled crop of all trainings, with its labels over the raw.
+
+    If there are more than `MAX_TILES` crops, an evenly spaced selection is drawn.
 
     Parameters
     ----------
     datasplits
-        Of all trainings; a crop that several use is drawn once.
+        Data splits of all trainings; a crop in several of them is drawn once.
     voxel_size
-        nm, at which the slices are read at most as fine.
+        Finest voxel size at which the slices are read, nm.
     path
         JPEG to write.
 
     Raises
     ------
     InputError
-        Raw or a label cannot be read.
+        The raw data or a label cannot be read.
     """
-    crops = labelled_crops(datasplits)
-    shown = [crops[i] for i in spread(len(crops), MOST_TILES)]
-    across = min(ACROSS, len(shown))
-    down = math.ceil(len(shown) / across)
-    with drawing(path, across * TILE_INCHES, down * (TILE_INCHES + 0.3) + 1.0) as figure:
+    crops = labeled_crops(datasplits)
+    shown = [crops[i] for i in spread_evenly(len(crops), MAX_TILES)]
+    n_columns = min(MAX_TILES_PER_ROW, len(shown))
+    n_rows = math.ceil(len(shown) / n_columns)
+    size = n_columns * TILE_INCHES, n_rows * (TILE_INCHES + 0.3) + 1.0
+    with saved_figure(path, *size) as figure:
         if len(shown) < len(crops):
-            figure.suptitle(f"{len(shown)} of {len(crops)} labelled crops")
-        drawn: set[str] = set()
-        for axes in figure.subplots(down, across, squeeze=False).flat:
+            figure.suptitle(f"{len(shown)} of {len(crops)} labeled crops")
+        labels_drawn: set[str] = set()
+        for axes in figure.subplots(n_rows, n_columns, squeeze=False).flat:
             axes.set_axis_off()
         for axes, crop in zip(figure.axes, shown, strict=False):
-            name = ValidationCrop.of(crop.folder)
-            held = " (held back)" if crop.usage == "validate" else ""
-            axes.set_title(f"{name.dataset}\ncrop {name.number}{held}", fontsize=6)
-            image, labels = _tile(crop, voxel_size)
+            name = ValidationCrop.of(crop.labels)
+            suffix = " (held out)" if crop.usage == "validate" else ""
+            axes.set_title(f"{name.dataset}\ncrop {name.number}{suffix}", fontsize=6)
+            image, labels = _draw_tile(crop, voxel_size)
             axes.imshow(image)
-            drawn.update(labels)
-        _legend(figure, in_order(list(drawn)))
+            labels_drawn.update(labels)
+        _draw_legend(figure, in_class_order(list(labels_drawn)))
 
 
-def labelled_crops(datasplits: Sequence[Path]) -> list[LabelledCrop]:
-    """The crops of several datasplits, each once, with all classes that any of them takes."""
-    found: dict[str, LabelledCrop] = {}
+def labeled_crops(datasplits: Sequence[Path]) -> list[DatasplitRow]:
+    """List the crops of several data splits, each once, with the classes of all of them."""
+    crops: dict[str, DatasplitRow] = {}
     for path in datasplits:
         for usage, raw, folder, classes in read_datasplit(path, None):
-            before = found.get(str(folder))
-            merged = [*before.classes, *classes] if before else classes
-            kept = before.usage if before else usage
-            found[str(folder)] = LabelledCrop(kept, raw, folder, list(dict.fromkeys(merged)))
-    return list(found.values())
+            known = crops.get(str(folder))
+            merged = [*known.classes, *classes] if known else classes
+            first_usage = known.usage if known else usage
+            crops[str(folder)] = DatasplitRow(first_usage, raw, folder, list(dict.fromkeys(merged)))
+    return list(crops.values())
 
 
-def spread(n: int, most: int) -> list[int]:
-    """At most `most` of 0..n-1, evenly spread."""
-    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, most))})
+def spread_evenly(n: int, max_count: int) -> list[int]:
+    """Choose up to `max_count` evenly spaced indices from 0 to n - 1."""
+    return sorted({round(i) for i in np.linspace(0, n - 1, min(n, max_count))})
 
 
-def _tile(crop: LabelledCrop, voxel_size: Sequence[float]) -> tuple[np.ndarray, list[str]]:
-    """The picture (h, w, 3) of a crop's middle slice, and the classes in it."""
-    names = in_order(crop.classes)
+def _draw_tile(crop: DatasplitRow, voxel_size: Sequence[float]) -> tuple[np.ndarray, list[str]]:
+    """Draw the middle slice (h, w, 3) of a crop; return it with the classes drawn in it."""
+    names = in_class_order(crop.classes)
     volumes = {
-        name: LabelVolume.open(crop.folder / name) for name in volumes_in(crop.folder, names)
+        name: LabelVolume.open(crop.labels / name) for name in volumes_in(crop.labels, names)
     }
     if not volumes:
-        raise InputError(f"{crop.folder} has none of {', '.join(names)}")
+        raise InputError(f"{crop.labels} has none of {', '.join(names)}")
     plane = middle_slice(next(iter(volumes.values())).volume.levels[0].grid, voxel_size)
     raw = Volume.open(crop.raw)
-    (grey,) = stretched([raw.read_raw(plane, core=plane)[0]])
-    image = np.repeat(grey[..., None], 3, axis=-1)
+    (gray,) = stretch_contrast([raw.read_raw(plane, core=plane)[0]])
+    image = np.repeat(gray[..., None], 3, axis=-1)
     drawn: list[str] = []
     for name, volume in volumes.items():
-        if len(drawn) == MOST_LABELS:
+        if len(drawn) == MAX_LABELS_PER_TILE:
             break
         ids, _ = volume.read(plane)
         if ids.any():
-            paint(image, ids[0], name, by_object=False)
+            overlay_label(image, ids[0], name, by_object=False)
             drawn.append(name)
     return image, drawn
 
 
 def middle_slice(grid: Grid, voxel_size: Sequence[float]) -> Grid:
-    """The middle z plane of a crop, in square pixels."""
+    """The middle z plane of a crop, in square pixels.
+
+    Parameters
+    ----------
+    grid
+        Grid of the crop.
+    voxel_size
+        Finest voxel size of the result, nm.
+
+    Returns
+    -------
+    Grid
+        One plane of up to `TILE_PIXELS` along y and x.
+    """
     extent = [n * v for n, v in zip(grid.shape[1:], grid.voxel_size[1:], strict=True)]
-    pixel = max(max(extent) / TILE_PIXELS, *voxel_size[1:])
+    pixel_nm = max(max(extent) / TILE_PIXELS, *voxel_size[1:])
     plane = grid.box((grid.shape[0] // 2, 0, 0), (1, *grid.shape[1:]))
-    return plane.at((grid.voxel_size[0], pixel, pixel))
+    return plane.at((grid.voxel_size[0], pixel_nm, pixel_nm))
 
 
-def _legend(figure: Figure, labels: Sequence[str]) -> None:
+def _draw_legend(figure: Figure, labels: Sequence[str]) -> None:
     patches = [
-        Patch(facecolor=look_of(label).colour, hatch=look_of(label).hatch, label=label,
+        Patch(facecolor=style_of(label).color, hatch=style_of(label).hatch, label=label,
               edgecolor="black", lw=0.4)
         for label in labels
     ]  # fmt: skip

@@ -1,34 +1,36 @@
-"""Figure of the time, memory and GPU that the jobs of each rule took."""
+"""Figure of the time, memory and GPU use of the jobs of each rule."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cellmap_pipeline.report.style import drawing
+from cellmap_pipeline.report.style import saved_figure
 
 ROW_INCHES = 0.42
 BAR: dict[str, Any] = {"color": "0.75", "edgecolor": "black", "lw": 0.6}
 
 
 def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
-    """What Snakemake measured of each job, a row per job.
+    """Read what Snakemake and the jobs measured, a row per job.
 
     Parameters
     ----------
     benchmarks
-        Folder of `{rule}.tsv` and `{rule}/….tsv`.
+        Folder of Snakemake's benchmarks, `{rule}.tsv` and `{rule}/….tsv`.
     logs
-        Folder of the jobs' logs, with `….gpu.json` beside them where a job used a GPU.
+        Folder of the jobs' logs, with a `….gpu.json` for each job that used a GPU.
 
     Returns
     -------
-    Columns `rule`, `hours`, `memory_gb` (peak), `gpu_busy` (percent) and `gpu_gb` (peak); NaN where
-    it was not measured.
+    DataFrame
+        Columns `rule`, `hours`, `memory_gb` (peak), `gpu_busy` (percent) and `gpu_gb` (peak); NaN
+        for values that were not measured.
     """
     rows = []
     for path in sorted(benchmarks.rglob("*.tsv")):
@@ -51,12 +53,12 @@ def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
 
 
 def plot_resources(benchmarks: Path, logs: Path, path: Path) -> None:
-    """Draw per rule the time of all jobs together and of the longest, peak memory, GPU use.
+    """Draw per rule the total time and that of the longest job, peak memory and GPU use.
 
     Parameters
     ----------
     benchmarks, logs
-        As for `read_benchmarks`.
+        Folders, as for `read_benchmarks`.
     path
         PNG to write.
     """
@@ -65,12 +67,12 @@ def plot_resources(benchmarks: Path, logs: Path, path: Path) -> None:
     rules = by_rule["hours"].sum().sort_values(ascending=False).index
     with_gpu = bool(jobs["gpu_busy"].notna().any())
     columns = 4 if with_gpu else 2
-    with drawing(path, 3 + 2.6 * columns, 1.5 + ROW_INCHES * max(1, len(rules))) as figure:
+    with saved_figure(path, 3 + 2.6 * columns, 1.5 + ROW_INCHES * max(1, len(rules))) as figure:
         axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
         counts = by_rule.size()
         names = [f"{rule} ({counts[rule]})" if counts[rule] > 1 else rule for rule in rules]
         time, memory = axes[:2]
-        _bars(time, by_rule["hours"].sum()[rules], _hours)
+        _draw_bars(time, by_rule["hours"].sum()[rules], _duration_text)
         time.plot(
             by_rule["hours"].max()[rules], range(len(rules)), ls="", marker="d", ms=7, mfc="white",
             mec="black", label="longest job",
@@ -78,18 +80,18 @@ def plot_resources(benchmarks: Path, logs: Path, path: Path) -> None:
         time.set_xlabel("hours of all jobs (number of jobs)")
         if len(rules):
             time.legend(loc="lower right")
-        _bars(memory, by_rule["memory_gb"].max()[rules], "{:.1f}".format)
-        memory.set_xlabel("most memory of a job, GB")
+        _draw_bars(memory, by_rule["memory_gb"].max()[rules], "{:.1f}".format)
+        memory.set_xlabel("peak memory of a job, GB")
         if with_gpu:
-            _bars(axes[2], by_rule["gpu_busy"].mean()[rules], "{:.0f}".format)
+            _draw_bars(axes[2], by_rule["gpu_busy"].mean()[rules], "{:.0f}".format)
             axes[2].set_xlabel("GPU busy, % (mean)")
-            _bars(axes[3], by_rule["gpu_gb"].max()[rules], "{:.1f}".format)
-            axes[3].set_xlabel("most GPU memory, GB")
+            _draw_bars(axes[3], by_rule["gpu_gb"].max()[rules], "{:.1f}".format)
+            axes[3].set_xlabel("peak GPU memory, GB")
         time.set_yticks(range(len(rules)), names)
         time.set_ylim(len(rules) - 0.5, -0.5)
 
 
-def _bars(axes: Axes, values: pd.Series, text: Any) -> None:
+def _draw_bars(axes: Axes, values: pd.Series, text: Callable[[float], str]) -> None:
     for y, value in enumerate(values):
         if pd.notna(value):
             axes.barh(y, value, 0.7, **BAR)
@@ -98,7 +100,7 @@ def _bars(axes: Axes, values: pd.Series, text: Any) -> None:
     axes.set_xlim(left=0)
 
 
-def _hours(hours: float) -> str:
+def _duration_text(hours: float) -> str:
     seconds = 3600 * hours
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""A page about the run: its configuration, its trainings, and with what it was made."""
+"""A page about the run: its configuration, its trainings and the versions of its software."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-PACKAGES = (
+REPORTED_PACKAGES = (
     "cellmap-pipeline", "snakemake", "torch", "pytorch-lightning", "monai", "cellmap-data", "zarr",
 )  # fmt: skip
 PAGE = """<!doctype html>
@@ -25,38 +25,39 @@ td, th {{ text-align: left; padding: 0.2em 1.5em 0.2em 0; }}
 """
 
 
-def write_summary(
+def write_run_page(
     config: Mapping[str, Any],
     trainings: Mapping[str, Mapping[str, Any]],
     commit: str | None,
     path: Path,
 ) -> None:
-    """Write the page.
+    """Write the page about the run.
 
     Parameters
     ----------
     config
         The run's configuration.
     trainings
-        By name, all settings of each training that is used.
+        All settings of each active training, by name.
     commit
-        Of the workflow's code; None where it is no git repository.
+        Commit of the workflow's code; None if the code is not in a git repository.
     path
         HTML to write.
     """
-    made_with = {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()}
+    versions = {name: version(name) for name in REPORTED_PACKAGES}
+    versions["Python"] = platform.python_version()
     if commit:
-        made_with["workflow"] = f"commit {commit}"
+        versions["workflow"] = f"commit {commit}"
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>"
-        for name, text in made_with.items()
+        for name, text in versions.items()
     )
-    parts = ["<h1>The run</h1>", _settings(config), "<h1>Trainings</h1>"]
-    parts += [f"<h2>{html.escape(name)}</h2>{_settings(t)}" for name, t in trainings.items()]
+    parts = ["<h1>The run</h1>", _settings_html(config), "<h1>Trainings</h1>"]
+    parts += [f"<h2>{html.escape(name)}</h2>{_settings_html(t)}" for name, t in trainings.items()]
     parts += [f"<h1>Made with</h1><table>{rows}</table>"]
     path.write_text(PAGE.format(body="\n".join(parts)), encoding="utf-8")
 
 
-def _settings(values: Mapping[str, Any]) -> str:
+def _settings_html(values: Mapping[str, Any]) -> str:
     text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=100)
     return f"<pre>{html.escape(text)}</pre>"

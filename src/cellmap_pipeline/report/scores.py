@@ -1,4 +1,4 @@
-"""Figures of scores: on validation crops, between trainings, and of the submission."""
+"""Figures of scores: on validation crops, by training, and of the submission."""
 
 from __future__ import annotations
 
@@ -10,49 +10,58 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cellmap_pipeline.classes import in_order, is_instance, look_of
-from cellmap_pipeline.report.style import class_bars, drawing, frame_cell, heat_map, in_panels
+from cellmap_pipeline.classes import in_class_order, is_instance, style_of
+from cellmap_pipeline.report.style import (
+    draw_class_bars,
+    draw_heat_map,
+    frame_cell,
+    saved_figure,
+    split_into_panels,
+)
 
 ROW_INCHES = 0.5
-BEHIND = {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "lw": 0}
+TEXT_BOX = {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "lw": 0}
 
 
 def plot_validation(scores: Path, settings: Path, path: Path) -> None:
-    """Draw per class the validation score, tuned and with a plain 0.5, what was found, and the
-    threshold curves.
+    """Draw validation scores per class, tuned and at a threshold of 0.5, and threshold curves.
+
+    The bars also show the tuned settings.
 
     Parameters
     ----------
-    scores, settings
-        `validation/scores.json` and `postprocess.json`.
+    scores
+        `validation/scores.json`.
+    settings
+        `validation/postprocess.json`, the tuned settings.
     path
         PNG to write.
     """
     read = json.loads(scores.read_text())
     classes: dict[str, Any] = read["classes"]
-    found = json.loads(settings.read_text())
-    labels = in_order(list(classes))
-    panels = in_panels(labels)
+    tuned = json.loads(settings.read_text())
+    labels = in_class_order(list(classes))
+    panels = split_into_panels(labels)
     height = 1.6 + max(ROW_INCHES * len(labels), 3.0 * len(panels))
-    with drawing(path, 12, height) as figure:
+    with saved_figure(path, 12, height) as figure:
         left, right = figure.subfigures(1, 2, squeeze=False).flat
         bars = left.subplots()
-        class_bars(bars, labels, {label: classes[label]["score"] for label in labels})
+        draw_class_bars(bars, labels, {label: classes[label]["score"] for label in labels})
         bars.plot(
             [classes[label]["score_at_half"] for label in labels], range(len(labels)), ls="",
             marker="d", ms=8, mfc="white", mec="black", label="not tuned: threshold 0.5",
         )  # fmt: skip
         for y, label in enumerate(labels):
-            bars.text(0.02, y + 0.28, _found(found[label]), fontsize=7, bbox=BEHIND)
+            bars.text(0.02, y + 0.28, _settings_text(tuned[label]), fontsize=7, bbox=TEXT_BOX)
         bars.set_xlabel("score on the validation crops")
-        bars.set_title(_overall(read), fontsize=10)
+        bars.set_title(_overall_text(read), fontsize=10)
         left.legend(loc="outside lower left")
         for axes, shown in zip(
             right.subplots(len(panels), squeeze=False).flat, panels, strict=True
         ):
             for label in shown:
                 for size in classes[label]["voxel_sizes"]:
-                    _threshold_curve(axes, label, size)
+                    _draw_threshold_curve(axes, label, size)
             axes.axvline(0.5, color="0.7", lw=1, zorder=0)
             axes.set(xlabel="threshold", ylabel="score", xlim=(0, 1), ylim=(0, 1.05))
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -60,7 +69,7 @@ def plot_validation(scores: Path, settings: Path, path: Path) -> None:
 
 
 def plot_selection(selection: Path, path: Path) -> None:
-    """Draw the validation score of each training per label and voxel size, the chosen framed.
+    """Draw the validation score of each source per label and voxel size, chosen ones framed.
 
     Parameters
     ----------
@@ -70,27 +79,27 @@ def plot_selection(selection: Path, path: Path) -> None:
         PNG to write.
     """
     table = pd.read_csv(selection, dtype=str, keep_default_na=False)
-    order = {label: i for i, label in enumerate(in_order(sorted(set(table["label"]))))}
-    kinds = sorted(
+    order = {label: i for i, label in enumerate(in_class_order(sorted(set(table["label"]))))}
+    rows = sorted(
         set(zip(table["label"], table["voxel_size"], strict=True)),
-        key=lambda kind: (order[kind[0]], [float(v) for v in kind[1].split()]),
+        key=lambda row: (order[row[0]], [float(v) for v in row[1].split()]),
     )
-    trainings = list(dict.fromkeys(table["training"]))
+    sources = list(dict.fromkeys(table["training"]))
     values: dict[tuple[int, int], float] = {}
     texts: dict[tuple[int, int], str] = {}
     chosen = []
-    for row in table.to_dict("records"):
-        cell = kinds.index((row["label"], row["voxel_size"])), trainings.index(row["training"])
-        if row["score"]:
-            values[cell] = float(row["score"])
+    for entry in table.to_dict("records"):
+        cell = rows.index((entry["label"], entry["voxel_size"])), sources.index(entry["training"])
+        if entry["score"]:
+            values[cell] = float(entry["score"])
         texts[cell] = f"{values[cell]:.3f}" if cell in values else "no score"
-        if row["chosen"] == "yes":
+        if entry["chosen"] == "yes":
             chosen.append(cell)
             texts[cell] += " ✓"
-    names = [f"{label}, {_voxels(size)}" for label, size in kinds]
-    with drawing(path, 3.5 + 1.5 * len(trainings), 1.8 + ROW_INCHES * len(kinds)) as figure:
+    names = [f"{label}, {_voxel_size_text(size)}" for label, size in rows]
+    with saved_figure(path, 3.5 + 1.5 * len(sources), 1.8 + ROW_INCHES * len(rows)) as figure:
         axes = figure.subplots()
-        heat_map(axes, names, trainings, values, texts)
+        draw_heat_map(axes, names, sources, values, texts)
         for cell in chosen:
             frame_cell(axes, *cell)
         axes.set_title("validation score; chosen: framed, ✓")
@@ -107,25 +116,26 @@ def plot_scores(scores: Path, path: Path) -> None:
         PNG to write.
     """
     table = pd.read_csv(scores)
-    whole = table[table["crop"] == "all"].set_index("label")
-    overall = whole[whole.index.str.startswith("overall_")]["score"].to_dict()
-    classes = whole[~whole.index.str.startswith("overall_")]
-    labels = in_order(list(classes.index))
+    all_crops = table[table["crop"] == "all"].set_index("label")
+    is_overall = all_crops.index.str.startswith("overall_")
+    overall = all_crops[is_overall]["score"].to_dict()
+    classes = all_crops[~is_overall]
+    labels = in_class_order(list(classes.index))
     per_crop = table[table["crop"] != "all"]
     crops = sorted(per_crop["crop"].unique(), key=lambda crop: (len(crop), crop))
     width = 7 + max(3.0, 0.85 * len(crops))
-    with drawing(path, width, max(3.5, 1.9 + ROW_INCHES * len(labels))) as figure:
+    with saved_figure(path, width, max(3.5, 1.9 + ROW_INCHES * len(labels))) as figure:
         bars, cells = figure.subplots(1, 2, width_ratios=[6, max(3.0, 0.85 * len(crops))])
-        class_bars(bars, labels, classes["score"].to_dict())
-        _parts(bars, labels, classes)
+        draw_class_bars(bars, labels, classes["score"].to_dict())
+        _mark_score_components(bars, labels, classes)
         bars.set_xlabel("instances: combined score; others: IoU")
-        bars.set_title(_overall(overall), fontsize=10)
+        bars.set_title(_overall_text(overall), fontsize=10)
         figure.legend(loc="outside lower left", ncols=2)
-        _crop_map(cells, labels, crops, per_crop)
+        _draw_crop_map(cells, labels, crops, per_crop)
 
 
 def plot_leaderboard(leaderboard: Path, path: Path) -> None:
-    """Draw the scores of all trainings, and of the submission where they are known, per class.
+    """Draw the scores of all sources per class, and those of the submission if they are known.
 
     Parameters
     ----------
@@ -135,7 +145,9 @@ def plot_leaderboard(leaderboard: Path, path: Path) -> None:
         PNG to write.
     """
     table = pd.read_csv(leaderboard)
-    names = [f"{name}\n({on})" for name, on in zip(table["name"], table["scored_on"], strict=True)]
+    names = [
+        f"{name}\n({crops})" for name, crops in zip(table["name"], table["scored_on"], strict=True)
+    ]
     rows = list(table.columns[table.columns.get_loc("overall_score") :])
     values = {
         (rows.index(row), column): float(value)
@@ -144,16 +156,16 @@ def plot_leaderboard(leaderboard: Path, path: Path) -> None:
         if not pd.isna(value)
     }
     shown = [row.replace("_", " ") if row.startswith("overall_") else row for row in rows]
-    with drawing(path, 3 + 1.6 * len(names), 1.8 + ROW_INCHES * len(rows)) as figure:
+    with saved_figure(path, 3 + 1.6 * len(names), 1.8 + ROW_INCHES * len(rows)) as figure:
         axes = figure.subplots()
-        heat_map(axes, shown, names, values, {at: f"{v:.3f}" for at, v in values.items()})
-        axes.set_title("official scores; overall: over the classes that each has")
+        draw_heat_map(axes, shown, names, values, {cell: f"{v:.3f}" for cell, v in values.items()})
+        axes.set_title("official scores; overall: over the classes of each column")
 
 
-def _found(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Methods and thresholds found, by voxel size."""
+def _settings_text(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Tuned methods and thresholds, by voxel size if they differ."""
     by_size = {
-        _voxels(" ".join(f"{v:g}" for v in entry["voxel_size"])): (
+        _voxel_size_text(" ".join(f"{v:g}" for v in entry["voxel_size"])): (
             f"{entry['settings']['method']} ≥ {entry['settings']['threshold']:.2f}"
         )
         for entry in entries
@@ -163,38 +175,38 @@ def _found(entries: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"{size}: {text}" for size, text in by_size.items())
 
 
-def _threshold_curve(axes: Axes, label: str, size: Mapping[str, Any]) -> None:
+def _draw_threshold_curve(axes: Axes, label: str, size: Mapping[str, Any]) -> None:
     if not size["curve"]:
         return
-    look = look_of(label)
+    style = style_of(label)
     points = sorted((point["threshold"], point["score"]) for point in size["curve"])
     best = max(points, key=lambda point: point[1])
-    line: dict[str, Any] = {"color": look.colour, "marker": look.marker, "mec": "black"}
+    line: dict[str, Any] = {"color": style.color, "marker": style.marker, "mec": "black"}
     every = max(1, len(points) // 12)
-    voxels = _voxels(" ".join(f"{v:g}" for v in size["measured_at"]))
+    voxel_size = _voxel_size_text(" ".join(f"{v:g}" for v in size["measured_at"]))
     axes.plot(
-        *zip(*points, strict=True), ls=look.line, ms=4, mew=0.4, markevery=every,
-        label=f"{label}, {voxels}", **line,
+        *zip(*points, strict=True), ls=style.line, ms=4, mew=0.4, markevery=every,
+        label=f"{label}, {voxel_size}", **line,
     )  # fmt: skip
     axes.plot(*best, ms=10, mew=1.2, **line)
 
 
-def _parts(axes: Axes, labels: Sequence[str], classes: pd.DataFrame) -> None:
-    """Mark the two parts of an instance class's combined score."""
-    places = [y for y, label in enumerate(labels) if is_instance(label)]
-    instances = [labels[y] for y in places]
+def _mark_score_components(axes: Axes, labels: Sequence[str], classes: pd.DataFrame) -> None:
+    """Mark the two components of the combined score of instance classes."""
+    rows = [y for y, label in enumerate(labels) if is_instance(label)]
+    instances = [labels[y] for y in rows]
     for column, marker, name in (
         ("f1", "o", "F1: objects found"),
         ("normalized_hausdorff_distance", "D", "Hausdorff: outlines"),
     ):
         if instances:
             axes.plot(
-                classes.loc[instances, column], places, ls="", marker=marker, ms=6, mfc="white",
+                classes.loc[instances, column], rows, ls="", marker=marker, ms=6, mfc="white",
                 mec="black", label=name,
             )  # fmt: skip
 
 
-def _crop_map(
+def _draw_crop_map(
     axes: Axes, labels: Sequence[str], crops: Sequence[str], per_crop: pd.DataFrame
 ) -> None:
     values: dict[tuple[int, int], float] = {}
@@ -206,11 +218,11 @@ def _crop_map(
             texts[cell] = f"{row['score']:.2f}"
         else:
             texts[cell] = row["status"].split("_")[0]
-    heat_map(axes, labels, crops, values, texts)
+    draw_heat_map(axes, labels, crops, values, texts)
     axes.set_title("per crop", fontsize=10)
 
 
-def _overall(scores: Mapping[str, float]) -> str:
+def _overall_text(scores: Mapping[str, float]) -> str:
     return (
         f"overall {scores['overall_score']:.3f} "
         f"(instances {scores['overall_instance_score']:.3f}, "
@@ -218,7 +230,7 @@ def _overall(scores: Mapping[str, float]) -> str:
     )
 
 
-def _voxels(size: str) -> str:
-    """Voxel size for people: "8 nm", or "3.48 × 4 × 4 nm"."""
-    parts = size.split()
-    return f"{parts[0] if len(set(parts)) == 1 else ' × '.join(parts)} nm"
+def _voxel_size_text(size: str) -> str:
+    """Format a voxel size for display: "8 nm", or "3.48 × 4 × 4 nm"."""
+    sides = size.split()
+    return f"{sides[0] if len(set(sides)) == 1 else ' × '.join(sides)} nm"

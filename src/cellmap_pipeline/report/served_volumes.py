@@ -1,7 +1,7 @@
-"""Volumes as a browser reads them: OME-NGFF 0.4 in zarr 2, key by key, from what is on disk.
+"""Volumes for a browser: the files of OME-NGFF 0.4 in zarr 2, one key at a time.
 
-Chunks of zarr 2 arrays are handed out as they lie there. Those of n5, of a bucket, and of types or
-compressions that Neuroglancer lacks, are decoded and handed out as zarr 2, too.
+Chunks of zarr 2 arrays are served as stored. Chunks in n5 volumes, in buckets, or with a dtype or
+compressor that Neuroglancer does not support are decoded and served as zarr 2.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.ngff import multiscale_metadata
 from cellmap_pipeline.io.volumes import Volume
 
-# What Neuroglancer reads of zarr 2 (its src/datasource/zarr/metadata/parse.ts).
-TYPES = {"|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<f4"}
-COMPRESSIONS = {None, "blosc", "zlib", "gzip", "zstd"}
+# Supported by Neuroglancer for zarr 2 (its src/datasource/zarr/metadata/parse.ts).
+SUPPORTED_DTYPES = {"|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<f4"}
+SUPPORTED_COMPRESSORS = {None, "blosc", "zlib", "gzip", "zstd"}
 CHUNK_KEY = re.compile(r"\d+[./]\d+[./]\d+")
-# 1 compresses labels well at several hundred MB a second.
-PACK = Zstd(level=1)
+# Level 1 compresses labels well, at several hundred MB/s.
+COMPRESSOR = Zstd(level=1)
 
 
 class ServedVolume:
-    """The levels of a volume that are here, finest first: `s0`, `s1`, …"""
+    """The local levels of a volume as `s0`, `s1` and so on, the finest first."""
 
     def __init__(self, volume: Volume) -> None:
         self.volume = volume
         self._arrays = {f"s{i}": _ServedArray(level) for i, level in enumerate(volume.levels)}
 
     def read(self, key: str) -> bytes | None:
-        """What the file `key` of the volume holds, such as `.zattrs` or `s0/0.0.0`.
+        """Return the content of a file of the volume, such as `.zattrs` or `s0/0.0.0`.
 
         Returns
         -------
-        None where there is none: no such file, or a chunk of fill values alone.
+        bytes or None
+            None if the file does not exist, as for a chunk of fill values only.
 
         Raises
         ------
         InputError
-            A chunk that has to be decoded cannot be.
+            A chunk cannot be decoded.
         """
         if key == ".zattrs":
             grids = [level.grid for level in self.volume.levels]
@@ -60,7 +61,7 @@ class ServedVolume:
             return json.dumps(array.metadata).encode()
         if rest == ".zattrs":
             return b"{}"
-        return array.read(rest) if CHUNK_KEY.fullmatch(rest) else None
+        return array.read_chunk(rest) if CHUNK_KEY.fullmatch(rest) else None
 
 
 class _ServedArray:
@@ -68,55 +69,55 @@ class _ServedArray:
         self.level = level
 
     @cached_property
-    def as_it_is(self) -> bool:
+    def is_served_as_stored(self) -> bool:
         """Whether the viewer can read the array's own files."""
-        own = self.level.metadata
+        stored = self.level.metadata
         return (
             isinstance(self.level.path, Path)
             and not self.level.is_n5
-            and own["dtype"] in TYPES
-            and (own.get("compressor") or {}).get("id") in COMPRESSIONS
+            and stored["dtype"] in SUPPORTED_DTYPES
+            and (stored.get("compressor") or {}).get("id") in SUPPORTED_COMPRESSORS
         )
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The `.zarray` that goes with what `read` returns."""
-        own = self.level.metadata
-        if self.as_it_is:
-            return own
+        """The `.zarray` that describes the chunks of `read_chunk`."""
+        stored = self.level.metadata
+        if self.is_served_as_stored:
+            return stored
         return {
             "zarr_format": 2,
-            "shape": own["shape"],
-            "chunks": own["chunks"],
-            "dtype": _readable(np.dtype(own["dtype"])).str,
-            "compressor": PACK.get_config(),
+            "shape": stored["shape"],
+            "chunks": stored["chunks"],
+            "dtype": _supported_dtype(np.dtype(stored["dtype"])).str,
+            "compressor": COMPRESSOR.get_config(),
             "fill_value": 0,
             "order": "C",
             "filters": None,
         }
 
-    def read(self, key: str) -> bytes | None:
-        """A chunk, encoded as `metadata` say; None where there is none."""
-        if self.as_it_is:
+    def read_chunk(self, key: str) -> bytes | None:
+        """Return a chunk, encoded as `metadata` describes, or None if it does not exist."""
+        if self.is_served_as_stored:
             assert isinstance(self.level.path, Path)
             try:
                 return (self.level.path / key).read_bytes()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
-        own = self.level.metadata
+        stored = self.level.metadata
         index = [int(part) for part in re.split("[./]", key)]
-        grid = list(zip(index, own["shape"], own["chunks"], strict=True))
-        if any(i >= ceil(n / c) for i, n, c in grid):
+        axes = list(zip(index, stored["shape"], stored["chunks"], strict=True))
+        if any(i >= ceil(n / chunk) for i, n, chunk in axes):
             return None
-        start = [i * c for i, _, c in grid]
-        voxels = self.level.read(start, [min(n, i * c + c) for i, n, c in grid])
-        # Chunks of zarr are whole, also beyond the end of the array.
-        whole = [(0, c - n) for c, n in zip(own["chunks"], voxels.shape, strict=True)]
-        return PACK.encode(np.ascontiguousarray(np.pad(_as_readable(voxels), whole)))
+        start = [i * chunk for i, _, chunk in axes]
+        voxels = self.level.read(start, [min(n, (i + 1) * chunk) for i, n, chunk in axes])
+        # In zarr, chunks at the end of the array have the full chunk size, too.
+        padding = [(0, chunk - n) for chunk, n in zip(stored["chunks"], voxels.shape, strict=True)]
+        return COMPRESSOR.encode(np.ascontiguousarray(np.pad(_to_supported(voxels), padding)))
 
 
-def _readable(dtype: np.dtype) -> np.dtype:
-    """The nearest type that the viewer knows."""
+def _supported_dtype(dtype: np.dtype) -> np.dtype:
+    """The closest dtype that the viewer supports."""
     if dtype.kind == "b":
         return np.dtype("u1")
     if dtype.kind == "f":
@@ -124,5 +125,5 @@ def _readable(dtype: np.dtype) -> np.dtype:
     return np.dtype("<u8") if dtype.kind + str(dtype.itemsize) == "i8" else dtype.newbyteorder("<")
 
 
-def _as_readable(voxels: NDArray) -> NDArray:
-    return voxels.astype(_readable(voxels.dtype), copy=False)
+def _to_supported(voxels: NDArray) -> NDArray:
+    return voxels.astype(_supported_dtype(voxels.dtype), copy=False)

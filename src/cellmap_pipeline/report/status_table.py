@@ -1,4 +1,4 @@
-"""The status of a run as tables for the terminal."""
+"""Tables that show the status of a run in the terminal."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from rich.table import Table
 from rich.text import Text
 
 from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.report.status import Job, Status, TimeLeft, look, time_left
+from cellmap_pipeline.report.status import Job, Status, TimeLeft, read_status, stage_time_left
 
-NO_RUN = "no run has done anything in this folder"
+NO_RUN = "no run has been started in this folder"
 
 
-def show(status: Status | None) -> RenderableType:
-    """A line about the run, its stages, what runs now, and its crops."""
+def render_status(status: Status | None) -> RenderableType:
+    """Render a headline and tables of the stages, the running jobs and the crops."""
     if status is None:
         return Text(NO_RUN)
     running = [job for job in status.jobs if job.state == "running"]
-    parts: list[RenderableType] = [_headline(status), _stages(status)]
+    parts: list[RenderableType] = [_headline(status), _stage_table(status)]
     if running:
-        parts.append(_running(running))
+        parts.append(_running_table(running))
     if crops := status.by_crop():
-        parts.append(_crops(crops))
+        parts.append(_crop_table(crops))
     return Group(*parts)
 
 
-def watch(plan: Plan, seconds: float) -> None:
-    """Show the status and go on until the run ends; `seconds` between looks."""
-    status = look(plan)
-    with Live(show(status), auto_refresh=False) as live:
+def watch_status(plan: Plan, interval_s: float) -> None:
+    """Show the status until the run ends, updated every `interval_s` seconds."""
+    status = read_status(plan)
+    with Live(render_status(status), auto_refresh=False) as live:
         while status and status.alive:
-            time.sleep(seconds)
-            status = look(plan)
-            live.update(show(status), refresh=True)
+            time.sleep(interval_s)
+            status = read_status(plan)
+            live.update(render_status(status), refresh=True)
 
 
 def _headline(status: Status) -> Text:
     done = sum(job.state == "done" for job in status.jobs)
-    words = "running" if status.alive else "ended" if _is_over(status) else "stopped"
-    text = f"{words}, begun {status.begun:%Y-%m-%d %H:%M}: {done} of {len(status.jobs)} jobs done"
+    state = "running" if status.alive else "ended" if _is_over(status) else "stopped"
+    text = f"{state}, started {status.begun:%Y-%m-%d %H:%M}: {done} of {len(status.jobs)} jobs done"
     failed = sum(job.state == "failed" for job in status.jobs)
     if failed:
         text += f", {failed} failed"
-    if status.alive and (left := _words(status.left)):
+    if status.alive and (left := _time_left_text(status.time_left)):
         text += f", {left} left"
     return Text(text, style="bold")
 
@@ -58,43 +58,45 @@ def _is_over(status: Status) -> bool:
     return all(job.state in ("done", "failed") for job in status.jobs)
 
 
-def _stages(status: Status) -> Table:
+def _stage_table(status: Status) -> Table:
     table = _table("stage", "", "done", "running", "queued", "failed", "time left")
     for stage, jobs in status.by_stage().items():
         counts = [sum(job.state == state for job in jobs) for state in ("running", "queued")]
         failed = sum(job.state == "failed" for job in jobs)
         table.add_row(
             stage,
-            ProgressBar(len(jobs), _done(jobs), width=12),
-            f"{_done(jobs)}/{len(jobs)}",
+            ProgressBar(len(jobs), _count_done(jobs), width=12),
+            f"{_count_done(jobs)}/{len(jobs)}",
             *(str(count or "") for count in counts),
             Text(str(failed or ""), style="red"),
-            _words(time_left(jobs)),
+            _time_left_text(stage_time_left(jobs)),
         )
     return table
 
 
-def _crops(crops: dict[int, list[Job]]) -> Table:
+def _crop_table(crops: dict[int, list[Job]]) -> Table:
     table = _table("crop", "", "predicted", "labels", "time left")
     for crop, jobs in sorted(crops.items()):
-        of = [[job for job in jobs if job.rule == rule] for rule in ("predict", "segment")]
-        both = [*of[0], *of[1]]
+        by_rule = [[job for job in jobs if job.rule == rule] for rule in ("predict", "segment")]
+        both = [*by_rule[0], *by_rule[1]]
         table.add_row(
             str(crop),
-            ProgressBar(len(both), _done(both), width=12),
-            *(f"{_done(part)}/{len(part)}" if part else "" for part in of),
-            _words(time_left(both)),
+            ProgressBar(len(both), _count_done(both), width=12),
+            *(f"{_count_done(part)}/{len(part)}" if part else "" for part in by_rule),
+            _time_left_text(stage_time_left(both)),
         )
     return table
 
 
-def _running(jobs: Sequence[Job]) -> Table:
-    table = _table("running now", "since", "at", "", "time left")
+def _running_table(jobs: Sequence[Job]) -> Table:
+    table = _table("running now", "since", "step", "", "time left")
     for job in jobs:
-        at, share = (job.progress.what, f"{job.progress.share:.0%}") if job.progress else ("", "")
+        step, share = ("", "")
+        if job.progress:
+            step, share = job.progress.what, f"{job.progress.share:.0%}"
         since = f"{job.begun:%H:%M}" if job.begun else ""
         name = " ".join([job.rule, *job.wildcards.values()])
-        table.add_row(name, since, at, share, _time(job.left))
+        table.add_row(name, since, step, share, _duration_text(job.seconds_left))
     return table
 
 
@@ -105,17 +107,17 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _done(jobs: Sequence[Job]) -> int:
+def _count_done(jobs: Sequence[Job]) -> int:
     return sum(job.state == "done" for job in jobs)
 
 
-def _words(left: TimeLeft) -> str:
+def _time_left_text(left: TimeLeft) -> str:
     if left.complete:
-        return _time(left.seconds) if left.seconds else ""
-    return f"> {_time(left.seconds)}" if left.seconds else "?"
+        return _duration_text(left.seconds) if left.seconds else ""
+    return f"> {_duration_text(left.seconds)}" if left.seconds else "?"
 
 
-def _time(seconds: float | None) -> str:
+def _duration_text(seconds: float | None) -> str:
     if seconds is None:
         return "?"
     days, rest = divmod(round(seconds), 86_400)

@@ -1,4 +1,4 @@
-"""Figures of what a network learned from, and how its training went."""
+"""Figures of the training data and the progress of trainings."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from cellmap_pipeline.channels import class_of
-from cellmap_pipeline.classes import COLOURS, LINES, MARKERS, in_order, look_of
+from cellmap_pipeline.classes import COLORS, LINES, MARKERS, in_class_order, style_of
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.report.style import class_rows, drawing, in_panels, tint
+from cellmap_pipeline.report.style import name_class_rows, saved_figure, split_into_panels, tint
 
-DICE = "val_dice/"
+DICE_PREFIX = "val_dice/"
 ROW_INCHES = 0.5
 EDGE: dict[str, Any] = {"edgecolor": "black", "lw": 0.6}
 VALIDATE_HATCH = "////"
-# Beyond this ratio of the largest to the smallest volume, short bars would vanish on a linear axis.
-LOG_RATIO = 30
+# Ratio of the largest to the smallest volume above which the axis is logarithmic, because the
+# shortest bars would be invisible on a linear one.
+LOG_AXIS_RATIO = 30
 
 
 def plot_datasplit(summary: Path, path: Path) -> None:
-    """Draw per class the crops and the labelled volume that train and that validate.
+    """Draw the number of crops and the labeled volume for training and validation, per class.
 
     Parameters
     ----------
@@ -35,19 +36,19 @@ def plot_datasplit(summary: Path, path: Path) -> None:
         PNG to write.
     """
     table = pd.read_csv(summary, index_col="class")
-    labels = in_order(list(table.index))
-    with drawing(path, 10, 1.6 + ROW_INCHES * len(labels)) as figure:
+    labels = in_class_order(list(table.index))
+    with saved_figure(path, 10, 1.6 + ROW_INCHES * len(labels)) as figure:
         crops, volume = figure.subplots(1, 2, sharey=True)
-        _split_bars(crops, table.loc[labels], "crops")
-        _split_bars(volume, table.loc[labels], "um3")
-        class_rows(crops, labels)
-        crops.set_xlabel("crops with labelled voxels")
+        _draw_split_bars(crops, table.loc[labels], "crops")
+        _draw_split_bars(volume, table.loc[labels], "um3")
+        name_class_rows(crops, labels)
+        crops.set_xlabel("crops with labeled voxels")
         crops.xaxis.set_major_locator(MaxNLocator(integer=True))
-        held = table[["train_um3", "validate_um3"]].to_numpy()
-        held = held[held > 0]
-        wide = bool(held.size) and held.max() > LOG_RATIO * held.min()
-        volume.set_xscale("log" if wide else "linear")
-        volume.set_xlabel("labelled volume (µm³" + (", logarithmic)" if wide else ")"))
+        um3 = table[["train_um3", "validate_um3"]].to_numpy()
+        um3 = um3[um3 > 0]
+        is_log = bool(um3.size) and um3.max() > LOG_AXIS_RATIO * um3.min()
+        volume.set_xscale("log" if is_log else "linear")
+        volume.set_xlabel("labeled volume (µm³" + (", logarithmic)" if is_log else ")"))
         sides = [
             Patch(facecolor="0.5", label="train", **EDGE),
             Patch(facecolor="0.8", label="validate", hatch=VALIDATE_HATCH, **EDGE),
@@ -68,29 +69,33 @@ def plot_training(metrics: Path, path: Path) -> None:
     Raises
     ------
     InputError
-        The file is missing or holds no epoch.
+        The file is missing or has no epochs.
     """
     table = _read_metrics(metrics)
-    channels = [column.removeprefix(DICE) for column in table if column.startswith(DICE)]
-    panels = in_panels(in_order([name for name in channels if name == class_of(name)]))
+    channels = [c.removeprefix(DICE_PREFIX) for c in table if c.startswith(DICE_PREFIX)]
+    panels = split_into_panels(
+        in_class_order([name for name in channels if name == class_of(name)])
+    )
     heights = [3.0] * (1 + len(panels)) + [1.5]
-    with drawing(path, 9, sum(heights) + 1) as figure:
+    with saved_figure(path, 9, sum(heights) + 1) as figure:
         loss, *dice, rate = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-        _curve(loss, table, "train_loss", label="train", color="black", marker="o")
-        _curve(loss, table, "val_loss", label="validate", color="#D55E00", ls="--", marker="s")
+        _draw_curve(loss, table, "train_loss", label="train", color="black", marker="o")
+        _draw_curve(loss, table, "val_loss", label="validate", color="#D55E00", ls="--", marker="s")
         loss.set_ylabel("loss")
         for axes, labels in zip(dice, panels, strict=True):
             for label in labels:
-                look = look_of(label)
-                _curve(
-                    axes, table, DICE + label, label=label, color=look.colour, ls=look.line,
-                    marker=look.marker, mec="black", mew=0.4,
+                style = style_of(label)
+                _draw_curve(
+                    axes, table, DICE_PREFIX + label, label=label, color=style.color,
+                    ls=style.line, marker=style.marker, mec="black", mew=0.4,
                 )  # fmt: skip
                 for name in [c for c in channels if class_of(c) == label != c]:
-                    _curve(axes, table, DICE + name, label=name, color=look.colour, ls=":")
-            _curve(axes, table, "val_dice", label="mean of all", color="black", lw=2.5)
+                    _draw_curve(
+                        axes, table, DICE_PREFIX + name, label=name, color=style.color, ls=":"
+                    )
+            _draw_curve(axes, table, "val_dice", label="mean of all", color="black", lw=2.5)
             axes.set(ylabel="Dice of validation patches", ylim=(0, 1.02))
-        _curve(rate, table, "learning_rate", color="black")
+        _draw_curve(rate, table, "learning_rate", color="black")
         rate.set(ylabel="learning rate", xlabel="epochs", xlim=(0, table.index[-1] + 0.5))
         rate.set_ylim(bottom=0)
         rate.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -104,21 +109,21 @@ def plot_training(metrics: Path, path: Path) -> None:
 
 
 def plot_trainings(metrics: Mapping[str, Path], path: Path) -> None:
-    """Draw the curves of all trainings together: validation Dice and losses.
+    """Draw the curves of all trainings in one figure: validation Dice and losses.
 
     Parameters
     ----------
     metrics
-        By training, its `metrics.csv`.
+        `metrics.csv` of each training, by its name.
     path
         PNG to write.
 
     Raises
     ------
     InputError
-        A file is missing or holds no epoch.
+        A file is missing or has no epochs.
     """
-    with drawing(path, 9, 8) as figure:
+    with saved_figure(path, 9, 8) as figure:
         panels = figure.subplots(3, 1, sharex=True)
         for axes, (column, name) in zip(
             panels,
@@ -130,52 +135,52 @@ def plot_trainings(metrics: Mapping[str, Path], path: Path) -> None:
             strict=True,
         ):
             for i, (training, file) in enumerate(metrics.items()):
-                _curve(
+                _draw_curve(
                     axes, _read_metrics(file), column, label=training, mec="black", mew=0.4,
-                    color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+                    color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
                     ls=LINES[i % len(LINES)],
                 )  # fmt: skip
             axes.set_ylabel(name)
             axes.grid(axis="y", color="0.9")
         panels[0].set_ylim(0, 1.02)
-        panels[-1].set_xlabel("epochs (of each training's own length)")
+        panels[-1].set_xlabel("epochs (each training has its own epoch length)")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
-def _split_bars(axes: Axes, table: pd.DataFrame, unit: str) -> None:
-    """Two bars per row of `table`: what trains, and below it, lighter, what validates."""
-    for side, dy, lighter, hatch in (
+def _draw_split_bars(axes: Axes, table: pd.DataFrame, unit: str) -> None:
+    """Draw two bars per row of `table`: training, and below it, lighter, validation."""
+    for side, dy, lightness, hatch in (
         ("train", -0.2, 0.0, ""),
         ("validate", 0.2, 0.6, VALIDATE_HATCH),
     ):
         for y, (label, value) in enumerate(table[f"{side}_{unit}"].items()):
-            colour = tint(look_of(str(label)).colour, lighter)
-            axes.barh(y + dy, value, 0.36, color=colour, hatch=hatch, **EDGE)
-            # On a logarithmic axis zero lies nowhere: it stands at the axis.
-            at = "data" if value else axes.get_yaxis_transform()
+            color = tint(style_of(str(label)).color, lightness)
+            axes.barh(y + dy, value, 0.36, color=color, hatch=hatch, **EDGE)
+            # A logarithmic axis has no zero: its text is placed next to the vertical axis.
+            coordinates = "data" if value else axes.get_yaxis_transform()
             axes.annotate(
-                f"{value:.3g}", (value, y + dy), (4, 0), at, "offset points", va="center",
+                f"{value:.3g}", (value, y + dy), (4, 0), coordinates, "offset points", va="center",
                 fontsize=8,
             )  # fmt: skip
     axes.margins(x=0.12)
 
 
 def _read_metrics(metrics: Path) -> pd.DataFrame:
-    """The metrics by the number of epochs done."""
+    """Read metrics, indexed by the number of completed epochs."""
     try:
         table = pd.read_csv(metrics)
     except (FileNotFoundError, pd.errors.EmptyDataError):
         table = pd.DataFrame()
     if table.empty:
         raise InputError(
-            f"{metrics} is missing or empty: the training writes its curves there; bring the file "
-            "back, or train again"
+            f"{metrics} is missing or empty: the training writes its curves there; restore the "
+            "file, or train again"
         )
     return table.set_index(table["epoch"] + 1)
 
 
-def _curve(axes: Axes, table: pd.DataFrame, column: str, **style: Any) -> None:
+def _draw_curve(axes: Axes, table: pd.DataFrame, column: str, **style: Any) -> None:
     if column in table:
         logged = table[column].dropna()
         style.setdefault("marker", ".")

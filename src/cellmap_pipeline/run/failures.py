@@ -1,4 +1,4 @@
-"""What failed in a run, said at its end with the logs to look into."""
+"""The failed jobs of a run, listed at its end with their logs."""
 
 from __future__ import annotations
 
@@ -6,45 +6,50 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# What tells why, in a job's own log and in Slurm's: an `InputError`, Python, Slurm.
-SIGNS = ("error:", "Error:", "slurmstepd: error:", "CANCELLED", "oom", "Killed")
+# Parts of log lines that state an error: of an `InputError`, of Python and of Slurm.
+ERROR_MARKS = ("error:", "Error:", "slurmstepd: error:", "CANCELLED", "oom", "Killed")
 
 
 class Failure(NamedTuple):
-    """A job that failed.
+    """A failed job.
 
-    `name` is its rule with its wildcards; `logs` are its own, and the batch system's if any.
+    Attributes
+    ----------
+    name
+        Its rule and wildcards.
+    logs
+        Its own log, and the batch system's if there is one.
     """
 
     name: str
     logs: Sequence[Path]
 
 
-def describe(failures: Iterable[Failure]) -> str:
-    """A paragraph per job: its name, its logs, and of each log the line that tells most."""
+def describe_failures(failures: Iterable[Failure]) -> str:
+    """Format a paragraph per job: its name, and its logs, each with its last error line."""
     lines = []
     for failure in sorted(failures):
         lines.append(f"  {failure.name}")
         for log in failure.logs:
             lines.append(f"    {log}")
-            if why := last_word(log):
-                lines.append(f"      {why}")
+            if reason := last_error_line(log):
+                lines.append(f"      {reason}")
     return "\n".join(lines)
 
 
-def last_word(log: Path) -> str | None:
-    """The last line of a log that tells of an error, else its last line."""
+def last_error_line(log: Path) -> str | None:
+    """Return the last line of a log that states an error, or its last line if none does."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    # Progress bars write over their line.
+    # Progress bars overwrite their line.
     lines = [line.rpartition("\r")[2].strip() for line in text.split("\n")]
     lines = [line for line in lines if line]
-    telling = [line for line in lines if any(sign in line for sign in SIGNS)]
-    return next(reversed(telling or lines), None)
+    errors = [line for line in lines if any(mark in line for mark in ERROR_MARKS)]
+    return next(reversed(errors or lines), None)
 
 
 def batch_log(folder: Path) -> list[Path]:
-    """The newest log of a job in the folder that Slurm writes its logs to, if there is one."""
+    """Return the newest log in the folder of a job's Slurm logs, in a list that may be empty."""
     return sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]

@@ -1,4 +1,4 @@
-"""What every job of the workflow does around its work: log, be alone, and end clearly."""
+"""The frame of every job of the workflow: logging, locking and error reports."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from tempfile import gettempdir
 from typing import BinaryIO, TextIO
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.run.gpu_use import watched
-from cellmap_pipeline.run.locks import owned
+from cellmap_pipeline.run.gpu_use import record_gpu_use
+from cellmap_pipeline.run.locks import hold
 
-# Read when torch is first imported. Threads that spin while they wait make a job on a shared node
-# more than ten times slower as soon as others want its cores, too.
+# Read when torch is first imported. On a shared node, threads that spin while they wait make a job
+# more than ten times slower as soon as other jobs use its cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-FULL = os.strerror(errno.ENOSPC)
+DISK_FULL = os.strerror(errno.ENOSPC)
 
 
 class _Tee:
-    """Writes to the terminal and to the job's log.
+    """A stream that writes to the terminal and to the job's log.
 
-    No work ends because its log has no room, or because the terminal is gone.
+    Write errors are ignored: a job must not fail because the log's disk is full, or because the
+    terminal was closed.
     """
 
     def __init__(self, terminal: TextIO, file: BinaryIO) -> None:
@@ -51,25 +52,26 @@ class _Tee:
 
 @contextmanager
 def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
-    """Log to the file `log` and to the terminal; end with the message alone on an `InputError`.
+    """Log to the file `log` and to the terminal, and hold the job's lock, while the block runs.
 
-    Another job that makes the same, left by a run that died, is waited for; who makes it stands
-    in a file beside the log (`ownership`). Of the processes that train together, the first one's
-    log is the job's; the others add their warnings.
+    If another job makes the same outputs, left by a run that died, it is waited for; the lock file
+    next to the log names it (`run.locks`). Of the processes of a distributed training, the first
+    one writes the log, and the others append their warnings to it.
 
     Parameters
     ----------
     log
         The job's log.
     outputs
-        What it makes.
+        Paths that the job makes.
 
     Raises
     ------
     SystemExit
-        With code 1, after an `InputError` or any other exception, which stands in the log.
+        With code 1 after any exception. The log holds its traceback, or only its message for an
+        `InputError`.
     """
-    # Set by Lightning in the processes that it starts.
+    # Lightning sets this variable in the processes that it starts.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     with (
         Path(log).open("wb" if first else "ab", buffering=0) as file,
@@ -83,31 +85,31 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
             force=True,
         )
         try:
-            with ExitStack() as alone:
+            with ExitStack() as stack:
                 if first:
-                    alone.enter_context(owned(Path(log).with_suffix(".owner"), outputs))
-                    alone.enter_context(watched(Path(log).with_suffix(".gpu.json")))
+                    stack.enter_context(hold(Path(log).with_suffix(".owner"), outputs))
+                    stack.enter_context(record_gpu_use(Path(log).with_suffix(".gpu.json")))
                 yield
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         except Exception as error:
             text = "".join(traceback.format_exception(error))
-            print(f"error: {_disk_is_full(outputs)}" if FULL in text else text, file=sys.stderr)
+            # Libraries raise exceptions of their own for it.
+            if DISK_FULL in text:
+                text = f"error: {_disk_full_message(outputs)}"
+            print(text, file=sys.stderr)
             sys.exit(1)
 
 
-def _disk_is_full(outputs: Sequence[str]) -> str:
-    """What to say; whichever library met it, with an exception of its own."""
+def _disk_full_message(outputs: Sequence[str]) -> str:
     free = [(shutil.disk_usage(folder).free, folder) for folder in _folders(outputs)]
     where = ", ".join(f"{folder}: {size / 1e6:.0f} MB free" for size, folder in free)
-    return (
-        f"the disk is full ({where}): make room there and start again; what was done before is kept"
-    )
+    return f"the disk is full ({where}): free some space and start again; finished work is kept"
 
 
 def _folders(outputs: Sequence[str]) -> list[Path]:
-    """The folders, as far as they are there, that outputs lie in, and that of scratch files."""
+    """List the nearest existing folders of the outputs, and that of scratch files."""
     folders = [Path(gettempdir())]
     for output in outputs:
         folders.append(next(f for f in Path(output).resolve().parents if f.is_dir()))

@@ -1,8 +1,9 @@
-"""One maker of a result at a time, also where a job outlives the run that started it.
+"""Lock files: one job at a time makes a result, even if a job outlives the run that started it.
 
-An owner is a file that says who makes something. It is made with `link`, which succeeds for one
-process alone on NFS, too, and its owner renews its time. No lock of the file system is needed,
-and no clock is compared with that of another machine: who waits sees the time change, or not.
+A lock file names the process that holds it. It is created with `link`, which succeeds for only one
+process, on NFS too, and its holder regularly updates the file's modification time (heartbeat). This
+needs no locks of the file system, and no synchronized clocks: a process that waits only observes
+whether the time changes.
 """
 
 from __future__ import annotations
@@ -23,40 +24,42 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from cellmap_pipeline.io.files import write_json
+
 log = logging.getLogger(__name__)
 
-# Seconds between signs of life; after so many without one, an owner elsewhere is taken for dead.
-# NFS may show the time of a file a minute late.
-BEAT, SILENCE = 15.0, 180.0
-# Seconds between looks at an owner that is waited for.
-POLL = 2.0
-# sysexits.h's EX_TEMPFAIL, as of an interrupted training.
-LOST = 75
-# Of Slurm's job states, those in which processes run, and those in which they stand still.
-RUNNING = {"RUNNING", "COMPLETING", "SIGNALING", "RESIZING"}
-STILL = {"SUSPENDED", "STOPPED"}
+HEARTBEAT_S = 15.0
+# A holder on another machine counts as dead after this time without a heartbeat. NFS may show a
+# file's time a minute late.
+TIMEOUT_S = 180.0
+POLL_S = 2.0
+# EX_TEMPFAIL of sysexits.h, as for an interrupted training.
+LOCK_LOST_EXIT_CODE = 75
+# Slurm's job states in which processes run, and in which they are suspended.
+RUNNING_STATES = {"RUNNING", "COMPLETING", "SIGNALING", "RESIZING"}
+SUSPENDED_STATES = {"SUSPENDED", "STOPPED"}
 
 
 @dataclass(frozen=True)
-class Owner:
-    """A process that makes something.
+class LockHolder:
+    """The content of a lock file: a process, and what it makes.
 
     Attributes
     ----------
     host, pid, slurm_job, since
-        For people; `slurm_job` is None outside of Slurm.
+        For messages; `slurm_job` is None outside of Slurm.
     machine
-        Tells machines apart that share a name, and a machine before and after a restart.
+        Distinguishes machines with the same name, and a machine before and after a reboot.
     started
-        Of the process, so that another one of the same number is not taken for it.
+        Start time of the process, which distinguishes it from others with the same number.
     token
-        Of this ownership alone.
+        Unique to this acquisition of the lock.
     outputs
-        Paths that it makes.
+        Paths that the process makes.
     logs
-        Of a run, the folder of its jobs' logs and owners.
+        For a run, the folder with the logs and lock files of its jobs.
     ended
-        It made all of it.
+        Whether the process finished its work and released the lock.
     """
 
     host: str
@@ -75,55 +78,57 @@ class Owner:
         return f"process {self.pid} on {self.host}{job}, since {self.since}"
 
 
-def this_process(outputs: Sequence[str] = ()) -> Owner:
-    """An ownership of this process."""
-    return Owner(
+def this_process(outputs: Sequence[str] = ()) -> LockHolder:
+    """Describe this process as the holder of a new lock."""
+    return LockHolder(
         host=socket.gethostname(),
         pid=os.getpid(),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         since=time.strftime("%Y-%m-%d %H:%M:%S"),
-        machine=_machine(),
-        started=_started(os.getpid()),
+        machine=_machine_id(),
+        started=_start_time(os.getpid()),
         token=uuid.uuid4().hex,
         outputs=tuple(outputs),
     )
 
 
-def read(path: Path) -> Owner | None:
-    """The owner that a file names; None where there is no file.
+def read_holder(path: Path) -> LockHolder | None:
+    """Read a lock file; return None if there is none.
 
-    One that can't be read is left of a machine that died while it wrote, and has ended.
+    An unreadable file was left by a crashed machine; it counts as released.
     """
     for _ in range(10):
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return Owner(**values | {"outputs": tuple(values["outputs"])})
+            return LockHolder(**values | {"outputs": tuple(values["outputs"])})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError):
-            # Or it is being written, on a file system without links.
+            # On a file system without links, it may also be incomplete.
             time.sleep(0.1)
-    return Owner("?", 0, None, "?", "", None, "", ended=True)
+    return LockHolder("?", 0, None, "?", "", None, "", ended=True)
 
 
-def is_ended(path: Path) -> bool:
-    """Whether a file says that its owner made all that it had to."""
-    owner = read(path)
-    return owner is not None and owner.ended
+def is_released(path: Path) -> bool:
+    """Whether a lock file exists whose holder finished its work."""
+    holder = read_holder(path)
+    return holder is not None and holder.ended
 
 
-def lives(owner: Owner) -> bool | None:
-    """Whether an owner still runs; None where only its signs of life can tell."""
-    if owner.machine == _machine():
-        return _runs(owner.pid, owner.started)
-    if owner.slurm_job is None:
+def is_alive(holder: LockHolder) -> bool | None:
+    """Whether a lock holder still runs; None if only its heartbeat can tell."""
+    if holder.machine == _machine_id():
+        return _is_running(holder.pid, holder.started)
+    if holder.slurm_job is None:
         return None
-    # A job that Slurm began anew is the only one of its number.
-    return owner.slurm_job != os.environ.get("SLURM_JOB_ID") and _slurm_runs(owner.slurm_job)
+    # If Slurm requeued the job, the process that holds the lock is gone: this one replaced it.
+    return holder.slurm_job != os.environ.get("SLURM_JOB_ID") and _is_slurm_job_alive(
+        holder.slurm_job
+    )
 
 
-def _slurm_runs(job: str) -> bool | None:
-    """Whether Slurm runs a job; None where its processes may run, or Slurm can't be asked."""
+def _is_slurm_job_alive(job: str) -> bool | None:
+    """Whether a Slurm job has processes; None if it may have some, or Slurm does not answer."""
     if shutil.which("squeue") is None:
         return None
     command = ["squeue", "--noheader", "--format=%T", "--states=all", f"--jobs={job}"]
@@ -134,159 +139,163 @@ def _slurm_runs(job: str) -> bool | None:
     if done.returncode != 0:
         return False if "Invalid job id" in done.stderr else None
     states = set(done.stdout.split())
-    if states & STILL:
+    if states & SUSPENDED_STATES:
         return True
-    return None if states & RUNNING else False
+    return None if states & RUNNING_STATES else False
 
 
-class Watch:
-    """Looks at a file's owner again and again."""
+class LockWatch:
+    """Repeated observation of a lock file.
+
+    Attributes
+    ----------
+    path
+        The lock file.
+    holder
+        The holder seen last.
+    confirmed
+        Whether that holder is known to be alive, from its process or a heartbeat.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # The one seen last; and whether a sign of life of it was.
-        self.owner: Owner | None = None
-        self.alive = False
-        self._sign: tuple[str, int] | None = None
-        self._since = 0.0
+        self.holder: LockHolder | None = None
+        self.confirmed = False
+        self._heartbeat: tuple[str, int] | None = None
+        self._heartbeat_seen = 0.0
 
-    def living(self) -> Owner | None:
-        """The owner, as long as it lives or could."""
-        self.owner = owner = read(self.path)
+    def living_holder(self) -> LockHolder | None:
+        """Return the holder unless it is dead or has released the lock."""
+        self.holder = holder = read_holder(self.path)
         try:
-            sign = self.path.stat().st_mtime_ns
+            modified = self.path.stat().st_mtime_ns
         except FileNotFoundError:
             return None
-        if owner is None or owner.ended:
+        if holder is None or holder.ended:
             return None
-        known = lives(owner)
-        if known is not None:
-            self.alive = known
-            return owner if known else None
-        if (owner.token, sign) != self._sign:
-            self.alive = self._sign is not None and self._sign[0] == owner.token
-            self._sign, self._since = (owner.token, sign), time.monotonic()
-        return owner if time.monotonic() - self._since < SILENCE else None
+        alive = is_alive(holder)
+        if alive is not None:
+            self.confirmed = alive
+            return holder if alive else None
+        if (holder.token, modified) != self._heartbeat:
+            self.confirmed = self._heartbeat is not None and self._heartbeat[0] == holder.token
+            self._heartbeat, self._heartbeat_seen = (holder.token, modified), time.monotonic()
+        return holder if time.monotonic() - self._heartbeat_seen < TIMEOUT_S else None
 
 
-def claim(path: Path, owner: Owner) -> bool:
-    """Become the owner that `path` names, if it names none; whether that succeeded."""
+def try_acquire(path: Path, holder: LockHolder) -> bool:
+    """Create a lock file unless it exists; return whether that succeeded."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _write_beside(path, owner)
+    tmp = path.with_name(f"{path.name}.{holder.token}")
     try:
-        _link(beside, path)
+        write_json(tmp, asdict(holder))
+        _link(tmp, path)
     except FileExistsError:
         return False
     finally:
-        beside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
     return True
 
 
-def bury(path: Path, dead: Owner) -> None:
-    """Remove a dead owner, and nobody else who came meanwhile."""
-    # Only one at a time removes this owner; who dies at it is removed in the same way.
-    here = path.with_name(f"{path.name}.{dead.token}.dead")
-    mine = this_process()
-    if claim(here, mine):
-        found = read(path)
-        if found and found.token == dead.token:
-            path.unlink(missing_ok=True)
-        here.unlink()
-    elif (watch := Watch(here)).living() is None and watch.owner:
-        bury(here, watch.owner)
-
-
-def take(path: Path, owner: Owner) -> None:
-    """Become the owner that `path` names as soon as there is no other that lives."""
-    watch, told = Watch(path), 0.0
-    while not claim(path, owner):
-        other = watch.living()
+def acquire(path: Path, holder: LockHolder) -> None:
+    """Create a lock file, after waiting for any other living holder."""
+    watch, logged = LockWatch(path), 0.0
+    while not try_acquire(path, holder):
+        other = watch.living_holder()
         if other is None:
-            if watch.owner:
-                bury(path, watch.owner)
+            if watch.holder:
+                remove_dead(path, watch.holder)
             continue
-        if time.monotonic() - told > 60 or not told:
-            told = time.monotonic()
-            log.info("waiting for the one who makes the same: %s (%s)", other, path)
-        time.sleep(POLL)
+        if time.monotonic() - logged > 60 or not logged:
+            logged = time.monotonic()
+            log.info("waiting for another job that makes the same results: %s (%s)", other, path)
+        time.sleep(POLL_S)
 
 
 @contextmanager
-def owned(path: Path, outputs: Sequence[str] = ()) -> Iterator[None]:
-    """Be the owner that `path` names; what stays there says that all was made.
+def hold(path: Path, outputs: Sequence[str] = ()) -> Iterator[None]:
+    """Hold the lock `path` while the block runs, after waiting for any other living holder.
 
-    Waits for another owner, as long as it lives. When the work fails, the file is removed.
+    A released lock file remains, as a record that the block succeeded. If the block fails, the
+    file is removed.
     """
-    owner = this_process(outputs)
-    take(path, owner)
-    stop = keep_alive(path, owner)
+    holder = this_process(outputs)
+    acquire(path, holder)
+    stop = start_heartbeat(path, holder)
     try:
         yield
     except BaseException:
         stop()
-        bury(path, owner)
+        remove_dead(path, holder)
         raise
     stop()
-    change(path, replace(owner, ended=True))
+    update(path, replace(holder, ended=True))
 
 
-def keep_alive(path: Path, owner: Owner) -> Callable[[], None]:
-    """Give signs of life until what is returned is called.
+def update(path: Path, holder: LockHolder) -> None:
+    """Replace the content of a lock file."""
+    write_json(path, asdict(holder))
 
-    A process that stood still for so long that another one took over ends here, at once.
+
+def remove_dead(path: Path, dead: LockHolder) -> None:
+    """Remove the lock file of a dead holder, unless another process has acquired the lock."""
+    # A second lock guards the removal; if its holder dies, it is cleaned up the same way.
+    guard = path.with_name(f"{path.name}.{dead.token}.dead")
+    if try_acquire(guard, this_process()):
+        found = read_holder(path)
+        if found and found.token == dead.token:
+            path.unlink(missing_ok=True)
+        guard.unlink()
+    elif (watch := LockWatch(guard)).living_holder() is None and watch.holder:
+        remove_dead(guard, watch.holder)
+
+
+def start_heartbeat(path: Path, holder: LockHolder) -> Callable[[], None]:
+    """Update the lock file's time in a thread, until the returned function is called.
+
+    The process exits at once if it was suspended for so long that another one took the lock over.
     """
-    stop = threading.Event()
+    stopped = threading.Event()
 
     def beat() -> None:
-        while not stop.wait(BEAT):
+        while not stopped.wait(HEARTBEAT_S):
             try:
                 os.utime(path)
-                found = read(path)
-                if found is None or found.token == owner.token:
+                found = read_holder(path)
+                if found is None or found.token == holder.token:
                     continue
-            except FileNotFoundError:  # Somebody removed it.
-                if claim(path, owner):
+            except FileNotFoundError:
+                if try_acquire(path, holder):
                     continue
-                found = read(path)
-            except OSError as error:  # A file server that is away for a while.
+                found = read_holder(path)
+            except OSError as error:  # The file server may be unavailable for a while.
                 log.warning("%s: %s", path, error)
                 continue
-            print(f"error: {path} belongs to {found}: ending", file=sys.stderr, flush=True)
-            os._exit(LOST)
+            print(f"error: {path} is now held by {found}: exiting", file=sys.stderr, flush=True)
+            os._exit(LOCK_LOST_EXIT_CODE)
 
-    thread = threading.Thread(target=beat, name="owner", daemon=True)
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
 
-    def end() -> None:
-        stop.set()
+    def stop() -> None:
+        stopped.set()
         thread.join()
 
-    return end
+    return stop
 
 
-def change(path: Path, owner: Owner) -> None:
-    """Say something else about an owner."""
-    os.replace(_write_beside(path, owner), path)
-
-
-def _write_beside(path: Path, owner: Owner) -> Path:
-    beside = path.with_name(f"{path.name}.{owner.token}")
-    beside.write_text(json.dumps(asdict(owner), indent=1) + "\n", encoding="utf-8")
-    return beside
-
-
-def _link(beside: Path, path: Path) -> None:
+def _link(tmp: Path, path: Path) -> None:
     try:
-        os.link(beside, path)
+        os.link(tmp, path)
     except FileExistsError:
         raise
-    except OSError:  # A file system without hard links.
+    except OSError:  # The file system has no hard links.
         with path.open("x", encoding="utf-8") as file:
-            file.write(beside.read_text(encoding="utf-8"))
+            file.write(tmp.read_text(encoding="utf-8"))
 
 
 @cache
-def _machine() -> str:
+def _machine_id() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -294,9 +303,9 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _runs(pid: int, started: int | None) -> bool:
+def _is_running(pid: int, started: int | None) -> bool:
     if started is not None:
-        return _started(pid) == started
+        return _start_time(pid) == started
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -306,10 +315,10 @@ def _runs(pid: int, started: int | None) -> bool:
     return True
 
 
-def _started(pid: int) -> int | None:
-    """When a process of this machine began, in ticks since the machine did; None if it is gone.
+def _start_time(pid: int) -> int | None:
+    """Start time of a process of this machine, in ticks since boot.
 
-    None for all processes where there is no /proc.
+    None if the process has ended, and for all processes on systems without /proc.
     """
     try:
         # After the name in brackets, which may hold anything: state, …, starttime (proc(5)).

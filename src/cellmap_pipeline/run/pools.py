@@ -1,4 +1,4 @@
-"""Jobs in processes side by side, as many at a time as their memory allows."""
+"""Pools of worker processes, with a limit on memory, and without orphans."""
 
 from __future__ import annotations
 
@@ -22,52 +22,57 @@ R = TypeVar("R")
 def run_bounded(
     work: Callable[[T], R],
     tasks: Sequence[T],
-    needs: Sequence[int],
+    *,
+    task_bytes: Sequence[int],
+    memory_bytes: int | None,
     workers: int,
-    memory: int | None,
-    start: Callable[..., None],
-    start_arguments: tuple[Any, ...],
+    initializer: Callable[..., None],
+    initargs: tuple[Any, ...],
     description: str,
 ) -> Iterator[tuple[T, R]]:
-    """Each task with its result, as they are done; under a progress bar.
+    """Run tasks in parallel within a memory limit; yield each with its result when it is done.
 
-    The largest tasks that fit beside those that run are started first. A task that needs more than
-    `memory` runs alone.
+    The largest tasks that fit next to the running ones are started first. A task that needs more
+    than `memory_bytes` runs alone.
 
     Parameters
     ----------
     work
-        Called with a task; where there are several workers, in another process.
-    needs
-        Bytes that each task takes.
-    memory
-        Bytes for all of them together; by default half of the machine's.
-    start, start_arguments
-        Called once in every process.
+        Called with a task; with several workers, in another process.
+    task_bytes
+        Memory that each task takes.
+    memory_bytes
+        Memory for all running tasks together; by default half of the machine's.
+    workers
+        Number of processes; 1 runs all tasks in this process.
+    initializer, initargs
+        Called once in every process before its first task.
+    description
+        Title of the progress bar.
     """
-    if memory is None:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    order = sorted(range(len(tasks)), key=lambda i: -needs[i])
-    # disable=None: no bar where nobody looks at a terminal.
+    if memory_bytes is None:
+        memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    order = sorted(range(len(tasks)), key=lambda i: -task_bytes[i])
+    # disable=None shows no bar unless stderr is a terminal.
     with tqdm(total=len(tasks), desc=description, unit="label", disable=None) as bar:
         if workers == 1:
-            start(*start_arguments)
+            initializer(*initargs)
             for i in order:
                 yield tasks[i], work(tasks[i])
                 bar.update()
             return
-        begin = partial(_begin, start, start_arguments)
-        with ProcessPoolExecutor(workers, initializer=begin) as pool:
+        initialize = partial(_initialize_worker, initializer, initargs)
+        with ProcessPoolExecutor(workers, initializer=initialize) as pool:
             running: dict[Future[R], int] = {}
             try:
                 while order or running:
-                    used = sum(needs[i] for i in running.values())
+                    used = sum(task_bytes[i] for i in running.values())
                     for i in list(order):
-                        fits = used + needs[i] <= memory or not running
+                        fits = used + task_bytes[i] <= memory_bytes or not running
                         if fits and len(running) < workers:
                             order.remove(i)
                             running[pool.submit(work, tasks[i])] = i
-                            used += needs[i]
+                            used += task_bytes[i]
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
                         i = running.pop(done)
                         yield tasks[i], done.result()
@@ -76,16 +81,15 @@ def run_bounded(
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(start: Callable[..., None], start_arguments: tuple[Any, ...]) -> None:
-    end_with_parent()
-    start(*start_arguments)
+def _initialize_worker(initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
+    exit_with_parent()
+    initializer(*initargs)
 
 
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it has, however that ended.
+def exit_with_parent() -> None:
+    """Exit this process as soon as its parent process has ended, even if that was killed.
 
-    A pool whose process is killed can tell its workers nothing: they would wait for work, and keep
-    their memory, for ever.
+    Otherwise the workers of a killed process would wait for tasks, and keep their memory, forever.
     """
     parent = multiprocessing.parent_process()
     assert parent
@@ -97,37 +101,38 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-# Decoded chunks that a worker keeps: what windows side by side share. More would take the memory
-# of several workers, for voxels that are not read again soon.
+# Enough for the chunks that neighboring windows share. A larger cache would hold voxels that are
+# not read again soon, once per worker.
 WORKER_CACHE_BYTES = 1 << 27
 
 
 class Workers:
-    """Where blocks are worked on: in this process, or in several of their own."""
+    """Processes that work on blocks: this process, or those of a pool."""
 
     def __init__(self, pool: ProcessPoolExecutor | None) -> None:
         self._pool = pool
 
-    def run(self, work: Callable[[T], R], blocks: Sequence[T], what: str) -> Iterator[R]:
-        """Results of `work` for each block, in order, with a progress bar."""
+    def run(self, work: Callable[[T], R], blocks: Sequence[T], description: str) -> Iterator[R]:
+        """Yield the results of `work` for each block, in order, with a progress bar."""
         run = self._pool.map if self._pool else map
-        bar = tqdm(run(work, blocks), desc=what, total=len(blocks), unit="block")
+        bar = tqdm(run(work, blocks), desc=description, total=len(blocks), unit="block")
         yield from bar
 
 
 @contextmanager
 def workers(number: int) -> Iterator[Workers]:
-    """`number` processes; 1 is this one."""
+    """Start `number` worker processes; 1 means to work in this process."""
     if number == 1:
         yield Workers(None)
         return
-    # Not by a fork of this process: its threads (of tensorstore, say) would be missing there.
+    # A fork of this process would lack its threads, such as those of tensorstore.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(number, mp_context=context, initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(
+        number, mp_context=context, initializer=_initialize_block_worker
+    ) as pool:
         yield Workers(pool)
 
 
-def _begin_worker() -> None:
-    """What each process of its own does first."""
-    end_with_parent()
+def _initialize_block_worker() -> None:
+    exit_with_parent()
     set_cache_bytes(WORKER_CACHE_BYTES)

@@ -1,4 +1,4 @@
-"""How far a job is, by the progress bar at the end of its log."""
+"""The progress of a job, read from the progress bar at the end of its log."""
 
 from __future__ import annotations
 
@@ -6,40 +6,50 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-# Of a log's end; a bar's line has some hundred characters.
-TAIL = 16_000
-# As tqdm draws it: what it is about, share, number of number, and the time that is left of it.
+# Read from a log's end; a bar's line has some hundred characters.
+TAIL_BYTES = 16_000
+# A bar of tqdm: description, percentage, counts, and remaining time.
 BAR = re.compile(r"(?P<what>[^|\n]*?):?\s+(?P<percent>\d+)%\|.*\[[\d:]+<(?P<left>[\d:]+|\?)")
-# What `training_log.Progress` writes behind it.
-WHOLE = re.compile(r"all done in=(?:(?P<days>\d+) days?, )?(?P<left>[\d:]+)")
+# Remaining time of the whole training, which the progress bar of `training.callbacks` adds.
+TRAINING_LEFT = re.compile(r"all done in=(?:(?P<days>\d+) days?, )?(?P<left>[\d:]+)")
 
 
 class Progress(NamedTuple):
-    """`what` a job is at, the `share` of that which is done, and seconds `left` if known."""
+    """The current step of a job.
+
+    Attributes
+    ----------
+    what
+        Description of the step.
+    share
+        Finished fraction of the step.
+    left
+        Remaining time, s, if known.
+    """
 
     what: str
     share: float
     left: float | None
 
 
-def progress_of(log: Path) -> Progress | None:
-    """What the last bar in a log says; None without one."""
+def read_progress(log: Path) -> Progress | None:
+    """Read the last progress bar of a log, or None if there is none."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL))
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
             text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return None
     bars = [bar for line in re.split(r"[\r\n]", text) if (bar := BAR.match(line))]
-    # Of a training, not the bar of its validation.
-    telling = [bar for bar in bars if WHOLE.search(bar.string)] or bars
-    if not telling:
+    # For a training, the bar of its epoch, not that of its validation.
+    bars = [bar for bar in bars if TRAINING_LEFT.search(bar.string)] or bars
+    if not bars:
         return None
-    bar = telling[-1]
-    whole = WHOLE.search(bar.string)
-    left = _seconds(whole["left"]) if whole else _seconds(bar["left"])
-    if whole and whole["days"]:
-        left = (left or 0) + 86_400 * int(whole["days"])
+    bar = bars[-1]
+    training = TRAINING_LEFT.search(bar.string)
+    left = _seconds(training["left"]) if training else _seconds(bar["left"])
+    if training and training["days"]:
+        left = (left or 0) + 86_400 * int(training["days"])
     return Progress(bar["what"].strip(), int(bar["percent"]) / 100, left)
 
 

@@ -1,7 +1,7 @@
-"""A run of the workflow: one at a time in a folder, and after any end started again alike.
+"""Start of a run: one at a time in a folder, with the same command after any interruption.
 
-`cellmap-pipeline run ARGUMENTS` becomes `snakemake ARGUMENTS`, after it has put in order what a
-run that died left: its lock, its jobs that still run, and what they made after its death.
+`cellmap-pipeline run ARGUMENTS` becomes `snakemake ARGUMENTS` after cleaning up what an interrupted
+run left behind: its lock, its jobs that still run, and outputs that Snakemake did not record.
 """
 
 from __future__ import annotations
@@ -21,96 +21,111 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX, replace_folder
 from cellmap_pipeline.io.yaml_files import read_yaml
 from cellmap_pipeline.run.locks import (
-    POLL,
-    SILENCE,
-    Owner,
-    Watch,
-    bury,
-    change,
-    claim,
-    keep_alive,
-    read,
+    POLL_S,
+    TIMEOUT_S,
+    LockHolder,
+    LockWatch,
+    read_holder,
+    remove_dead,
+    start_heartbeat,
     this_process,
+    try_acquire,
+    update,
 )
 
-# Snakemake's own folder in the working directory, and in it who runs there.
-OWN = Path(".snakemake")
-RUN = OWN / "run.owner"
-# What Snakemake's plugin calls the jobs of a run.
+SNAKEMAKE_FOLDER = Path(".snakemake")
+RUN_LOCK = SNAKEMAKE_FOLDER / "run.owner"
+# Name of a run's Slurm jobs, set by Snakemake's plugin.
 RUN_NAME = re.compile(r"(.*_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class SlurmJob(NamedTuple):
-    """A job of ours in Slurm's queue."""
+    """A job of a Snakemake run in Slurm's queue.
+
+    Attributes
+    ----------
+    number
+        Slurm's job id.
+    state
+        Slurm's state of the job.
+    description
+        Comment of the job, which names its rule and wildcards.
+    """
 
     number: str
     state: str
-    what: str
+    description: str
 
 
 def start(arguments: Sequence[str]) -> None:
-    """Become `snakemake` with `arguments`, as the only run in its folder. Doesn't return.
+    """Replace this process by `snakemake` with `arguments`, as the only run in its folder.
 
     Raises
     ------
     InputError
-        Another run lives in the folder; or a file that `--configfile` names is no configuration.
+        Another run is active in the folder, or a file of `--configfile` is not a configuration.
     SystemExit
-        The lock of a dead run can't be removed; Snakemake has said why.
+        Snakemake cannot remove the lock of a dead run; it has printed the reason.
     """
     snakemake = [sys.executable, "-m", "snakemake"]
     options = _options(arguments)
     problems: list[str] = []
-    # Snakemake reads them before the Snakefile could look at them.
+    # Snakemake reads these files before the Snakefile can check them.
     for path in options.configfile:
         with gathered(problems):
             read_yaml(path)
     raise_all(problems)
-    if not _only_plans(arguments):
+    if not _is_dry_run(arguments):
         folder = options.directory
-        stop, before = _alone(folder / RUN)
-        if before and before.logs:
-            _settle(folder, folder / before.logs)
-        if any((folder / OWN / "locks").glob("*.lock")):
+        stop, previous = _acquire_run_lock(folder / RUN_LOCK)
+        if previous and previous.logs:
+            _clean_up(folder, folder / previous.logs)
+        if any((folder / SNAKEMAKE_FOLDER / "locks").glob("*.lock")):
             unlocked = subprocess.run([*snakemake, "--unlock", *arguments])
             if unlocked.returncode:
                 sys.exit(unlocked.returncode)
-        # In Snakemake, which is this very process then, `resume` goes on with it.
+        # Snakemake, which replaces this process, continues the heartbeat in `keep_run_lock`.
         stop()
     sys.stdout.flush()
     os.execv(sys.executable, [*snakemake, *arguments])
 
 
-def resume(logs: Path) -> None:
-    """In a Snakemake that `start` became: stay the folder's run until the end of the process."""
-    owner = read(RUN)
-    if owner and (owner.pid, owner.machine) == (os.getpid(), this_process().machine):
-        _until_the_end(replace(owner, logs=str(logs)))
+def keep_run_lock(logs: Path) -> None:
+    """Hold the folder's run lock until this process ends, if `start` acquired it for it.
+
+    Called by the Snakemake process that replaced the one of `start`.
+    """
+    holder = read_holder(RUN_LOCK)
+    if holder and (holder.pid, holder.machine) == (os.getpid(), this_process().machine):
+        _hold_until_exit(replace(holder, logs=str(logs)))
 
 
-def begin(logs: Path) -> None:
-    """In a Snakemake that was called by itself and has its lock: be the folder's run."""
-    watch = Watch(RUN)
-    if watch.living() is None:
-        if watch.owner:
-            bury(RUN, watch.owner)
-        owner = replace(this_process(), logs=str(logs))
-        if claim(RUN, owner):
-            _until_the_end(owner)
+def acquire_run_lock(logs: Path) -> None:
+    """Hold the folder's run lock until this process ends, unless another process does.
+
+    Called by a Snakemake process that was not started by `start` and has Snakemake's own lock.
+    """
+    watch = LockWatch(RUN_LOCK)
+    if watch.living_holder() is None:
+        if watch.holder:
+            remove_dead(RUN_LOCK, watch.holder)
+        holder = replace(this_process(), logs=str(logs))
+        if try_acquire(RUN_LOCK, holder):
+            _hold_until_exit(holder)
 
 
-def forget_noted(logs: Path) -> None:
-    """Remove the notes of jobs that ended, as far as Snakemake knows what they made."""
+def remove_recorded_locks(logs: Path) -> None:
+    """Remove the released lock files of jobs whose outputs Snakemake has recorded."""
     for path in logs.rglob("*.owner"):
-        owner = read(path)
-        if owner and owner.ended and not _unnoted(Path(), path, owner):
+        holder = read_holder(path)
+        if holder and holder.ended and not _unrecorded_outputs(Path(), path, holder):
             path.unlink(missing_ok=True)
 
 
-def _only_plans(arguments: Sequence[str]) -> bool:
-    """Whether the run is only a plan, which needs no care."""
+def _is_dry_run(arguments: Sequence[str]) -> bool:
     return any(re.fullmatch(r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*", a) for a in arguments)
 
 
@@ -121,129 +136,138 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_known_args(list(arguments))[0]
 
 
-def _alone(path: Path) -> tuple[Callable[[], None], Owner | None]:
-    """Be the run of the folder: what stops the signs of life of it, and the run before."""
-    owner, before, watch, told = this_process(), None, Watch(path), False
-    while not claim(path, owner):
-        other = watch.living()
+def _acquire_run_lock(path: Path) -> tuple[Callable[[], None], LockHolder | None]:
+    """Acquire a folder's run lock.
+
+    Returns
+    -------
+    A function that stops the lock's heartbeat, and the holder of the previous, dead run.
+
+    Raises
+    ------
+    InputError
+        Another run is active in the folder.
+    """
+    holder, previous, watch, is_announced = this_process(), None, LockWatch(path), False
+    while not try_acquire(path, holder):
+        other = watch.living_holder()
         if other is None:
-            if watch.owner:
-                before = watch.owner
-                bury(path, before)
-                # So that the next one knows of it when this one dies, too.
-                owner = replace(owner, logs=before.logs)
-        elif watch.alive:
+            if watch.holder:
+                previous = watch.holder
+                remove_dead(path, previous)
+                # If this run dies during the cleanup, the next one still finds the old jobs.
+                holder = replace(holder, logs=previous.logs)
+        elif watch.confirmed:
             raise InputError(
-                f"a run lives in this folder: {other}. Wait until it ends; or end it there, with "
-                f"Ctrl-C or `kill {other.pid}` (which lets the jobs that run finish first)"
+                f"another run is active in this folder: {other}. Wait until it ends, or stop it "
+                f"there with Ctrl-C or `kill {other.pid}`, which lets running jobs finish first"
             )
         else:
-            if not told:
-                _say(f"waiting {SILENCE:.0f} s for a sign of life of {other}")
-                told = True
-            time.sleep(POLL)
-    return keep_alive(path, owner), before
+            if not is_announced:
+                _print(f"waiting {TIMEOUT_S:.0f} s for a heartbeat of {other}")
+                is_announced = True
+            time.sleep(POLL_S)
+    return start_heartbeat(path, holder), previous
 
 
-def _until_the_end(owner: Owner) -> None:
-    change(RUN, owner)
-    stop = keep_alive(RUN, owner)
+def _hold_until_exit(holder: LockHolder) -> None:
+    update(RUN_LOCK, holder)
+    stop = start_heartbeat(RUN_LOCK, holder)
 
-    def end() -> None:
+    def release() -> None:
         stop()
-        change(RUN, replace(owner, ended=True))
+        update(RUN_LOCK, replace(holder, ended=True))
 
-    atexit.register(end)
+    atexit.register(release)
 
 
-def _settle(folder: Path, logs: Path) -> None:
-    """Let the jobs that a dead run left come to their ends, and keep what they made."""
+def _clean_up(folder: Path, logs: Path) -> None:
+    """Wait for the jobs that a dead run left running, and set aside what it did not record."""
     queue = _slurm_jobs(folder)
     waiting = [job.number for job in queue or [] if job.state == "PENDING"]
     if waiting:
-        _say(f"taking {len(waiting)} jobs of the run before out of Slurm's queue")
+        _print(f"removing {len(waiting)} jobs of the previous run from Slurm's queue")
         subprocess.run(["scancel", "--state=PENDING", *waiting])
-    watches = {path: Watch(path) for path in logs.rglob("*.owner")}
-    said: list[str] = []
+    watches = {path: LockWatch(path) for path in logs.rglob("*.owner")}
+    printed: list[str] = []
     while True:
         if queue is not None:
             queue = _slurm_jobs(folder)
         running = queue or []
-        lines = [f"Slurm job {job.number}: {job.what}" for job in running]
+        lines = [f"Slurm job {job.number}: {job.description}" for job in running]
         for path, watch in watches.items():
-            owner = watch.living()
-            if owner and not any(job.number == owner.slurm_job for job in running):
-                lines.append(f"{path.relative_to(logs).with_suffix('')}: {owner}")
+            holder = watch.living_holder()
+            if holder and not any(job.number == holder.slurm_job for job in running):
+                lines.append(f"{path.relative_to(logs).with_suffix('')}: {holder}")
         if not lines:
             break
-        if lines != said:
-            said = lines
-            _say(
-                "waiting for jobs of the run before that still run; what they do is kept, also "
-                "when you end them with `scancel` or `kill`:\n  " + "\n  ".join(lines)
+        if lines != printed:
+            printed = lines
+            _print(
+                "waiting for running jobs of the previous run; their work is kept, even if you end "
+                "them with `scancel` or `kill`:\n  " + "\n  ".join(lines)
             )
-        time.sleep(POLL)
+        time.sleep(POLL_S)
     for path in logs.rglob("*.owner"):
-        if owner := read(path):
-            for output in _unnoted(folder, path, owner):
-                _put_aside(output)
+        if holder := read_holder(path):
+            for output in _unrecorded_outputs(folder, path, holder):
+                _set_aside(output)
             path.unlink(missing_ok=True)
-    for beside in logs.rglob("*.owner.*"):  # Of processes that were killed between two steps.
-        beside.unlink(missing_ok=True)
+    for tmp in logs.rglob("*.owner.*"):  # Temporary files of killed processes.
+        tmp.unlink(missing_ok=True)
 
 
-def _put_aside(output: Path) -> None:
-    """Make room for an output of which Snakemake doesn't know with which settings it was made.
+def _set_aside(output: Path) -> None:
+    """Remove an output for which Snakemake has not recorded the settings that it was made with.
 
-    A folder goes where the next job looks for what is done, and takes it if it is of its settings.
+    A folder is moved to where the next job looks for finished work of its own settings.
     """
     if output.is_dir() and not output.is_symlink():
-        beside = output.with_name(output.name + ".partial")
-        shutil.rmtree(beside, ignore_errors=True)
-        output.rename(beside)
+        replace_folder(output, output.with_name(output.name + PARTIAL_SUFFIX))
     else:
         output.unlink()
 
 
-def _unnoted(folder: Path, path: Path, owner: Owner) -> list[Path]:
-    """What an owner made without Snakemake having noted it since."""
-    if not any((folder / OWN / "metadata").glob("*")):  # Its notes are elsewhere.
+def _unrecorded_outputs(folder: Path, path: Path, holder: LockHolder) -> list[Path]:
+    """List the outputs that the holder of the lock `path` made and Snakemake did not record."""
+    # Without any records, the results were made in another folder.
+    if not any((folder / SNAKEMAKE_FOLDER / "metadata").glob("*")):
         return []
     since = path.stat().st_mtime_ns
-    unnoted = []
-    for output in owner.outputs:
-        note = folder / OWN / "metadata" / _file_of(output)
-        mark = folder / OWN / "incomplete" / _file_of(output)
-        noted = note.is_file() and note.stat().st_mtime_ns >= since and not mark.exists()
-        if not noted and os.path.lexists(folder / output):
-            unnoted.append(folder / output)
-    return unnoted
+    unrecorded = []
+    for output in holder.outputs:
+        record = folder / SNAKEMAKE_FOLDER / "metadata" / _record_name(output)
+        mark = folder / SNAKEMAKE_FOLDER / "incomplete" / _record_name(output)
+        recorded = record.is_file() and record.stat().st_mtime_ns >= since and not mark.exists()
+        if not recorded and os.path.lexists(folder / output):
+            unrecorded.append(folder / output)
+    return unrecorded
 
 
-def _file_of(output: str) -> Path:
-    """The file, in a folder of Snakemake's notes, that is about an output."""
+def _record_name(output: str) -> Path:
+    """Name of the file about an output in Snakemake's folders of records."""
     name = urlsafe_b64encode(output.encode()).decode()
     pieces = [name[i : i + 254] for i in range(0, len(name), 254)]
     return Path(*("@" + piece for piece in pieces[:-1]), pieces[-1])
 
 
 def _slurm_jobs(folder: Path) -> list[SlurmJob] | None:
-    """Jobs of Snakemake runs in a folder that are in Slurm's queue or run; None without Slurm."""
+    """List the pending and running Slurm jobs of a folder's runs; None without Slurm."""
     if shutil.which("squeue") is None:
         return None
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%j|%k|%Z"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        _say(f"(Slurm does not answer: {done.stderr.splitlines()[0]})")
+        _print(f"(Slurm does not answer: {done.stderr.splitlines()[0]})")
         return None
     jobs = []
     for line in done.stdout.splitlines():
-        number, state, name, comment, where = line.split("|", 4)
-        ours = RUN_NAME.fullmatch(name) and Path(where) == folder.resolve()
-        if ours and number != os.environ.get("SLURM_JOB_ID"):
+        number, state, name, comment, directory = line.split("|", 4)
+        is_ours = RUN_NAME.fullmatch(name) and Path(directory) == folder.resolve()
+        if is_ours and number != os.environ.get("SLURM_JOB_ID"):
             jobs.append(SlurmJob(number, state, comment))
     return jobs
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

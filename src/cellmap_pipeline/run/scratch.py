@@ -1,4 +1,4 @@
-"""Folders on a local disk for what does not fit in memory; killed jobs leave none behind."""
+"""Scratch folders on a local disk, which are removed even if their job is killed."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
-from cellmap_pipeline.run.locks import claim, lives, read, this_process
+from cellmap_pipeline.run.locks import is_alive, read_holder, this_process, try_acquire
 
-PREFIX, OWNER = "cellmap-", "owner"
+PREFIX, LOCK_NAME = "cellmap-", "owner"
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """An empty folder, removed at the end, and at SIGTERM: a time limit's, or `scancel`'s.
+    """Yield an empty folder that is removed at the end, also on SIGTERM.
 
-    Those of processes that were killed at once, for want of memory, say, are removed first. Called
-    by a process's main thread.
+    Slurm sends SIGTERM at a time limit and on `scancel`. Folders of processes that were killed at
+    once, such as for lack of memory, are removed first. Only for a process's main thread.
     """
-    _remove_left()
+    _remove_orphans()
     with TemporaryDirectory(prefix=PREFIX) as name:
-        claim(Path(name, OWNER), this_process())
+        try_acquire(Path(name, LOCK_NAME), this_process())
         folder = Path(name, "files")
         folder.mkdir()
 
         def end(number: int, frame: Any) -> None:
-            # Processes of its own would make anew what they write to.
+            # Child processes would recreate the files that they write.
             for child in active_children():
                 child.kill()
                 child.join()
             rmtree(folder, ignore_errors=True)
-            # What a thread wrote meanwhile keeps its owner, and goes with the next job.
+            # If a thread is still writing, keep the lock file: the next job removes the rest.
             if not folder.exists():
                 rmtree(name, ignore_errors=True)
             signal.signal(number, signal.SIG_DFL)
@@ -49,9 +49,10 @@ def scratch() -> Iterator[Path]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _remove_left() -> None:
+def _remove_orphans() -> None:
     for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # Another user's, or another process removes it, too.
-            owner = read(folder / OWNER)
-            if owner and lives(owner) is False:
+        # It may belong to another user, or another process may be removing it.
+        with suppress(OSError):
+            holder = read_holder(folder / LOCK_NAME)
+            if holder and is_alive(holder) is False:
                 rmtree(folder, ignore_errors=True)

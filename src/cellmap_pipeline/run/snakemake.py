@@ -1,4 +1,4 @@
-"""Snakemake called again by a job of its own run: to draw the rule graph, to write the report."""
+"""Calls of Snakemake by a job of its own run, for the rule graph and the report."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ def run_snakemake(
     config: Mapping[str, Any],
     arguments: Sequence[str],
 ) -> str:
-    """What Snakemake prints for the same workflow, configuration and working directory.
+    """Call Snakemake for the same workflow, configuration and folder, and return its output.
 
-    For calls that run no job and change no result. They take no lock: the run that waits for them
-    holds it.
+    The call must neither run jobs nor change results. It takes no lock: the run that waits for it
+    holds the folder's.
 
     Parameters
     ----------
     snakefile
-        Of the run.
+        Snakefile of the run.
     configfiles
-        Of the run; whatever they say, `config` is what counts.
+        Configuration files of the run. `config` overrides them.
     config
-        The run's configuration with all that overrides it.
+        The run's complete configuration.
     arguments
-        For Snakemake's command line.
+        Further command-line arguments of Snakemake.
 
     Raises
     ------
     subprocess.CalledProcessError
-        Snakemake failed; what it had to say went to the standard error.
+        Snakemake failed. Its messages are printed to the standard error.
     """
     with TemporaryDirectory() as folder:
-        whole = Path(folder) / "config.json"
-        whole.write_text(json.dumps(config))
+        complete = Path(folder) / "config.json"
+        complete.write_text(json.dumps(config))
         command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
-        command += ["--configfile", *configfiles, str(whole), "--replace-workflow-config"]
-        # The run's own profile says how to run jobs; none run here.
+        command += ["--configfile", *configfiles, str(complete), "--replace-workflow-config"]
+        # The run's profile only configures how jobs are run.
         command += ["--profile", "none", "--workflow-profile", "none", "--nolock", *arguments]
         done = subprocess.run(command, capture_output=True, text=True)
     print(done.stderr, file=sys.stderr)

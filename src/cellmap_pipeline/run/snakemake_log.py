@@ -1,4 +1,4 @@
-"""What Snakemake's own log tells of a run: its jobs, and how far they are."""
+"""The jobs of a run and their state, read from Snakemake's log."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-FOLDER = Path(".snakemake/log")
-# As `snakemake.logging.DefaultFormatter` of Snakemake 9 writes them.
+LOG_FOLDER = Path(".snakemake/log")
+# Lines written by `snakemake.logging.DefaultFormatter` of Snakemake 9.
 TIME = re.compile(r"\s*\[(\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4})\]")
 HEAD = re.compile(r"\s*(local)?(?:rule|checkpoint) (\S+):$")
 ENTRY = re.compile(r"\s+([a-z]+): (.*)")
@@ -19,14 +19,26 @@ COUNT = re.compile(r"(\S+) +(\d+)$")
 
 @dataclass
 class LoggedJob:
-    """A job that Snakemake has started, or has handed to the cluster.
+    """A job that Snakemake has started or submitted to the cluster.
 
     Attributes
     ----------
+    rule
+        Its rule.
+    begun
+        When it was started or submitted.
     local
-        It runs where Snakemake does, and so waits in no queue.
+        Whether it runs on Snakemake's own machine, without a queue.
+    wildcards
+        Values by wildcard.
+    log
+        Its log file.
+    benchmark
+        Its benchmark file.
     ended
-        When it ended, well or not; None: not yet.
+        When it finished or failed; None if it has not.
+    failed
+        Whether it failed.
     """
 
     rule: str
@@ -40,23 +52,34 @@ class LoggedJob:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Its rule and wildcards, which no other job of the run has."""
+        """Rule and wildcards, which identify the job within the run."""
         return self.rule, *self.wildcards.values()
 
 
 @dataclass
 class RunLog:
-    """A run: how many jobs of each rule it planned at its start, and those that have begun."""
+    """A run.
+
+    Attributes
+    ----------
+    planned
+        Number of planned jobs by rule.
+    jobs
+        Jobs that have been started.
+    """
 
     planned: dict[str, int] = field(default_factory=dict)
     jobs: list[LoggedJob] = field(default_factory=list)
 
 
 def read_logs(folder: Path) -> list[RunLog]:
-    """All runs that did something in a folder, the newest first; paths are as in the log."""
-    paths = sorted((folder / FOLDER).glob("*.snakemake.log"), reverse=True)
+    """Read the logs of all runs in a folder that planned jobs, newest first.
+
+    Paths of jobs remain as in the logs.
+    """
+    paths = sorted((folder / LOG_FOLDER).glob("*.snakemake.log"), reverse=True)
     logs = [_read(path, path.stat().st_size) for path in paths]
-    # The jobs of a run that draw its graph and write its report call Snakemake, too.
+    # Calls of Snakemake by the jobs for the rule graph and the report plan no jobs.
     return [log for log in logs if log.planned]
 
 
@@ -66,7 +89,7 @@ def _read(path: Path, size: int) -> RunLog:
 
 
 def parse(text: str) -> RunLog:
-    """Read a log; what is not about jobs is passed over."""
+    """Parse a log; lines that are not about jobs are ignored."""
     run, jobs = RunLog(), dict[str, LoggedJob]()
     now = datetime.min
     job: LoggedJob | None = None
@@ -93,7 +116,7 @@ def parse(text: str) -> RunLog:
             if name == "jobid" and failing and value in jobs:
                 jobs[value].failed, jobs[value].ended = True, now
             elif job and name == "jobid":
-                # Also when it is tried again.
+                # A retried job replaces its failed attempt.
                 jobs[value] = job
             elif job:
                 _add(job, name, value)

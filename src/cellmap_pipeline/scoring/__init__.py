@@ -1,1 +1,1 @@
-"""The challenge's metrics."""
+"""The CellMap challenge's official metrics."""

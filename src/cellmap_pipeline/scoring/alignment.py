@@ -1,8 +1,9 @@
-"""How the official evaluator places a submitted array on a crop's grid before it scores it.
+"""Placement of a submitted array on a crop's grid, as the official evaluator does it.
 
 Method: cellmap-segmentation-challenge, utils.matched_crop (2026-06-30). It resamples about the
 array's outer edges, floors its translation to the target's voxels, and fills with background.
-That is what a score depends on, not how grids truly lie to each other: for that see `resampling`.
+Scores depend on this placement. It is not the exact geometric relation of two grids: for that see
+`io.resampling`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,27 @@ from scipy.ndimage import map_coordinates
 from skimage.transform import rescale
 
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.scoring.slabs import Placed, Volume, is_fortran, slab_boxes, whole
+from cellmap_pipeline.scoring.slabs import (
+    ArrayLike,
+    PlacedView,
+    full_box,
+    is_fortran,
+    slab_boxes,
+)
 
-# The evaluator's limits. An array that would take more than WHOLE_BYTES in float32 is resampled in
-# blocks of BLOCK³ voxels, each on its own.
+# The evaluator's limits. An array larger than MAX_UNSPLIT_BYTES in float32 is resampled in
+# independent blocks of BLOCK_SIDE³ voxels.
 MAX_SIZE_RATIO = 16**3
-WHOLE_BYTES = 500 * 2**20
-BLOCK = int((100 * 2**20 / 4) ** (1 / 3))
+MAX_UNSPLIT_BYTES = 500 * 2**20
+BLOCK_SIDE = int((100 * 2**20 / 4) ** (1 / 3))
 
 SEMANTIC_THRESHOLD = 0.5
-# As float64 that is 64 GiB, which no evaluator will have for one label.
-MAX_RESAMPLED = 2**33
-# A semantic label that grows to more voxels is interpolated in slabs.
-ENLARGED_VOXELS = 2**28
+# 64 GiB in float64, more than any evaluator will have for one label.
+MAX_RESAMPLED_VOXELS = 2**33
+# A semantic label that is upsampled to more voxels is interpolated in slabs.
+MAX_UPSAMPLED_VOXELS = 2**28
 
-# Attribute names that the evaluator takes, in its order.
+# Attribute names that the evaluator accepts, in its order of precedence.
 VOXEL_SIZE_NAMES = ("voxel_size", "resolution", "scale")
 TRANSLATION_NAMES = ("translation", "offset")
 
@@ -40,7 +47,7 @@ Vector = tuple[float, ...]
 
 
 def submitted_grid(attributes: Mapping[str, Any]) -> tuple[Vector | None, Vector | None]:
-    """Voxel size and translation that the evaluator takes from an array's attributes.
+    """Return the voxel size and translation that the evaluator takes from an array's attributes.
 
     Raises
     ------
@@ -51,7 +58,7 @@ def submitted_grid(attributes: Mapping[str, Any]) -> tuple[Vector | None, Vector
 
 
 def will_resample(shape: Sequence[int], attributes: Mapping[str, Any], target: Grid) -> bool:
-    """Whether the evaluator resamples an array; False also where it would stop at it."""
+    """Whether the evaluator resamples an array; False also for arrays at which it would stop."""
     try:
         voxel_size, _ = submitted_grid(attributes)
         return _scale(shape, voxel_size, target) is not None
@@ -60,12 +67,12 @@ def will_resample(shape: Sequence[int], attributes: Mapping[str, Any], target: G
 
 
 def check_placeable(shape: Sequence[int], attributes: Mapping[str, Any], target: Grid) -> None:
-    """Hold what is known of an array without its voxels against what the evaluator stops at.
+    """Check the metadata of an array for everything at which the evaluator would stop.
 
     Raises
     ------
     ValueError, TypeError
-        Why it would stop.
+        The evaluator would stop at the array.
     """
     if len(shape) != 3:
         raise ValueError(f"an array has three axes (z, y, x), not the shape {list(shape)}")
@@ -82,36 +89,38 @@ def check_placeable(shape: Sequence[int], attributes: Mapping[str, Any], target:
             raise ValueError(f"the voxel size is {voxel_size}, but must be above 0 on each axis")
         if 0 in shape:
             raise ValueError(f"the shape is {list(shape)}: an empty array cannot be resampled")
-        if math.prod(_rescaled_shape(shape, scale)) > MAX_RESAMPLED:
+        if math.prod(_rescaled_shape(shape, scale)) > MAX_RESAMPLED_VOXELS:
             raise ValueError(
                 f"the voxel size is {voxel_size} nm, so that the array would have to be resampled "
-                f"to more than {MAX_RESAMPLED / 1e9:.1f} billion voxels: correct it"
+                f"to more than {MAX_RESAMPLED_VOXELS / 1e9:.1f} billion voxels: correct it"
             )
     if translation is not None:
         _offset(translation, target)
 
 
 def safe_translation(grid: Grid) -> Vector:
-    """The translation to write for an array that lies on `grid`, so that it is scored there.
+    """Translation to write for an array on `grid`, so that the evaluator scores it there.
 
-    The grid's own, but where the evaluator's rounding would put an array with it a voxel off: then
-    as much more as one millionth of a voxel.
+    It is the grid's own, unless the evaluator's rounding would shift such an array by a voxel: then
+    one millionth of a voxel is added.
     """
     return tuple(
-        t + 1e-6 * v if off else t
-        for t, v, off in zip(
+        t + 1e-6 * v if shift else t
+        for t, v, shift in zip(
             grid.translation, grid.voxel_size, _offset(grid.translation, grid), strict=True
         )
     )
 
 
-def lies_on(attributes: Mapping[str, Any], target: Grid) -> tuple[bool, bool]:
-    """Whether an array's voxel size and its translation are the target's, for the evaluator, too.
+def matches_grid(attributes: Mapping[str, Any], target: Grid) -> tuple[bool, bool]:
+    """Whether the voxel size and the translation of an array match the target's.
+
+    The translation matches only if the evaluator, with its rounding, also places the array there.
 
     Parameters
     ----------
     attributes
-        That passed `check_placeable`.
+        Attributes that passed `check_placeable`.
     """
     voxel_size, translation = submitted_grid(attributes)
     same_size = voxel_size is not None and bool(np.allclose(voxel_size[-3:], target.voxel_size))
@@ -122,71 +131,73 @@ def lies_on(attributes: Mapping[str, Any], target: Grid) -> tuple[bool, bool]:
 
 
 def align(
-    array: Volume | NDArray[Any],
+    array: ArrayLike | NDArray[Any],
     voxel_size: Sequence[float] | None,
     translation: Sequence[float] | None,
     target: Grid,
     instance: bool,
 ) -> NDArray[Any]:
-    """`aligned`, read whole."""
-    volume = aligned(array, voxel_size, translation, target, instance)
-    return np.asarray(volume[whole(volume.shape)])
+    """Like `aligned_view`, but return the whole array in memory."""
+    view = aligned_view(array, voxel_size, translation, target, instance)
+    return np.asarray(view[full_box(view.shape)])
 
 
-def aligned(
-    array: Volume | NDArray[Any],
+def aligned_view(
+    array: ArrayLike | NDArray[Any],
     voxel_size: Sequence[float] | None,
     translation: Sequence[float] | None,
     target: Grid,
     instance: bool,
-) -> Volume:
-    """What the evaluator scores when `array` is submitted for a crop on `target`.
+) -> ArrayLike:
+    """Return the array that the evaluator scores when `array` is submitted for a crop on `target`.
 
-    It is read where it is asked for; only what is resampled is kept in memory.
+    It is read lazily; only a resampled array is kept in memory.
 
     Parameters
     ----------
     array
-        (z, y, x), ids or a mask or probabilities. Another voxel size is resampled: ids to the
-        nearest voxel, semantic labels linearly and then above 0.5.
+        (z, y, x) ids, mask or probabilities. An array with another voxel size is resampled: ids by
+        nearest neighbor, semantic labels linearly and then thresholded above 0.5.
     voxel_size, translation
-        nm, z, y, x; None where the array's attributes lack them: then it is centred on the target,
-        or its first voxel put on the target's.
+        nm, z, y, x; None if the array's attributes lack them. Without a voxel size the array is
+        centered on the target; without a translation its first voxel is the target's.
     instance
         Whether the voxels are ids.
 
     Returns
     -------
-    Of the target's shape; bool where a semantic label was resampled, else of the array's type.
+    Array of the target's shape; bool if a semantic label was resampled, else of the array's type.
 
     Raises
     ------
     ValueError
-        The array has other than three axes, or is too large for the evaluator.
+        The array does not have three axes, or is too large for the evaluator.
     """
-    named = {VOXEL_SIZE_NAMES[0]: voxel_size, TRANSLATION_NAMES[0]: translation}
-    check_placeable(array.shape, named, target)
+    attributes = {VOXEL_SIZE_NAMES[0]: voxel_size, TRANSLATION_NAMES[0]: translation}
+    check_placeable(array.shape, attributes, target)
     scale = _scale(array.shape, voxel_size, target)
-    image: Volume = array
+    image: ArrayLike = array
     if scale is not None:
         if _is_large(array.shape):
             image = _rescale_blocks(array, scale, instance)
         else:
-            voxels = np.asarray(array[whole(array.shape)])
+            voxels = np.asarray(array[full_box(array.shape)])
             if instance:
                 image = _rescale(voxels, scale, instance)
-            elif _is_enlarged(voxels.shape, scale):
-                image = _enlarge(voxels, scale)
+            elif _is_upsampled_in_slabs(voxels.shape, scale):
+                image = _upsample_in_slabs(voxels, scale)
             else:
                 image = _rescale(voxels, scale, instance) > SEMANTIC_THRESHOLD
     elif voxel_size is None and tuple(array.shape) != target.shape:
-        image = _centred(image, target.shape)
+        image = _centered(image, target.shape)
     offset = (0, 0, 0) if translation is None else _offset(translation, target)
-    return _placed(image, offset, target.shape)
+    if tuple(image.shape) == target.shape and not any(offset):
+        return image
+    return PlacedView(image, offset, target.shape)
 
 
 def _scale(shape: Sequence[int], voxel_size: Sequence[float] | None, target: Grid) -> Vector | None:
-    """Target voxels per voxel of the array, or None where it is not to be resampled."""
+    """Target voxels per voxel of the array, or None if it is not resampled."""
     if voxel_size is not None:
         own = np.asarray(voxel_size, np.float64)[-3:]
         if np.allclose(own, target.voxel_size):
@@ -199,20 +210,20 @@ def _scale(shape: Sequence[int], voxel_size: Sequence[float] | None, target: Gri
 
 
 def _is_large(shape: Sequence[int]) -> bool:
-    return math.prod(shape) * 4 > WHOLE_BYTES
+    return math.prod(shape) * 4 > MAX_UNSPLIT_BYTES
 
 
 def _rescaled_shape(shape: Sequence[int], scale: Sequence[float]) -> tuple[int, ...]:
     return tuple(max(1, round(n * s)) for n, s in zip(shape, scale, strict=True))
 
 
-def _is_enlarged(shape: Sequence[int], scale: Sequence[float]) -> bool:
-    """Whether a semantic label grows too large to be had in float64."""
-    return min(scale) >= 1 and math.prod(_rescaled_shape(shape, scale)) > ENLARGED_VOXELS
+def _is_upsampled_in_slabs(shape: Sequence[int], scale: Sequence[float]) -> bool:
+    """Whether a semantic label is upsampled to more voxels than can be kept in float64."""
+    return min(scale) >= 1 and math.prod(_rescaled_shape(shape, scale)) > MAX_UPSAMPLED_VOXELS
 
 
-def _enlarge(image: NDArray[Any], scale: Sequence[float]) -> NDArray[np.bool_]:
-    """What `_rescale` makes of a semantic label, above the threshold, in slabs."""
+def _upsample_in_slabs(image: NDArray[Any], scale: Sequence[float]) -> NDArray[np.bool_]:
+    """Rescale a semantic label and threshold it, like `_rescale`, but slab by slab."""
     single = image.dtype in (bool, np.float16, np.float32)
     image = image.astype(np.float32 if single else np.float64)
     shape = _rescaled_shape(image.shape, scale)
@@ -240,35 +251,34 @@ def _rescale(image: NDArray[Any], scale: Sequence[float], instance: bool) -> NDA
 
 
 def _rescale_blocks(
-    array: Volume | NDArray[Any], scale: Sequence[float], instance: bool
+    array: ArrayLike | NDArray[Any], scale: Sequence[float], instance: bool
 ) -> NDArray[Any]:
     shape = _rescaled_shape(array.shape, scale)
     result = np.zeros(shape, array.dtype if instance else np.float32)
-    for start in itertools.product(*(range(0, n, BLOCK) for n in array.shape)):
-        stop = [min(a + BLOCK, n) for a, n in zip(start, array.shape, strict=True)]
+    for start in itertools.product(*(range(0, n, BLOCK_SIDE) for n in array.shape)):
+        stop = [min(a + BLOCK_SIDE, n) for a, n in zip(start, array.shape, strict=True)]
         z, y, x = (slice(a, b) for a, b in zip(start, stop, strict=True))
-        part = np.asarray(array[z, y, x])
-        part = _rescale(part, scale, instance)
+        block = _rescale(np.asarray(array[z, y, x]), scale, instance)
         first = [int(a * s) for a, s in zip(start, scale, strict=True)]
-        count = [min(a + n, last) - a for a, n, last in zip(first, part.shape, shape, strict=True)]
-        into = tuple(slice(a, a + n) for a, n in zip(first, count, strict=True))
-        result[into] = part[tuple(slice(0, n) for n in count)]
+        count = [min(a + n, last) - a for a, n, last in zip(first, block.shape, shape, strict=True)]
+        box = tuple(slice(a, a + n) for a, n in zip(first, count, strict=True))
+        result[box] = block[tuple(slice(0, n) for n in count)]
     return result if instance else result > SEMANTIC_THRESHOLD
 
 
-def _centred(volume: Volume, shape: tuple[int, ...]) -> Volume:
-    """`volume` padded with 0 and cropped to `shape` about its centre."""
-    sides = list(zip(volume.shape, shape, strict=True))
+def _centered(array: ArrayLike, shape: tuple[int, ...]) -> ArrayLike:
+    """Pad an array with 0 and crop it to `shape` about its center."""
+    sides = list(zip(array.shape, shape, strict=True))
     offset = tuple((w - n) // 2 if n < w else -((n - w) // 2) for n, w in sides)
-    # The evaluator's padding keeps the order of memory, its cropping does not.
-    kept = is_fortran(volume) and all(n <= w for n, w in sides)
-    return Placed(volume, offset, shape, "F" if kept else "C")
+    # The evaluator's padding keeps the memory order, its cropping does not.
+    keeps_order = all(n <= w for n, w in sides)
+    return PlacedView(array, offset, shape, "F" if keeps_order and is_fortran(array) else "C")
 
 
 def _offset(translation: Sequence[float], target: Grid) -> tuple[int, ...]:
     """Target voxel at which the evaluator puts the array's first voxel.
 
-    Both floor divisions are the evaluator's, rounding errors included.
+    Both floor divisions are the evaluator's, including their rounding errors.
 
     Raises
     ------
@@ -289,9 +299,3 @@ def _vector(attributes: Mapping[str, Any], names: Sequence[str]) -> Vector | Non
             value = attributes[name]
             return None if value is None else tuple(float(v) for v in value)
     return None
-
-
-def _placed(volume: Volume, offset: tuple[int, ...], shape: tuple[int, ...]) -> Volume:
-    if tuple(volume.shape) == shape and not any(offset):
-        return volume
-    return Placed(volume, offset, shape)

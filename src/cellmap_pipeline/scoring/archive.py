@@ -1,4 +1,4 @@
-"""The arrays `crop{id}/{label}` of a submission or its truth: zarr 2 in a zip or in a folder."""
+"""Arrays `crop{id}/{label}` of a submission or its ground truth: zarr 2 in a zip or a folder."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.scoring.zip_reader import UNREADABLE, ZipReader
+from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader
 
-# What zarr, its codecs and zipfile raise on chunks that are broken or cut off.
+# Exceptions of zarr, its codecs and zipfile for broken or truncated chunks.
 DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
-
-# A codec that runs what it reads as code.
+# Codecs that execute code from the data.
 UNSAFE_CODECS = {"pickle"}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """The array of a label, read where it is asked for.
+class StoredArray:
+    """Array of a label, read lazily.
 
     Attributes
     ----------
     array
-        Zarr 2.
+        Zarr 2 array.
     name
-        What errors call it.
+        Name of the array in error messages.
     """
 
     array: zarr.Array
@@ -42,7 +41,7 @@ class Stored:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of voxels."""
+        """Number of voxels along each axis."""
         return self.array.shape
 
     @property
@@ -52,17 +51,17 @@ class Stored:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Voxels of a chunk."""
+        """Shape of the chunks, in voxels."""
         return self.array.chunks
 
     @property
     def order(self) -> str:
-        """Order in memory of what is read, C or F."""
+        """Memory order of the voxels that are read, C or F."""
         return self.array.order
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
-        """What is said about the array.
+        """Contents of `.zattrs`.
 
         Raises
         ------
@@ -78,7 +77,7 @@ class Stored:
         return attributes
 
     def __getitem__(self, box: Any) -> NDArray[Any]:
-        """The voxels in a box.
+        """Read the voxels in a box.
 
         Raises
         ------
@@ -100,15 +99,17 @@ class Archive:
     Attributes
     ----------
     path
-        Of the zip or the folder.
+        Path of the zip or folder.
+    store
+        Zarr store of its contents.
     root
-        What stands before `crop{id}`; a single `.zarr` folder in a zip is looked into, as the
-        evaluator does.
+        Prefix of `crop{id}`; the only `.zarr` folder of a zip becomes its root, as for the
+        evaluator.
     labels
         Names of the arrays in each crop, sorted. Groups and zarr 3 arrays are not labels, as for
         the evaluator.
     zip
-        Its entries, where it is one.
+        Reader of the zip; None for a folder.
     """
 
     path: Path
@@ -119,12 +120,12 @@ class Archive:
 
     @classmethod
     def open(cls, path: str | Path, reader: ZipReader | None = None) -> Archive:
-        """List the labels at `path`, a zip that `reader` may have opened already.
+        """List the labels at `path`, which may be a zip that `reader` has opened already.
 
         Raises
         ------
         InputError
-            There is neither a folder nor a zip, or the zip holds several `.zarr` folders.
+            The path is neither a folder nor a zip, or the zip holds several `.zarr` folders.
         """
         path = Path(path)
         if path.is_dir():
@@ -135,7 +136,7 @@ class Archive:
         elif zipfile.is_zipfile(path):
             try:
                 reader = reader or ZipReader(path)
-            except UNREADABLE as error:
+            except DIRECTORY_ERRORS as error:
                 raise InputError(f"{path}: the zip's directory cannot be read: {error}") from None
             store = zarr.storage.KVStore(reader)
             keys = list(reader)
@@ -146,19 +147,19 @@ class Archive:
         for key in keys:
             parts = key.removeprefix(root).split("/")
             if key.startswith(root) and len(parts) > 1:
-                of_crop = labels.setdefault(parts[0], [])
+                crop_labels = labels.setdefault(parts[0], [])
                 if len(parts) == 3 and parts[2] == ".zarray":
-                    of_crop.append(parts[1])
-        named = {crop: sorted(labels[crop]) for crop in sorted(labels)}
-        return cls(path, store, root, named, reader)
+                    crop_labels.append(parts[1])
+        sorted_labels = {crop: sorted(labels[crop]) for crop in sorted(labels)}
+        return cls(path, store, root, sorted_labels, reader)
 
-    def array(self, crop: str, label: str) -> Stored:
-        """The array of a label.
+    def array(self, crop: str, label: str) -> StoredArray:
+        """Open the array of a label.
 
         Raises
         ------
         InputError
-            Its metadata cannot be read, or it would have to be decoded by running code.
+            The metadata cannot be read, or decoding would execute code.
         """
         name = f"{self.path}: {crop}/{label}"
         try:
@@ -171,11 +172,11 @@ class Archive:
         codecs = {codec.codec_id for codec in [*(array.filters or ()), array.compressor] if codec}
         if array.dtype.kind == "O" or codecs & UNSAFE_CODECS:
             raise InputError(f"{name} holds Python objects: write numbers")
-        return Stored(array, name)
+        return StoredArray(array, name)
 
 
 def _zarr_folder(path: Path, names: list[str]) -> str:
-    """The one folder `….zarr/` in which a zip holds everything, or nothing.
+    """Return the only folder `….zarr/` of a zip, which then holds all crops, or "".
 
     The evaluator looks for such folders at any depth.
     """
@@ -186,9 +187,9 @@ def _zarr_folder(path: Path, names: list[str]) -> str:
     if len(roots) > 1:
         remedy = "zip the contents of one of them"
         if any(root.startswith("__MACOSX/") for root in roots):
-            remedy = "take out what macOS added (zip -d submission.zip '__MACOSX/*')"
-        shown = ", ".join(sorted(roots)[:5])
-        raise InputError(f"{path} holds several zarr folders ({shown}): {remedy}")
+            remedy = "remove what macOS added (zip -d submission.zip '__MACOSX/*')"
+        first_roots = ", ".join(sorted(roots)[:5])
+        raise InputError(f"{path} holds several zarr folders ({first_roots}): {remedy}")
     if roots & set(names):
         raise InputError(f"{path}: {roots.pop()} is a file, not a folder of crops: package again")
     return f"{roots.pop()}/" if roots else ""

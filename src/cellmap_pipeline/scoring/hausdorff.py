@@ -1,8 +1,8 @@
-"""Hausdorff distances between objects, from their surfaces.
+"""Hausdorff distances between objects, computed from their surfaces.
 
-The official evaluator transforms the volume around each object twice. The same distances come from
-the outermost voxels of the two objects and those voxels of each that lie outside the other, and so
-cost what the objects are large, not what the volume is.
+The official evaluator computes two distance transforms of the volume around each object. The
+surface voxels of the two objects, and the voxels of each that lie outside the other, give the same
+distances, at a cost that depends on the size of the objects and not of the volume.
 """
 
 from __future__ import annotations
@@ -19,145 +19,151 @@ from scipy.spatial import cKDTree
 from cellmap_pipeline.scoring.objects import Objects
 from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, Box
 
-FACTOR = 4
-# Cubes that are divided at a time.
-BATCH = 256
-# Points of a tree; a larger surface is searched in parts.
-TREE_POINTS = 1 << 24
+# Side of a cube in cells of the next finer level.
+CUBE_SIDE = 4
+# Number of cubes that are divided at a time.
+BATCH_CUBES = 256
+# A larger surface is searched in several trees, one after the other.
+MAX_TREE_POINTS = 1 << 24
 
 
-def hausdorff(
+def hausdorff_distance(
     true: Objects,
     number: int,
     predicted: Objects,
-    parts: Sequence[int],
+    components: Sequence[int],
     spacing: NDArray[np.float64],
     cap: float,
 ) -> float:
-    """Hausdorff distance of a true object to the union of `parts` of the prediction.
+    """Hausdorff distance between a true object and the union of some predicted components.
 
     Parameters
     ----------
+    number
+        Number of the true object.
+    components
+        Numbers of the predicted components.
     spacing
         Voxel size, nm, z, y, x.
     cap
-        nm; the distance is at most this, and this where there are no parts.
+        Maximum distance, nm; also the distance if there are no components.
 
     Returns
     -------
-    nm.
+    Distance, nm.
     """
-    if not parts:
+    if not components:
         return cap
 
-    def missed(box: Box) -> NDArray[np.bool_]:
+    def false_negatives(box: Box) -> NDArray[np.bool_]:
         inside = true.volume[box] == number
-        for part in parts:
-            inside &= predicted.volume[box] != part
+        for component in components:
+            inside &= predicted.volume[box] != component
         return inside
 
     distance = 0.0
-    mask = _mask(missed, true.box(number))
+    mask = _padded_mask(false_negatives, true.box(number))
     if mask.any():
-        surface = Surface.of(predicted, parts, spacing)
-        distance = farthest(mask, true.starts[number], surface, cap)
+        surface = Surface.of(predicted, components, spacing)
+        distance = max_distance_to_surface(mask, true.starts[number], surface, cap)
     del mask
-    own = None
-    for part in parts:
+    true_surface = None
+    for component in components:
         if distance >= cap:
             break
 
-        def extra(box: Box, part: int = part) -> NDArray[np.bool_]:
-            return (predicted.volume[box] == part) & (true.volume[box] != number)
+        def false_positives(box: Box, component: int = component) -> NDArray[np.bool_]:
+            return (predicted.volume[box] == component) & (true.volume[box] != number)
 
-        mask = _mask(extra, predicted.box(part))
+        mask = _padded_mask(false_positives, predicted.box(component))
         if mask.any():
-            own = own or Surface.of(true, [number], spacing)
-            distance = max(distance, farthest(mask, predicted.starts[part], own, cap))
+            true_surface = true_surface or Surface.of(true, [number], spacing)
+            origin = predicted.starts[component]
+            distance = max(distance, max_distance_to_surface(mask, origin, true_surface, cap))
     return min(distance, cap)
 
 
 @dataclass
 class Surface:
-    """The outermost voxels of objects: for points outside them the nearest voxel is one of these.
+    """Surface voxels of objects, which include the nearest voxel to any point outside them.
 
     Attributes
     ----------
     voxels
-        (n, 3).
+        (n, 3) indices.
     spacing
-        Voxel size, nm.
+        Voxel size, nm, z, y, x.
     """
 
     voxels: NDArray[np.int32]
     spacing: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        self._tree = self._tree_of(self.voxels) if len(self.voxels) <= TREE_POINTS else None
+        self._tree = self._build_tree(self.voxels) if len(self.voxels) <= MAX_TREE_POINTS else None
 
     @classmethod
     def of(cls, objects: Objects, numbers: Sequence[int], spacing: NDArray[np.float64]) -> Surface:
-        """The surface of the union of some objects; voxels within it may be among it."""
-        voxels = [_outermost(objects, number) for number in numbers]
+        """Surface of the union of some objects; it may contain inner voxels of the union."""
+        voxels = [_surface_voxels(objects, number) for number in numbers]
         return cls(np.concatenate(voxels), spacing)
 
     def distance(self, points: NDArray[Any]) -> NDArray[np.float64]:
-        """Distance (nm) of each of `points` ((n, 3), voxels) to the nearest voxel."""
+        """Distance (nm) of each of `points` ((n, 3), in voxels) to the nearest surface voxel."""
         if self._tree is not None:
             return self._distance(points, self.voxels, self._tree)
         nearest = np.full(len(points), np.inf)
-        for start in range(0, len(self.voxels), TREE_POINTS):
-            voxels = self.voxels[start : start + TREE_POINTS]
-            tree = self._tree_of(voxels)
+        for start in range(0, len(self.voxels), MAX_TREE_POINTS):
+            voxels = self.voxels[start : start + MAX_TREE_POINTS]
+            tree = self._build_tree(voxels)
             np.minimum(nearest, self._distance(points, voxels, tree), out=nearest)
         return nearest
 
-    def _tree_of(self, voxels: NDArray[np.int32]) -> cKDTree:
-        # On a lattice, medians make slow trees: many points share a coordinate.
+    def _build_tree(self, voxels: NDArray[np.int32]) -> cKDTree:
+        # Splitting at medians makes slow trees on a lattice: many points share a coordinate.
         return cKDTree(voxels * self.spacing, balanced_tree=False, compact_nodes=False)
 
     def _distance(
         self, points: NDArray[Any], voxels: NDArray[np.int32], tree: cKDTree
     ) -> NDArray[np.float64]:
         _, nearest = tree.query(points * self.spacing)
-        # From whole voxels apart, as in a distance transform, so that both round alike.
-        apart = (points - voxels[nearest]) * self.spacing
-        return np.sqrt((apart * apart).sum(axis=1))
+        # Scale the difference in voxels, as a distance transform does, for the same rounding.
+        difference = (points - voxels[nearest]) * self.spacing
+        return np.sqrt((difference * difference).sum(axis=1))
 
 
-def farthest(
+def max_distance_to_surface(
     mask: NDArray[np.bool_], origin: NDArray[np.int64], surface: Surface, cap: float
 ) -> float:
-    """Largest distance (nm) of a voxel of `mask` to `surface`; `cap` or more is not told apart.
+    """Largest distance (nm) of a voxel of `mask` to `surface`, at most `cap`.
 
-    From coarse to fine: the distance at the centre of a cube bounds that of its voxels from both
-    sides, so only cubes that can hold the farthest voxel are divided.
+    Searches from coarse to fine: the distance at the center of a cube bounds the distances of its
+    voxels from both sides, so only cubes that can hold the farthest voxel are divided.
 
     Parameters
     ----------
     mask
-        (z, y, x), padded to whole cubes of `FACTOR`; not empty.
+        (z, y, x), padded to whole cubes of `CUBE_SIDE`; not empty.
     origin
-        Of its first voxel, in voxels of the volume.
+        Index of the mask's first voxel in the volume.
     """
     levels = [mask]
-    while max(levels[-1].shape) > FACTOR:
+    while max(levels[-1].shape) > CUBE_SIDE:
         levels.append(_padded(_coarser(levels[-1])))
     search = _Search(levels, origin, surface, cap)
-    search.descend(len(levels) - 1, _where(levels[-1]))
+    search.descend(len(levels) - 1, _voxel_indices(levels[-1]))
     return min(search.best, cap)
 
 
 @dataclass
 class _Search:
-    """The search of `farthest`: most promising cubes first, down to their voxels.
+    """Search of `max_distance_to_surface`: most promising cubes first, down to their voxels.
 
     Attributes
     ----------
     levels
-        The mask, and where cubes of it of growing sizes hold some of it.
+        The mask, and its occupied cubes of increasing size.
     best
-        Largest distance that is known to occur.
+        Largest distance that is known to occur, nm.
     """
 
     levels: list[NDArray[np.bool_]]
@@ -168,43 +174,43 @@ class _Search:
 
     def descend(self, level: int, cells: NDArray[np.int64]) -> None:
         """Raise `best` to the largest distance within some cubes of a level."""
-        size = FACTOR**level
-        centres = self.surface.distance(cells * size + (size - 1) / 2 + self.origin)
+        size = CUBE_SIDE**level
+        distances = self.surface.distance(cells * size + (size - 1) / 2 + self.origin)
         if level == 0:
-            self.best = max(self.best, float(centres.max()))
+            self.best = max(self.best, float(distances.max()))
             return
         radius = (size - 1) / 2 * float(np.linalg.norm(self.surface.spacing))
-        self.best = max(self.best, float(centres.max()) - radius)
-        order = np.argsort(-centres)
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
-            batch = batch[centres[batch] + radius >= self.best * (1 - 1e-9)]
+        self.best = max(self.best, float(distances.max()) - radius)
+        order = np.argsort(-distances)
+        for start in range(0, len(order), BATCH_CUBES):
+            batch = order[start : start + BATCH_CUBES]
+            batch = batch[distances[batch] + radius >= self.best * (1 - 1e-9)]
             if not batch.size or self.best >= self.cap:
                 return
             z, y, x = cells[batch].T
             finer = self.levels[level - 1]
-            cube, *inside = np.nonzero(_cubes(finer)[z, :, y, :, x, :])
-            self.descend(level - 1, cells[batch][cube] * FACTOR + np.stack(inside, axis=1))
+            cube, *cell = np.nonzero(_cubes(finer)[z, :, y, :, x, :])
+            self.descend(level - 1, cells[batch][cube] * CUBE_SIDE + np.stack(cell, axis=1))
 
 
-def _mask(where: Callable[[Box], NDArray[np.bool_]], box: Box) -> NDArray[np.bool_]:
-    """What is `where` in a box, padded to whole cubes."""
-    shape = [part.stop - part.start for part in box]
-    mask = np.zeros([n + -n % FACTOR for n in shape], bool)
-    for part in _layers(box):
-        z = slice(part[0].start - box[0].start, part[0].stop - box[0].start)
-        mask[z, : shape[1], : shape[2]] = where(part)
+def _padded_mask(read_mask: Callable[[Box], NDArray[np.bool_]], box: Box) -> NDArray[np.bool_]:
+    """Read a mask in a box slab by slab, padded to whole cubes."""
+    shape = [side.stop - side.start for side in box]
+    mask = np.zeros([n + -n % CUBE_SIDE for n in shape], bool)
+    for slab in _slabs_of_box(box):
+        z = slice(slab[0].start - box[0].start, slab[0].stop - box[0].start)
+        mask[z, : shape[1], : shape[2]] = read_mask(slab)
     return mask
 
 
-def _outermost(objects: Objects, number: int) -> NDArray[np.int32]:
-    """(n, 3) voxels of an object that have a neighbour (of six) outside it, or outside its box."""
+def _surface_voxels(objects: Objects, number: int) -> NDArray[np.int32]:
+    """(n, 3) voxels of an object with one of their six neighbors outside the object or its box."""
     box = objects.box(number)
-    found = []
-    for part in _layers(box):
-        below = max(part[0].start - 1, box[0].start)
-        above = min(part[0].stop + 1, box[0].stop)
-        inside = objects.volume[slice(below, above), part[1], part[2]] == number
+    voxels = []
+    for slab in _slabs_of_box(box):
+        below = max(slab[0].start - 1, box[0].start)
+        above = min(slab[0].stop + 1, box[0].stop)
+        inside = objects.volume[slice(below, above), slab[1], slab[2]] == number
         core = inside.copy()
         for axis in range(3):
             front, back = [slice(None)] * 3, [slice(None)] * 3
@@ -212,46 +218,46 @@ def _outermost(objects: Objects, number: int) -> NDArray[np.int32]:
             core[tuple(front)] &= inside[tuple(back)]
             core[tuple(back)] &= inside[tuple(front)]
             for edge in (box[axis].start, box[axis].stop - 1):
-                at = [slice(None)] * 3
-                first = below if axis == 0 else part[axis].start
-                last = above if axis == 0 else part[axis].stop
+                plane = [slice(None)] * 3
+                first = below if axis == 0 else slab[axis].start
+                last = above if axis == 0 else slab[axis].stop
                 if first <= edge < last:
-                    at[axis] = slice(edge - first, edge - first + 1)
-                    core[tuple(at)] = False
-        outer = (inside & ~core)[part[0].start - below : part[0].stop - below]
-        start = np.array([part[0].start, part[1].start, part[2].start], np.int32)
-        found.append(_where(outer).astype(np.int32) + start)
-    return np.concatenate(found)
+                    plane[axis] = slice(edge - first, edge - first + 1)
+                    core[tuple(plane)] = False
+        outer = (inside & ~core)[slab[0].start - below : slab[0].stop - below]
+        start = np.array([side.start for side in slab], np.int32)
+        voxels.append(_voxel_indices(outer).astype(np.int32) + start)
+    return np.concatenate(voxels)
 
 
-def _layers(box: Box) -> Iterator[Box]:
-    """A box in parts along its first axis, of at most about `SLAB_VOXELS` voxels each."""
-    plane = math.prod(part.stop - part.start for part in box[1:])
-    thick = max(1, SLAB_VOXELS // plane)
-    for z in range(box[0].start, box[0].stop, thick):
-        yield slice(z, min(z + thick, box[0].stop)), box[1], box[2]
+def _slabs_of_box(box: Box) -> Iterator[Box]:
+    """Divide a box along its first axis into slabs of about `SLAB_VOXELS` voxels at most."""
+    plane = math.prod(side.stop - side.start for side in box[1:])
+    thickness = max(1, SLAB_VOXELS // plane)
+    for z in range(box[0].start, box[0].stop, thickness):
+        yield slice(z, min(z + thickness, box[0].stop)), box[1], box[2]
 
 
-def _where(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(n, 3) voxels of a mask. Like `np.argwhere`, but faster."""
+def _voxel_indices(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(n, 3) indices of the voxels of a mask; like `np.argwhere`, but faster."""
     return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=1)
 
 
 def _coarser(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which cubes of a padded mask hold some of it."""
-    # The bytes of four voxels in a row are one number.
+    """Reduce a padded mask to one cell per cube, true if any voxel of the cube is."""
+    # Read four voxels in a row at once, as one integer.
     rows = mask.view(np.uint32) != 0
     planes = rows[:, ::4] | rows[:, 1::4] | rows[:, 2::4] | rows[:, 3::4]
     return planes[::4] | planes[1::4] | planes[2::4] | planes[3::4]
 
 
 def _padded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`mask` padded to whole cubes."""
-    pad = [(0, -n % FACTOR) for n in mask.shape]
+    """Pad a mask to whole cubes."""
+    pad = [(0, -n % CUBE_SIDE) for n in mask.shape]
     return np.pad(mask, pad) if any(after for _, after in pad) else mask
 
 
 def _cubes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """View of a padded mask in which axes 1, 3, 5 run within a cube."""
-    nz, ny, nx = (n // FACTOR for n in mask.shape)
-    return mask.reshape(nz, FACTOR, ny, FACTOR, nx, FACTOR)
+    """Reshape a padded mask so that axes 1, 3 and 5 run within a cube."""
+    nz, ny, nx = (n // CUBE_SIDE for n in mask.shape)
+    return mask.reshape(nz, CUBE_SIDE, ny, CUBE_SIDE, nx, CUBE_SIDE)

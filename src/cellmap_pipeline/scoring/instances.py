@@ -1,4 +1,4 @@
-"""Instance scores as the CellMap challenge's official evaluator counts them.
+"""Instance scores of a label, as the CellMap challenge's official evaluator computes them.
 
 Predicted ids are split into connected components, matched one to one to the true instances, and
 each true instance gets a Hausdorff distance. Method: cellmap-segmentation-challenge,
@@ -16,97 +16,106 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.graph.python import min_cost_flow
 
-from cellmap_pipeline.scoring.hausdorff import hausdorff
-from cellmap_pipeline.scoring.objects import Objects, label_components, objects_of_ids
-from cellmap_pipeline.scoring.slabs import Transposed, Volume, is_fortran, slabs
+from cellmap_pipeline.scoring.hausdorff import hausdorff_distance
+from cellmap_pipeline.scoring.objects import Objects, label_components, objects_from_ids
+from cellmap_pipeline.scoring.slabs import ArrayLike, TransposedView, is_fortran, slabs
 
 # The evaluator's constants.
 COST_SCALE = 1_000_000
 MAX_OVERLAPS = 5_000_000
-# Ids above this are matched without the unused ones between them, which the evaluator includes.
+# Above this number the unused ids, which the evaluator includes in its matching, are left out.
 MAX_NODES = 5_000_000
-# Pairs of objects that are counted in a table of all pairs.
-TABLE = 1 << 20
+# Up to this number of pairs of objects their overlaps are counted in a table of all pairs.
+MAX_TABLE_PAIRS = 1 << 20
 
 WITHOUT_COLLISIONS = "_without_collisions"
 
 
 def score_instance(
-    pred: Volume | NDArray[Any],
-    truth: Volume | NDArray[Any],
+    pred: ArrayLike | NDArray[Any],
+    truth: ArrayLike | NDArray[Any],
     voxel_size: Sequence[float],
     without_collisions: bool = False,
 ) -> dict[str, Any]:
-    """Counts and distances of one predicted label against the truth.
+    """Count and measure the objects of a predicted label against the ground truth.
 
-    Volumes larger than a slab are read in slabs; kept of them are numbers of two bytes a voxel
-    each, four where there are more than 65,535 objects.
+    Arrays larger than a slab are read in slabs. Each is kept in memory as object numbers of two
+    bytes a voxel, or four if there are more than 65,535 objects.
 
     Parameters
     ----------
     pred
-        (z, y, x) ids; 0 is background. Parts of an id that do not touch (26-neighbourhood) count as
-        objects of their own.
+        (z, y, x) ids; 0 is background. Parts of an id that do not touch (26-neighborhood) count as
+        separate objects.
     truth
         (z, y, x) whole ids; 0 is background.
     voxel_size
         nm, z, y, x.
     without_collisions
-        Also measure each true object to its match alone.
+        Also measure each true object against its match alone.
 
     Returns
     -------
-    `tp`, `fp`, `fn` : objects.
-    `hausdorff_norm_sum`, `n_hausdorff` : sum and number of the normalised distances, 1 being
-        perfect; an object without a partner counts at the capped distance.
+    `tp`, `fp`, `fn`
+        Number of objects.
+    `hausdorff_norm_sum`, `n_hausdorff`
+        Sum and number of the normalized distances, where 1 is perfect; an unmatched object counts
+        at the capped distance.
     `status`
-        `scored`, or why the crop counts for nothing (`skipped_too_many_instances`,
-        `matching_failed`).
+        `scored`, or why the crop is ignored (`skipped_too_many_instances`, `matching_failed`).
     `hausdorff_norm_sum_without_collisions`
-        If asked for.
+        Only if `without_collisions`.
 
     Raises
     ------
     ValueError
-        The shapes differ, or true ids are negative or not whole.
+        The shapes differ, or true ids are negative or fractional.
     TypeError
         The prediction has a type that the evaluator cannot split into components.
     """
     if tuple(pred.shape) != tuple(truth.shape):
-        raise ValueError(f"prediction {pred.shape} and truth {truth.shape} differ in shape")
+        raise ValueError(f"prediction {pred.shape} and ground truth {truth.shape} differ in shape")
     if is_fortran(pred):
-        # The evaluator numbers components in the order of memory.
-        pred, truth, voxel_size = Transposed(pred), Transposed(truth), voxel_size[::-1]
-    true = objects_of_ids(truth)
+        # The evaluator numbers components in memory order.
+        pred, truth, voxel_size = TransposedView(pred), TransposedView(truth), voxel_size[::-1]
+    true = objects_from_ids(truth)
     limit = instance_ratio_limit(true.highest) * true.highest if true.highest else None
     components = label_components(pred, limit)
     if components is None:
-        return _unscored("skipped_too_many_instances", without_collisions)
-    predicted = Objects.of(components)
+        return _skipped("skipped_too_many_instances", without_collisions)
+    predicted = Objects.from_numbers(components)
     overlaps = _overlaps(true, predicted)
     if overlaps.true.size > MAX_OVERLAPS:
-        return _unscored("skipped_too_many_instances", without_collisions)
-    partner = _match(overlaps, true, predicted.highest)
-    if partner is None:
-        return _unscored("matching_failed", without_collisions)
-    return _counts(true, predicted, partner, voxel_size, without_collisions)
+        return _skipped("skipped_too_many_instances", without_collisions)
+    matches = _match(overlaps, true, predicted.highest)
+    if matches is None:
+        return _skipped("matching_failed", without_collisions)
+    return _measure(true, predicted, matches, voxel_size, without_collisions)
 
 
 def instance_ratio_limit(n_true: int) -> float:
-    """Predicted objects per true one above which the evaluator skips a crop."""
+    """Ratio of predicted to true objects above which the evaluator skips a crop."""
     return float(10 + 50 * np.exp(-n_true / 5))
 
 
 @dataclass
 class Overlaps:
-    """Pairs of a true and a predicted object that share voxels, by true, then predicted number."""
+    """Pairs of a true and a predicted object that share voxels, sorted by their numbers.
+
+    Attributes
+    ----------
+    true, predicted
+        Object numbers, one per pair.
+    iou
+        Intersection over union of each pair.
+    """
 
     true: NDArray[np.int64]
     predicted: NDArray[np.int64]
     iou: NDArray[np.float32]
 
 
-def _unscored(status: str, without_collisions: bool) -> dict[str, Any]:
+def _skipped(status: str, without_collisions: bool) -> dict[str, Any]:
     counts: dict[str, Any] = {"tp": 0, "fp": 0, "fn": 0}
     counts |= {"hausdorff_norm_sum": 0.0, "n_hausdorff": 0, "status": status}
     if without_collisions:
@@ -116,7 +125,7 @@ def _unscored(status: str, without_collisions: bool) -> dict[str, Any]:
 
 def _overlaps(true: Objects, predicted: Objects) -> Overlaps:
     n_true, n_pred = len(true.sizes), len(predicted.sizes)
-    if n_true * n_pred <= TABLE:
+    if n_true * n_pred <= MAX_TABLE_PAIRS:
         table = np.zeros(n_true * n_pred, np.int64)
         for t, p in slabs(true.volume, predicted.volume):
             key = t.astype(np.uint32)
@@ -152,16 +161,17 @@ def _sorted_overlaps(
 
 
 def _match(overlaps: Overlaps, true: Objects, n_pred: int) -> dict[int, int] | None:
-    """Component of each matched true object, by number, or None where the solver fails.
+    """Match true objects to components, both by number; None if the solver fails.
 
-    A min-cost flow in which leaving a true object unmatched costs more than any match. Nodes and
-    arcs come in the evaluator's order, unused ids included, so that ties end as they do there.
+    Solves a min-cost flow in which leaving a true object unmatched costs more than any match. Nodes
+    and arcs are in the evaluator's order, including unused ids, so that ties are resolved in the
+    same way.
     """
     if overlaps.true.size == 0:
         return {}
-    n_true, ids = true.highest, true.names[overlaps.true]
+    n_true, ids = true.highest, true.ids[overlaps.true]
     if n_true > MAX_NODES:
-        n_true, ids = len(true.names) - 1, overlaps.true
+        n_true, ids = len(true.ids) - 1, overlaps.true
     source, sink = 0, n_true + n_pred + 1
     true_nodes = np.arange(1, n_true + 1)
     pred_nodes = np.arange(n_true + 1, sink)
@@ -189,41 +199,46 @@ def _match(overlaps: Overlaps, true: Objects, n_pred: int) -> dict[int, int] | N
     return {int(overlaps.true[k]): int(overlaps.predicted[k]) for k in used}
 
 
-def _counts(
+def _measure(
     true: Objects,
     predicted: Objects,
-    partner: dict[int, int],
+    matches: dict[int, int],
     voxel_size: Sequence[float],
     without_collisions: bool,
 ) -> dict[str, Any]:
     spacing = np.asarray(voxel_size, np.float64)
     cap = min(v * n / 2 for v, n in zip(voxel_size, true.volume.shape, strict=True))
-    matched = set(partner.values())
-    distances, alone = [], []
+    matched = set(matches.values())
+    distances, match_distances = [], []
     for number in true.numbers.tolist():
-        match = [partner[number]] if number in partner else []
-        # An unmatched component keeps its number, and so joins the true object of that number.
-        name = int(true.names[number])
-        stray = [name] if name <= predicted.highest and name not in matched else []
-        distances.append(hausdorff(true, number, predicted, match + stray, spacing, cap))
+        match = [matches[number]] if number in matches else []
+        # In the evaluator an unmatched component keeps its number, and so joins the true object
+        # with that id.
+        id_ = int(true.ids[number])
+        colliding = [id_] if id_ <= predicted.highest and id_ not in matched else []
+        components = match + colliding
+        distance = hausdorff_distance(true, number, predicted, components, spacing, cap)
+        distances.append(distance)
         if without_collisions:
-            own = hausdorff(true, number, predicted, match, spacing, cap) if stray else None
-            alone.append(distances[-1] if own is None else own)
+            if colliding:
+                distance = hausdorff_distance(true, number, predicted, match, spacing, cap)
+            match_distances.append(distance)
     unmatched = [cap] * (predicted.highest - len(matched))
     counts = {
-        "tp": len(partner),
+        "tp": len(matches),
         "fp": len(unmatched),
-        "fn": len(distances) - len(partner),
+        "fn": len(distances) - len(matches),
         "hausdorff_norm_sum": _norm_sum(distances + unmatched, spacing),
         "n_hausdorff": len(distances) + len(unmatched),
         "status": "scored",
     }
     if without_collisions:
-        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = _norm_sum(alone + unmatched, spacing)
+        norm_sum = _norm_sum(match_distances + unmatched, spacing)
+        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = norm_sum
     return counts
 
 
 def _norm_sum(distances: Sequence[float], spacing: NDArray[np.float64]) -> float:
-    # The evaluator keeps distances in float32 before it normalises them in float64.
+    # The evaluator stores distances in float32, then normalizes them in float64.
     rounded = np.asarray(distances, np.float32).astype(np.float64)
     return float(np.sum(1.01 ** (-rounded / np.linalg.norm(spacing))))

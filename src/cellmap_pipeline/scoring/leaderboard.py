@@ -1,61 +1,64 @@
-"""All trainings in a folder of results side by side: on validation crops, and the submission on
-test crops where their truth is known.
+"""Comparison of all trainings in a folder of results, and of the submission.
+
+Trainings are compared on their validation crops; the submission on test crops whose ground truth is
+known.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cellmap_pipeline.classes import in_order
+from cellmap_pipeline.classes import in_class_order
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.scoring.summary import headline
+from cellmap_pipeline.scoring.summary import primary_score
 
 SUBMISSION = "submission"
-OVERALL = ("overall_score", "overall_instance_score", "overall_semantic_score")
+OVERALL_SCORES = ("overall_score", "overall_instance_score", "overall_semantic_score")
 
 
-def leaderboard(output: Path) -> pd.DataFrame:
-    """Scores of every training whose validation lies in `output`, and of the submission.
+def leaderboard(
+    validation_scores: Mapping[str, Path], submission_scores: Path | None
+) -> pd.DataFrame:
+    """Tabulate the scores of every validated training, and of the submission.
 
     Trainings differ in their classes and voxel sizes, and so in their validation crops: overall
-    scores compare those that have the same `classes`.
+    scores are comparable only between trainings with the same `classes`.
 
     Parameters
     ----------
-    output
-        Folder with `{training}/validation/scores.json`, and `scores.json` of the test crops.
+    validation_scores
+        By source, the path of its scores on validation crops.
+    submission_scores
+        Path of the submission's scores on test crops, if any.
 
     Returns
     -------
-    A row each: `name`, `scored_on` (test, validation), `classes` (number of them), the overall
-    scores, then per class its score. The submission first, then trainings, the best first.
+    One row each: `name`, `scored_on` (test, validation), `classes` (number of classes), the
+    overall scores, then the score of each class. The submission comes first, then trainings,
+    best first.
 
     Raises
     ------
     InputError
-        There are no scores.
+        A file is not JSON.
     """
     rows = []
-    if (output / "scores.json").is_file():
-        scores = _read(output / "scores.json")
-        classes = {label: headline(score) for label, score in scores["label_scores"].items()}
+    if submission_scores:
+        scores = _read(submission_scores)
+        classes = {label: primary_score(score) for label, score in scores["label_scores"].items()}
         rows.append(_row(SUBMISSION, "test", scores, classes))
-    trained = []
-    for path in sorted(output.glob("*/validation/scores.json")):
+    trainings = []
+    for name, path in validation_scores.items():
         scores = _read(path)
         classes = {label: value["score"] for label, value in scores["classes"].items()}
-        trained.append(_row(path.parents[1].name, "validation", scores, classes))
-    rows += sorted(trained, key=lambda row: -row["overall_score"])
-    if not rows:
-        raise InputError(
-            f"{output} has no scores: neither scores.json nor {{training}}/validation/scores.json; "
-            "give the folder that `output` names"
-        )
-    labels = in_order(sorted({label for row in rows for label in row["scores"]}))
+        trainings.append(_row(name, "validation", scores, classes))
+    rows += sorted(trainings, key=lambda row: -row["overall_score"])
+    labels = in_class_order(sorted({label for row in rows for label in row["scores"]}))
     return pd.DataFrame(
         {key: value for key, value in row.items() if key != "scores"}
         | {label: row["scores"].get(label) for label in labels}
@@ -64,17 +67,19 @@ def leaderboard(output: Path) -> pd.DataFrame:
 
 
 def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
-    """Write it as CSV; a class without a score is left empty."""
+    """Write the table as CSV; classes without a score are left empty."""
     table.to_csv(path, index=False, lineterminator="\n")
 
 
-def _row(name: str, on: str, scores: dict[str, Any], classes: dict[str, float]) -> dict[str, Any]:
-    overall = {key: scores[key] for key in OVERALL}
-    return {"name": name, "scored_on": on, "classes": len(classes)} | overall | {"scores": classes}
+def _row(
+    name: str, scored_on: str, scores: dict[str, Any], classes: dict[str, float]
+) -> dict[str, Any]:
+    row = {"name": name, "scored_on": scored_on, "classes": len(classes)}
+    return row | {key: scores[key] for key in OVERALL_SCORES} | {"scores": classes}
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): let its stage run again") from None
+        raise InputError(f"{path} is not JSON ({error}): rerun its stage") from None

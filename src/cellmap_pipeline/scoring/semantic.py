@@ -1,4 +1,4 @@
-"""The semantic score of one label."""
+"""Semantic score of a label, as the CellMap challenge's official evaluator computes it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.scoring.slabs import Volume, slabs
+from cellmap_pipeline.scoring.slabs import ArrayLike, slabs
 from cellmap_pipeline.scoring.summary import Scores
 
 
-def score_semantic(pred: Volume | NDArray[Any], truth: Volume | NDArray[Any]) -> Scores:
-    """Voxel counts of one predicted label against the truth.
+def score_semantic(pred: ArrayLike | NDArray[Any], truth: ArrayLike | NDArray[Any]) -> Scores:
+    """Count the voxels of a predicted label against the ground truth.
 
     Parameters
     ----------
@@ -21,7 +21,10 @@ def score_semantic(pred: Volume | NDArray[Any], truth: Volume | NDArray[Any]) ->
 
     Returns
     -------
-    `tp`, `fp`, `fn` : voxels; `status` : `scored`.
+    `tp`, `fp`, `fn`
+        Number of voxels.
+    `status`
+        `scored`.
 
     Raises
     ------
@@ -29,11 +32,11 @@ def score_semantic(pred: Volume | NDArray[Any], truth: Volume | NDArray[Any]) ->
         The shapes differ.
     """
     if tuple(pred.shape) != tuple(truth.shape):
-        raise ValueError(f"prediction {pred.shape} and truth {truth.shape} differ in shape")
+        raise ValueError(f"prediction {pred.shape} and ground truth {truth.shape} differ in shape")
     tp = predicted = true = 0
     for pred_slab, true_slab in slabs(pred, truth):
-        inside, wanted = pred_slab > 0, true_slab > 0
-        predicted += int(np.count_nonzero(inside))
-        true += int(np.count_nonzero(wanted))
-        tp += int(np.count_nonzero(inside & wanted))
+        pred_mask, true_mask = pred_slab > 0, true_slab > 0
+        predicted += int(np.count_nonzero(pred_mask))
+        true += int(np.count_nonzero(true_mask))
+        tp += int(np.count_nonzero(pred_mask & true_mask))
     return {"tp": tp, "fp": predicted - tp, "fn": true - tp, "status": "scored"}

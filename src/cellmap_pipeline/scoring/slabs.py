@@ -1,4 +1,4 @@
-"""Volumes that are read a part at a time, so that what is worked on fits the memory."""
+"""Lazy views of arrays, and their traversal in slabs that fit in memory."""
 
 from __future__ import annotations
 
@@ -15,78 +15,87 @@ Box = tuple[slice, slice, slice]
 SLAB_VOXELS = 1 << 25
 
 
-class Volume(Protocol):
-    """What NumPy and zarr arrays of three axes have in common."""
+class ArrayLike(Protocol):
+    """An array of three axes that is read by boxes, such as one of NumPy or zarr."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of voxels."""
+        """Number of voxels along each axis."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the voxels."""
 
     def __getitem__(self, box: Box) -> NDArray[Any]:
-        """The voxels in a box; its starts and stops lie within the shape."""
+        """Read the voxels in a box; its starts and stops lie within the shape."""
 
 
 @dataclass(frozen=True)
-class Masked:
-    """A volume times a mask of the same shape."""
+class MaskedView:
+    """An array multiplied by a mask of the same shape."""
 
-    volume: Volume
-    mask: Volume
+    array: ArrayLike
+    mask: ArrayLike
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of voxels."""
-        return self.volume.shape
+        """Number of voxels along each axis."""
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the product."""
-        return np.result_type(self.volume.dtype, self.mask.dtype)
+        return np.result_type(self.array.dtype, self.mask.dtype)
 
     def __getitem__(self, box: Box) -> NDArray[Any]:
-        """The voxels in a box."""
-        return self.volume[box] * self.mask[box]
+        """Read the voxels in a box."""
+        return self.array[box] * self.mask[box]
 
 
 @dataclass(frozen=True)
-class Transposed:
-    """A volume with its axes in the opposite order."""
+class TransposedView:
+    """An array with its axes in reverse order."""
 
-    volume: Volume
+    array: ArrayLike
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Number of voxels."""
-        return self.volume.shape[::-1]
+        """Number of voxels along each axis."""
+        return self.array.shape[::-1]
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the voxels."""
-        return self.volume.dtype
+        return self.array.dtype
 
     @property
     def chunks(self) -> tuple[int, ...] | None:
-        """Shape of the chunks that are stored, where there are any."""
-        chunks = chunks_of(self.volume)
+        """Shape of the stored chunks, or None."""
+        chunks = chunks_of(self.array)
         return chunks[::-1] if chunks else None
 
     def __getitem__(self, box: Box) -> NDArray[Any]:
-        """The voxels in a box."""
-        return self.volume[box[::-1]].T
+        """Read the voxels in a box."""
+        return self.array[box[::-1]].T
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A volume with its first voxel at `offset` of another shape; beyond it is background.
+class PlacedView:
+    """An array placed in a volume of another shape, with background around it.
 
-    `order` is F where the result is said to lie in memory with the first axis innermost.
+    Attributes
+    ----------
+    array
+        (z, y, x).
+    offset
+        Voxel of the volume at which the array's first voxel lies; may be negative.
+    shape
+        Of the volume; the array is cropped to it.
+    order
+        Memory order that the volume is reported to have: F if its first axis varies fastest.
     """
 
-    volume: Volume
+    array: ArrayLike
     offset: tuple[int, ...]
     shape: tuple[int, ...]
     order: str = "C"
@@ -94,61 +103,64 @@ class Placed:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the voxels."""
-        return self.volume.dtype
+        return self.array.dtype
 
     @property
     def chunks(self) -> tuple[int, ...] | None:
-        """Shape of the chunks that are stored, where there are any."""
-        return chunks_of(self.volume)
+        """Shape of the stored chunks, or None."""
+        return chunks_of(self.array)
 
     def __getitem__(self, box: Box) -> NDArray[Any]:
-        """The voxels in a box."""
-        result = np.zeros([part.stop - part.start for part in box], self.dtype)
-        source, into = [], []
-        for first, n, part in zip(self.offset, self.volume.shape, box, strict=True):
-            low, high = max(part.start, first), min(part.stop, first + n)
+        """Read the voxels in a box."""
+        result = np.zeros([side.stop - side.start for side in box], self.dtype)
+        source, target = [], []
+        for first, n, side in zip(self.offset, self.array.shape, box, strict=True):
+            low, high = max(side.start, first), min(side.stop, first + n)
             if low >= high:
                 return result
             source.append(slice(low - first, high - first))
-            into.append(slice(low - part.start, high - part.start))
-        result[tuple(into)] = self.volume[source[0], source[1], source[2]]
+            target.append(slice(low - side.start, high - side.start))
+        result[tuple(target)] = self.array[source[0], source[1], source[2]]
         return result
 
 
-def chunks_of(volume: Volume) -> tuple[int, ...] | None:
-    """Shape of the chunks that a volume is stored in, or None."""
-    return getattr(volume, "chunks", None)
+def chunks_of(array: ArrayLike) -> tuple[int, ...] | None:
+    """Shape of the chunks that an array is stored in, or None."""
+    return getattr(array, "chunks", None)
 
 
-def is_fortran(volume: Volume) -> bool:
-    """Whether the voxels lie in memory with the first axis innermost."""
-    if isinstance(volume, np.ndarray):
-        return volume.flags.f_contiguous and not volume.flags.c_contiguous
-    if isinstance(volume, Masked):
-        return is_fortran(volume.volume) and is_fortran(volume.mask)
-    return getattr(volume, "order", "C") == "F"
+def is_fortran(array: ArrayLike) -> bool:
+    """Whether the first axis of an array varies fastest in memory."""
+    if isinstance(array, np.ndarray):
+        return array.flags.f_contiguous and not array.flags.c_contiguous
+    if isinstance(array, MaskedView):
+        return is_fortran(array.array) and is_fortran(array.mask)
+    return getattr(array, "order", "C") == "F"
 
 
-def whole(shape: Sequence[int]) -> Box:
-    """The box of all voxels."""
+def full_box(shape: Sequence[int]) -> Box:
+    """Box of all voxels of a shape."""
     return slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])
 
 
-def slab_boxes(volume: Volume, voxels: int | None = None) -> list[Box]:
-    """Boxes along the first axis that together hold all voxels, of some `voxels` each.
+def slab_boxes(array: ArrayLike, voxels: int | None = None) -> list[Box]:
+    """Divide an array along its first axis into boxes of about `voxels` voxels each.
 
-    They end where chunks end, so that no chunk is read twice, unless chunks are deeper.
+    Boxes end at chunk borders, so that no chunk is read twice, unless chunks are thicker than a
+    box.
     """
-    depth, *plane = volume.shape
-    thick = max(1, (voxels or SLAB_VOXELS) // max(1, math.prod(plane)))
-    chunks = chunks_of(volume)
-    if chunks and chunks[0] <= thick:
-        thick -= thick % chunks[0]
-    _, rows, columns = whole(volume.shape)
-    return [(slice(z, min(z + thick, depth)), rows, columns) for z in range(0, depth, thick)]
+    depth, *plane = array.shape
+    thickness = max(1, (voxels or SLAB_VOXELS) // max(1, math.prod(plane)))
+    chunks = chunks_of(array)
+    if chunks and chunks[0] <= thickness:
+        thickness -= thickness % chunks[0]
+    _, rows, columns = full_box(array.shape)
+    return [
+        (slice(z, min(z + thickness, depth)), rows, columns) for z in range(0, depth, thickness)
+    ]
 
 
-def slabs(*volumes: Volume) -> Iterator[tuple[NDArray[Any], ...]]:
-    """The same slab of each of `volumes`, one after the other; the first one's chunks count."""
-    for box in slab_boxes(volumes[0]):
-        yield tuple(volume[box] for volume in volumes)
+def slabs(*arrays: ArrayLike) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Read arrays of one shape slab by slab; slabs follow the chunks of the first array."""
+    for box in slab_boxes(arrays[0]):
+        yield tuple(array[box] for array in arrays)

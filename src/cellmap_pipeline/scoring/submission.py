@@ -15,68 +15,68 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.run.pools import run_bounded
-from cellmap_pipeline.scoring.alignment import aligned, submitted_grid, will_resample
-from cellmap_pipeline.scoring.archive import Archive, Stored
+from cellmap_pipeline.scoring.alignment import aligned_view, submitted_grid, will_resample
+from cellmap_pipeline.scoring.archive import Archive, StoredArray
 from cellmap_pipeline.scoring.instances import WITHOUT_COLLISIONS, score_instance
 from cellmap_pipeline.scoring.objects import count_ids
 from cellmap_pipeline.scoring.semantic import score_semantic
-from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, Masked, Volume
+from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, ArrayLike, MaskedView
 from cellmap_pipeline.scoring.summary import MASK_SUFFIX, Scores, combine
 
-# Bytes that scoring takes, as measured by benchmarks/scoring.py and rounded up: of each voxel of a
-# slab, of each of an instance label, and of one that is resampled.
-SLAB_BYTES = 40
-INSTANCE_BYTES = 6
-RESAMPLED_BYTES = 24
+# Memory per voxel of a slab, of an instance label, and of a resampled label, as measured by
+# benchmarks/scoring.py and rounded up.
+BYTES_PER_SLAB_VOXEL = 40
+BYTES_PER_INSTANCE_VOXEL = 6
+BYTES_PER_RESAMPLED_VOXEL = 24
 
 
 @dataclass(frozen=True)
-class Task:
-    """One label of one crop that is to be scored.
+class ScoringTask:
+    """One label of one crop to score.
 
     Attributes
     ----------
     crop, label
-        Names in the truth.
-    submitted_as
-        Name of the crop in the submission; None where the label is missing there.
+        Names in the ground truth.
+    submitted_crop
+        Name of the crop in the submission; None if the label is missing from it.
     grid
-        Of the label in the manifest; None takes it from the truth's attributes.
+        Grid of the label in the manifest; None takes it from the ground truth's attributes.
     without_collisions
         As for `score_instance`.
     """
 
     crop: str
     label: str
-    submitted_as: str | None
+    submitted_crop: str | None
     grid: Grid | None
     without_collisions: bool = False
 
 
-def score_label(submission: Archive, truth: Archive, task: Task) -> Scores:
-    """Score of one label of one crop.
+def score_label(submission: Archive, truth: Archive, task: ScoringTask) -> Scores:
+    """Score one label of one crop.
 
     A label that was not submitted counts all its instances at the worst distance, or all voxels of
-    the crop as missed. Where the truth has `{label}_mask`, voxels outside it count for nothing.
+    the crop as missed. If the ground truth has `{label}_mask`, voxels outside it are ignored.
 
     Returns
     -------
-    What `score_instance` or `score_semantic` returns, with `num_voxels`, `voxel_size` and
+    Result of `score_instance` or `score_semantic`, with `num_voxels`, `voxel_size` and
     `is_missing`.
 
     Raises
     ------
     InputError
-        An array is broken or does not lie on the grid that it should.
+        An array is broken or does not lie on the expected grid.
     """
     stored = truth.array(task.crop, task.label)
-    target = task.grid or _own_grid(stored)
+    target = task.grid or _grid_of(stored)
     common = {"num_voxels": target.size, "voxel_size": list(target.voxel_size)}
-    if task.submitted_as is None:
+    if task.submitted_crop is None:
         _check_shape(stored, target)
         own = {"voxel_size": stored.attributes.get("voxel_size", common["voxel_size"])}
-        return _missing(stored, task) | common | own | {"is_missing": True}
-    pred, true = compared(submission, truth, task.submitted_as, task.crop, task.label, target)
+        return _missing_scores(stored, task) | common | own | {"is_missing": True}
+    pred, true = aligned_pair(submission, truth, task.submitted_crop, task.crop, task.label, target)
     try:
         if is_instance(task.label):
             score = score_instance(pred, true, target.voxel_size, task.without_collisions)
@@ -89,29 +89,42 @@ def score_label(submission: Archive, truth: Archive, task: Task) -> Scores:
     return score | common | {"is_missing": False}
 
 
-def compared(
-    submission: Archive, truth: Archive, submitted_as: str, crop: str, label: str, target: Grid
-) -> tuple[Volume, Volume]:
-    """A submitted label and its truth as they are compared: on one grid, and masked.
+def aligned_pair(
+    submission: Archive, truth: Archive, submitted_crop: str, crop: str, label: str, target: Grid
+) -> tuple[ArrayLike, ArrayLike]:
+    """Align a submitted label with its ground truth for comparison: on one grid, and masked.
+
+    Parameters
+    ----------
+    submitted_crop
+        Name of the crop in the submission.
+    crop, label
+        Names in the ground truth.
+    target
+        Grid of the label in the manifest.
+
+    Returns
+    -------
+    Prediction and ground truth.
 
     Raises
     ------
     InputError
-        The evaluator would stop at the array, or the truth does not lie on the grid.
+        The evaluator would stop at the array, or the ground truth does not lie on the grid.
     """
     stored = truth.array(crop, label)
     _check_shape(stored, target)
-    pred = placed(submission.array(submitted_as, label), target, is_instance(label))
+    pred = place_array(submission.array(submitted_crop, label), target, is_instance(label))
     if label + MASK_SUFFIX not in truth.labels[crop]:
         return pred, stored
     mask = truth.array(crop, label + MASK_SUFFIX)
     if mask.shape != stored.shape:
         raise InputError(f"{mask.name} differs in shape from {crop}/{label}")
-    return Masked(pred, mask), Masked(stored, mask)
+    return MaskedView(pred, mask), MaskedView(stored, mask)
 
 
-def placed(array: Stored, target: Grid, instance: bool) -> Volume:
-    """A submitted label on the crop's grid, as the evaluator places it.
+def place_array(array: StoredArray, target: Grid, instance: bool) -> ArrayLike:
+    """Place a submitted label on the crop's grid as the evaluator does.
 
     Raises
     ------
@@ -120,7 +133,7 @@ def placed(array: Stored, target: Grid, instance: bool) -> Volume:
     """
     try:
         voxel_size, translation = submitted_grid(array.attributes)
-        return aligned(array, voxel_size, translation, target, instance)
+        return aligned_view(array, voxel_size, translation, target, instance)
     except InputError:
         raise
     except (ValueError, TypeError, MemoryError) as error:
@@ -135,113 +148,121 @@ def score_submission(
     memory_gb: float | None = None,
     without_collisions: bool = False,
 ) -> Scores:
-    """All scores of a submission: per crop and label, per class, and overall.
+    """Compute all scores of a submission: per crop and label, per class, and overall.
 
     Parameters
     ----------
     submission
-        Zip, or folder with its contents; a zip is read as it is, not unpacked.
+        Zip, or folder with its contents; a zip is read without unpacking it.
     truth
-        Folder (zarr 2) with `crop{id}/{label}`. What it holds is what is scored.
+        Folder (zarr 2) with `crop{id}/{label}`; all of its labels are scored.
     rows
-        Of the manifest, with the grids of the labels.
+        Rows of the manifest, with the grids of the labels.
     workers
-        Processes that score labels side by side.
+        Number of processes that score labels in parallel.
     memory_gb
-        That all of them may take; by default half of the machine's. A label that takes more is
-        scored alone.
+        Memory for all processes together, in GiB; by default half of the machine's. A label that
+        takes more is scored alone.
     without_collisions
         Also give the scores without the effect of the evaluator's colliding ids.
 
     Returns
     -------
-    `crop{id}` -> label -> what `score_label` returns; what `combine` returns; `total_evals` rows
-    in the manifest and `num_evals_done` labels scored.
+    `crop{id}` -> label -> result of `score_label`; the result of `combine`; `total_evals` rows in
+    the manifest and `num_evals_done` labels scored.
 
     Raises
     ------
     InputError
-        The submission or the truth cannot be read, or they have no crop in common.
+        The submission or the ground truth cannot be read, or they have no crop in common.
     """
-    _opened.clear()
-    _open(submission, truth)
-    ((opened),) = _opened.values()
-    tasks = _tasks(*opened, rows, without_collisions)
-    needs = [_needed_bytes(*opened, task) for task in tasks]
+    _worker_archives.clear()
+    _open_archives(submission, truth)
+    (archives,) = _worker_archives.values()
+    tasks = _scoring_tasks(*archives, rows, without_collisions)
     per_crop: dict[str, Scores] = {}
-    memory = int(memory_gb * 2**30) if memory_gb else None
     for task, score in run_bounded(
-        _score_task, tasks, needs, workers, memory, _open, (submission, truth), "Scoring"
+        _score_task,
+        tasks,
+        task_bytes=[_needed_bytes(*archives, task) for task in tasks],
+        memory_bytes=int(memory_gb * 2**30) if memory_gb else None,
+        workers=workers,
+        initializer=_open_archives,
+        initargs=(submission, truth),
+        description="Scoring",
     ):
         per_crop.setdefault(task.crop, {})[task.label] = score
-    _opened.clear()
+    _worker_archives.clear()
     ordered = {crop: dict(sorted(per_crop[crop].items())) for crop in sorted(per_crop)}
-    done = {"total_evals": len(rows), "num_evals_done": len(tasks)}
-    return ordered | combine(ordered) | done
+    progress = {"total_evals": len(rows), "num_evals_done": len(tasks)}
+    return ordered | combine(ordered) | progress
 
 
-def _tasks(
+def _scoring_tasks(
     submission: Archive, truth: Archive, rows: Sequence[CropLabel], without_collisions: bool
-) -> list[Task]:
-    submitted = {crop: crop for crop in submission.labels if crop in truth.labels}
-    if not submitted:
-        # The evaluator also takes crops that are named by their number alone.
-        submitted = {f"crop{n}": n for n in submission.labels if f"crop{n}" in truth.labels}
-    if not submitted:
+) -> list[ScoringTask]:
+    submitted_crops = {crop: crop for crop in submission.labels if crop in truth.labels}
+    if not submitted_crops:
+        # The evaluator also accepts crops named by their number alone.
+        submitted_crops = {f"crop{n}": n for n in submission.labels if f"crop{n}" in truth.labels}
+    if not submitted_crops:
         raise InputError(
             f"{submission.path} has no crop in common with {truth.path}: it holds "
             f"{', '.join(submission.labels) or 'none'}; name them crop{{id}} as in the manifest"
         )
     grids = {(f"crop{row.crop}", row.label): row.grid for row in rows}
     grids |= {(crop, label + MASK_SUFFIX): grid for (crop, label), grid in grids.items()}
-    tasks: list[Task] = []
+    tasks: list[ScoringTask] = []
     for crop, labels in truth.labels.items():
-        name = submitted.get(crop)
+        submitted_crop = submitted_crops.get(crop)
         for label in labels:
-            there = name is not None and label in submission.labels[name]
             grid = grids.get((crop, label))
-            tasks.append(Task(crop, label, name if there else None, grid, without_collisions))
+            if submitted_crop is not None and label in submission.labels[submitted_crop]:
+                name = submitted_crop
+            else:
+                name = None
+            tasks.append(ScoringTask(crop, label, name, grid, without_collisions))
     return tasks
 
 
-def _needed_bytes(submission: Archive, truth: Archive, task: Task) -> int:
+def _needed_bytes(submission: Archive, truth: Archive, task: ScoringTask) -> int:
     voxels = math.prod(truth.array(task.crop, task.label).shape)
-    need = SLAB_BYTES * min(voxels, SLAB_VOXELS)
-    if task.submitted_as is None:
-        return need
+    needed = BYTES_PER_SLAB_VOXEL * min(voxels, SLAB_VOXELS)
+    if task.submitted_crop is None:
+        return needed
     if is_instance(task.label):
-        need += INSTANCE_BYTES * voxels
-    array = submission.array(task.submitted_as, task.label)
+        needed += BYTES_PER_INSTANCE_VOXEL * voxels
+    array = submission.array(task.submitted_crop, task.label)
     if task.grid and will_resample(array.shape, array.attributes, task.grid):
-        need += RESAMPLED_BYTES * max(voxels, math.prod(array.shape))
-    return need
+        needed += BYTES_PER_RESAMPLED_VOXEL * max(voxels, math.prod(array.shape))
+    return needed
 
 
-# The open archives of this process; where processes are forked, they share them.
-_opened: dict[tuple[str | Path, str | Path], tuple[Archive, Archive]] = {}
+# Open archives of this process; forked processes inherit them.
+_worker_archives: dict[tuple[str | Path, str | Path], tuple[Archive, Archive]] = {}
 
 
-def _open(submission: str | Path, truth: str | Path) -> None:
-    if (submission, truth) not in _opened:
-        _opened.clear()
-        _opened[submission, truth] = Archive.open(submission), Archive.open(truth)
+def _open_archives(submission: str | Path, truth: str | Path) -> None:
+    if (submission, truth) not in _worker_archives:
+        _worker_archives.clear()
+        _worker_archives[submission, truth] = Archive.open(submission), Archive.open(truth)
 
 
-def _score_task(task: Task) -> Scores:
-    ((submission, truth),) = _opened.values()
+def _score_task(task: ScoringTask) -> Scores:
+    ((submission, truth),) = _worker_archives.values()
     return score_label(submission, truth, task)
 
 
-def _check_shape(truth: Stored, target: Grid) -> None:
+def _check_shape(truth: StoredArray, target: Grid) -> None:
     if truth.shape != target.shape:
         raise InputError(
             f"{truth.name} has the shape {list(truth.shape)} but the manifest says "
-            f"{list(target.shape)}: use the manifest that belongs to the truth"
+            f"{list(target.shape)}: use the manifest that belongs to the ground truth"
         )
 
 
-def _own_grid(array: Stored) -> Grid:
-    """Grid of a truth array by its own attributes."""
+def _grid_of(array: StoredArray) -> Grid:
+    """Grid of a ground-truth array by its attributes."""
     try:
         voxel_size, translation = array.attributes["voxel_size"], array.attributes["translation"]
         return Grid(voxel_size, translation, shape_of(array.shape))
@@ -252,7 +273,7 @@ def _own_grid(array: Stored) -> Grid:
         ) from None
 
 
-def _missing(truth: Volume, task: Task) -> Scores:
+def _missing_scores(truth: ArrayLike, task: ScoringTask) -> Scores:
     if not is_instance(task.label):
         return {"tp": 0, "fp": 0, "fn": math.prod(truth.shape), "status": "missing"}
     n = count_ids(truth)

@@ -1,7 +1,6 @@
-"""Entries of a zip read by their place in the file: fast for very many small ones, and bounded.
+"""Random access to the entries of a zip, fast for many small ones and bounded in memory.
 
-Format: PKWARE's APPNOTE. The directory is read by `zipfile`; what it says of an entry is held
-against the entry itself.
+Format: PKWARE's APPNOTE. `zipfile` reads the directory; each entry is verified against it.
 """
 
 from __future__ import annotations
@@ -13,25 +12,24 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from isal import isal_zlib
-
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-# Extra fields of a local header that are read along with it.
-GUESSED_EXTRA = 64
-# What `zipfile` raises on a directory that is broken.
-UNREADABLE = (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error)
-METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}
+# Bytes read past an entry's data, so that a local header with extra fields rarely takes a second
+# read.
+EXTRA_FIELD_BYTES = 64
+# Exceptions of `zipfile` for a broken directory.
+DIRECTORY_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error)
+FAST_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
 class ZipReader(Mapping[str, bytes]):
-    """The entries of a zip by name; their checksums are held against the directory.
+    """Mapping from the names of a zip's entries to their contents, with verified checksums.
 
-    Zarr takes it as a store. Threads, and processes that are forked, can share it.
+    It can serve as a zarr store, and be shared by threads and forked processes.
 
     Parameters
     ----------
     path
-        Of the zip.
+        Path of the zip.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -58,25 +56,25 @@ class ZipReader(Mapping[str, bytes]):
         return self.read(self.by_name[name])
 
     def read(self, entry: zipfile.ZipInfo) -> bytes:
-        """The unpacked bytes of an entry, `entry.file_size` of them and never more.
+        """Read the unpacked contents of an entry, never more than `entry.file_size` bytes.
 
         Raises
         ------
         zipfile.BadZipFile
-            The entry is cut off, or not what the directory says.
+            The entry is truncated, or does not match the directory.
         """
-        if entry.compress_type not in METHODS:
+        if entry.compress_type not in FAST_METHODS:
             with zipfile.ZipFile(self.path) as archive, archive.open(entry) as stream:
                 return stream.read(entry.file_size)
         name = len(entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437"))
         size = LOCAL_HEADER.size + name + entry.compress_size
-        raw = os.pread(self._file, size + GUESSED_EXTRA, entry.header_offset)
+        raw = os.pread(self._file, size + EXTRA_FIELD_BYTES, entry.header_offset)
         if len(raw) < LOCAL_HEADER.size or raw[:4] != b"PK\3\4":
             raise zipfile.BadZipFile("the entry is not where the directory says")
         *_, name, extra = LOCAL_HEADER.unpack_from(raw)
         start = LOCAL_HEADER.size + name + extra
         data = raw[start : start + entry.compress_size]
-        if len(data) < entry.compress_size and extra > GUESSED_EXTRA:
+        if len(data) < entry.compress_size and extra > EXTRA_FIELD_BYTES:
             data = os.pread(self._file, entry.compress_size, entry.header_offset + start)
         if len(data) < entry.compress_size:
             raise zipfile.BadZipFile("the entry is cut off")
@@ -85,6 +83,6 @@ class ZipReader(Mapping[str, bytes]):
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, entry.file_size + 1)
             except zlib.error as error:
                 raise zipfile.BadZipFile(f"the entry cannot be unpacked: {error}") from None
-        if len(data) != entry.file_size or isal_zlib.crc32(data) != entry.CRC:
-            raise zipfile.BadZipFile("size or checksum are not what the directory says")
+        if len(data) != entry.file_size or zlib.crc32(data) != entry.CRC:
+            raise zipfile.BadZipFile("size or checksum does not match the directory")
         return data

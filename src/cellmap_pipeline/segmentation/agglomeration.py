@@ -1,7 +1,7 @@
 """Merging the fragments of an over-segmentation along their shared faces.
 
-Fragments are the regions 1..n of a label volume, as a watershed leaves them. Two fragments are
-in contact where two voxels with a common face belong to one each.
+Fragments are the regions 1..n of a label volume, such as the basins of a watershed. Two fragments
+are in contact where a voxel of one shares a face with a voxel of the other.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from functools import cached_property
 
 import numpy as np
 
+# From an axis (0..2) to the values on the faces between neighbors along it.
 Faces = Callable[[int], np.ndarray]
-LEVEL = 0.025  # steps in which the merging threshold rises
-DOUBT = 10  # faces that each contact counts for more than it has, half of them boundary
+THRESHOLD_STEP = 0.025
+PRIOR_FACES = 10
 
 
 @dataclass(frozen=True)
@@ -41,34 +42,34 @@ class Contacts:
     highest: np.ndarray
 
     @cached_property
-    def likely(self) -> np.ndarray:
-        """How likely a boundary is, float64 (m,): of many faces the mean, of a few about a half.
+    def boundary_probability(self) -> np.ndarray:
+        """Probability that a contact is a boundary, float64 (m,).
 
-        Few faces tell little: by chance one of all those between two cells looks open. So each
-        contact counts as if it had `DOUBT` faces more, half of them boundary.
+        The mean over few faces is unreliable: of all faces between two cells, one may look open by
+        chance. So each contact counts `PRIOR_FACES` more faces than it has, with probability 1/2.
         """
-        return (self.area * self.mean + DOUBT / 2) / (self.area + DOUBT)
+        return (self.area * self.mean + PRIOR_FACES / 2) / (self.area + PRIOR_FACES)
 
 
-def contacts(
+def find_contacts(
     labels: np.ndarray,
     faces: Faces,
     core: Sequence[int] | None = None,
     axes: Sequence[int] = (0, 1, 2),
 ) -> Contacts:
-    """Contacts between the fragments of `labels`, with what lies on the faces.
+    """Find the contacts between the fragments of `labels`, with statistics of their faces.
 
     Parameters
     ----------
     labels
         Integers, shape (z, y, x); 0 is background and has no contacts.
     faces
-        Gives for an axis (0..2) the values on the faces between neighbours along it.
+        Returns, for an axis (0..2), the values on the faces between neighbors along it.
     core
-        Voxels; only faces after a voxel in the first so many along each axis count, so that of
-        blocks which reach over into the next one each face counts once. None: all.
+        Number of voxels along each axis. Only the faces behind the first `core` voxels count, so
+        that faces between overlapping blocks count once. None means all faces.
     axes
-        Along which to look.
+        Axes whose faces count.
     """
     shape = tuple(labels.shape if core is None else core)
     pairs, on_face = [np.zeros((2, 0), np.int64)], [np.zeros(0)]
@@ -83,34 +84,34 @@ def contacts(
         on_face.append(faces(axis)[before][touch].astype(np.float64))
     first, second = np.concatenate(pairs, axis=1)
     values = np.concatenate(on_face)
-    single = Contacts(first, second, np.ones(values.size), values, values)
-    return pooled(single, np.arange(int(labels.max(initial=0)) + 1))
+    per_face = Contacts(first, second, np.ones(values.size), values, values)
+    return relabel_contacts(per_face, np.arange(int(labels.max(initial=0)) + 1))
 
 
-def together(parts: Sequence[Contacts], size: int) -> Contacts:
-    """Contacts that were found in parts of a volume; `size` is the highest id + 1."""
+def combine_contacts(parts: Sequence[Contacts], size: int) -> Contacts:
+    """Combine the contacts found in parts of a volume; `size` is the highest id + 1."""
     none = Contacts(*np.zeros((2, 0), np.int64), *np.zeros((3, 0)))
     all_parts = (none, *parts)
     arrays = [np.concatenate([getattr(p, f.name) for p in all_parts]) for f in fields(Contacts)]
-    return pooled(Contacts(*arrays), np.arange(size))
+    return relabel_contacts(Contacts(*arrays), np.arange(size))
 
 
-def pooled(links: Contacts, lookup: np.ndarray) -> Contacts:
-    """The contacts between what the fragments have become: `lookup` gives each its new id."""
-    first, second = lookup[links.first], lookup[links.second]
+def relabel_contacts(contacts: Contacts, lookup: np.ndarray) -> Contacts:
+    """Replace each id by `lookup[id]`, and pool the contacts that then have the same pair."""
+    first, second = lookup[contacts.first], lookup[contacts.second]
     outer = first != second
     first, second = first[outer], second[outer]
     key = np.minimum(first, second) * np.int64(lookup.size) + np.maximum(first, second)
     unique, index = np.unique(key, return_inverse=True)
-    area = np.bincount(index, links.area[outer], unique.size)
-    total = np.bincount(index, (links.area * links.mean)[outer], unique.size)
+    area = np.bincount(index, contacts.area[outer], unique.size)
+    total = np.bincount(index, (contacts.area * contacts.mean)[outer], unique.size)
     highest = np.full(unique.size, -np.inf)
-    np.maximum.at(highest, index, links.highest[outer])
+    np.maximum.at(highest, index, contacts.highest[outer])
     return Contacts(unique // lookup.size, unique % lookup.size, area, total / area, highest)
 
 
-def groups(size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Lookup that gives all ids joined by the pairs (one, other) the least id among them.
+def group_ids(size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return a lookup from each id to the least of all ids connected to it by pairs (one, other).
 
     Labels are propagated and shortcut until they are stable (Shiloach and Vishkin 1982,
     doi 10.1016/0196-6774(82)90008-6). For the few hundred pairs of a round of merging this takes
@@ -119,37 +120,38 @@ def groups(size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     least = np.arange(size, dtype=np.int64)
     while True:
         first, second = least[one], least[other]
-        apart = first != second
-        if not apart.any():
+        differ = first != second
+        if not differ.any():
             return least
-        low, high = np.minimum(first, second)[apart], np.maximum(first, second)[apart]
+        low, high = np.minimum(first, second)[differ], np.maximum(first, second)[differ]
         np.minimum.at(least, high, low)
         while not np.array_equal(shorter := least[least], least):
             least = shorter
 
 
-def _best_contact(links: Contacts, size: int) -> np.ndarray:
-    """Each fragment's contact that is least a boundary (index into `links`; -1 without any)."""
-    ends = np.concatenate([links.first, links.second])
-    index = np.tile(np.arange(links.first.size), 2)
-    order = np.lexsort((index, links.likely[index], ends))[::-1]
-    best = np.full(size, -1, np.int64)
-    best[ends[order]] = index[order]  # of repeated ends the last, so the least likely, stays
-    return best
+def _weakest_boundaries(contacts: Contacts, size: int) -> np.ndarray:
+    """Return each fragment's contact of lowest boundary probability (an index; -1 for none)."""
+    ends = np.concatenate([contacts.first, contacts.second])
+    index = np.tile(np.arange(contacts.first.size), 2)
+    order = np.lexsort((index, contacts.boundary_probability[index], ends))[::-1]
+    weakest = np.full(size, -1, np.int64)
+    # Of repeated ends the last assignment, with the lowest probability, stays.
+    weakest[ends[order]] = index[order]
+    return weakest
 
 
-def merge_by_mean(links: Contacts, size: int, threshold: float) -> np.ndarray:
-    """Merge fragments between which a boundary is less `likely` than `threshold`.
+def merge_by_mean(contacts: Contacts, size: int, threshold: float) -> np.ndarray:
+    """Merge fragments whose contacts have a boundary probability below `threshold`.
 
-    The least likely ones merge first, and means are pooled over the faces as regions grow (mean
-    affinity agglomeration: Lee et al. 2017, arXiv:1706.00120). So that whole arrays are handled
-    at a time, the order is kept in steps of `LEVEL` only; within a step, each region merges with
-    its best neighbour.
+    Contacts of the lowest probability merge first, and means are pooled over the faces as regions
+    grow (mean affinity agglomeration: Lee et al. 2017, arXiv:1706.00120). The order is only kept in
+    steps of `THRESHOLD_STEP`, so that whole arrays are processed at a time; within a step, each
+    region merges with its best neighbor.
 
     Parameters
     ----------
-    links
-        Contacts, with the probability of a boundary as their mean.
+    contacts
+        Contacts whose mean is the probability of a boundary.
     size
         Highest id + 1.
 
@@ -157,84 +159,92 @@ def merge_by_mean(links: Contacts, size: int, threshold: float) -> np.ndarray:
     -------
     int64, shape (size,): for each id the least id of its region.
     """
-    (lookup,) = merges_by_mean(links, size, [threshold])
+    (lookup,) = merge_at_thresholds(contacts, size, [threshold])
     return lookup
 
 
-def merges_by_mean(links: Contacts, size: int, thresholds: Sequence[float]) -> Iterator[np.ndarray]:
-    """Yield what `merge_by_mean` returns for each of some thresholds, in ascending order.
+def merge_at_thresholds(
+    contacts: Contacts, size: int, thresholds: Sequence[float]
+) -> Iterator[np.ndarray]:
+    """Yield what `merge_by_mean` returns for each threshold, in ascending order.
 
     Steps that end below several thresholds are taken once.
     """
     lookup = np.arange(size, dtype=np.int64)
     for threshold in thresholds:
-        while (level := _next_level(links)) <= threshold:
-            lookup, links = _merge_step(lookup, links, level)
-        own_lookup, own_links = lookup, links
-        while own_links.likely.min(initial=np.inf) < threshold:
-            level = min(threshold, _next_level(own_links))
-            own_lookup, own_links = _merge_step(own_lookup, own_links, level)
-        yield own_lookup
+        while (step_end := _next_step_end(contacts)) <= threshold:
+            lookup, contacts = _merge_step(lookup, contacts, step_end)
+        final_lookup, remaining = lookup, contacts
+        while remaining.boundary_probability.min(initial=np.inf) < threshold:
+            step_end = min(threshold, _next_step_end(remaining))
+            final_lookup, remaining = _merge_step(final_lookup, remaining, step_end)
+        yield final_lookup
 
 
-def _next_level(links: Contacts) -> float:
-    """The end of the step in which the weakest contact lies; infinite without contacts."""
-    weakest = float(links.likely.min(initial=np.inf))
+def _next_step_end(contacts: Contacts) -> float:
+    """Return the end of the step that contains the weakest boundary; infinity for no contacts."""
+    weakest = float(contacts.boundary_probability.min(initial=np.inf))
     if math.isinf(weakest):
         return math.inf
-    return LEVEL * (math.floor(round(weakest / LEVEL, 9)) + 1)
+    return THRESHOLD_STEP * (math.floor(round(weakest / THRESHOLD_STEP, 9)) + 1)
 
 
-def _merge_step(lookup: np.ndarray, links: Contacts, level: float) -> tuple[np.ndarray, Contacts]:
-    """Merge each region with its best neighbour where a boundary is less likely than `level`."""
-    best = _best_contact(links, lookup.size)
-    best = np.unique(best[best >= 0])
-    best = best[links.likely[best] < level]
-    joined = groups(lookup.size, links.first[best], links.second[best])
-    return joined[lookup], pooled(links, joined)
+def _merge_step(
+    lookup: np.ndarray, contacts: Contacts, threshold: float
+) -> tuple[np.ndarray, Contacts]:
+    """Merge each region with its best neighbor if their boundary probability is low enough."""
+    weakest = _weakest_boundaries(contacts, lookup.size)
+    weakest = np.unique(weakest[weakest >= 0])
+    weakest = weakest[contacts.boundary_probability[weakest] < threshold]
+    groups = group_ids(lookup.size, contacts.first[weakest], contacts.second[weakest])
+    return groups[lookup], relabel_contacts(contacts, groups)
 
 
-def merge_small(links: Contacts, sizes: np.ndarray, smallest: float) -> np.ndarray:
-    """Merge fragments smaller than `smallest` into the neighbour behind the weakest boundary.
+def merge_small(contacts: Contacts, sizes: np.ndarray, min_voxels: float) -> np.ndarray:
+    """Merge small fragments into the neighbor behind their weakest boundary.
 
     Parameters
     ----------
+    contacts
+        Contacts whose mean is the probability of a boundary.
     sizes
         Shape (highest id + 1,), voxels of each id; that of 0 is ignored.
+    min_voxels
+        Smaller fragments merge.
 
     Returns
     -------
     int64, shape of `sizes`: for each id the least id of its region. Small fragments without
-    neighbours stay as they are.
+    neighbors stay as they are.
     """
     lookup = np.arange(sizes.size, dtype=np.int64)
     sizes = sizes.astype(np.float64)
     while True:
-        is_small = (sizes < smallest) & (sizes > 0)
+        is_small = (sizes < min_voxels) & (sizes > 0)
         if not is_small.any():
             return lookup
-        best = _best_contact(links, sizes.size)
-        chosen = best[(best >= 0) & is_small]
+        weakest = _weakest_boundaries(contacts, sizes.size)
+        chosen = weakest[(weakest >= 0) & is_small]
         if not chosen.size:
             return lookup
-        joined = groups(sizes.size, links.first[chosen], links.second[chosen])
-        lookup = joined[lookup]
-        sizes = np.bincount(joined, sizes, sizes.size)
-        links = pooled(links, joined)
+        groups = group_ids(sizes.size, contacts.first[chosen], contacts.second[chosen])
+        lookup = groups[lookup]
+        sizes = np.bincount(groups, sizes, sizes.size)
+        contacts = relabel_contacts(contacts, groups)
 
 
-def merge_wide_necks(links: Contacts, radius: np.ndarray, neck: float) -> np.ndarray:
-    """Merge fragments unless the neck between them is narrow against the thinner of the two.
+def merge_wide_necks(contacts: Contacts, radius: np.ndarray, neck: float) -> np.ndarray:
+    """Merge fragments unless the neck between them is narrow compared with the thinner one.
 
     Parameters
     ----------
-    links
+    contacts
         Contacts whose highest value is the radius of the neck between the fragments.
     radius
         float, shape (highest id + 1,), each fragment's largest distance from the outside.
     neck
-        Two regions stay apart where the neck's radius is below this part of the smaller of their
-        radii. Wide necks are merged first.
+        Two regions stay separate if the neck's radius is below this fraction of the smaller of
+        their radii. Wide necks are merged first.
 
     Returns
     -------
@@ -249,11 +259,11 @@ def merge_wide_necks(links: Contacts, radius: np.ndarray, neck: float) -> np.nda
             i = parent[i]
         return i
 
-    order = np.argsort(-links.highest, kind="stable")
+    order = np.argsort(-contacts.highest, kind="stable")
     for a, b, width in zip(
-        links.first[order].tolist(),
-        links.second[order].tolist(),
-        links.highest[order].tolist(),
+        contacts.first[order].tolist(),
+        contacts.second[order].tolist(),
+        contacts.highest[order].tolist(),
         strict=True,
     ):
         a, b = sorted((root(a), root(b)))

@@ -1,8 +1,9 @@
 """Fragments of a volume of any size: seeds of the whole volume, flooded window by window.
 
-A window is a block with a halo around it. Where a basin comes in from beyond the window, what is
-farthest from the outside on the window's face stands for its seed. What floods from there is joined
-with the fragment that it meets in the next block.
+A window is a block with a halo around it. Seeds of the whole volume are *global*. If a basin
+reaches into a window from outside, its voxel farthest from the outside of the object, on the face
+of the window, serves as a *local* seed. The fragment that grows from it is joined with the fragment
+that it meets in the next block.
 """
 
 from __future__ import annotations
@@ -19,49 +20,54 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.run.pools import Workers
-from cellmap_pipeline.segmentation.agglomeration import Contacts, contacts, groups, pooled, together
-from cellmap_pipeline.segmentation.block_components import Components, label_blocks, numbered
-from cellmap_pipeline.segmentation.blocks import Block, Scratch
+from cellmap_pipeline.segmentation.agglomeration import (
+    Contacts,
+    Faces,
+    combine_contacts,
+    find_contacts,
+    relabel_contacts,
+)
+from cellmap_pipeline.segmentation.block_components import (
+    Components,
+    label_blocks,
+    read_with_offsets,
+)
+from cellmap_pipeline.segmentation.block_joining import join_across_blocks
+from cellmap_pipeline.segmentation.blocks import Block, ScratchVolume
 from cellmap_pipeline.segmentation.fragments import (
     Fragments,
-    Landscape,
-    above,
-    between,
-    components,
-    distance_in,
-    farthest,
-    flooded,
-    highest,
-    landscape,
-    maxima,
-    mutexed,
-    sizes_of,
-    smoothed,
-    smoothed_distance,
+    connected_components,
+    diagonal_nm,
+    distance_to_outside,
+    flood,
+    local_maxima,
+    max_by_label,
+    mutex_watershed,
+    sizes_by_label,
+    smooth_distance,
 )
-from cellmap_pipeline.segmentation.methods import Settings
+from cellmap_pipeline.segmentation.landscapes import Landscape, smooth, values_on_faces
+from cellmap_pipeline.segmentation.method_settings import find_method
+from cellmap_pipeline.segmentation.methods import Method, Settings
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 
-# Voxels of a window around its block.
-HALO = 32
-# Fragments of a block that have no seed of the whole volume are stored as this plus their number.
-LOCAL = 1 << 31
-# A face between two blocks is no ridge where the mean probability of a boundary on it is below.
-NO_RIDGE = 0.5
+HALO_VOXELS = 32
+# Local fragments of a block are stored as this plus their number within the block.
+LOCAL_ID_OFFSET = 1 << 31
 
 
 @dataclass(frozen=True)
-class Reader:
-    """What a network predicted, by boxes, with all that a method makes of it voxel by voxel.
+class LandscapeReader:
+    """Reads boxes of a method's landscape, equal to those of the whole volume.
 
     Attributes
     ----------
     probabilities
-        Of a label.
+        Probabilities of a label.
     settings
-        Complete ones.
+        Complete post-processing settings.
     folder
-        For scratch volumes.
+        Folder for scratch volumes.
     """
 
     probabilities: Probabilities
@@ -69,52 +75,69 @@ class Reader:
     folder: Path
 
     @property
+    def method(self) -> Method:
+        """The method of the settings."""
+        return find_method(self.settings)
+
+    @property
     def shape(self) -> Shape:
-        """Of the volume."""
+        """Shape of the volume."""
         return self.probabilities.grid.shape
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
-        """Of the volume, nm."""
+        """Voxel size of the volume, nm."""
         return self.probabilities.grid.voxel_size
 
-    def scratch(self, name: str, dtype: str) -> Scratch:
-        """A volume in the scratch folder."""
-        return Scratch(self.folder / name, self.shape, dtype)
+    def scratch(self, name: str, dtype: str) -> ScratchVolume:
+        """Return a scratch volume of this name, with the shape of the whole volume."""
+        return ScratchVolume(self.folder / name, self.shape, dtype)
 
     def inside(self, box: Block) -> NDArray[np.bool_]:
-        """Where the label is at least as likely as the threshold."""
-        channels = self._smoothed(box, [self.probabilities.label])
-        return above(channels[self.probabilities.label], self.settings["threshold"])
+        """Read where objects are, bool (z, y, x)."""
+        return self.landscape(box).inside
 
     def landscape(self, box: Block) -> Landscape:
-        """The landscape in a box, as in the whole volume."""
-        channels = self._smoothed(box, self.probabilities.channels)
+        """Read the landscape in a box."""
+        label = self.probabilities.label
+        names = self.probabilities.channels if self.method.auxiliary else [label]
+        channels = self._read_smoothed(box, names)
         settings = self.settings | {"smooth_nm": 0.0}
-        return landscape(self.probabilities.label, channels, self.voxel_size, settings)
+        return self.method.landscape(label, channels, self.voxel_size, settings)
 
     def distance(self, box: Block) -> NDArray[np.float32]:
-        """Smoothed distances from the outside, nm, as in the whole volume."""
+        """Read smoothed distances to the outside, nm, from the scratch volume `distance`."""
         sigma = min(self.voxel_size)
-        wide = box.padded(_reach(sigma, self.voxel_size), self.shape)
-        values = self.scratch("distance", "float32").read(wide.start, wide.stop)
-        return smoothed_distance(values, self.voxel_size)[box.within(wide)]
+        window = box.padded(_gaussian_radius(sigma, self.voxel_size), self.shape)
+        values = self.scratch("distance", "float32").read(window.start, window.stop)
+        return smooth_distance(values, self.voxel_size)[box.within(window)]
 
-    def _smoothed(self, box: Block, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def _read_smoothed(self, box: Block, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         sigma = self.settings["smooth_nm"]
-        wide = box.padded(_reach(sigma, self.voxel_size), self.shape) if sigma else box
-        channels = self.probabilities.read(wide, names)
-        within = box.within(wide)
+        radius = _gaussian_radius(sigma, self.voxel_size)
+        window = box.padded(radius, self.shape) if sigma else box
+        channels = self.probabilities.read(window, names)
+        within = box.within(window)
         return {
-            name: smoothed(values, self.voxel_size, sigma)[within]
+            name: smooth(values, self.voxel_size, sigma)[within]
             for name, values in channels.items()
         }
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Fragments in a block: ids (those without a seed of the whole volume below 0), voxels, the
-    largest distance from the outside, and whether they have no seed at all.
+class _FragmentsInBlock:
+    """The fragments in a block.
+
+    Attributes
+    ----------
+    ids
+        int64 (n,), those of global seeds above 0; local ones -1, -2, …
+    sizes
+        int64 (n,), voxels.
+    radius
+        float32 (n,), largest distance to the outside, nm.
+    seedless
+        bool (n,), whether a fragment has no seed at all.
     """
 
     ids: NDArray[np.int64]
@@ -129,234 +152,186 @@ class BlockFragments:
 
     Attributes
     ----------
-    pieces
-        Sizes, contacts and radii; its labels are in `volume`.
+    fragments
+        Sizes, contacts and radii; the labels are in `volume` instead.
     volume, blocks, offsets
-        Where `read` reads them.
-    same
-        int64, by fragment as it is read the one that it was joined with across blocks.
+        Volume of the labels, its blocks, and what is added to the ids of local fragments by block.
+    joined
+        int64, for each id that `read` returns, the fragment that it was joined with across blocks.
     """
 
-    pieces: Fragments
-    volume: Scratch
+    fragments: Fragments
+    volume: ScratchVolume
     blocks: Sequence[Block]
     offsets: NDArray[np.int64]
-    same: NDArray[np.int64]
+    joined: NDArray[np.int64]
 
     def read(self, box: Block) -> NDArray[np.int64]:
-        """Fragments of a box, as they were found in each block."""
-        return numbered(self.volume, self.blocks, self.offsets, box.start, box.stop, above=LOCAL)
+        """Read the fragments of a box, before they are joined across blocks."""
+        return read_with_offsets(
+            self.volume, self.blocks, self.offsets, box.start, box.stop, above=LOCAL_ID_OFFSET
+        )
 
 
-def block_fragments(
-    reader: Reader, blocks: Sequence[Block], run: Workers, threads: int
+def find_block_fragments(
+    reader: LandscapeReader, blocks: Sequence[Block], pool: Workers, threads: int
 ) -> BlockFragments:
-    """The pieces that the objects of a label are made of; see `fragments.fragments`.
+    """Find the fragments that the objects of a label consist of; see `fragments.find_fragments`.
 
-    Distances are those of the whole volume, whose mask and distances this holds in memory, 5
-    bytes a voxel.
+    Distances are those of the whole volume. To compute them, its mask and the distances are held in
+    memory, 5 bytes a voxel.
     """
     seeds = None
-    if reader.settings["method"] != "mutex_watershed":
-        _measure(reader, blocks, run, threads)
-        tops = partial(_tops, reader)
+    if reader.method.seeded:
+        _write_distances(reader, blocks, pool, threads)
+        make_seeds = partial(_seed_voxels, reader)
         volume = reader.scratch("seeds", "uint32")
-        seeds = label_blocks(tops, blocks, volume, 26, run, "seeds")
+        seeds = label_blocks(make_seeds, blocks, volume, 26, pool, "seeds")
     volume = reader.scratch("fragments", "uint32")
-    found = list(run.run(partial(_flood, reader, seeds, volume), blocks, "fragments"))
-    shared = 0 if seeds is None else seeds.sizes.size - 1
-    local = np.cumsum([0, *(np.count_nonzero(part.ids < 0) for part in found)])
-    offsets = shared + local - LOCAL
-    size = shared + int(local[-1]) + 1
+    by_block = list(pool.run(partial(_flood_block, reader, seeds, volume), blocks, "fragments"))
+    n_global = 0 if seeds is None else seeds.sizes.size - 1
+    n_local = np.cumsum([0, *(np.count_nonzero(found.ids < 0) for found in by_block)])
+    offsets = n_global + n_local - LOCAL_ID_OFFSET
+    size = n_global + int(n_local[-1]) + 1
     sizes, radius = np.zeros(size, np.int64), np.zeros(size, np.float32)
     seedless = np.zeros(size, bool)
-    for part, before in zip(found, local, strict=False):
-        ids = np.where(part.ids < 0, shared + before - part.ids, part.ids)
-        sizes[ids] += part.sizes
-        radius[ids] = np.maximum(radius[ids], part.radius)
-        seedless[ids] = part.seedless
+    for found, n_before in zip(by_block, n_local, strict=False):
+        ids = np.where(found.ids < 0, n_global + n_before - found.ids, found.ids)
+        sizes[ids] += found.sizes
+        radius[ids] = np.maximum(radius[ids], found.radius)
+        seedless[ids] = found.seedless
     unjoined = BlockFragments(
         Fragments(np.zeros(0, np.uint32), sizes), volume, blocks, offsets, np.arange(size)
     )
-    links = list(run.run(partial(_contacts, reader, unjoined), blocks, "contacts"))
-    everywhere = together([inner for inner, _ in links], size)
-    across = together([cut for _, cuts in links for cut in cuts], size)
-    same = _joined_across(across, shared, seedless, reader.settings)
+    contacts = list(pool.run(partial(_block_contacts, reader, unjoined), blocks, "contacts"))
+    everywhere = combine_contacts([inner for inner, _ in contacts], size)
+    across = combine_contacts([cut for _, cuts in contacts for cut in cuts], size)
+    joined = join_across_blocks(across, n_global, seedless, reader.settings)
     largest = np.zeros(size, np.float32)
-    np.maximum.at(largest, same, radius)
-    pieces = Fragments(
+    np.maximum.at(largest, joined, radius)
+    fragments = Fragments(
         labels=np.zeros(0, np.uint32),
-        sizes=np.bincount(same, sizes, size).astype(np.int64),
-        links=pooled(everywhere, same),
-        radius=largest if reader.settings["method"] == "watershed_distance" else None,
+        sizes=np.bincount(joined, sizes, size).astype(np.int64),
+        contacts=relabel_contacts(everywhere, joined),
+        radius=largest if reader.method.measures_necks else None,
     )
-    return BlockFragments(pieces, volume, blocks, offsets, same)
+    return BlockFragments(fragments, volume, blocks, offsets, joined)
 
 
-def _measure(reader: Reader, blocks: Sequence[Block], run: Workers, threads: int) -> None:
-    """Write the distances from the outside of where seeds may lie."""
-    whole = np.zeros(reader.shape, bool)
-    masks = run.run(partial(_seeding, reader), blocks, "mask")
+def _write_distances(
+    reader: LandscapeReader, blocks: Sequence[Block], pool: Workers, threads: int
+) -> None:
+    """Write the distances to the outside of where seeds may lie."""
+    mask = np.zeros(reader.shape, bool)
+    block_masks = pool.run(partial(_seedable, reader), blocks, "mask")
     everywhere = Block(0, (0, 0, 0), reader.shape)
-    for block, mask in zip(blocks, masks, strict=True):
-        whole[block.within(everywhere)] = mask
-    distance = distance_in(whole, reader.voxel_size, threads)
-    del whole
-    most = np.float32(farthest(reader.shape, reader.voxel_size))
+    for block, block_mask in zip(blocks, block_masks, strict=True):
+        mask[block.within(everywhere)] = block_mask
+    distance = distance_to_outside(mask, reader.voxel_size, threads)
+    del mask
+    longest = np.float32(diagonal_nm(reader.shape, reader.voxel_size))
     scratch = reader.scratch("distance", "float32")
     for block in blocks:
-        scratch.write(block.start, np.minimum(distance[block.within(everywhere)], most))
+        scratch.write(block.start, np.minimum(distance[block.within(everywhere)], longest))
 
 
-def _seeding(reader: Reader, block: Block) -> NDArray[np.bool_]:
-    return reader.landscape(block).seeding
+def _seedable(reader: LandscapeReader, block: Block) -> NDArray[np.bool_]:
+    return reader.landscape(block).seedable
 
 
-def _tops(reader: Reader, block: Block) -> NDArray[np.bool_]:
-    """Where seeds are: local maxima of the distance."""
-    wide = block.padded((1, 1, 1), reader.shape)
-    return maxima(reader.distance(wide))[block.within(wide)] & reader.landscape(block).seeding
+def _seed_voxels(reader: LandscapeReader, block: Block) -> NDArray[np.bool_]:
+    """Find the voxels of seeds: local maxima of the distance."""
+    window = block.padded((1, 1, 1), reader.shape)
+    maxima = local_maxima(reader.distance(window))[block.within(window)]
+    return maxima & reader.landscape(block).seedable
 
 
-def _flood(reader: Reader, seeds: Components | None, volume: Scratch, block: Block) -> _Found:
-    """Write the fragments of a block, and say which there are."""
-    window = block.padded((HALO,) * 3, reader.shape)
-    land = reader.landscape(window)
+def _flood_block(
+    reader: LandscapeReader, seeds: Components | None, volume: ScratchVolume, block: Block
+) -> _FragmentsInBlock:
+    """Write the fragments of a block, and return their ids and measurements."""
+    window = block.padded((HALO_VOXELS,) * 3, reader.shape)
+    landscape = reader.landscape(window)
     core = block.within(window)
     empty = np.zeros(0, np.int64)
-    if not land.inside[core].any():
-        return _Found(empty, empty, np.zeros(0, np.float32), np.zeros(0, bool))
+    if not landscape.inside[core].any():
+        return _FragmentsInBlock(empty, empty, np.zeros(0, np.float32), np.zeros(0, bool))
     if seeds is None:
-        labels, of_volume, distance = mutexed(land), empty, None
+        labels, global_ids, distance = mutex_watershed(landscape), empty, None
         n_seeds = int(labels.max())
     else:
         distance = reader.distance(window)
-        markers, names = _renumbered(seeds.read(window.start, window.stop))
-        of_volume = names[1:]
-        at_faces = components(maxima(distance) & land.seeding & (markers == 0), 26)
-        more = np.where(at_faces > 0, at_faces.astype(np.int64) + of_volume.size, 0)
-        n_seeds = of_volume.size + int(at_faces.max())
-        labels = flooded(land, distance, markers + more)
+        markers, original = _renumber(seeds.read(window.start, window.stop))
+        global_ids = original[1:]
+        local_seeds = local_maxima(distance) & landscape.seedable & (markers == 0)
+        local = connected_components(local_seeds, 26)
+        local_markers = np.where(local > 0, local.astype(np.int64) + global_ids.size, 0)
+        n_seeds = global_ids.size + int(local.max())
+        labels = flood(landscape, distance, markers + local_markers)
         distance = distance[core]
     labels = np.ascontiguousarray(labels[core])
-    # Seeds of the whole volume keep their ids; the others are numbered as they come.
-    ids = np.flatnonzero(sizes_of(labels))
+    # Fragments of global seeds keep the seed's id; local ones are numbered in order.
+    ids = np.flatnonzero(sizes_by_label(labels))
     ids = ids[ids > 0]
-    names = np.where(ids <= of_volume.size, 0, LOCAL + np.cumsum(ids > of_volume.size))
-    names[ids <= of_volume.size] = of_volume[ids[ids <= of_volume.size] - 1]
+    is_global = ids <= global_ids.size
+    stored = np.where(is_global, 0, LOCAL_ID_OFFSET + np.cumsum(~is_global))
+    stored[is_global] = global_ids[ids[is_global] - 1]
     lookup = np.zeros(int(labels.max()) + 1, np.uint32)
-    lookup[ids] = names
+    lookup[ids] = stored
     volume.write(block.start, lookup[labels])
-    radius = np.zeros(lookup.size, np.float32) if distance is None else highest(distance, labels)
-    return _Found(
-        ids=np.where(names > LOCAL, LOCAL - names, names),
-        sizes=sizes_of(labels)[ids],
+    no_radius = np.zeros(lookup.size, np.float32)
+    radius = no_radius if distance is None else max_by_label(distance, labels)
+    return _FragmentsInBlock(
+        ids=np.where(stored > LOCAL_ID_OFFSET, LOCAL_ID_OFFSET - stored, stored),
+        sizes=sizes_by_label(labels)[ids],
         radius=radius[ids],
         seedless=ids > n_seeds,
     )
 
 
-def _contacts(
-    reader: Reader, unjoined: BlockFragments, block: Block
+def _block_contacts(
+    reader: LandscapeReader, unjoined: BlockFragments, block: Block
 ) -> tuple[Contacts, list[Contacts]]:
-    """Contacts within a block and with the next ones; and by axis those with the next alone."""
-    reach = block.padded((1, 1, 1), reader.shape)
-    reach = Block(block.index, block.start, reach.stop)
-    labels, ids = _renumbered(unjoined.read(reach))
-    if reader.settings["method"] == "watershed_distance":
-        faces = between(reader.distance(reach), lowest=True)
+    """Find contacts within a block and with the next ones; and, by axis, only the latter."""
+    window = block.padded((1, 1, 1), reader.shape)
+    window = Block(block.index, block.start, window.stop)
+    labels, ids = _renumber(unjoined.read(window))
+    if reader.method.measures_necks:
+        faces = values_on_faces(reader.distance(window), lowest=True)
     else:
-        given = reader.landscape(reach).faces
-        assert given
-        faces = given
-    inner = _renamed(contacts(labels, faces, block.shape), ids)
+        boundary_faces = reader.landscape(window).faces
+        assert boundary_faces
+        faces = boundary_faces
+    inner = _with_ids(find_contacts(labels, faces, block.shape), ids)
     cuts = []
     for axis in range(3):
         n = block.shape[axis]
-        if reach.shape[axis] > n:
-            plane = (slice(None),) * axis + (slice(n - 1, n + 1),)
+        if window.shape[axis] > n:
+            planes = (slice(None),) * axis + (slice(n - 1, n + 1),)
             core = shape_of((*block.shape[:axis], 1, *block.shape[axis + 1 :]))
             last = partial(_last_faces, faces, n)
-            cuts.append(_renamed(contacts(labels[plane], last, core, [axis]), ids))
+            cuts.append(_with_ids(find_contacts(labels[planes], last, core, [axis]), ids))
     return inner, cuts
 
 
-def _renumbered(labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Labels as 1..n, and what they were before, background first."""
+def _renumber(labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Renumber labels to 1..n; also return the original label of each, background first."""
     labels, mapping = fastremap.renumber(labels)
-    before = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
-    before[np.array(list(mapping.values()), np.int64)] = list(mapping.keys())
-    return labels, before
+    original = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
+    original[np.array(list(mapping.values()), np.int64)] = list(mapping.keys())
+    return labels, original
 
 
-def _last_faces(faces: Any, n: int, axis: int) -> NDArray[np.float32]:
+def _last_faces(faces: Faces, n: int, axis: int) -> NDArray[np.float32]:
     return faces(axis)[(slice(None),) * axis + (slice(n - 1, n),)]
 
 
-def _renamed(links: Contacts, ids: NDArray[np.int64]) -> Contacts:
-    return Contacts(ids[links.first], ids[links.second], links.area, links.mean, links.highest)
+def _with_ids(contacts: Contacts, ids: NDArray[np.int64]) -> Contacts:
+    return Contacts(
+        ids[contacts.first], ids[contacts.second], contacts.area, contacts.mean, contacts.highest
+    )
 
 
-def _joined_across(
-    links: Contacts, shared: int, seedless: NDArray[np.bool_], settings: Settings
-) -> NDArray[np.int64]:
-    """Lookup that joins fragments of one basin across blocks.
-
-    One with a seed, but none of the whole volume (ids up to `shared`), joins the one it shares
-    most faces with in a next block, unless there is a ridge between them. What then stays alone
-    is flooded over a ridge in the whole, as is what has no seed.
-    """
-    if settings["method"] == "mutex_watershed":
-        open_ = links.likely < 1 - settings["affinity_threshold"]
-    elif settings["method"] == "watershed_distance":
-        open_ = np.ones(links.mean.size, bool)
-    else:
-        open_ = links.mean < NO_RIDGE
-    open_ &= ~(seedless[links.first] | seedless[links.second])
-    size = seedless.size
-    ends = np.concatenate([links.first[open_], links.second[open_]])
-    partner = np.concatenate([links.second[open_], links.first[open_]])
-    area = np.tile(links.area[open_], 2)
-    order = np.lexsort((-partner, area, ends))
-    best = np.full(size, -1, np.int64)
-    best[ends[order]] = partner[order]  # of repeated ends the last, with the largest area, stays
-    local = np.arange(size) > shared
-    if settings["method"] != "mutex_watershed":
-        seedless = seedless | (local & (best < 0))
-    going_on = np.flatnonzero(local & (best >= 0))
-    first, second = _seedless_joins(links, seedless)
-    one, other = np.concatenate([going_on, first]), np.concatenate([best[going_on], second])
-    return groups(size, one, other)
-
-
-def _seedless_joins(
-    links: Contacts, seedless: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs to join, so that no two with seeds come together: the largest contacts first.
-
-    In the whole volume a fragment without a seed is all that hangs together without one, or is
-    flooded over any ridge from what it touches.
-    """
-    root, seeded = np.arange(seedless.size), ~seedless
-
-    def root_of(one: int) -> int:
-        while root[one] != one:
-            root[one] = one = root[root[one]]
-        return one
-
-    pairs = []
-    touching = np.flatnonzero(seedless[links.first] | seedless[links.second])
-    order = np.lexsort((links.second[touching], links.first[touching], -links.area[touching]))
-    for link in touching[order]:
-        first, second = root_of(links.first[link]), root_of(links.second[link])
-        if first != second and not (seeded[first] and seeded[second]):
-            root[second] = first
-            seeded[first] |= seeded[second]
-            pairs.append((first, second))
-    first_of, second_of = np.array(pairs, np.int64).reshape(-1, 2).T
-    return first_of, second_of
-
-
-def _reach(sigma_nm: float, voxel_size: Sequence[float]) -> list[int]:
-    """Voxels along each axis that a Gaussian takes in (`fragments.smoothed`)."""
+def _gaussian_radius(sigma_nm: float, voxel_size: Sequence[float]) -> list[int]:
+    """Return the voxels on each side that a Gaussian includes (see `landscapes.smooth`)."""
     return [int(3 * sigma_nm / v + 0.5) for v in voxel_size]

@@ -1,7 +1,7 @@
 """From predicted probabilities to labels of a volume of any size, block by block.
 
-Connected components, semantic labels, sizes and holes are exactly those of the whole volume, and
-ids the same; watersheds differ a little where basins reach far over a block (`block_fragments`).
+Connected components, semantic labels, sizes and holes are exactly those of the whole volume, with
+the same ids; watersheds differ slightly where basins reach far beyond a block (`block_fragments`).
 """
 
 from __future__ import annotations
@@ -15,25 +15,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.channels import further
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.io.volumes import create, reopen
 from cellmap_pipeline.run.pools import Workers, workers
 from cellmap_pipeline.run.scratch import scratch
-from cellmap_pipeline.segmentation.agglomeration import pooled
+from cellmap_pipeline.segmentation.agglomeration import relabel_contacts
 from cellmap_pipeline.segmentation.block_components import Components, label_blocks
-from cellmap_pipeline.segmentation.block_fragments import BlockFragments, Reader, block_fragments
-from cellmap_pipeline.segmentation.blocks import Block, cut
-from cellmap_pipeline.segmentation.methods import Settings, complete
+from cellmap_pipeline.segmentation.block_fragments import (
+    BlockFragments,
+    LandscapeReader,
+    find_block_fragments,
+)
+from cellmap_pipeline.segmentation.blocks import Block, split_into_blocks
+from cellmap_pipeline.segmentation.method_settings import find_method
+from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.segmentation.probabilities import Probabilities
-from cellmap_pipeline.segmentation.segment import join, join_small, voxels
+from cellmap_pipeline.segmentation.segment import (
+    merge_fragments,
+    merge_small_objects,
+    size_in_voxels,
+)
 
-# Voxels along each axis, multiples of `blocks.CHUNK`: so large that a window of the method takes
-# below 2 GB.
-BLOCK = 192
-BLOCK_OF = {"mutex_watershed": 128}
-# Processes at once, so that all of them take below 8 GB.
-MOST_WORKERS = 3
+# Keeps the memory of all processes together below 8 GB.
+MAX_PROCESSES = 3
 
 
 def segment_blocks(
@@ -44,39 +48,35 @@ def segment_blocks(
     threads: int = 1,
     size: int | None = None,
 ) -> None:
-    """Write the final label of a crop; in blocks, what `segmentation.segment` makes in memory.
+    """Write the final label of a crop, block by block; see `segment.segment` for the result.
 
     Parameters
     ----------
     probabilities
-        Of the label, on its grid.
+        Probabilities of the label, on its grid.
     settings
-        Of the post-processing; what is left out is at its default.
+        Complete post-processing settings.
     output
-        Volume to make, on the same grid, with `attributes`.
+        Volume to create, on the same grid.
+    attributes
+        Attributes of that volume.
     threads
-        Processes that work side by side; changes no result.
+        Maximum number of processes; it does not change the result.
     size
-        Of a block, voxels along each axis; None: what suits the method.
-
-    Raises
-    ------
-    InputError
-        The settings are not valid, or need a channel that is not there.
+        Edge of a block, voxels; None means the method's own.
     """
     label, grid = probabilities.label, probabilities.grid
-    settings = complete(label, settings, further(label, probabilities.channels))
-    blocks = cut(grid.shape, size or BLOCK_OF.get(settings["method"], BLOCK))
-    at_once = min(threads, len(blocks), MOST_WORKERS)
-    with scratch() as folder, workers(at_once) as run:
-        reader = Reader(probabilities, settings, folder)
-        made = (
-            _instances(reader, blocks, run, threads)
+    blocks = split_into_blocks(grid.shape, size or find_method(settings).block_voxels)
+    n_processes = min(threads, len(blocks), MAX_PROCESSES)
+    with scratch() as folder, workers(n_processes) as pool:
+        reader = LandscapeReader(probabilities, settings, folder)
+        labels = (
+            _instances(reader, blocks, pool, threads)
             if is_instance(label)
-            else _semantic(reader, blocks, run)
+            else _semantic(reader, blocks, pool)
         )
-        create(output, grid, made.dtype, attributes)
-        for _ in run.run(partial(_write, made, output), blocks, "labels"):
+        create(output, grid, labels.dtype, attributes)
+        for _ in pool.run(partial(_write_block, labels, output), blocks, "labels"):
             pass
 
 
@@ -87,75 +87,86 @@ class _Labels:
     Attributes
     ----------
     dtype
-        Of the labels.
-    objects, names
-        Connected components, and what the voxels of each become.
-    background, fills
-        The same of what lies between them, where holes are filled.
+        Data type of the labels.
+    objects
+        Connected components of the foreground.
+    object_labels
+        Final label of each component.
+    background
+        Components of the background, if holes are filled.
+    hole_labels
+        Final label of each of them; 0 unless it is a hole.
     """
 
     dtype: str
     objects: Components
-    names: NDArray[Any]
+    object_labels: NDArray[Any]
     background: Components | None = None
-    fills: NDArray[Any] | None = None
+    hole_labels: NDArray[Any] | None = None
 
     def read(self, block: Block) -> NDArray[Any]:
-        labels = self.names[self.objects.read(block.start, block.stop)]
+        labels = self.object_labels[self.objects.read(block.start, block.stop)]
         if self.background is not None:
-            assert self.fills is not None
-            labels += self.fills[self.background.read(block.start, block.stop)]
+            assert self.hole_labels is not None
+            labels += self.hole_labels[self.background.read(block.start, block.stop)]
         return labels.astype(self.dtype)
 
 
-def _write(made: _Labels, output: Path, block: Block) -> None:
+def _write_block(labels: _Labels, output: Path, block: Block) -> None:
     box = tuple(slice(a, b) for a, b in zip(block.start, block.stop, strict=True))
-    reopen(output)[box].write(made.read(block)).result()
+    reopen(output)[box].write(labels.read(block)).result()
 
 
-def _instances(reader: Reader, blocks: Sequence[Block], run: Workers, threads: int) -> _Labels:
+def _instances(
+    reader: LandscapeReader, blocks: Sequence[Block], pool: Workers, threads: int
+) -> _Labels:
     settings = reader.settings
-    smallest = voxels(settings["min_size_nm3"], reader.voxel_size)
-    make: Callable[[Block], NDArray[Any]] = partial(Reader.inside, reader)
-    if settings["method"] != "connected_components":
-        found = block_fragments(reader, blocks, run, threads)
-        lookup = join(found.pieces, settings)
+    min_voxels = size_in_voxels(settings["min_size_nm3"], reader.voxel_size)
+    make: Callable[[Block], NDArray[Any]] = partial(LandscapeReader.inside, reader)
+    if reader.method.splits:
+        found = find_block_fragments(reader, blocks, pool, threads)
+        lookup = merge_fragments(found.fragments, settings)
         if settings.get("merge_small"):
-            assert found.pieces.links is not None
-            links = pooled(found.pieces.links, lookup)
-            lookup = join_small(found.pieces, lookup, links, smallest)
-        # Workers map it: as an argument it would be sent with every block.
-        np.save(reader.folder / "lookup.npy", lookup[found.same])
-        make = partial(_joined, found, reader.folder / "lookup.npy")
-    # What lies apart is several objects for the scorer.
-    objects = label_blocks(make, blocks, reader.scratch("objects", "uint32"), 26, run, "objects")
-    kept = objects.sizes >= smallest
+            assert found.fragments.contacts is not None
+            contacts = relabel_contacts(found.fragments.contacts, lookup)
+            lookup = merge_small_objects(found.fragments, lookup, contacts, min_voxels)
+        # Memory-mapped by the workers: an argument would be sent with every block.
+        np.save(reader.folder / "lookup.npy", lookup[found.joined])
+        make = partial(_merged_fragments, found, reader.folder / "lookup.npy")
+    # The scorer counts unconnected parts as several objects.
+    objects = label_blocks(make, blocks, reader.scratch("objects", "uint32"), 26, pool, "objects")
+    kept = objects.sizes >= min_voxels
     kept[0] = False
     first, background, owner = objects.first.copy(), None, None
     if settings["fill_holes"]:
-        background, owner = _holes(reader, objects, kept, blocks, run)
+        background, owner = _find_holes(reader, objects, kept, blocks, pool)
         np.minimum.at(first, owner, background.first)
-    names = np.zeros(kept.size, np.int64)
+    object_labels = np.zeros(kept.size, np.int64)
     ids = np.flatnonzero(kept)
-    names[ids[np.argsort(first[ids])]] = np.arange(1, ids.size + 1)
-    fills = None if owner is None else names[owner]
-    return _Labels(np.min_scalar_type(ids.size).name, objects, names, background, fills)
+    object_labels[ids[np.argsort(first[ids])]] = np.arange(1, ids.size + 1)
+    hole_labels = None if owner is None else object_labels[owner]
+    dtype = np.min_scalar_type(ids.size).name
+    return _Labels(dtype, objects, object_labels, background, hole_labels)
 
 
-def _semantic(reader: Reader, blocks: Sequence[Block], run: Workers) -> _Labels:
+def _semantic(reader: LandscapeReader, blocks: Sequence[Block], pool: Workers) -> _Labels:
     settings = reader.settings
-    make = partial(Reader.inside, reader)
+    make = partial(LandscapeReader.inside, reader)
     if settings["fill_holes"]:
-        objects = label_blocks(make, blocks, reader.scratch("parts", "uint32"), 26, run, "parts")
-        background, owner = _holes(reader, objects, objects.sizes > 0, blocks, run, many=True)
+        volume = reader.scratch("parts", "uint32")
+        objects = label_blocks(make, blocks, volume, 26, pool, "parts")
+        is_object = objects.sizes > 0
+        background, owner = _find_holes(
+            reader, objects, is_object, blocks, pool, of_several_objects=True
+        )
         make = partial(_filled, objects, background, owner)
-    objects = label_blocks(make, blocks, reader.scratch("objects", "uint32"), 26, run, "objects")
-    kept = objects.sizes >= voxels(settings["min_size_nm3"], reader.voxel_size)
+    objects = label_blocks(make, blocks, reader.scratch("objects", "uint32"), 26, pool, "objects")
+    kept = objects.sizes >= size_in_voxels(settings["min_size_nm3"], reader.voxel_size)
     kept[0] = False
     return _Labels("uint8", objects, kept.astype(np.uint8))
 
 
-def _joined(found: BlockFragments, lookup: Path, block: Block) -> NDArray[np.uint32]:
+def _merged_fragments(found: BlockFragments, lookup: Path, block: Block) -> NDArray[np.uint32]:
     return np.load(lookup, mmap_mode="r")[found.read(block)].astype(np.uint32)
 
 
@@ -166,49 +177,74 @@ def _filled(
     return (labels > 0) | (owner[background.read(block.start, block.stop)] > 0)
 
 
-def _holes(
-    reader: Reader,
+def _find_holes(
+    reader: LandscapeReader,
     objects: Components,
     kept: NDArray[np.bool_],
     blocks: Sequence[Block],
-    run: Workers,
-    many: bool = False,
+    pool: Workers,
+    of_several_objects: bool = False,
 ) -> tuple[Components, NDArray[np.int64]]:
-    """The background's components by faces, and by component the object that it is a hole of.
+    """Find the components of the background (connected by faces) that are holes.
 
-    0 where it is none: it reaches the border of the volume or, unless `many` may enclose it, has
-    faces to several objects.
+    Parameters
+    ----------
+    reader
+        Reader of the volume.
+    objects
+        Connected components of the foreground.
+    kept
+        Whether a component is kept; the others count as background.
+    blocks
+        All blocks of the volume.
+    pool
+        Processes that work on the blocks.
+    of_several_objects
+        Whether a hole may have faces to several objects.
+
+    Returns
+    -------
+    background
+        Components of the background.
+    owner
+        Object whose hole each component is. 0 if it is none: it reaches the border of the volume,
+        or has faces to several objects although `of_several_objects` is False.
     """
     volume = reader.scratch("background", "uint32")
-    make = partial(_outside, objects, kept)
-    background = label_blocks(make, blocks, volume, 6, run, "background")
+    make = partial(_background_mask, objects, kept)
+    background = label_blocks(make, blocks, volume, 6, pool, "background")
     lowest = np.full(background.sizes.size, np.iinfo(np.int64).max)
     highest = np.zeros(background.sizes.size, np.int64)
-    work = partial(_touched, objects, kept, background, reader.shape)
-    for hole, owner in run.run(work, blocks, "holes"):
+    work = partial(_holes_and_owners, objects, kept, background, reader.shape)
+    for hole, owner in pool.run(work, blocks, "holes"):
         np.minimum.at(lowest, hole, owner)
         np.maximum.at(highest, hole, owner)
-    enclosed = (lowest > 0) & (highest > 0) & (many | (lowest == highest))
+    enclosed = (lowest > 0) & (highest > 0) & (of_several_objects | (lowest == highest))
     enclosed[0] = False
     return background, np.where(enclosed, highest, 0)
 
 
-def _outside(objects: Components, kept: NDArray[np.bool_], block: Block) -> NDArray[np.bool_]:
+def _background_mask(
+    objects: Components, kept: NDArray[np.bool_], block: Block
+) -> NDArray[np.bool_]:
     return ~kept[objects.read(block.start, block.stop)]
 
 
-def _touched(
+def _holes_and_owners(
     objects: Components,
     kept: NDArray[np.bool_],
     background: Components,
     shape: tuple[int, int, int],
     block: Block,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of a component of the background and an object with faces to it; 0 for the border."""
-    reach = Block(block.index, block.start, block.padded((1, 1, 1), shape).stop)
-    owner = objects.read(reach.start, reach.stop)
+    """Return pairs of a component of the background and an object that share a face.
+
+    The object is 0 for components at the border of the volume.
+    """
+    window = Block(block.index, block.start, block.padded((1, 1, 1), shape).stop)
+    owner = objects.read(window.start, window.stop)
     owner *= kept[owner]
-    hole = background.read(reach.start, reach.stop)
+    hole = background.read(window.start, window.stop)
     pairs = []
     for axis in range(3):
         n = hole.shape[axis] - 1
@@ -216,7 +252,7 @@ def _touched(
         for one, other in ((before, after), (after, before)):
             touch = (hole[one] > 0) & (owner[other] > 0)
             pairs.append(np.stack([hole[one][touch], owner[other][touch]]))
-        for end, at_border in ((0, block.start[axis] == 0), (n, reach.stop[axis] == shape[axis])):
+        for end, at_border in ((0, block.start[axis] == 0), (n, window.stop[axis] == shape[axis])):
             if at_border:
                 ids = np.unique(hole.take(end, axis))
                 pairs.append(np.stack([ids, np.zeros(ids.size, np.int64)]))

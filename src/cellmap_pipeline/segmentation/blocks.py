@@ -1,4 +1,4 @@
-"""Volumes that are worked on in blocks, one by one or side by side."""
+"""Blocks of a volume, and scratch volumes that several processes read and write in blocks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.geometry import Shape, shape_of
 
-# Of the files of scratch volumes, voxels.
-CHUNK = 64
+# Edge of the chunks of scratch volumes.
+CHUNK_VOXELS = 64
 
 
 @dataclass(frozen=True)
 class Block:
-    """The voxels `start` to `stop` of a volume; `index` counts blocks in scan order."""
+    """A block of a volume.
+
+    Attributes
+    ----------
+    index
+        Number of the block, in scan order.
+    start, stop
+        First voxel and the voxel after the last one, z, y, x.
+    """
 
     index: int
     start: Shape
@@ -28,24 +36,24 @@ class Block:
 
     @property
     def shape(self) -> Shape:
-        """Voxels along each axis."""
+        """Number of voxels along each axis."""
         return shape_of(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     def padded(self, halo: Sequence[int], shape: Shape) -> Block:
-        """The block with up to `halo` voxels more on all sides, within a volume of `shape`."""
+        """Return the block with a halo on all sides, clipped to a volume of `shape`."""
         start = shape_of(max(0, a - h) for a, h in zip(self.start, halo, strict=True))
         stop = shape_of(min(n, b + h) for b, h, n in zip(self.stop, halo, shape, strict=True))
         return Block(self.index, start, stop)
 
     def within(self, outer: Block) -> tuple[slice, ...]:
-        """Where in an array of `outer` this block lies."""
+        """Return the slices of this block in an array of the block `outer`."""
         return tuple(
             slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True)
         )
 
 
-def cut(shape: Shape, size: int) -> list[Block]:
-    """The blocks of at most `size` voxels along each axis that make up a volume."""
+def split_into_blocks(shape: Shape, size: int) -> list[Block]:
+    """Split a volume into blocks of at most `size` voxels along each axis."""
     starts = product(*(range(0, n, size) for n in shape))
     return [
         Block(
@@ -58,11 +66,20 @@ def cut(shape: Shape, size: int) -> list[Block]:
 
 
 @dataclass(frozen=True)
-class Scratch:
-    """A volume (z, y, x) in a temporary folder, which processes read and write by boxes.
+class ScratchVolume:
+    """A volume (z, y, x) in a temporary folder, which several processes read and write in boxes.
 
-    Boxes that are written side by side begin and end at multiples of `CHUNK`, or at the volume's
-    end.
+    Boxes that are written at the same time must begin and end at multiples of `CHUNK_VOXELS`, or at
+    the volume's end.
+
+    Attributes
+    ----------
+    path
+        Folder of the zarr array.
+    shape
+        Number of voxels along each axis.
+    dtype
+        Name of the data type.
     """
 
     path: Path
@@ -70,7 +87,7 @@ class Scratch:
     dtype: str
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[Any]:
-        """The voxels `start` to `stop`; 0 where nothing was written."""
+        """Read the voxels `start` to `stop`; they are 0 where nothing was written."""
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         return self._array()[box].read(order="C").result()
 
@@ -85,7 +102,7 @@ class Scratch:
             "kvstore": {"driver": "file", "path": f"{self.path}/"},
             "metadata": {
                 "shape": self.shape,
-                "chunks": [CHUNK] * 3,
+                "chunks": [CHUNK_VOXELS] * 3,
                 "dtype": np.dtype(self.dtype).str,
                 "compressor": {"id": "blosc", "cname": "lz4", "clevel": 1, "shuffle": 1},
                 "fill_value": 0,

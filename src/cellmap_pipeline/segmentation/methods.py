@@ -1,249 +1,398 @@
-"""Settings of the post-processing: names, ranges, defaults, and the grid that tuning searches.
+"""The methods that make labels, one class each: their settings and their landscapes.
 
-Read while the workflow is planned, so nothing here imports more than the standard library. What
-the settings do is in `segmentation.py`.
+To add one, write its class here and decorate it with `method`: the configuration's check, the
+reference, tuning, and the segmentation of large volumes in blocks follow. Snakemake imports this
+module while parsing, so numerical libraries are imported inside the functions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from cellmap_pipeline.channels import FURTHER
-from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.errors import InputError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cellmap_pipeline.segmentation.agglomeration import Contacts, Faces
+    from cellmap_pipeline.segmentation.landscapes import Channels, Landscape, Lengths
 
 Settings = dict[str, Any]
+# Values to try by setting, in ascending order.
+SearchSpace = dict[str, list[Any]]
 
 
-@dataclass(frozen=True)
-class Number:
-    """A setting that is a number from `low` to `high`."""
-
-    default: float
-    low: float
-    high: float
-    meaning: str
+def _refuse_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a boolean is not a number")
+    return value
 
 
-@dataclass(frozen=True)
-class Switch:
-    """A setting that is true or false."""
-
-    default: bool
-    meaning: str
-
-
-_COMMON: dict[str, Number | Switch] = {
-    "threshold": Number(0.5, 0, 1, "probability from which on a voxel counts as inside"),
-    "smooth_nm": Number(0.0, 0, 1000, "σ of a Gaussian that smooths the probabilities first, nm"),
-    "fill_holes": Switch(False, "fill what an object encloses"),
-}
-_SIZE = "what is smaller is removed, nm³"
-# Of methods that look for ridges between objects.
-_RIDGES: dict[str, Number | Switch] = {
-    "min_size_nm3": Number(5e3, 0, 1e15, _SIZE + " (see `merge_small`)"),
-    "seed_threshold": Number(
-        0.3, 0, 1, "seeds lie where the probability of a boundary is below this"
-    ),
-    "merge_threshold": Number(
-        0.4, 0, 1, "fragments merge whose shared faces have a lower mean boundary probability"
-    ),
-    "merge_small": Switch(
-        True, "what is too small joins the neighbour behind the weakest boundary, if it has one"
-    ),
-}
-_SPECIFIC: dict[str, dict[str, Number | Switch]] = {
-    "threshold": {"min_size_nm3": Number(0.0, 0, 1e15, _SIZE)},
-    "connected_components": {"min_size_nm3": Number(5e3, 0, 1e15, _SIZE)},
-    "watershed_distance": {
-        "min_size_nm3": Number(5e3, 0, 1e15, _SIZE),
-        "neck": Number(
-            0.7, 0, 1, "objects part where they get narrower than this share of the thinner one"
-        ),
-    },
-    "watershed_boundary": _RIDGES,
-    "watershed_learned_distance": _RIDGES,
-    "watershed_affinities": _RIDGES,
-    "mutex_watershed": {
-        "min_size_nm3": _RIDGES["min_size_nm3"],
-        "affinity_threshold": Number(
-            0.5, 0, 1, "neighbours with a higher affinity attract one another, others repel"
-        ),
-        "merge_threshold": _RIDGES["merge_threshold"],
-        "merge_small": _RIDGES["merge_small"],
-    },
-}
-# What a method takes of the further channels (`classes.FURTHER`).
-NEEDS = {
-    "watershed_boundary": "boundary",
-    "watershed_learned_distance": "distance",
-    "watershed_affinities": "affinities",
-    "mutex_watershed": "affinities",
-}
-SEMANTIC_METHODS = ("threshold",)
-INSTANCE_METHODS = ("connected_components", "watershed_distance", *NEEDS)
-
-# What the first, slow half of a segmentation depends on; the rest merges and sifts its fragments.
-FRAGMENT_SETTINGS = (
-    "method", "threshold", "smooth_nm", "seed_threshold", "affinity_threshold"
-)  # fmt: skip
+# Text is converted, since YAML reads 1e6 as text.
+Number = Annotated[float, BeforeValidator(_refuse_boolean)]
+Switch = Annotated[bool, Field(strict=True)]
+# Marks the settings that the search for fragments, the slow half of an instance method, depends on.
+FINDS_FRAGMENTS: Any = {"finds_fragments": True}
 
 
-def methods(label: str) -> tuple[str, ...]:
-    """Methods that make the final `label`."""
-    return INSTANCE_METHODS if is_instance(label) else SEMANTIC_METHODS
+def _steps(first: int, last: int) -> list[float]:
+    """Return the multiples of 1/20 from `first` / 20 to `last` / 20."""
+    return [round(0.05 * k, 2) for k in range(first, last + 1)]
 
 
-def settings_of(method: str) -> dict[str, Number | Switch]:
-    """The settings of a method by name."""
-    return _COMMON | _SPECIFIC[method]
+class MethodSettings(BaseModel):
+    """Settings of all methods."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    threshold: Number = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="voxels of at least this probability are inside",
+        json_schema_extra=FINDS_FRAGMENTS,
+    )
+    smooth_nm: Number = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="σ of a Gaussian that smooths the probabilities first, nm",
+        json_schema_extra=FINDS_FRAGMENTS,
+    )
+    fill_holes: Switch = Field(False, description="fill the holes that an object encloses")
 
 
-def defaults(method: str) -> Settings:
-    """All settings of a method at their defaults, `method` first."""
-    return {"method": method} | {name: s.default for name, s in settings_of(method).items()}
+class SemanticSettings(MethodSettings):
+    """Settings of semantic labels."""
+
+    min_size_nm3: Number = Field(0.0, ge=0, le=1e15, description="smaller objects are removed, nm³")
 
 
-def check_settings(label: str, settings: Mapping[str, Any]) -> Settings:
-    """Check settings for `label`; without `method`, only what all its methods know is allowed.
+class InstanceSettings(MethodSettings):
+    """Settings of all instance labels."""
 
-    Returns
-    -------
-    The settings given, as builtins. Numbers may come as text: YAML reads 1e6 as such.
-
-    Raises
-    ------
-    InputError
-        Unknown method or key, wrong type, value out of range.
-    """
-    known = methods(label)
-    if "method" in settings and settings["method"] not in known:
-        raise InputError(
-            f"postprocess.{label}: method: {settings['method']!r} is none of {', '.join(known)}"
-        )
-    chosen = [settings["method"]] if "method" in settings else known
-    checked: Settings = {}
-    for key, value in settings.items():
-        if key == "method":
-            checked[key] = value
-            continue
-        owners = [method for method in known if key in settings_of(method)]
-        if not owners:
-            names = dict.fromkeys(name for method in chosen for name in settings_of(method))
-            raise InputError(
-                f"postprocess.{label}: unknown key {key!r} (known: method, {', '.join(names)})"
-            )
-        if not set(chosen) <= set(owners):
-            raise InputError(
-                f"postprocess.{label}: {key} belongs to the method {', '.join(owners)}: "
-                f"set `method: {owners[0]}` with it or leave it out"
-            )
-        checked[key] = _checked(f"postprocess.{label}: {key}", settings_of(owners[0])[key], value)
-    return checked
+    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description="smaller objects are removed, nm³")
 
 
-def complete(label: str, settings: Mapping[str, Any], predicted: Collection[str]) -> Settings:
-    """All settings for `label`: those given, and defaults for the rest.
+class NeckSettings(InstanceSettings):
+    """Settings of methods that split objects at necks."""
 
-    Parameters
+    neck: Number = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="objects are split where they get narrower than this fraction of the thinner "
+        "one",
+    )
+
+
+_MIN_SIZE_BEFORE_MERGING = "smaller objects are removed, nm³ (see `merge_small`)"
+_MERGE_THRESHOLD = "fragments merge whose shared faces have a lower mean boundary probability"
+_MERGE_SMALL = (
+    "an object that is too small joins the neighbor behind the weakest boundary, if it has one"
+)
+
+
+class RidgeSettings(MethodSettings):
+    """Settings of watersheds that follow predicted ridges between objects."""
+
+    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description=_MIN_SIZE_BEFORE_MERGING)
+    seed_threshold: Number = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="seeds lie where the probability of a boundary is below this",
+        json_schema_extra=FINDS_FRAGMENTS,
+    )
+    merge_threshold: Number = Field(0.4, ge=0, le=1, description=_MERGE_THRESHOLD)
+    merge_small: Switch = Field(True, description=_MERGE_SMALL)
+
+
+class MutexSettings(MethodSettings):
+    """Settings of the mutex watershed."""
+
+    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description=_MIN_SIZE_BEFORE_MERGING)
+    affinity_threshold: Number = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="neighbors with a higher affinity attract one another, others repel",
+        json_schema_extra=FINDS_FRAGMENTS,
+    )
+    merge_threshold: Number = Field(0.4, ge=0, le=1, description=_MERGE_THRESHOLD)
+    merge_small: Switch = Field(True, description=_MERGE_SMALL)
+
+
+class Method:
+    """A method to make labels from probabilities.
+
+    Attributes
     ----------
-    predicted
-        What is predicted besides where the objects are (keys of `classes.FURTHER`). It decides the
-        method where none is given.
-
-    Raises
-    ------
-    InputError
-        As `check_settings`; or the method needs what is not predicted.
+    name
+        Name in the configuration.
+    settings_model
+        Model of its settings.
+    instances
+        Whether it makes instances; otherwise it makes semantic labels.
+    auxiliary
+        Kind of auxiliary channels that it needs (a key of `channels.AUXILIARY_SUFFIXES`), if any.
+    splits
+        Whether it splits connected components into fragments, which are then merged.
+    seeded
+        Whether fragments grow from seeds.
+    measures_necks
+        Whether fragments merge by the width of the necks between them.
+    block_voxels
+        Edge of a block of a large volume, a multiple of `blocks.CHUNK_VOXELS`; a window around it
+        takes less than 2 GB.
+    max_voxels_in_memory
+        Larger volumes are processed in blocks; up to this size, memory stays below 4 GB.
     """
-    checked = check_settings(label, settings)
-    usable = usable_methods(label, predicted)
-    if "method" not in checked:
-        ridges = [method for method in usable if method in NEEDS]
-        checked["method"] = ridges[0] if ridges else usable[0]
-    if checked["method"] not in usable:
-        kind = NEEDS[checked["method"]]
-        channels = " and ".join(label + suffix for suffix in FURTHER[kind])
-        raise InputError(
-            f"postprocess.{label}: method: {checked['method']} needs a prediction of {channels} "
-            f"beside that of {label}; give one (`targets: {{{label}: [{kind}]}}`) or choose one of "
-            f"{', '.join(usable)}"
-        )
-    return defaults(checked["method"]) | checked
+
+    name: ClassVar[str]
+    settings_model: ClassVar[type[MethodSettings]]
+    instances: ClassVar[bool] = True
+    auxiliary: ClassVar[str | None] = None
+    splits: ClassVar[bool] = True
+    seeded: ClassVar[bool] = True
+    measures_necks: ClassVar[bool] = False
+    block_voxels: ClassVar[int] = 192
+    max_voxels_in_memory: ClassVar[int] = 28_000_000
+
+    def own_search_space(self) -> SearchSpace:
+        """Return the values of the method's own settings that tuning tries."""
+        return {}
+
+    def landscape(
+        self, label: str, channels: Channels, voxel_size: Lengths, settings: Settings
+    ) -> Landscape:
+        """Compute where objects, their seeds and the ridges between them are.
+
+        Parameters
+        ----------
+        label
+            Name of the label.
+        channels
+            Probabilities by channel, uint8 (z, y, x), 0..255 = 0..1.
+        voxel_size
+            nm (z, y, x).
+        settings
+            Complete settings; only those marked with `FINDS_FRAGMENTS` are used.
+        """
+        from cellmap_pipeline.segmentation.landscapes import Landscape, above, smooth
+
+        probability = smooth(channels[label], voxel_size, settings["smooth_nm"])
+        inside = above(probability, settings["threshold"])
+        return Landscape(inside, inside)
+
+    def continues_across(self, contacts: Contacts, settings: Settings) -> NDArray[Any]:
+        """Return which contacts between two blocks (n,) are not ridges, so fragments continue."""
+        return contacts.mean < 0.5
 
 
-def usable_methods(label: str, predicted: Collection[str]) -> list[str]:
-    """Methods for `label` that need no more than what is predicted (as for `complete`)."""
-    return [m for m in methods(label) if m not in NEEDS or NEEDS[m] in predicted]
+METHODS: dict[str, Method] = {}
 
 
-def candidates(
-    label: str, predicted: Collection[str], voxel_size: Sequence[float]
-) -> dict[str, dict[str, list[Any]]]:
-    """What tuning tries: per method and setting the values, in ascending order.
+def method(cls: type[Method]) -> type[Method]:
+    """Register the decorated class by its name."""
+    METHODS[cls.name] = cls()
+    return cls
 
-    Lengths and volumes are in steps of about one voxel, since finer ones change nothing. The
-    settings that cost least to vary come last.
+
+@method
+class Threshold(Method):
+    """Semantic labels: voxels above a threshold."""
+
+    name = "threshold"
+    settings_model = SemanticSettings
+    instances = False
+    splits = False
+
+
+@method
+class ConnectedComponents(Method):
+    """Connected components of the voxels above a threshold."""
+
+    name = "connected_components"
+    settings_model = InstanceSettings
+    splits = False
+
+
+@method
+class WatershedDistance(Method):
+    """Watershed of the distance to the outside, which splits objects at necks."""
+
+    name = "watershed_distance"
+    settings_model = NeckSettings
+    measures_necks = True
+
+    def own_search_space(self) -> SearchSpace:
+        """Return the values of the method's own settings that tuning tries."""
+        return {"neck": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]}
+
+    def continues_across(self, contacts: Contacts, settings: Settings) -> NDArray[Any]:
+        """Return all contacts: the width of a neck tells nothing about a cut between blocks."""
+        return contacts.mean == contacts.mean
+
+
+_MERGING: SearchSpace = {
+    "merge_threshold": [0.0, *_steps(2, 14)],
+    "merge_small": [False, True],
+}
+
+
+class RidgeWatershed(Method):
+    """Watershed of predicted ridges, from seeds where a boundary is unlikely.
+
+    Subclasses define the ridges.
     """
-    # Of few objects an extreme threshold may leave skeletons that score well by chance.
-    twentieths = range(4, 17) if is_instance(label) else range(1, 20)
+
+    settings_model = RidgeSettings
+
+    def own_search_space(self) -> SearchSpace:
+        """Return the values of the method's own settings that tuning tries."""
+        seeds = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7]
+        return {"seed_threshold": seeds, **_MERGING}
+
+    def ridges(
+        self, label: str, probability: Callable[[str], NDArray[Any]]
+    ) -> tuple[NDArray[Any], Faces]:
+        """Compute the height of ridges, float32 (z, y, x), 0..1, in voxels and on their faces.
+
+        Parameters
+        ----------
+        label
+            Name of the label.
+        probability
+            Returns the smoothed channel of a name, float32 (z, y, x), 0..1.
+        """
+        raise NotImplementedError
+
+    def landscape(
+        self, label: str, channels: Channels, voxel_size: Lengths, settings: Settings
+    ) -> Landscape:
+        """Compute where objects, their seeds and the ridges between them are."""
+        import numpy as np
+
+        from cellmap_pipeline.segmentation import landscapes
+
+        sigma = settings["smooth_nm"]
+        probability = landscapes.smooth(channels[label], voxel_size, sigma)
+        inside = landscapes.above(probability, settings["threshold"])
+        height, faces = self.ridges(label, landscapes.channel_reader(channels, voxel_size, sigma))
+        uncertain = landscapes.uncertainty_ridge(probability, settings["threshold"])
+        np.maximum(height, uncertain, out=height)
+        seedable = inside & (height < settings["seed_threshold"])
+        return landscapes.Landscape(inside, seedable, height, faces)
+
+
+@method
+class WatershedBoundary(RidgeWatershed):
+    """Watershed of a predicted boundary (Beier et al. 2017, doi:10.1038/nmeth.4151)."""
+
+    name = "watershed_boundary"
+    auxiliary = "boundary"
+
+    def ridges(
+        self, label: str, probability: Callable[[str], NDArray[Any]]
+    ) -> tuple[NDArray[Any], Faces]:
+        """Compute the probability of a boundary."""
+        from cellmap_pipeline.segmentation.landscapes import values_on_faces
+
+        height = probability(label + BOUNDARY_SUFFIX)
+        return height, values_on_faces(height)
+
+
+@method
+class WatershedLearnedDistance(RidgeWatershed):
+    """Watershed of a predicted distance to the outside of an object."""
+
+    name = "watershed_learned_distance"
+    auxiliary = "distance"
+
+    def ridges(
+        self, label: str, probability: Callable[[str], NDArray[Any]]
+    ) -> tuple[NDArray[Any], Faces]:
+        """Compute ridges where the distance is small."""
+        from cellmap_pipeline.segmentation.landscapes import values_on_faces
+
+        height = 1 - probability(label + DISTANCE_SUFFIX)
+        return height, values_on_faces(height)
+
+
+@method
+class WatershedAffinities(RidgeWatershed):
+    """Watershed of predicted affinities between neighboring voxels."""
+
+    name = "watershed_affinities"
+    auxiliary = "affinities"
+
+    def ridges(
+        self, label: str, probability: Callable[[str], NDArray[Any]]
+    ) -> tuple[NDArray[Any], Faces]:
+        """Compute ridges where neighbors belong to different objects."""
+        import numpy as np
+
+        from cellmap_pipeline.segmentation.landscapes import to_faces
+
+        boundaries = [1 - probability(label + suffix) for suffix in AFFINITY_SUFFIXES]
+        height = np.asarray(np.mean(boundaries, axis=0, dtype=np.float32))
+        return height, to_faces(boundaries)
+
+
+@method
+class MutexWatershed(Method):
+    """Mutex watershed (Wolf et al. 2018, doi:10.1007/978-3-030-01225-0_34) of affinities."""
+
+    name = "mutex_watershed"
+    settings_model = MutexSettings
+    auxiliary = "affinities"
+    seeded = False
+    block_voxels = 128
+    max_voxels_in_memory = 12_000_000
+
+    def own_search_space(self) -> SearchSpace:
+        """Return the values of the method's own settings that tuning tries."""
+        return {"affinity_threshold": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9], **_MERGING}
+
+    def landscape(
+        self, label: str, channels: Channels, voxel_size: Lengths, settings: Settings
+    ) -> Landscape:
+        """Compute where objects are, and the signed affinities of neighboring voxels."""
+        from cellmap_pipeline.segmentation import landscapes
+
+        sigma = settings["smooth_nm"]
+        probability = landscapes.smooth(channels[label], voxel_size, sigma)
+        inside = landscapes.above(probability, settings["threshold"])
+        read = landscapes.channel_reader(channels, voxel_size, sigma)
+        boundaries = [1 - read(label + suffix) for suffix in AFFINITY_SUFFIXES]
+        threshold = settings["affinity_threshold"]
+        affinities = landscapes.signed_affinities(boundaries, inside, threshold)
+        faces = landscapes.to_faces(boundaries)
+        return landscapes.Landscape(inside, inside, faces=faces, affinities=affinities)
+
+    def continues_across(self, contacts: Contacts, settings: Settings) -> NDArray[Any]:
+        """Return the contacts with an affinity above the threshold."""
+        return contacts.boundary_probability < 1 - settings["affinity_threshold"]
+
+
+def search_space(method: Method, voxel_size: Sequence[float]) -> SearchSpace:
+    """Return the values that tuning tries for each setting of a method.
+
+    The steps of lengths and volumes are about one voxel, since finer ones change nothing. Settings
+    that are cheaper to vary come later.
+    """
     volume = math.prod(voxel_size)
     edge = volume ** (1 / 3)
-    common = {
-        "threshold": [round(0.05 * k, 2) for k in twentieths],
+    return {
+        # With few objects, the skeletons that an extreme threshold leaves may score well by chance.
+        "threshold": _steps(4, 16) if method.instances else _steps(1, 19),
         "smooth_nm": [round(edge * k, 3) for k in (0.0, 0.5, 1, 1.5, 2)],
-    }
-    last = {
+        **method.own_search_space(),
         "min_size_nm3": [0.0, *(float(f"{volume * 2**k:.4g}") for k in range(2, 19))],
         "fill_holes": [False, True],
     }
-    merging: dict[str, list[Any]] = {
-        "merge_threshold": [0.0, *(round(0.05 * k, 2) for k in range(2, 15))],
-        "merge_small": [False, True],
-    }
-    seeds = {"seed_threshold": [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7]}
-    ridges = seeds | merging
-    specific: dict[str, dict[str, list[Any]]] = {
-        "threshold": {},
-        "connected_components": {},
-        "watershed_distance": {"neck": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]},
-        "watershed_boundary": ridges,
-        "watershed_learned_distance": ridges,
-        "watershed_affinities": ridges,
-        "mutex_watershed": {"affinity_threshold": [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]} | merging,
-    }
-    return {m: common | specific[m] | last for m in usable_methods(label, predicted)}
-
-
-def settings_reference() -> list[str]:
-    """The lines of a Markdown table of all methods and settings."""
-    lines = ["| method | setting | default | range | meaning |", "| --- | --- | --- | --- | --- |"]
-    for kind, known in (("semantic", SEMANTIC_METHODS), ("instances", INSTANCE_METHODS)):
-        for method in known:
-            for name, setting in settings_of(method).items():
-                if isinstance(setting, Switch):
-                    default, limits = str(setting.default).lower(), "true, false"
-                else:
-                    default, limits = f"{setting.default:g}", f"{setting.low:g} to {setting.high:g}"
-                row = f"`{method}` ({kind})", f"`{name}`", default, limits, setting.meaning
-                lines.append(f"| {' | '.join(row)} |")
-    return lines
-
-
-def _checked(where: str, setting: Number | Switch, value: Any) -> Any:
-    if isinstance(setting, Switch):
-        if not isinstance(value, bool):
-            raise InputError(f"{where} must be true or false, not {value!r}")
-        return value
-    try:
-        number = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not setting.low <= number <= setting.high:
-        raise InputError(
-            f"{where} must be a number from {setting.low:g} to {setting.high:g}, not {value!r}"
-        )
-    return number

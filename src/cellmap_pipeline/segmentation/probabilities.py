@@ -1,4 +1,4 @@
-"""A label's probabilities on its final grid, from one prediction or several together."""
+"""A label's probabilities on its final grid, from one prediction or the mean of several."""
 
 from __future__ import annotations
 
@@ -10,75 +10,80 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.channels import FURTHER
+from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.segmentation.blocks import Block
 
-# A prediction of a label: its path, or those of the parts that the label is made of.
-Source = Sequence[Path]
+# A prediction of a label: its path, or those of the parts that the label is composed of.
+Prediction = Sequence[Path]
 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """The mean of predictions of `label` on `grid`.
+    """The mean of predictions of a label.
 
     Attributes
     ----------
     label
-        Its name.
+        Name of the label.
     grid
-        Of the final label.
-    sources
-        Predictions. The probability of a label that is made of parts is the sum of theirs, since no
-        voxel is of two of them. Further channels (`{label}_boundary`, …) lie beside a path, and
-        count where all sources have them.
+        Grid of the final label.
+    predictions
+        Predictions of the label. The probability of a label that is composed of parts is the sum of
+        theirs, since parts do not overlap. Auxiliary channels (`{label}_boundary`, …) lie next to a
+        path; they are used if all predictions have them.
     """
 
     label: str
     grid: Grid
-    sources: Sequence[Source]
+    predictions: Sequence[Prediction]
 
     @cached_property
     def channels(self) -> list[str]:
-        """Names of the channels: the label's own, and the further ones."""
-        whole = all(len(source) == 1 for source in self.sources)
-        further = [
+        """Names of the channels: the label's own, and the auxiliary ones."""
+        without_parts = all(len(prediction) == 1 for prediction in self.predictions)
+        auxiliary = [
             [self.label + suffix for suffix in suffixes]
-            for suffixes in FURTHER.values()
-            if whole
+            for suffixes in AUXILIARY_SUFFIXES.values()
+            if without_parts
             and all(
-                _beside(source[0], suffix).is_dir()
-                for source in self.sources
+                _channel_path(prediction[0], suffix).is_dir()
+                for prediction in self.predictions
                 for suffix in suffixes
             )
         ]
-        return [self.label, *(name for names in further for name in names)]
+        return [self.label, *(name for names in auxiliary for name in names)]
 
     def read(
         self, block: Block | None = None, channels: Sequence[str] | None = None
     ) -> dict[str, NDArray[np.uint8]]:
-        """By channel its values (z, y, x), 0..255 for 0..1, in a block of the grid or all of it."""
-        grid = self.grid.box(block.start, block.shape) if block else self.grid
-        return {name: self._channel(name, grid) for name in channels or self.channels}
+        """Read channels, by name, in a block of the grid or all of it.
 
-    def _channel(self, channel: str, grid: Grid) -> NDArray[np.uint8]:
+        Returns
+        -------
+        uint8 (z, y, x), 0..255 for 0..1, by channel.
+        """
+        grid = self.grid.box(block.start, block.shape) if block else self.grid
+        return {name: self._read_channel(name, grid) for name in channels or self.channels}
+
+    def _read_channel(self, channel: str, grid: Grid) -> NDArray[np.uint8]:
         total: NDArray | None = None
-        for source in self.sources:
+        for prediction in self.predictions:
             suffix = channel.removeprefix(self.label)
-            values = _sum([_beside(path, suffix) for path in source], grid)
-            if len(self.sources) == 1:
+            values = _sum_of_parts([_channel_path(path, suffix) for path in prediction], grid)
+            if len(self.predictions) == 1:
                 return values
             total = values.astype(np.uint32) if total is None else np.add(total, values, out=total)
         assert total is not None
-        return np.round(total / len(self.sources)).astype(np.uint8)
+        return np.round(total / len(self.predictions)).astype(np.uint8)
 
 
-def read_on(path: Path, grid: Grid) -> NDArray[np.uint8]:
-    """Probabilities of a volume on `grid`, uint8 0..255.
+def read_probability(path: Path, grid: Grid) -> NDArray[np.uint8]:
+    """Read a volume's probabilities on `grid`, uint8 0..255.
 
-    Floats hold 0..1, unsigned integers 0 to the highest of their type.
+    Floats are stored as 0..1, unsigned integers as 0 to the highest value of their type.
     """
     level = Volume.open(path).level_for(grid.voxel_size)
     start, stop = level.grid.index_box(grid, margin=1)
@@ -92,25 +97,29 @@ def read_on(path: Path, grid: Grid) -> NDArray[np.uint8]:
             return level.read(offset, last)
     values = level.read(low, high)
     scale = 255 / np.iinfo(values.dtype).max if values.dtype.kind == "u" else 255
-    smooth = resample(values, level.grid.box(low, values.shape), grid) * scale
-    return np.round(smooth).clip(0, 255).astype(np.uint8)
+    resampled = resample(values, level.grid.box(low, values.shape), grid) * scale
+    return np.round(resampled).clip(0, 255).astype(np.uint8)
 
 
-def further_beside(path: Path) -> list[Path]:
-    """Further channels of the label at `path` that are there."""
-    places = (_beside(path, suffix) for suffixes in FURTHER.values() for suffix in suffixes)
-    return [place for place in places if place.is_dir()]
+def auxiliary_paths(path: Path) -> list[Path]:
+    """List the auxiliary channels that are present for the label at `path`."""
+    paths = (
+        _channel_path(path, suffix)
+        for suffixes in AUXILIARY_SUFFIXES.values()
+        for suffix in suffixes
+    )
+    return [channel for channel in paths if channel.is_dir()]
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    """Where the channel of this suffix, of the label at `path`, lies."""
+def _channel_path(path: Path, suffix: str) -> Path:
+    """Return the path of the channel with this suffix, of the label at `path`."""
     return path.with_name(path.name + suffix)
 
 
-def _sum(paths: Sequence[Path], grid: Grid) -> NDArray[np.uint8]:
+def _sum_of_parts(paths: Sequence[Path], grid: Grid) -> NDArray[np.uint8]:
     if len(paths) == 1:
-        return read_on(paths[0], grid)
+        return read_probability(paths[0], grid)
     total = np.zeros(grid.shape, np.uint16)
     for path in paths:
-        total += read_on(path, grid)
+        total += read_probability(path, grid)
     return np.minimum(total, 255).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""Packaging and checking of submission.zip."""
+"""Packaging and checking of `submission.zip`."""

@@ -1,7 +1,7 @@
-"""Reading a finished submission.zip back and holding it against the manifest.
+"""Checks of a finished submission.zip against the manifest.
 
-What is refused and what is only scored worse follows the official evaluator and the format that it
-documents (cellmap-segmentation-challenge, utils.eval_utils and docs/submission_data_format,
+Problems are classified as rejected or only scored lower according to the official evaluator and its
+documented format (cellmap-segmentation-challenge, utils.eval_utils and docs/submission_data_format,
 2026-06-30).
 """
 
@@ -20,25 +20,29 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.run.pools import run_bounded
 from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.scoring.summary import MASK_SUFFIX
-from cellmap_pipeline.scoring.zip_reader import UNREADABLE, ZipReader
-from cellmap_pipeline.submission.check_label import Checked, check_against_truth, check_label
+from cellmap_pipeline.scoring.upper_bound import score_upper_bound
+from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader
+from cellmap_pipeline.submission.check_label import LabelCheck, check_against_truth, check_label
 from cellmap_pipeline.submission.check_zip import (
     MAX_METADATA_BYTES,
     REPACK,
     Problem,
-    beside_problems,
     entry_problems,
     group_problems,
     metadata_entries,
-    rejected,
+    outside_root_problems,
+    rejection,
 )
 
-# Bytes of a voxel of a layer while its objects are counted, and voxels of one as it is slabbed.
-LAYER_BYTES = 24
-LAYER_VOXELS = 1 << 27
-# Of a label that is held against the truth.
-INSTANCE_BYTES = 6
+# Memory per voxel while the objects of a layer of chunks are counted, for the layers of common
+# chunk sizes.
+BYTES_PER_LAYER_VOXEL = 24
+MAX_LAYER_VOXELS = 1 << 27
+MAX_LAYER_THICKNESS = 128
+# Memory per voxel of a label that is compared with the ground truth.
+BYTES_PER_TRUTH_VOXEL = 6
 
+# Entries of a label's folder, by their path in it.
 Entries = dict[str, zipfile.ZipInfo]
 
 
@@ -48,91 +52,99 @@ def check(
     truth: str | Path | None = None,
     workers: int = 1,
 ) -> list[Problem]:
-    """All that is wrong with the submission at `path`, what gets it rejected first.
+    """List all problems of the submission at `path`, those that get it rejected first.
 
-    Each chunk is decoded once; memory stays that of one layer of chunks for each worker.
+    Each chunk is decoded once; each worker keeps one layer of chunks in memory.
 
     Parameters
     ----------
     path
-        A zip, of this pipeline or any other.
+        Path of a zip, from this pipeline or any other.
     manifest
-        What it should hold.
+        Labels that it should hold.
     truth
-        Folder (zarr 2) with `crop{id}/{label}`, where it is known: then the number of objects is
-        held against it.
+        Folder (zarr 2) with the ground truth `crop{id}/{label}`, if it is known; then the number of
+        objects is compared with it.
     workers
-        Processes that check labels side by side.
+        Number of processes that check labels in parallel.
     """
     if not zipfile.is_zipfile(path):
-        return [rejected(f"{path} is not a zip file, or is cut off: {REPACK}")]
+        return [rejection(f"{path} is not a zip file, or is cut off: {REPACK}")]
     try:
         reader = ZipReader(path)
-    except UNREADABLE as error:
-        return [rejected(f"{path}: the zip's directory cannot be read ({error}): {REPACK}")]
+    except DIRECTORY_ERRORS as error:
+        return [rejection(f"{path}: the zip's directory cannot be read ({error}): {REPACK}")]
     problems = list(entry_problems(reader.entries))
     if any(entry.file_size > MAX_METADATA_BYTES for entry in metadata_entries(reader.entries)):
         return problems
     try:
         submission = Archive.open(path, reader)
     except InputError as error:
-        return [*problems, rejected(str(error))]
-    problems += beside_problems(list(reader), submission.root)
-    crops = _crops(submission, manifest)
-    there = [crop for crop in submission.labels if crop in crops.values()]
-    problems += group_problems(reader, submission.root, there)
-    if not there:
-        held = ", ".join(submission.labels) or "none"
-        deeper = any(f"/{crop}/" in name for name in reader for crop in set(crops.values()))
-        remedy = "zip what is in that folder" if deeper else "name them crop{id} as in the manifest"
+        return [*problems, rejection(str(error))]
+    problems += outside_root_problems(list(reader), submission.root)
+    crops = _crop_names(submission, manifest)
+    found_crops = [crop for crop in submission.labels if crop in crops.values()]
+    problems += group_problems(reader, submission.root, found_crops)
+    if not found_crops:
+        names = ", ".join(submission.labels) or "none"
+        nested = any(f"/{crop}/" in name for name in reader for crop in set(crops.values()))
+        remedy = (
+            "zip the contents of that folder" if nested else "name them crop{id} as in the manifest"
+        )
         problems.append(
-            rejected(
-                f"holds none of the manifest's crops (there are: {held}), at which the evaluator "
+            rejection(
+                f"holds none of the manifest's crops (it has: {names}), at which the evaluator "
                 f"stops: {remedy}"
             )
         )
     problems += _extra_problems(submission, manifest, crops)
     present = [row for row in manifest if row.label in submission.labels.get(crops[row.crop], ())]
-    needs = [_needed_bytes(row, truth is not None) for row in present]
-    _open(path, manifest, truth, submission)
-    checked = dict(
-        run_bounded(
-            _check_row, present, needs, workers, None, _open, (path, manifest, truth), "Checking"
-        )
+    _prepare_worker(path, manifest, truth, submission)
+    results = run_bounded(
+        _check_row,
+        present,
+        task_bytes=[_needed_bytes(row, truth is not None) for row in present],
+        memory_bytes=None,
+        workers=workers,
+        initializer=_prepare_worker,
+        initargs=(path, manifest, truth),
+        description="Checking",
     )
-    _opened.clear()
+    checked = dict(results)
+    _worker_inputs.clear()
     problems += _missing_problems(submission, reader, manifest, crops)
     for row in sorted(present, key=lambda row: (row.crop, row.label)):
         problems += checked[row].problems
-    problems += _implausible(checked)
+    problems += _empty_label_problems(checked)
     return sorted(problems, key=lambda problem: problem.severity != "rejected")
 
 
 def _needed_bytes(row: CropLabel, with_truth: bool) -> int:
-    """A layer of an instance label, twice, and its components; all of it against the truth."""
+    """Memory for a layer of an instance label and its components, and for the ground truth."""
     plane = row.grid.shape[1] * row.grid.shape[2]
-    layer = min(row.grid.size, LAYER_VOXELS, 128 * plane)
-    return LAYER_BYTES * layer + (INSTANCE_BYTES * row.grid.size if with_truth else 0)
+    layer = min(row.grid.size, MAX_LAYER_VOXELS, MAX_LAYER_THICKNESS * plane)
+    truth_bytes = BYTES_PER_TRUTH_VOXEL * row.grid.size if with_truth else 0
+    return BYTES_PER_LAYER_VOXEL * layer + truth_bytes
 
 
-def _crops(submission: Archive, manifest: Sequence[CropLabel]) -> dict[int, str]:
-    """Name of each of the manifest's crops in the submission.
+def _crop_names(submission: Archive, manifest: Sequence[CropLabel]) -> dict[int, str]:
+    """Names of the manifest's crops in the submission.
 
-    Where none is named crop{id}, the evaluator takes names that are the number alone.
+    If none is named crop{id}, the evaluator accepts names that are the number alone.
     """
     numbers = {row.crop for row in manifest}
-    bare = not any(f"crop{n}" in submission.labels for n in numbers)
-    return {n: str(n) if bare and str(n) in submission.labels else f"crop{n}" for n in numbers}
+    by_number = not any(f"crop{n}" in submission.labels for n in numbers)
+    return {n: str(n) if by_number and str(n) in submission.labels else f"crop{n}" for n in numbers}
 
 
 def _extra_problems(
     submission: Archive, manifest: Sequence[CropLabel], crops: Mapping[int, str]
 ) -> Iterator[Problem]:
-    wanted: dict[str, set[str]] = {}
+    expected: dict[str, set[str]] = {}
     for row in manifest:
-        wanted.setdefault(crops[row.crop], set()).add(row.label)
+        expected.setdefault(crops[row.crop], set()).add(row.label)
     for crop, labels in submission.labels.items():
-        if crop not in wanted:
+        if crop not in expected:
             if labels or crop.startswith("crop"):
                 yield Problem(
                     "costs", crop, None, "the manifest has no such crop, it is ignored: leave it "
@@ -140,12 +152,12 @@ def _extra_problems(
                 )  # fmt: skip
             continue
         for label in labels:
-            if label in wanted[crop]:
+            if label in expected[crop]:
                 continue
-            if label.removesuffix(MASK_SUFFIX) in wanted[crop]:
-                yield rejected(
-                    "has the name of a mask of the truth, at which the evaluator stops where the "
-                    "truth has one: leave it out",
+            if label.removesuffix(MASK_SUFFIX) in expected[crop]:
+                yield rejection(
+                    "has the name of a ground-truth mask, at which the evaluator stops if the "
+                    "ground truth has such a mask: leave it out",
                     crop,
                     label,
                 )
@@ -167,73 +179,73 @@ def _missing_problems(
     ]
     if not missing:
         return
-    from cellmap_pipeline.scoring.upper_bound import ceiling
 
-    def reach(without: Collection[CropLabel]) -> str:
-        left = set(manifest).difference(without)
-        return f"{ceiling(manifest, left)['overall']:.4f} at most"
+    def bound_without(rows: Collection[CropLabel]) -> str:
+        remaining = set(manifest).difference(rows)
+        return f"{score_upper_bound(manifest, remaining)['overall']:.4f} at most"
 
-    for number, of_crop in itertools.groupby(
+    for number, crop_rows in itertools.groupby(
         sorted(missing, key=lambda row: (row.crop, row.label)), key=lambda row: row.crop
     ):
-        crop, rows = crops[number], list(of_crop)
+        crop, rows = crops[number], list(crop_rows)
         if crop not in submission.labels:
             labels = ", ".join(row.label for row in rows)
             yield Problem(
                 "costs", crop, None, f"the crop is missing ({labels}), without which the overall "
-                f"score can reach {reach(rows)}: add it, even empty",
+                f"score can reach {bound_without(rows)}: add it, even empty",
             )  # fmt: skip
             continue
         for row in rows:
             if f"{submission.root}{crop}/{row.label}/zarr.json" in names:
                 continue
-            cost = f"without it the overall score can reach {reach([row])}"
+            cost = f"without it the overall score can reach {bound_without([row])}"
             if f"{submission.root}{crop}/{row.label}/.zgroup" in names:
                 message = (
-                    f"a group, which the evaluator takes for missing ({cost}): store the array "
+                    f"is a group, which the evaluator treats as missing ({cost}): store the array "
                     "itself under the label's name"
                 )
             else:
                 message = (
-                    f"the label is missing, and counts {_counted(row)} ({cost}): add it, even "
+                    f"the label is missing, and counts {_missing_cost(row)} ({cost}): add it, even "
                     "empty, which is never scored lower"
                 )
             yield Problem("costs", crop, row.label, message)
     if len(missing) > 1:
         yield Problem(
             "costs", None, None, f"{len(missing)} of {len(manifest)} labels are missing: perfect "
-            f"ones in all others could reach an overall score of {reach(missing)}",
+            f"predictions of all others could reach an overall score of {bound_without(missing)}",
         )  # fmt: skip
 
 
-def _counted(row: CropLabel) -> str:
+def _missing_cost(row: CropLabel) -> str:
     if is_instance(row.label):
-        return "all objects of the truth at the worst distance"
+        return "all objects of the ground truth at the worst distance"
     return f"all {row.grid.size:,} voxels of the crop as missed"
 
 
-def _implausible(checked: Mapping[CropLabel, Checked]) -> Iterator[Problem]:
-    """Instance labels without an object in crops where parts of such objects are labelled."""
-    labelled: dict[int, set[str]] = {}
+def _empty_label_problems(checked: Mapping[CropLabel, LabelCheck]) -> Iterator[Problem]:
+    """Find instance labels without objects in crops where parts of such objects are labeled."""
+    labeled: dict[int, set[str]] = {}
     for row, result in checked.items():
-        if result.labelled:
-            labelled.setdefault(row.crop, set()).add(row.label)
+        if result.labeled:
+            labeled.setdefault(row.crop, set()).add(row.label)
     for row, result in checked.items():
-        if not is_instance(row.label) or result.labelled is not False:
+        if not is_instance(row.label) or result.labeled is not False:
             continue
         parts = sorted(
-            label for label in labelled.get(row.crop, ()) if label.startswith(f"{row.label}_")
+            label for label in labeled.get(row.crop, ()) if label.startswith(f"{row.label}_")
         )
         if parts:
             yield Problem(
                 "costs", f"crop{row.crop}", row.label, f"holds no object, though {parts[0]} is "
-                "labelled in the same crop: fewer than plausible; look at its threshold and sizes",
+                "labeled in the same crop, which is implausible: check its threshold and minimum "
+                "size",
             )  # fmt: skip
 
 
 @dataclass
-class _Opened:
-    """What the processes that check labels need; where they are forked, they share it."""
+class _WorkerInputs:
+    """Inputs of the processes that check labels; forked processes inherit them."""
 
     arguments: tuple[Any, ...]
     submission: Archive
@@ -242,17 +254,18 @@ class _Opened:
     truth: Archive | None
 
 
-_opened: list[_Opened] = []
+# Holds at most one item.
+_worker_inputs: list[_WorkerInputs] = []
 
 
-def _open(
+def _prepare_worker(
     path: str | Path,
     manifest: Sequence[CropLabel],
     truth: str | Path | None,
     submission: Archive | None = None,
 ) -> None:
     arguments = (path, manifest, truth)
-    if _opened and _opened[0].arguments == arguments and submission is None:
+    if _worker_inputs and _worker_inputs[0].arguments == arguments and submission is None:
         return
     submission = submission or Archive.open(path)
     entries: dict[tuple[str, str], Entries] = {}
@@ -261,23 +274,23 @@ def _open(
         parts = entry.filename.removeprefix(submission.root).split("/", 2)
         if len(parts) == 3 and entry.filename.startswith(submission.root):
             entries.setdefault((parts[0], parts[1]), {})[parts[2]] = entry
-    crops = _crops(submission, manifest)
-    opened_truth = Archive.open(truth) if truth else None
-    _opened[:] = [_Opened(arguments, submission, entries, crops, opened_truth)]
+    crops = _crop_names(submission, manifest)
+    truth_archive = Archive.open(truth) if truth else None
+    _worker_inputs[:] = [_WorkerInputs(arguments, submission, entries, crops, truth_archive)]
 
 
-def _check_row(row: CropLabel) -> Checked:
-    opened = _opened[0]
-    crop = opened.crops[row.crop]
-    result = check_label(opened.submission, crop, row, opened.entries[crop, row.label])
-    if opened.truth and not any(p.severity == "rejected" for p in result.problems):
-        more = check_against_truth(opened.submission, opened.truth, crop, row)
-        return Checked([*result.problems, *more], result.labelled)
+def _check_row(row: CropLabel) -> LabelCheck:
+    (inputs,) = _worker_inputs
+    crop = inputs.crops[row.crop]
+    result = check_label(inputs.submission, crop, row, inputs.entries[crop, row.label])
+    if inputs.truth and not any(p.severity == "rejected" for p in result.problems):
+        problems = check_against_truth(inputs.submission, inputs.truth, crop, row)
+        return LabelCheck([*result.problems, *problems], result.labeled)
     return result
 
 
 def exit_code(problems: Sequence[Problem]) -> int:
-    """1 where the submission would be rejected, 2 where it would lose score, 0 where it is fine."""
+    """Exit code: 1 if the submission would be rejected, 2 if it would lose score, else 0."""
     if any(problem.severity == "rejected" for problem in problems):
         return 1
     return 2 if problems else 0

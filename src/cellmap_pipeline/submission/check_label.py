@@ -1,4 +1,4 @@
-"""What is wrong with one label of a submission: what it says of itself, and its voxels."""
+"""Checks of one label of a submission: its metadata and its voxels."""
 
 from __future__ import annotations
 
@@ -19,33 +19,42 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.scoring.alignment import (
     check_placeable,
-    lies_on,
+    matches_grid,
     safe_translation,
     submitted_grid,
 )
-from cellmap_pipeline.scoring.archive import Archive, Stored
+from cellmap_pipeline.scoring.archive import Archive, StoredArray
 from cellmap_pipeline.scoring.instances import instance_ratio_limit
 from cellmap_pipeline.scoring.objects import label_components
 from cellmap_pipeline.scoring.slabs import slabs
-from cellmap_pipeline.scoring.submission import compared
-from cellmap_pipeline.submission.check_voxels import NAMED, Found, chunk_counts, walk
-from cellmap_pipeline.submission.check_zip import REPACK, Problem, rejected
+from cellmap_pipeline.scoring.submission import aligned_pair
+from cellmap_pipeline.submission.check_voxels import ChunkScan, chunk_counts, scan_chunks
+from cellmap_pipeline.submission.check_zip import REPACK, Problem, rejection
 from cellmap_pipeline.submission.chunk_codecs import ChunkError, check_codecs
 
-# No codec makes larger chunks; a header that claims them would only fill the memory.
+# Codecs cannot produce larger chunks.
 MAX_CHUNK_BYTES = 2**31
-# Objects of fewer voxels than a cube of 2 are specks, hardly what somebody annotated.
-SPECK_VOXELS = 8
+# Objects smaller than a cube of 2³ voxels are specks, which are hardly ever annotated.
+MIN_OBJECT_VOXELS = 8
+MAX_NAMED_CHUNKS = 3
 
-LOOKS_LIKE_A_CHUNK = re.compile(r"\d+([./]\d+)*")
+CHUNK_NAME = re.compile(r"\d+([./]\d+)*")
 
 
 @dataclass(frozen=True)
-class Checked:
-    """Problems of a label, and whether any voxel of it is labelled (None: it cannot be told)."""
+class LabelCheck:
+    """Result of checking a label.
+
+    Attributes
+    ----------
+    problems
+        Problems found.
+    labeled
+        Whether any voxel is labeled; None if it could not be determined.
+    """
 
     problems: list[Problem]
-    labelled: bool | None
+    labeled: bool | None
 
 
 def check_label(
@@ -53,17 +62,19 @@ def check_label(
     crop: str,
     row: CropLabel,
     entries: Mapping[str, zipfile.ZipInfo],
-) -> Checked:
-    """All that is wrong with a label that is there.
+) -> LabelCheck:
+    """Check a label of a submission.
 
     Parameters
     ----------
+    submission
+        Zip with the label.
     crop
-        Its name in the submission.
+        Name of its crop in the submission.
     row
-        Of the manifest.
+        Row of the manifest.
     entries
-        Of the label's folder, by their path in it.
+        Entries of the label's folder, by their path in it.
     """
     place = f"crop{row.crop}", row.label
     try:
@@ -72,25 +83,25 @@ def check_label(
     except InputError as error:
         refusal = str(error)
     if refusal:
-        return Checked([rejected(refusal, *place)], None)
+        return LabelCheck([rejection(refusal, *place)], None)
     problems = [Problem("costs", *place, text) for text in _grid_messages(stored, row.grid)]
     assert submission.zip
-    found = walk(submission.zip, stored.array, entries, row.label)
-    if found.broken:
-        more = len(found.broken) - NAMED
-        named = "; ".join(found.broken[:NAMED]) + (f"; and {more} more" if more > 0 else "")
-        message = f"a chunk cannot be decoded ({named}): {REPACK}"
-        problems.append(rejected(message, *place))
-    problems += [Problem(kind, *place, text) for kind, text in sorted(found.findings)]
-    costs = [*_chunk_messages(stored.array, found)]
-    if found.sizes is not None:
-        costs += _object_messages(found.sizes)
+    scan = scan_chunks(submission.zip, stored.array, entries, row.label)
+    if scan.broken:
+        unnamed = len(scan.broken) - MAX_NAMED_CHUNKS
+        chunks = "; ".join(scan.broken[:MAX_NAMED_CHUNKS])
+        chunks += f"; and {unnamed} more" if unnamed > 0 else ""
+        problems.append(rejection(f"a chunk cannot be decoded ({chunks}): {REPACK}", *place))
+    problems += [Problem(severity, *place, text) for severity, text in sorted(scan.findings)]
+    costs = [*_chunk_messages(stored.array, scan)]
+    if scan.sizes is not None:
+        costs += _object_messages(scan.sizes)
     problems += [Problem("costs", *place, text) for text in costs]
-    return Checked(problems, None if found.broken else found.labelled)
+    return LabelCheck(problems, None if scan.broken else scan.labeled)
 
 
-def _refusal(array: Stored, row: CropLabel) -> str | None:
-    """Why the evaluator would stop at this array, if it would."""
+def _refusal(array: StoredArray, row: CropLabel) -> str | None:
+    """Reason for which the evaluator would stop at this array, or None."""
     if array.dtype.kind not in "buif":
         return f"has the type {array.dtype} but must be a whole-number type: {REPACK}"
     if is_instance(row.label) and not array.dtype.isnative:
@@ -118,89 +129,92 @@ def _refusal(array: Stored, row: CropLabel) -> str | None:
     return None
 
 
-def _grid_messages(array: Stored, grid: Grid) -> Iterator[str]:
-    """Where an array does not lie on the grid that the manifest asks for."""
-    wanted = {"voxel_size": list(grid.voxel_size), "translation": list(safe_translation(grid))}
-    for name, value, same in zip(
-        wanted, submitted_grid(array.attributes), lies_on(array.attributes, grid), strict=True
+def _grid_messages(array: StoredArray, grid: Grid) -> Iterator[str]:
+    """Compare the grid of an array with the manifest's."""
+    expected = {"voxel_size": list(grid.voxel_size), "translation": list(safe_translation(grid))}
+    for name, value, matches in zip(
+        expected,
+        submitted_grid(array.attributes),
+        matches_grid(array.attributes, grid),
+        strict=True,
     ):
         if value is None:
-            yield f"the attribute {name} is missing: set it to {wanted[name]}"
-        elif not same:
+            yield f"the attribute {name} is missing: set it to {expected[name]}"
+        elif not matches:
             yield (
-                f"{name} is {list(value)} but the manifest says {wanted[name]}: the evaluator "
-                "resamples and floors such arrays into place; put it onto the manifest's grid"
+                f"{name} is {list(value)} but the manifest says {expected[name]}: the evaluator "
+                "resamples and floors such arrays into place; resample it to the manifest's grid"
             )
     if array.shape != grid.shape:
         yield (
             f"the shape is {list(array.shape)} but the manifest says {list(grid.shape)}: "
-            "put it onto the manifest's grid"
+            "resample it to the manifest's grid"
         )
 
 
-def _chunk_messages(array: zarr.Array, found: Found) -> Iterator[str]:
-    """Chunks that are not where they should be, though what is there can be read."""
+def _chunk_messages(array: zarr.Array, scan: ChunkScan) -> Iterator[str]:
+    """Report chunks that are missing, or that the array's metadata do not account for."""
     total = math.prod(chunk_counts(array))
-    unread = [name for name in found.others if LOOKS_LIKE_A_CHUNK.fullmatch(name)]
+    unread = [name for name in scan.others if CHUNK_NAME.fullmatch(name)]
     if unread:
         yield (
-            f"{len(unread)} files such as {min(unread)} are not chunks by what .zarray says, and "
-            "are ignored: put its shape, chunks and dimension_separator right"
+            f"{len(unread)} files such as {min(unread)} are not chunks according to .zarray, and "
+            "are ignored: correct its shape, chunks and dimension_separator"
         )
-    if not found.missing:
+    if not scan.missing:
         return
     if array.fill_value is None:
         yield (
-            f"{found.missing} of {total} chunks are missing and .zarray has no fill_value, so that "
+            f"{scan.missing} of {total} chunks are missing and .zarray has no fill_value, so that "
             'their voxels are undefined: set "fill_value": 0, or add the chunks'
         )
-    elif found.empty:
-        # Who leaves out empty chunks leaves out all of them.
+    elif scan.empty:
+        # Writers that omit empty chunks omit all of them, so these were probably lost.
         yield (
-            f"{found.missing} of {total} chunks are missing, though empty ones are stored; their "
+            f"{scan.missing} of {total} chunks are missing, though empty ones are stored; their "
             "voxels count as background: add them"
         )
 
 
 def _object_messages(sizes: NDArray[np.int64]) -> Iterator[str]:
-    """Whether an instance label holds far more objects than can be meant.
+    """Report an instance label with implausibly many objects.
 
-    The evaluator skips a crop whose ratio of predicted to true objects is above its cut-off. What
-    the truth holds is not known; here it is taken to hold as many as there are objects that are
-    not mere specks.
+    The evaluator skips a crop whose ratio of predicted to true objects is above its cut-off. The
+    number of true objects is not known; it is assumed to be that of the predicted objects that are
+    not specks.
     """
-    n, specks = len(sizes), int(np.count_nonzero(sizes < SPECK_VOXELS))
+    n, specks = len(sizes), int(np.count_nonzero(sizes < MIN_OBJECT_VOXELS))
     solid = max(1, n - specks)
     if n > instance_ratio_limit(solid) * solid:
         needed = next(m for m in itertools.count(solid) if n <= instance_ratio_limit(m) * m)
         yield (
-            f"holds far too many objects: {n} connected parts, {specks} of them of fewer than "
-            f"{SPECK_VOXELS} voxels; the evaluator skips the crop unless the truth has {needed} or "
-            "more objects: remove small ones"
+            f"holds far too many objects: {n} connected components, {specks} of them of fewer than "
+            f"{MIN_OBJECT_VOXELS} voxels; the evaluator skips the crop unless the ground truth has "
+            f"{needed} or more objects: remove small ones"
         )
 
 
 def check_against_truth(
     submission: Archive, truth: Archive, crop: str, row: CropLabel
 ) -> Iterator[Problem]:
-    """Fewer or more objects than the scorer's cut-off takes for plausible.
+    """Compare the number of objects with the ground truth: none, or so many that it is skipped.
 
     Parameters
     ----------
     crop
-        Its name in the submission.
+        Name of the crop in the submission.
     row
-        Of the manifest.
+        Row of the manifest.
 
     Raises
     ------
     InputError
-        The truth cannot be read, or is not on the manifest's grid.
+        The ground truth cannot be read, or is not on the manifest's grid.
     """
     if not is_instance(row.label) or row.label not in truth.labels.get(f"crop{row.crop}", ()):
         return
     place = f"crop{row.crop}", row.label
-    pred, true = compared(submission, truth, crop, f"crop{row.crop}", row.label, row.grid)
+    pred, true = aligned_pair(submission, truth, crop, f"crop{row.crop}", row.label, row.grid)
     n_true = max(int(slab.max(initial=0)) for (slab,) in slabs(true))
     if not n_true:
         return
@@ -208,10 +222,11 @@ def check_against_truth(
     if components is None:
         yield Problem(
             "costs", *place, f"holds more than {instance_ratio_limit(n_true):.1f} times the "
-            f"{n_true} objects of the truth, so that the evaluator skips the crop: remove small "
-            "objects",
+            f"{n_true} objects of the ground truth, so that the evaluator skips the crop: remove "
+            "small objects",
         )  # fmt: skip
     elif not components.any():
         yield Problem(
-            "costs", *place, f"holds no object, but the truth up to {n_true}: all are missed"
-        )
+            "costs", *place, "holds no object, but the ground truth has up to "
+            f"{n_true}: all are missed",
+        )  # fmt: skip

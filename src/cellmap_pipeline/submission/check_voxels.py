@@ -1,4 +1,7 @@
-"""A walk over all chunks of a label in a zip: each is decoded once, one layer is kept at most."""
+"""Scan of all chunks of a label in a zip.
+
+Each chunk is decoded once, and at most one layer of chunks is kept in memory.
+"""
 
 from __future__ import annotations
 
@@ -20,35 +23,36 @@ from cellmap_pipeline.scoring.zip_reader import ZipReader
 from cellmap_pipeline.submission.check_zip import Severity
 from cellmap_pipeline.submission.chunk_codecs import ChunkError, decode_chunk
 
-# A layer of chunks of an instance label is put together to count its objects, up to this.
+# The objects of an instance label are counted only if a layer of its chunks is not larger.
 MAX_LAYER_BYTES = 2**31
-# What chunks as small as this hold is remembered: most are empty and alike.
-REMEMBERED_BYTES = 1024
-# Broken chunks that are named.
-NAMED = 3
+# The findings of empty chunks up to this size are cached: most of them are identical.
+MAX_CACHED_CHUNK_BYTES = 1024
 
+# Severity and message.
 Finding = tuple[Severity, str]
 Index = tuple[int, int, int]
 
 
 @dataclass
-class Found:
-    """What a walk over the chunks of a label found.
+class ChunkScan:
+    """Results of scanning the chunks of a label.
 
     Attributes
     ----------
     findings
-        What is wrong with values.
+        Problems of the voxel values.
     broken
-        Chunks that cannot be decoded, and why.
-    empty, missing
-        Chunks that are stored but hold nothing, and that are not stored.
+        Chunks that cannot be decoded, with the reason.
+    empty
+        Number of stored chunks without labeled voxels.
+    missing
+        Number of chunks that are not stored.
     others
-        Names of entries that are no chunks of the array.
-    labelled
-        Whether there is a voxel other than 0.
+        Names of entries that are not chunks of the array.
+    labeled
+        Whether any voxel is not 0.
     sizes
-        Voxels of each object of an instance label; None where they were not counted.
+        Number of voxels of each object of an instance label; None if they were not counted.
     """
 
     findings: set[Finding] = field(default_factory=set)
@@ -56,49 +60,53 @@ class Found:
     empty: int = 0
     missing: int = 0
     others: set[str] = field(default_factory=set)
-    labelled: bool = False
+    labeled: bool = False
     sizes: NDArray[np.int64] | None = None
 
 
-def walk(
+def scan_chunks(
     reader: ZipReader, array: zarr.Array, entries: Mapping[str, zipfile.ZipInfo], label: str
-) -> Found:
-    """Decode all chunks of a label.
+) -> ChunkScan:
+    """Decode and check all chunks of a label.
 
     Parameters
     ----------
+    reader
+        Reader of the zip.
     array
-        Of three axes, that passed `check_codecs`.
+        Array of three axes that passed `check_codecs`.
     entries
-        Of the array's folder, by their path in it.
+        Entries of the array's folder, by their path in it.
+    label
+        Name of the label.
     """
-    found = Found(others=set(entries))
+    scan = ChunkScan(others=set(entries))
     chunks = _Chunks(reader, array, entries, label)
     layer_bytes = math.prod(array.shape[1:]) * array.chunks[0] * array.dtype.itemsize
-    objects = _Objects() if is_instance(label) and layer_bytes <= MAX_LAYER_BYTES else None
+    objects = _ObjectSizes() if is_instance(label) and layer_bytes <= MAX_LAYER_BYTES else None
     counts = chunk_counts(array)
     for k in range(counts[0]):
         layer: NDArray[Any] | None = None
         for j, i in itertools.product(range(counts[1]), range(counts[2])):
             try:
-                findings, values = chunks.read((k, j, i), found)
+                findings, values = chunks.read((k, j, i), scan)
             except (ChunkError, zipfile.BadZipFile, RuntimeError, OSError, EOFError) as error:
-                found.broken.append(f"{chunks.key((k, j, i))}: {error}")
+                scan.broken.append(f"{chunks.key((k, j, i))}: {error}")
                 continue
-            found.findings |= findings
+            scan.findings |= findings
             if values is None:
                 continue
-            found.labelled = True
+            scan.labeled = True
             if objects:
                 box = chunks.box((k, j, i))
                 if layer is None:
-                    thick = box[0].stop - box[0].start
-                    layer = np.zeros((thick, *array.shape[1:]), array.dtype)
+                    thickness = box[0].stop - box[0].start
+                    layer = np.zeros((thickness, *array.shape[1:]), array.dtype)
                 layer[:, box[1], box[2]] = values
         if objects:
             objects.add(layer)
-    found.sizes = objects.sizes() if objects else None
-    return found
+    scan.sizes = objects.sizes() if objects else None
+    return scan
 
 
 def chunk_counts(array: zarr.Array) -> list[int]:
@@ -107,12 +115,12 @@ def chunk_counts(array: zarr.Array) -> list[int]:
 
 
 def chunk_separator(array: zarr.Array) -> str:
-    """What stands between the numbers in the name of a chunk."""
+    """Separator of the indices in the names of chunks."""
     return getattr(array, "_dimension_separator", None) or "."
 
 
 def value_findings(values: NDArray[Any], label: str) -> Iterator[Finding]:
-    """What is wrong with voxels; the same words for every chunk of a label."""
+    """Check voxel values; messages do not depend on the chunk, so that a set merges them."""
     kind = values.dtype.kind
     if kind == "f" and np.isnan(values).any():
         yield "costs", "holds NaN: write 0 there"
@@ -120,7 +128,7 @@ def value_findings(values: NDArray[Any], label: str) -> Iterator[Finding]:
         if values.max() > 1 if kind in "bu" else not np.isin(values, (0, 1)).all():
             yield (
                 "costs",
-                "holds values other than 0 and 1, and all above 0 counts as inside: threshold it",
+                "holds values other than 0 and 1, and all above 0 count as inside: threshold it",
             )
         if kind not in "bu":
             yield "costs", f"has the type {values.dtype}: write uint8"
@@ -133,7 +141,7 @@ def value_findings(values: NDArray[Any], label: str) -> Iterator[Finding]:
     if kind == "f" and not np.array_equal(values, np.trunc(values), equal_nan=True):
         yield (
             "costs",
-            "holds fractions, and every value becomes an object of its own: write whole ids",
+            "holds fractions, and every value becomes a separate object: write whole ids",
         )
     if kind in "if" and values.min() < 0:
         yield "costs", "holds ids below 0: write ids from 1 up, 0 for background"
@@ -145,7 +153,7 @@ def value_findings(values: NDArray[Any], label: str) -> Iterator[Finding]:
 
 
 class _Chunks:
-    """The chunks of an array by their index."""
+    """Access to the chunks of an array by their index."""
 
     def __init__(
         self,
@@ -156,8 +164,8 @@ class _Chunks:
     ) -> None:
         self._reader, self._array, self._entries, self._label = reader, array, entries, label
         self._separator = chunk_separator(array)
-        # By stored bytes and shape, the findings in chunks that hold nothing.
-        self._remembered: dict[tuple[bytes, tuple[int, ...]], set[Finding]] = {}
+        # Findings of empty chunks, by stored bytes and shape.
+        self._cache: dict[tuple[bytes, tuple[int, ...]], set[Finding]] = {}
         self._sides = [
             [slice(a, min(a + c, n)) for a in range(0, n, c)]
             for c, n in zip(array.chunks, array.shape, strict=True)
@@ -169,35 +177,34 @@ class _Chunks:
     def box(self, index: Index) -> list[slice]:
         return [side[i] for side, i in zip(self._sides, index, strict=True)]
 
-    def read(self, index: Index, found: Found) -> tuple[set[Finding], NDArray[Any] | None]:
-        """Findings and voxels of a chunk within the array; None where all of them are 0."""
-        shape = tuple(part.stop - part.start for part in self.box(index))
+    def read(self, index: Index, scan: ChunkScan) -> tuple[set[Finding], NDArray[Any] | None]:
+        """Return the findings of a chunk and its voxels within the array, None if all are 0."""
+        shape = tuple(side.stop - side.start for side in self.box(index))
         key = self.key(index)
         entry = self._entries.get(key)
         if entry is None:
-            found.missing += 1
+            scan.missing += 1
             fill = self._array.fill_value
-            return self._judged(np.full(shape, fill, self._array.dtype)) if fill else (set(), None)
-        found.others.discard(key)
+            return self._check(np.full(shape, fill, self._array.dtype)) if fill else (set(), None)
+        scan.others.discard(key)
         raw = self._reader.read(entry)
-        remembered = self._remembered.get((raw, shape))
-        if remembered is None:
+        findings = self._cache.get((raw, shape))
+        if findings is None:
             values = decode_chunk(raw, self._array)[tuple(slice(n) for n in shape)]
-            findings, labelled = self._judged(values)
-            if labelled is not None:
-                return findings, labelled
-            remembered = findings
-            if len(raw) <= REMEMBERED_BYTES:
-                self._remembered[raw, shape] = findings
-        found.empty += 1
-        return remembered, None
+            findings, labeled = self._check(values)
+            if labeled is not None:
+                return findings, labeled
+            if len(raw) <= MAX_CACHED_CHUNK_BYTES:
+                self._cache[raw, shape] = findings
+        scan.empty += 1
+        return findings, None
 
-    def _judged(self, values: NDArray[Any]) -> tuple[set[Finding], NDArray[Any] | None]:
+    def _check(self, values: NDArray[Any]) -> tuple[set[Finding], NDArray[Any] | None]:
         return set(value_findings(values, self._label)), values if values.any() else None
 
 
-class _Objects:
-    """Sizes of the objects of an instance label, from its layers."""
+class _ObjectSizes:
+    """Sizes of the objects of an instance label, counted layer by layer."""
 
     def __init__(self) -> None:
         self._components = SlabComponents()

@@ -1,7 +1,7 @@
-"""Chunks of zarr 2 arrays decoded without trusting what they say of themselves.
+"""Safe decoding of zarr 2 chunks, which does not trust the sizes in their headers.
 
-A chunk comes to as many bytes as its array says. One whose own header claims another size is
-broken, and nothing is allocated for it.
+The array's metadata determine the size of a decoded chunk. A chunk whose header declares a larger
+size is reported as broken before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -17,50 +17,51 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-# Filters that neither run code nor grow what they decode by more than this factor.
-FILTERS = {"astype", "bitround", "crc32", "adler32", "delta", "fixedscaleoffset", "fletcher32",
-           "packbits", "quantize", "shuffle"}  # fmt: skip
-GROWTH = 8
+# Filters that do not execute code. The encoded data are at most MAX_FILTER_RATIO times as large as
+# the chunk.
+SAFE_FILTERS = {"astype", "bitround", "crc32", "adler32", "delta", "fixedscaleoffset", "fletcher32",
+                "packbits", "quantize", "shuffle"}  # fmt: skip
+MAX_FILTER_RATIO = 8
 
 
 class ChunkError(ValueError):
-    """A chunk, or the way in which it is stored, cannot be decoded."""
+    """Error for chunks that are broken, or whose codecs are not supported."""
 
 
 def check_codecs(array: zarr.Array) -> None:
-    """Refuse an array whose chunks could not be decoded, or not safely.
+    """Refuse an array whose chunks cannot be decoded safely.
 
     Raises
     ------
     ChunkError
-        Its codecs are not known here.
+        A codec is not supported.
     """
     compressor = array.compressor.codec_id if array.compressor else None
-    if compressor not in (None, *DECLARED, *BOUNDED):
+    if compressor not in (None, *DECLARED_SIZE, *BOUNDED_DECODERS):
         raise ChunkError(f"the compressor {compressor} is not one that every reader knows")
-    unknown = {codec.codec_id for codec in array.filters or ()} - FILTERS
+    unknown = {codec.codec_id for codec in array.filters or ()} - SAFE_FILTERS
     if unknown:
         raise ChunkError(f"the filter {', '.join(sorted(unknown))} is not one that is safe to read")
 
 
 def decode_chunk(raw: bytes, array: zarr.Array) -> NDArray[Any]:
-    """The voxels of a chunk, in the shape of the array's chunks.
+    """Decode the voxels of a chunk, in the shape of the array's chunks.
 
     Parameters
     ----------
     raw
-        As stored.
+        Stored bytes.
     array
-        That it belongs to; it passed `check_codecs`.
+        Array of the chunk, which passed `check_codecs`.
 
     Raises
     ------
     ChunkError
-        It does not decode to as many bytes as the chunk has.
+        The decoded chunk does not have the expected size.
     """
     size = math.prod(array.chunks) * array.dtype.itemsize
     filters = array.filters or ()
-    limit = size * GROWTH if filters else size
+    limit = size * MAX_FILTER_RATIO if filters else size
     try:
         data = _decompressed(raw, array.compressor, limit)
         for codec in reversed(filters):
@@ -76,12 +77,12 @@ def decode_chunk(raw: bytes, array: zarr.Array) -> NDArray[Any]:
 def _decompressed(raw: bytes, compressor: Any, limit: int) -> Any:
     if compressor is None:
         return raw
-    if compressor.codec_id in BOUNDED:
-        data = BOUNDED[compressor.codec_id](raw, limit + 1, compressor)
+    if compressor.codec_id in BOUNDED_DECODERS:
+        data = BOUNDED_DECODERS[compressor.codec_id](raw, limit + 1, compressor)
         if len(data) > limit:
             raise ChunkError(f"it unpacks to more than {limit} bytes")
         return data
-    declared = DECLARED[compressor.codec_id](raw)
+    declared = DECLARED_SIZE[compressor.codec_id](raw)
     if declared is None:
         raise ChunkError("it is cut off, or its header is broken")
     if declared > limit:
@@ -90,13 +91,13 @@ def _decompressed(raw: bytes, compressor: Any, limit: int) -> Any:
 
 
 def _blosc_size(raw: bytes) -> int | None:
-    """Size that the header of a Blosc 1 chunk declares; None where the chunk is cut off."""
-    whole = int.from_bytes(raw[12:16], "little")
-    return int.from_bytes(raw[4:8], "little") if 16 <= whole <= len(raw) else None
+    """Size that the header of a Blosc 1 chunk declares; None if the chunk is truncated."""
+    compressed = int.from_bytes(raw[12:16], "little")
+    return int.from_bytes(raw[4:8], "little") if 16 <= compressed <= len(raw) else None
 
 
 def _zstd_size(raw: bytes) -> int | None:
-    """Content size of a frame (RFC 8878, 3.1.1.1), None where it is not given."""
+    """Content size of a Zstandard frame (RFC 8878, 3.1.1.1); None if it is not given."""
     if len(raw) < 6 or raw[:4] != b"\x28\xb5\x2f\xfd":
         return None
     flag, single, dictionary = raw[4] >> 6, raw[4] >> 5 & 1, raw[4] & 3
@@ -124,14 +125,13 @@ def _unxz(raw: bytes, limit: int, codec: Any) -> bytes:
     return lzma.LZMADecompressor(codec.format, filters=filters).decompress(raw, limit)
 
 
-# How the size of what a codec decodes is told before: by the size that its header declares, or
-# by stopping there.
-DECLARED: dict[str, Callable[[bytes], int | None]] = {
+# Codecs whose header declares the decoded size, and codecs whose decoding can stop at a limit.
+DECLARED_SIZE: dict[str, Callable[[bytes], int | None]] = {
     "blosc": _blosc_size,
     "lz4": lambda raw: int.from_bytes(raw[:4], "little"),
     "zstd": _zstd_size,
 }
-BOUNDED: dict[str, Callable[[bytes, int, Any], bytes]] = {
+BOUNDED_DECODERS: dict[str, Callable[[bytes, int, Any], bytes]] = {
     "gzip": _gunzip,
     "zlib": _inflate,
     "bz2": _bunzip,

@@ -1,4 +1,4 @@
-"""Labels or predictions of any kind and grid, as the challenge wants them."""
+"""Conversion of labels and predictions of any type and grid to the challenge's format."""
 
 from __future__ import annotations
 
@@ -19,29 +19,42 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume, annotation_attributes
-from cellmap_pipeline.io.resampling import nearest_index, resample
+from cellmap_pipeline.io.resampling import nearest_indices, resample
 from cellmap_pipeline.io.volumes import CHUNK, Level
 
-# One thread, unlike Blosc in numcodecs, whose bytes depend on the order in which threads finish.
+# Zstd runs in one thread. The bytes of Blosc in numcodecs depend on the order in which its threads
+# finish.
 CODEC = Zstd(level=3)
-# Codecs that the evaluator's zarr reads everywhere.
+# Codecs that the evaluator's zarr can always read.
 KNOWN_CODECS = {None, "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma"}
-UNSIGNED = ("|u1", "<u2", "<u4", "<u8")
+UNSIGNED_DTYPES = ("|u1", "<u2", "<u4", "<u8")
 
 
 @dataclass
 class Converter:
-    """A stored label and the row of the manifest that it is to become.
+    """Conversion of a stored label to a row of the manifest.
 
-    What the voxels mean is told by the attribute `cellmap_pipeline: {"kind": …}` of the array:
+    The attribute `cellmap_pipeline: {"kind": …}` of the array defines the meaning of its voxels:
     `probability` (0 to the highest value of an unsigned type, or 0..1 in floats), or `labels`
     (0/1 or ids, in the final type). Without it, instance classes hold ids; semantic classes hold
-    probabilities in floats, and in integers a mask, whose one value above 0 is inside.
+    probabilities in floats, or a mask in integers, whose only value above 0 is inside.
 
-    Semantic labels become uint8 0/1: interpolated linearly, then above one half (128 of 255).
-    Instances go to the nearest voxel and the smallest unsigned type that holds the ids;
-    probabilities of an instance class become a mask, whose connected parts the evaluator counts
-    as objects. Beyond the stored extent there is background.
+    Semantic labels become uint8 0/1: they are interpolated linearly, then thresholded above one
+    half (from 128 of 255). Instance labels are resampled by nearest neighbor and stored in the
+    smallest unsigned type that holds the ids; probabilities of an instance class become a mask,
+    whose connected components the evaluator counts as objects. Voxels outside the stored extent
+    are background.
+
+    Attributes
+    ----------
+    row
+        Row of the manifest.
+    volume
+        The stored label.
+    level
+        Its resolution level that is converted.
+    kind
+        `labels`, `probability`, or None if the array does not say.
     """
 
     row: CropLabel
@@ -51,12 +64,12 @@ class Converter:
 
     @classmethod
     def open(cls, path: Path, row: CropLabel) -> Converter:
-        """Find the level of the label at `path` to take for `row`.
+        """Open the label at `path` at the resolution level that fits `row` best.
 
         Raises
         ------
         InputError
-            There is no readable volume, it does not touch the crop, or its `kind` is unknown.
+            There is no readable volume, it does not overlap the crop, or its `kind` is unknown.
         """
         volume = LabelVolume.open(path)
         level = volume.volume.level_for(row.grid.voxel_size)
@@ -64,7 +77,7 @@ class Converter:
             raise InputError(
                 f"{path} does not overlap crop {row.crop}: it starts at "
                 f"{list(level.grid.translation)} nm, the crop at {list(row.grid.translation)} nm: "
-                "put its translation right"
+                "correct its translation"
             )
         kind = annotation_attributes(volume.volume).get("cellmap_pipeline", {}).get("kind")
         if kind not in (None, "labels", "probability"):
@@ -84,10 +97,10 @@ class Converter:
         """Type of the stored voxels."""
         return np.dtype(self.level.metadata["dtype"])
 
-    def is_ready(self) -> bool:
-        """Whether the stored chunks can go into the submission as they are.
+    def can_copy(self) -> bool:
+        """Whether the stored chunks can be copied into the submission without conversion.
 
-        Marked `labels` are believed; a mask without a mark is read through.
+        An array of kind `labels` is trusted; a mask without a kind is read completely.
         """
         stored = self.level.metadata
         codec = (stored["compressor"] or {}).get("id")
@@ -98,10 +111,10 @@ class Converter:
         if self.kind == "probability" or self.volume.unknown is not None:
             return False
         if self.holds_ids:
-            return stored["dtype"] in UNSIGNED
-        return stored["dtype"] == "|u1" and (self.kind == "labels" or self._inside == 1)
+            return stored["dtype"] in UNSIGNED_DTYPES
+        return stored["dtype"] == "|u1" and (self.kind == "labels" or self._foreground_value == 1)
 
-    def dtype(self) -> np.dtype[Any]:
+    def target_dtype(self) -> np.dtype[Any]:
         """Type of the converted voxels.
 
         Raises
@@ -111,12 +124,12 @@ class Converter:
         """
         if not self.holds_ids:
             if self.kind != "probability" and self.stored_dtype.kind in "iu":
-                _ = self._inside
+                _ = self._foreground_value  # Raises for several values.
             return np.dtype("u1")
         highest = 0
         for values in self._blocks():
-            whole = values.dtype.kind != "f" or np.array_equal(values, np.trunc(values))
-            if not (whole and values.min() >= 0 and np.isfinite(values.max())):
+            integral = values.dtype.kind != "f" or np.array_equal(values, np.trunc(values))
+            if not (integral and values.min() >= 0 and np.isfinite(values.max())):
                 raise InputError(
                     f"{self.level.path}: {self.row.label} is an instance class, but holds ids that "
                     "are not whole numbers of 0 or more: write ids, or mark the array as "
@@ -128,7 +141,7 @@ class Converter:
         return np.min_scalar_type(highest)
 
     def chunks(self, dtype: np.dtype[Any]) -> Iterator[tuple[str, bytes]]:
-        """Keys and compressed bytes of the converted array, by key; empty chunks are left out."""
+        """Yield keys and compressed chunks, sorted by key; empty chunks are left out."""
         counts = [-(-n // CHUNK) for n in self.row.grid.shape]
         indices = itertools.product(*(range(n) for n in counts))
         for key, index in sorted((".".join(map(str, index)), index) for index in indices):
@@ -153,13 +166,13 @@ class Converter:
         inside = resample(values, source.box(low, values.shape), grid) > 0.5
         for axis, start in enumerate(source.position(grid)):
             step = grid.voxel_size[axis] / source.voxel_size[axis]
-            index = nearest_index(start, step, grid.shape[axis])
+            index = nearest_indices(start, step, grid.shape[axis])
             outside = (index < 0) | (index >= source.shape[axis])
             inside[(slice(None),) * axis + (outside,)] = False
         return inside
 
     def _probability(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Values as probabilities 0..1."""
+        """Convert stored values to probabilities 0..1."""
         if values.dtype.kind == "f":
             if not (values.min() >= 0 and values.max() <= 1):
                 raise InputError(
@@ -169,11 +182,11 @@ class Converter:
             return values.astype(np.float32)
         if self.kind == "probability" and values.dtype.kind == "u":
             return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
-        return (self._known(values) > 0).astype(np.float32)
+        return (self._without_unknown(values) > 0).astype(np.float32)
 
     @cached_property
-    def _inside(self) -> int:
-        """The one value above 0 of a mask (1 where it is empty)."""
+    def _foreground_value(self) -> int:
+        """The only value above 0 of a mask (1 if it is empty)."""
         found: set[int] = set()
         for values in self._blocks():
             found.update(int(v) for v in fastremap.unique(values))
@@ -187,7 +200,7 @@ class Converter:
         return found.pop() if found else 1
 
     def _blocks(self) -> Iterator[NDArray[Any]]:
-        """The stored voxels over the crop, chunk by chunk; unknown ones are background."""
+        """Read the stored voxels in the crop chunk by chunk; unknown voxels are background."""
         grid, chunks = self.level.grid, self.level.metadata["chunks"]
         first, last = grid.index_box(self.row.grid)
         ranges = [
@@ -196,8 +209,8 @@ class Converter:
         ]
         for start in itertools.product(*ranges):
             stop = [min(a + c, n) for a, c, n in zip(start, chunks, grid.shape, strict=True)]
-            yield self._known(self.level.read(start, stop))
+            yield self._without_unknown(self.level.read(start, stop))
 
-    def _known(self, values: NDArray[Any]) -> NDArray[Any]:
+    def _without_unknown(self, values: NDArray[Any]) -> NDArray[Any]:
         unknown = self.volume.unknown
         return values if unknown is None else np.where(values == unknown, 0, values)

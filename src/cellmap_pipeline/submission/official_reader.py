@@ -1,10 +1,9 @@
-"""The official evaluator's own reader on a submission, as a cross-check of ours.
+"""Cross-check of a submission with the official evaluator's own reader.
 
-The toolbox (cellmap-segmentation-challenge, not on the package index) is optional. It runs in a
-process of its own: it sets up logging for all, unpacks the zip beside itself or takes a stale
-folder that lies there, and when it is imported it replaces its own manifest by what its address of
-it gives. So it gets a private copy of the zip in an empty folder, and its own manifest as the
-address.
+The toolbox (cellmap-segmentation-challenge, not on PyPI) is optional. It runs in a separate
+process, because it configures logging globally, unpacks the zip next to it or takes a stale folder
+from there, and when imported overwrites its manifest with the one downloaded from a URL. So it gets
+a private copy of the zip in an empty folder, and its own manifest as the URL.
 """
 
 from __future__ import annotations
@@ -23,40 +22,40 @@ from typing import Any
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest, toolbox_manifest, write_manifest
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.submission.check_zip import Problem, rejected
+from cellmap_pipeline.submission.check_zip import Problem, rejection
 
 TOOLBOX = "cellmap_segmentation_challenge"
 MANIFEST_URL = "CSC_TEST_CROP_MANIFEST_URL"
-SOURCE = Path(__file__).resolve().parents[2]
+SOURCE_FOLDER = Path(__file__).resolve().parents[2]
 ZIP, MANIFEST, RESULT = "submission.zip", "manifest.csv", "result.json"
 
 
 def check_officially(path: str | Path, manifest: Sequence[CropLabel]) -> list[Problem]:
-    """What the official reader stops at, or reads otherwise than we do.
+    """Report where the official reader fails, or reads other voxels than this package.
 
     Parameters
     ----------
     path
-        Of the zip; it is unpacked beside it, for a while.
+        Path of the zip; it is unpacked in a temporary folder next to it.
     manifest
-        The labels to read.
+        Labels to read.
 
     Raises
     ------
     InputError
-        The toolbox is not installed here, or does not run.
+        The toolbox is not installed, or does not run.
     """
     if importlib.util.find_spec(TOOLBOX) is None:
         raise InputError(
-            "the official toolbox (cellmap-segmentation-challenge) is not installed here, so its "
+            "the official toolbox (cellmap-segmentation-challenge) is not installed, so its "
             "reader was not run: install it from "
-            "https://github.com/janelia-cellmap/cellmap-segmentation-challenge, or leave out "
+            "https://github.com/janelia-cellmap/cellmap-segmentation-challenge, or omit "
             "--official"
         )
     path = Path(path).resolve()
-    # On the disk that had room for the zip, and where a link to it can lie.
-    beside = path.parent if os.access(path.parent, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=".official-", dir=beside) as name:
+    # The disk of the zip had room for it, and allows a hard link to it.
+    parent = path.parent if os.access(path.parent, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=".official-", dir=parent) as name:
         folder = Path(name)
         try:
             os.link(path, folder / ZIP)
@@ -65,24 +64,24 @@ def check_officially(path: str | Path, manifest: Sequence[CropLabel]) -> list[Pr
         write_manifest(manifest, folder / MANIFEST)
         environment = os.environ | {
             MANIFEST_URL: str(toolbox_manifest()),
-            "PYTHONPATH": os.pathsep.join([str(SOURCE), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([str(SOURCE_FOLDER), os.environ.get("PYTHONPATH", "")]),
         }
         command = [sys.executable, "-m", "cellmap_pipeline.submission.official_reader"]
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
         )
         if not (folder / RESULT).is_file():
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise InputError(f"the official toolbox does not run here ({last}): install it again")
-        return [rejected(**found) for found in json.loads((folder / RESULT).read_text())]
+            last_line = (process.stderr.strip() or "no message").splitlines()[-1]
+            raise InputError(f"the official toolbox does not run ({last_line}): reinstall it")
+        return [rejection(**failure) for failure in json.loads((folder / RESULT).read_text())]
 
 
 def _read_all(folder: Path) -> list[dict[str, Any]]:
-    """Unpack and read as the evaluator does; what fails, as arguments of `rejected`."""
-    # Not to be imported where it is not wanted: it takes long and sets up logging.
+    """Unpack and read as the evaluator does; return failures as arguments of `rejection`."""
+    # Imported only in this process: the import takes long and configures logging.
     from cellmap_segmentation_challenge.utils.eval_utils import submission
 
-    found: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
     manifest = read_manifest(folder / MANIFEST)
     try:
         unpacked = Path(submission._prepare_submission(str(folder / ZIP)))
@@ -97,12 +96,12 @@ def _read_all(folder: Path) -> list[dict[str, Any]]:
         try:
             if row.label in set(submission.ensure_zgroup(_upath(path)).array_keys()):
                 message = _difference(path / row.label, row, folder / ZIP, path.name)
-                found += [{"message": message} | place] if message else []
+                failures += [{"message": message} | place] if message else []
         except Exception as error:
-            # Whatever it is, the evaluator would stop there, too.
+            # The evaluator would stop at any exception.
             message = f"the official reader stops: {type(error).__name__}: {error}"
-            found.append({"message": message} | place)
-    return found
+            failures.append({"message": message} | place)
+    return failures
 
 
 def _upath(path: Path) -> Any:
@@ -112,24 +111,27 @@ def _upath(path: Path) -> Any:
 
 
 def _difference(path: Path, row: CropLabel, archive: Path, crop: str) -> str | None:
-    """Where the official reader has other voxels than ours, said in words."""
+    """Message if the official reader reads other voxels than this package, else None."""
     import numpy as np
     from cellmap_segmentation_challenge.utils.eval_utils import match_crop_space
 
     from cellmap_pipeline.classes import is_instance
     from cellmap_pipeline.scoring.archive import Archive
     from cellmap_pipeline.scoring.slabs import slabs
-    from cellmap_pipeline.scoring.submission import placed
+    from cellmap_pipeline.scoring.submission import place_array
 
     grid = row.grid
     theirs = match_crop_space(str(path), row.label, grid.voxel_size, grid.shape, grid.translation)
-    ours = placed(Archive.open(archive).array(crop, row.label), grid, is_instance(row.label))
+    ours = place_array(Archive.open(archive).array(crop, row.label), grid, is_instance(row.label))
     equal_nan = theirs.dtype.kind == "f"
     if theirs.dtype == ours.dtype and all(
         np.array_equal(a, b, equal_nan=equal_nan) for a, b in slabs(ours, theirs)
     ):
         return None
-    return "the official reader has other voxels than ours: please report this with the zip"
+    return (
+        "the official reader reads other voxels than this package: please report this bug with "
+        "the zip"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Putting `submission.zip` together from finished labels.
+"""Packaging of finished labels as `submission.zip`.
 
 Format (cellmap-segmentation-challenge, docs/submission_data_format): zarr 2 arrays
 `crop{id}/{label}` with `voxel_size`, `translation` and `shape` attributes, here with the root group
-at the zip's root.
+at the zip's root. All entries are stored, not deflated: their chunks are compressed already.
 """
 
 from __future__ import annotations
@@ -12,31 +12,39 @@ import json
 import math
 import os
 import re
+import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.scoring.alignment import safe_translation
 from cellmap_pipeline.submission.conversion import CHUNK, CODEC, Converter
-from cellmap_pipeline.submission.zip_writer import Segment, ZipWriter
 
 GROUP = {"zarr_format": 2}
 CHUNK_KEY = re.compile(r"\d+\.\d+\.\d+")
 
-# Files (and bytes, uncompressed) that a thread reads at a time, and threads that read ahead of what
-# is written.
-BATCH, BATCH_BYTES = 32, 1 << 26
-READERS = 2
+# The earliest time that a zip can store.
+ENTRY_TIME = (1980, 1, 1, 0, 0, 0)
+UNIX_SYSTEM = 3
+REGULAR_FILE_MODE = 0o100644
 
-T = TypeVar("T")
-R = TypeVar("R")
+# A reading thread takes this number of files at a time, or fewer if their chunks are large.
+BATCH_FILES = 32
+MAX_BATCH_BYTES = 1 << 26
+READER_THREADS = 2
+
+# Name of an entry, and the path of the file to store.
+ChunkFile = tuple[str, str]
+# Name of an entry, and its contents.
+Entry = tuple[str, bytes]
 
 
 def package(
@@ -44,22 +52,22 @@ def package(
 ) -> dict[str, list[str]]:
     """Write `submission.zip` from `{dataset}/crop{id}/{label}`, each an OME-NGFF group or an array.
 
-    Labels that are right as they are (see `Converter`) go in chunk by chunk as they were
-    compressed; others are converted on the way. The same labels make the same bytes. The zip
-    appears whole or not at all.
+    The compressed chunks of labels that need no conversion (see `Converter`) are copied; other
+    labels are converted. The same labels make the same bytes. The zip is written atomically.
 
     Parameters
     ----------
     segmentations
         Folder of labels or predictions.
     manifest
-        What the submission is to hold. A label that the folder lacks is left out.
+        Labels that the submission should hold. Labels missing from the folder are left out.
     output
-        The zip.
+        Path of the zip.
 
     Returns
     -------
-    `copied`, `converted`, `missing` : names `crop{id}/{label}`.
+    `copied`, `converted`, `missing`
+        Names `crop{id}/{label}`.
 
     Raises
     ------
@@ -76,27 +84,20 @@ def package(
     }
     if not present:
         raise InputError(
-            f"{segmentations} holds none of the manifest's labels: they are looked for as "
-            f"{{dataset}}/crop{{id}}/{{label}}, the first one as {_folder(segmentations, rows[0])}"
+            f"{segmentations} holds none of the manifest's labels: they are expected at "
+            f"{{dataset}}/crop{{id}}/{{label}}, the first one at {_folder(segmentations, rows[0])}"
         )
-    partial = output.with_name(f".{output.name}.partial")
     output.parent.mkdir(parents=True, exist_ok=True)
-    # disable=None: no bar where nobody looks at a terminal.
+    # disable=None shows no bar unless stderr is a terminal.
     bar = tqdm(total=len(present), desc="Packaging", unit="label", disable=None)
-    try:
-        with bar, open(partial, "wb") as file:
-            archive = ZipWriter(file)
-            _add_json(archive, ".zgroup", GROUP)
-            for crop, of_crop in itertools.groupby(present, key=lambda row: row.crop):
-                _add_json(archive, f"crop{crop}/.zgroup", GROUP)
-                for row in of_crop:
-                    copied = _add_label(archive, row, _folder(segmentations, row))
-                    result["copied" if copied else "converted"].append(_name(row))
-                    bar.update()
-            archive.finish()
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with bar, atomic_write(output) as tmp, zipfile.ZipFile(tmp, "w") as archive:
+        _add_json(archive, ".zgroup", GROUP)
+        for crop, crop_rows in itertools.groupby(present, key=lambda row: row.crop):
+            _add_json(archive, f"crop{crop}/.zgroup", GROUP)
+            for row in crop_rows:
+                copied = _add_label(archive, row, _folder(segmentations, row))
+                result["copied" if copied else "converted"].append(_name(row))
+                bar.update()
     return result
 
 
@@ -108,62 +109,56 @@ def _folder(segmentations: Path, row: CropLabel) -> Path:
     return segmentations / row.dataset / f"crop{row.crop}" / row.label
 
 
-def _add_label(archive: ZipWriter, row: CropLabel, path: Path) -> bool:
-    """Write the entries of a label; whether its chunks could be copied as they are."""
+def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
+    """Add the entries of a label; return whether its chunks were copied without conversion."""
     converter = Converter.open(path, row)
-    stored, copied = converter.level.metadata, converter.is_ready()
+    stored, can_copy = converter.level.metadata, converter.can_copy()
     grid = row.grid
-    chunks: Iterator[Segment]
-    if copied:
-        keep = {key: stored[key] for key in ("chunks", "compressor", "dtype", "order")}
-        chunks = _stored_chunks(_name(row), str(converter.level.path), stored)
+    chunks: Iterator[Entry]
+    if can_copy:
+        encoding = {key: stored[key] for key in ("chunks", "compressor", "dtype", "order")}
+        chunks = _read_ahead(_chunk_files(_name(row), str(converter.level.path), stored), stored)
     else:
-        dtype = converter.dtype()
-        keep = {
+        dtype = converter.target_dtype()
+        encoding = {
             "chunks": [CHUNK] * 3,
             "compressor": CODEC.get_config(),
             "dtype": dtype.str,
             "order": "C",
         }
-        chunks = (
-            Segment.of_bytes(f"{_name(row)}/{key}", data) for key, data in converter.chunks(dtype)
-        )
+        chunks = ((f"{_name(row)}/{key}", data) for key, data in converter.chunks(dtype))
     metadata = {"zarr_format": 2, "shape": list(grid.shape), "fill_value": 0, "filters": None}
     attributes = {
         "voxel_size": list(grid.voxel_size),
         "translation": list(safe_translation(grid)),
         "shape": list(grid.shape),
     }
-    _add_json(archive, f"{_name(row)}/.zarray", metadata | keep)
+    _add_json(archive, f"{_name(row)}/.zarray", metadata | encoding)
     _add_json(archive, f"{_name(row)}/.zattrs", attributes)
-    for segment in chunks:
-        archive.add(segment)
-    return copied
+    for name, data in chunks:
+        _add_entry(archive, name, data)
+    return can_copy
 
 
-def _stored_chunks(name: str, folder: str, metadata: dict[str, Any]) -> Iterator[Segment]:
-    """The chunks in the folder of an array as entries of the label `name`, and nothing else."""
+def _chunk_files(name: str, folder: str, metadata: dict[str, Any]) -> list[ChunkFile]:
+    """List the chunks of the array in `folder`, as entries of the label `name`."""
     separator = metadata.get("dimension_separator", ".")
     counts = [-(-n // c) for n, c in zip(metadata["shape"], metadata["chunks"], strict=True)]
-    names = _files(folder, depth=3 if separator == "/" else 1)
+    names = _file_names(folder, depth=3 if separator == "/" else 1)
     keys = sorted(key for key in names if _is_chunk(key, counts))
-    files = [(f"{name}/{key}", f"{folder}/{key.replace('.', separator)}") for key in keys]
-    size = math.prod(metadata["chunks"]) * np.dtype(metadata["dtype"]).itemsize
-    batch = max(1, min(BATCH, BATCH_BYTES // size))
-    batches = [files[i : i + batch] for i in range(0, len(files), batch)]
-    return _ahead(Segment.of_files, batches)
+    return [(f"{name}/{key}", f"{folder}/{key.replace('.', separator)}") for key in keys]
 
 
-def _files(folder: str, depth: int) -> list[str]:
-    """Paths of files `depth` folders down, with dots instead of slashes."""
+def _file_names(folder: str, depth: int) -> list[str]:
+    """Relative paths of the files at `depth` (1: in the folder itself), with dots for slashes."""
     if depth == 1:
         return [entry.name for entry in os.scandir(folder) if entry.is_file()]
-    inner = [entry.name for entry in os.scandir(folder) if entry.name.isdecimal()]
+    subfolders = [entry.name for entry in os.scandir(folder) if entry.name.isdecimal()]
     return [
         f"{name}.{file}"
-        for name in inner
+        for name in subfolders
         if os.path.isdir(f"{folder}/{name}")
-        for file in _files(f"{folder}/{name}", depth - 1)
+        for file in _file_names(f"{folder}/{name}", depth - 1)
     ]
 
 
@@ -173,17 +168,31 @@ def _is_chunk(key: str, counts: Sequence[int]) -> bool:
     )
 
 
-def _ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`map(work, items)`, some items ahead of what is asked for."""
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[Future[R]] = deque()
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > READERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def _read_ahead(files: Sequence[ChunkFile], metadata: dict[str, Any]) -> Iterator[Entry]:
+    """Read files in order, in threads that are a few batches ahead of the consumer."""
+    chunk_bytes = math.prod(metadata["chunks"]) * np.dtype(metadata["dtype"]).itemsize
+    size = max(1, min(BATCH_FILES, MAX_BATCH_BYTES // chunk_bytes))
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        pending: deque[Future[list[Entry]]] = deque()
+        for start in range(0, len(files), size):
+            pending.append(pool.submit(_read_files, files[start : start + size]))
+            if len(pending) > READER_THREADS:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
 
 
-def _add_json(archive: ZipWriter, name: str, value: dict[str, Any]) -> None:
-    archive.add(Segment.of_bytes(name, json.dumps(value, indent=4, sort_keys=True).encode()))
+def _read_files(files: Iterable[ChunkFile]) -> list[Entry]:
+    return [(name, Path(path).read_bytes()) for name, path in files]
+
+
+def _add_json(archive: zipfile.ZipFile, name: str, value: dict[str, Any]) -> None:
+    _add_entry(archive, name, json.dumps(value, indent=4, sort_keys=True).encode())
+
+
+def _add_entry(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Store an entry with the same time, system and mode everywhere."""
+    entry = zipfile.ZipInfo(name, ENTRY_TIME)
+    entry.create_system = UNIX_SYSTEM
+    entry.external_attr = REGULAR_FILE_MODE << 16
+    archive.writestr(entry, data)

@@ -1,8 +1,7 @@
-"""What a training shows of itself, which of its checkpoints it keeps, and when it stops early."""
+"""Callbacks: metrics, example images, progress, the best checkpoints, and early stopping."""
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,34 +14,35 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-from cellmap_pipeline.classes import look_of
+from cellmap_pipeline.classes import style_of
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.patches.loader import PatchLoader
 from cellmap_pipeline.patches.targets import UNKNOWN
 
-TABLE = "metrics.csv"
-PER_STEP = "train_loss_step"
+METRICS_FILE = "metrics.csv"
+STEP_LOSS = "train_loss_step"
 
 
 class EpochTable(pl.Callback):
-    """Writes a row per epoch to `metrics.csv`, and what the others don't to TensorBoard.
+    """Writes a row per epoch to `metrics.csv`, and logs loss and speed of the epoch.
 
-    A training that goes on adds to it. Columns: `epoch`, `step` (of the optimiser), `train_loss`,
-    `val_loss`, `val_dice`, `val_dice/{channel}`, `learning_rate`, `seconds` (the epoch with its
-    validation), `patches_per_second` (trained on, by all processes) and `data_wait` (the share of
-    that time that the training waited for patches); the last three count from the start where an
-    epoch was taken up in its middle.
+    A resumed training appends to the table. Columns: `epoch`, `step` (of the optimizer),
+    `train_loss`, `val_loss`, `val_dice`, `val_dice/{channel}`, `learning_rate`, `seconds` (of the
+    epoch with its validation), `patches_per_second` (trained on by all processes) and `data_wait`
+    (the fraction of the training time spent waiting for patches). If the epoch was resumed in its
+    middle, the last three cover only the time since then.
     """
 
     def __init__(self, path: Path, loader: PatchLoader) -> None:
         self.path = path
         self.loader = loader
-        self.begin = self.trained = 0.0
+        self.begin = self.training_s = 0.0
         self.patches = 0
-        self.waited = 0.0
+        self.waited_before_s = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock, for an epoch that is taken up in its middle, too."""
+        """Start the clock, also for an epoch that is resumed in its middle."""
         self._restart()
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -52,13 +52,13 @@ class EpochTable(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Count the patches."""
         self.patches += self.loader.batch_size * trainer.world_size
-        self.trained = time.monotonic() - self.begin
+        self.training_s = time.monotonic() - self.begin
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: Any) -> None:
-        """Log the epoch's loss and speed, and add its row, in place of an earlier one."""
-        seconds = max(self.trained, 1e-9)
-        waited = (self.loader.waited - self.waited) / seconds
-        loss = task.take_epoch_loss()
+        """Log the epoch's loss and speed, and write its row; replace an earlier one."""
+        seconds = max(self.training_s, 1e-9)
+        waited = (self.loader.waited_s - self.waited_before_s) / seconds
+        loss = task.pop_epoch_loss()
         if not loss.isfinite():
             settings = task.training_settings
             raise InputError(
@@ -77,34 +77,35 @@ class EpochTable(pl.Callback):
             return
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         metrics = trainer.callback_metrics
-        row |= {key: float(metrics[key]) for key in metrics if key != PER_STEP}
+        row |= {key: float(metrics[key]) for key in metrics if key != STEP_LOSS}
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = round(time.monotonic() - self.begin, 3)
         table = pd.DataFrame([row])
         if self.path.is_file():
             earlier = pd.read_csv(self.path)
             table = pd.concat([earlier[earlier["epoch"] < row["epoch"]], table])
-        beside = self.path.with_suffix(".partial")
-        table.to_csv(beside, index=False)
-        os.replace(beside, self.path)
+        with atomic_write(self.path) as tmp:
+            table.to_csv(tmp, index=False)
 
     def _restart(self) -> None:
         self.begin = time.monotonic()
-        self.patches, self.trained, self.waited = 0, 0.0, self.loader.waited
+        self.patches, self.training_s = 0, 0.0
+        self.waited_before_s = self.loader.waited_s
 
 
 class ExampleSlices(pl.Callback):
-    """Shows TensorBoard one validation tile per epoch: raw, truth and prediction of its middle.
+    """Logs one validation tile per epoch to TensorBoard: its middle slice.
 
-    Classes have their colours of all figures; in the truth, grey is unknown.
+    The image shows raw, ground truth and prediction side by side. Classes have the same colors as
+    in all figures; in the ground truth, gray is unknown.
     """
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int, *_: Any
     ) -> None:
-        """Draw the tile in the middle of the list."""
-        number = int(trainer.num_val_batches[0]) // 2
-        if index != number or trainer.logger is None or not trainer.is_global_zero:
+        """Draw the tile of the middle batch."""
+        middle_batch = int(trainer.num_val_batches[0]) // 2
+        if index != middle_batch or trainer.logger is None or not trainer.is_global_zero:
             return
         middle = outputs["raw"].shape[2] // 2
         raw, target, logits = (
@@ -113,60 +114,65 @@ class ExampleSlices(pl.Callback):
         classes = [
             i for i, name in enumerate(task.channels) if name in task.training_settings.classes
         ]
-        colours = [to_rgb(look_of(task.channels[i]).colour) for i in classes]
-        truth = paint(raw[0], target[classes] == 1, colours)
+        colors = [to_rgb(style_of(task.channels[i]).color) for i in classes]
+        truth = overlay_masks(raw[0], target[classes] == 1, colors)
         truth[(target[classes] == UNKNOWN).all(0)] = 0.5
-        found = paint(raw[0], logits[classes] > 0, colours)
-        grey = np.repeat(raw[0][..., None], 3, axis=-1)
-        gap = np.ones((len(grey), 4, 3))
-        picture = np.concatenate([grey, gap, truth, gap, found], axis=1)
+        prediction = overlay_masks(raw[0], logits[classes] > 0, colors)
+        gray = np.repeat(raw[0][..., None], 3, axis=-1)
+        gap = np.ones((len(gray), 4, 3))
+        image = np.concatenate([gray, gap, truth, gap, prediction], axis=1)
         trainer.logger.experiment.add_image(  # type: ignore[attr-defined]
-            "raw, truth, prediction", picture, trainer.global_step, dataformats="HWC"
+            "raw, truth, prediction", image, trainer.global_step, dataformats="HWC"
         )
 
 
-class Progress(TQDMProgressBar):
-    """Lightning's bar per epoch, with the time that the whole training still takes."""
+class TimeLeftBar(TQDMProgressBar):
+    """Lightning's progress bar per epoch, with the time left of the whole training."""
 
-    def __init__(self, every: int) -> None:
-        super().__init__(refresh_rate=every)
+    def __init__(self, every_steps: int) -> None:
+        super().__init__(refresh_rate=every_steps)
         self.begin = 0.0
-        self.first = 0
+        self.batches_before = 0
 
     def on_train_start(self, trainer: pl.Trainer, *args: Any) -> None:
         """Start the clock."""
         super().on_train_start(trainer, *args)
-        self.begin, self.first = time.monotonic(), self._done(trainer)
+        self.begin, self.batches_before = time.monotonic(), self._done_batches(trainer)
 
     def get_metrics(self, trainer: pl.Trainer, task: pl.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """Return the values shown after the bar; `run.progress` parses the time left."""
         shown = super().get_metrics(trainer, task)
         shown.pop("v_num", None)
-        done = self._done(trainer) - self.first
+        total_done = self._done_batches(trainer)
+        done = total_done - self.batches_before
         if done and trainer.max_epochs:
-            left = trainer.max_epochs * int(trainer.num_training_batches) - self._done(trainer)
+            left = trainer.max_epochs * int(trainer.num_training_batches) - total_done
             seconds = (time.monotonic() - self.begin) / done * left
             shown["all done in"] = str(timedelta(seconds=round(seconds)))
         return shown
 
     @staticmethod
-    def _done(trainer: pl.Trainer) -> int:
-        """Batches done in all epochs."""
+    def _done_batches(trainer: pl.Trainer) -> int:
+        """Number of batches done in all epochs."""
         return trainer.fit_loop.total_batch_idx + 1
 
 
-def paint(
-    raw: NDArray[np.floating], masks: NDArray[np.bool_], colours: list[tuple[float, float, float]]
+def overlay_masks(
+    raw: NDArray[np.floating], masks: NDArray[np.bool_], colors: list[tuple[float, float, float]]
 ) -> NDArray[np.floating]:
-    """A slice (y, x) 0..1 in grey with masks (c, y, x) laid over it: (y, x, 3)."""
-    picture = np.repeat(raw[..., None], 3, axis=-1).astype(np.float32)
-    for mask, colour in zip(masks, colours, strict=True):
-        picture[mask] = 0.5 * picture[mask] + 0.5 * np.array(colour, np.float32)
-    return picture
+    """Overlay a gray slice (y, x) in 0..1 with masks (c, y, x); returns RGB (y, x, 3)."""
+    image = np.repeat(raw[..., None], 3, axis=-1).astype(np.float32)
+    for mask, color in zip(masks, colors, strict=True):
+        image[mask] = 0.5 * image[mask] + 0.5 * np.array(color, np.float32)
+    return image
+
+
+# Checkpoints store the state of the two callbacks below under the names of their classes: under
+# other names, the state of trainings that are resumed would be lost.
 
 
 class BestCheckpoints(ModelCheckpoint):
-    """The checkpoints with the best validation Dice."""
+    """Keeps the checkpoints with the best validation Dice."""
 
     def __init__(self, folder: Path, number: int) -> None:
         super().__init__(
@@ -176,26 +182,26 @@ class BestCheckpoints(ModelCheckpoint):
             mode="max",
             save_top_k=number,
             auto_insert_metric_name=False,
-            # An epoch that is done again writes the same file again.
+            # An epoch that is repeated after a kill overwrites its file.
             enable_version_counter=False,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on; what a killed job had removed already is none of the best."""
-        there = {p: v for p, v in state_dict["best_k_models"].items() if Path(p).is_file()}
+        """Restore the list of the best, without files that the killed job had removed already."""
+        present = {p: v for p, v in state_dict["best_k_models"].items() if Path(p).is_file()}
         super().load_state_dict(state_dict)
-        self.best_k_models = there
-        if there:
-            self.best_model_path = max(there, key=lambda p: float(there[p]))
-            self.kth_best_model_path = min(there, key=lambda p: float(there[p]))
+        self.best_k_models = present
+        if present:
+            self.best_model_path = max(present, key=lambda p: float(present[p]))
+            self.kth_best_model_path = min(present, key=lambda p: float(present[p]))
         else:
             self.best_model_path = self.kth_best_model_path = ""
 
 
 class Patience(EarlyStopping):
-    """Early stopping that a training which was killed right after it keeps to."""
+    """Early stopping that also holds if the training was killed right after it."""
 
     def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Stop at once where an earlier job had come to stop."""
+        """Stop at once if an earlier job had reached early stopping."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True

@@ -1,8 +1,7 @@
-"""Checkpoints: what a training hands over, and the networks to predict with."""
+"""Checkpoints: export them at the end of a training, and load networks from them."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,31 +10,29 @@ from typing import Any
 import torch
 
 from cellmap_pipeline.channels import output_channels
-from cellmap_pipeline.config.training import Inference
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.training.task import SegmentationTask
 
-# What a checkpoint holds to go on from, and prediction does not need.
-TRAINING_STATE = (
+# Keys of a checkpoint that are needed to resume a training, but not to predict.
+RESUME_KEYS = (
     "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch_loss",
     "current_model_state", "averaging_state",
 )  # fmt: skip
 
 
-def export(source: Path, target: Path) -> None:
-    """Write the checkpoint without what only going on with the training takes, whole or not at
-    all.
-    """
+def export_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint atomically, without the state that is only needed to resume training."""
     checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-    for key in TRAINING_STATE:
+    for key in RESUME_KEYS:
         checkpoint.pop(key, None)
-    beside = target.with_name(target.name + ".partial")
-    torch.save(checkpoint, beside)
-    os.replace(beside, target)
+    with atomic_write(target) as tmp:
+        torch.save(checkpoint, tmp)
 
 
 def load_checkpoint(path: Path) -> SegmentationTask:
-    """The trained network in a checkpoint, in evaluation mode on the CPU.
+    """Load the trained network of a checkpoint, in evaluation mode, on the CPU.
 
     Raises
     ------
@@ -58,22 +55,24 @@ def load_checkpoint(path: Path) -> SegmentationTask:
 def load_networks(
     checkpoint: Path, inference: Inference, expected: Mapping[str, Any]
 ) -> list[SegmentationTask]:
-    """The networks to predict with, whose probabilities are averaged.
+    """Load the networks to predict with; their probabilities are to be averaged.
 
     Parameters
     ----------
     checkpoint
         `model.ckpt` of a training, or the file that `inference.checkpoint` names.
     inference
-        Its `checkpoint` may ask for the training's `last` instead of its best, its `checkpoints`
-        for several of the best, which lie in `training/checkpoints` beside it.
+        Settings of the prediction: `checkpoint` can select the training's `last` checkpoint, and
+        `checkpoints` the number of its best ones. Both are read from `training/checkpoints` in the
+        folder of `checkpoint`.
     expected
         `classes`, `voxel_size` and `targets` of the training's file.
 
     Raises
     ------
     InputError
-        A file is missing or no checkpoint, or predicts other classes, channels or voxels.
+        A file is missing or not a checkpoint, or a network predicts other classes or channels, or
+        at another voxel size.
     """
     kept = checkpoint.parent / "training" / "checkpoints"
     if inference.checkpoint == "last":
@@ -89,12 +88,12 @@ def load_networks(
 
 
 def best_checkpoints(folder: Path, number: int) -> list[Path]:
-    """The `number` checkpoints with the best validation Dice, by their names `{epoch}-{dice}`.
+    """Find the `number` checkpoints with the best validation Dice, by names `{epoch}-{dice}`.
 
     Raises
     ------
     InputError
-        There are fewer.
+        There are fewer checkpoints.
     """
     scored = []
     for path in folder.glob("*-*.ckpt"):
@@ -102,26 +101,26 @@ def best_checkpoints(folder: Path, number: int) -> list[Path]:
         scored.append((-float(dice), int(epoch), path))
     if len(scored) < number:
         raise InputError(
-            f"inference.checkpoints: {number} are asked for, but {folder} holds {len(scored)}: "
+            f"inference.checkpoints: {number} are requested, but {folder} holds {len(scored)}: "
             "set it to no more than that, or train longer"
         )
     return [path for *_, path in sorted(scored)[:number]]
 
 
 def check_matches(path: Path, task: SegmentationTask, expected: Mapping[str, Any]) -> None:
-    """See that a network gives what the training's file says.
+    """Check that a network predicts what the training's file says.
 
     Raises
     ------
     InputError
-        It does not.
+        The network lacks channels, or was trained at another voxel size.
     """
     own = task.training_settings
-    wanted = output_channels(expected["classes"], expected["targets"])
-    lacking = [channel for channel in wanted if channel not in task.channels]
-    if lacking:
+    required = output_channels(expected["classes"], expected["targets"])
+    missing = [channel for channel in required if channel not in task.channels]
+    if missing:
         raise InputError(
-            f"{path} does not predict {', '.join(lacking)} of the training's `classes` and "
+            f"{path} does not predict {', '.join(missing)} of the training's `classes` and "
             f"`targets`, but {', '.join(task.channels)}: set them to what it predicts, or give "
             "another checkpoint"
         )

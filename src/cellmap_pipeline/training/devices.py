@@ -1,4 +1,4 @@
-"""GPUs that can train here, and in how many bits a network computes on them."""
+"""Available GPUs, and the floating-point precision of networks on them."""
 
 from __future__ import annotations
 
@@ -10,56 +10,57 @@ import torch
 
 from cellmap_pipeline.errors import InputError
 
-# Where NVIDIA's driver puts its devices.
-DEVICES = Path("/dev")
+# NVIDIA's driver creates its device files in this folder.
+DEVICE_FOLDER = Path("/dev")
 
 
-def precision(wanted: str) -> Any:
-    """What a training's `precision` means on this machine, as Lightning names it.
+def resolve_precision(precision: str) -> Any:
+    """Return Lightning's name for a training's `precision` on this machine.
 
-    `mixed` is bfloat16 where the GPU computes in it, else float16. Without a GPU, all mixed ones
-    are bfloat16 where the processor computes in it, else 32 bits.
+    `mixed` is bfloat16 if the GPU supports it natively, else float16. Without a GPU, all mixed
+    precisions are bfloat16 if the CPU supports it, else 32 bits.
     """
-    if wanted == "32":
+    if precision == "32":
         return "32"
     if not torch.cuda.is_available():
-        able = torch.cpu.get_capabilities()
-        return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32"
-    if wanted == "mixed":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16-mixed" if able else "16-mixed"
-    return wanted
+        features = torch.cpu.get_capabilities()
+        supported = features.get("avx512_bf16") or features.get("amx_bf16")
+        return "bf16-mixed" if supported else "32"
+    if precision == "mixed":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if supported else "16-mixed"
+    return precision
 
 
-def autocast(wanted: str, device: torch.device) -> torch.autocast:
-    """The context in which a network of that `precision` predicts: as it trained, on a GPU.
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context for prediction: on a GPU, the precision of the training.
 
-    On a processor 32 bits cost little more, and the same bits come out on every machine.
+    On a CPU, 32 bits cost little more, and give the same result on every machine.
     """
     types = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    dtype = types.get(precision(wanted)) if device.type == "cuda" else None
+    dtype = types.get(resolve_precision(precision)) if device.type == "cuda" else None
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def check_gpus(wanted: int) -> None:
-    """See that `wanted` GPUs can train here; where there is none at all, processors do.
+def check_gpus(requested: int) -> None:
+    """Check that `requested` GPUs are available; on a machine without any, CPUs do.
 
     Raises
     ------
     InputError
-        There are fewer, or torch can use none of those that are there.
+        There are fewer GPUs, or torch can use none of them.
     """
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    found = sorted(DEVICES.glob("nvidia[0-9]*"))
-    if not there and found and not hidden:
+    found = sorted(DEVICE_FOLDER.glob("nvidia[0-9]*"))
+    if not available and found and not hidden:
         raise InputError(
             f"devices: this machine has a GPU ({found[0]}), but torch {torch.__version__} cannot "
-            "use it: bring its driver up to date (nvidia-smi shows it), or set "
-            "CUDA_VISIBLE_DEVICES=-1 to train on the processors, which takes far longer"
+            "use it: update its driver (nvidia-smi shows it), or set CUDA_VISIBLE_DEVICES=-1 to "
+            "train on the CPU, which takes far longer"
         )
-    if 0 < there < wanted:
+    if 0 < available < requested:
         raise InputError(
-            f"devices: {wanted} GPUs are asked for, but there are {there} here: lower it, or train "
-            "on a machine with more (docs/cluster.md)"
+            f"devices: {requested} GPUs are requested, but this machine has {available}: lower it, "
+            "or train on a machine with more (docs/cluster.md)"
         )

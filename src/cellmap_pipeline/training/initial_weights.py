@@ -1,4 +1,4 @@
-"""Weights to begin a training with, from another training or from elsewhere."""
+"""Initial weights of a training, from another training or from an external file."""
 
 from __future__ import annotations
 
@@ -18,52 +18,53 @@ from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
 
-# What frameworks put before the names of a network's parameters.
-PREFIXES = ("network.", "module.", "model.", "_orig_mod.")
+# Prefixes that frameworks add to the names of a network's parameters.
+NAME_PREFIXES = ("network.", "module.", "model.", "_orig_mod.")
 
 
-def load_initial(task: SegmentationTask, path: Path) -> None:
-    """Give a fresh network the weights of a file, as far as they fit.
+def load_initial_weights(task: SegmentationTask, path: Path) -> None:
+    """Load the weights of a file into a new network, as far as they fit.
 
-    From a checkpoint of this pipeline the output channels are taken over by name: a class that
-    was not trained there keeps its fresh weights. Of a plain state dict the output layer is taken
-    over only where it has as many channels, in the same order then.
+    From a checkpoint of this pipeline, output channels are copied by name: a class that it does
+    not predict keeps its random weights. From a plain state dict, the output layer is copied only
+    if the number of channels agrees; their order is assumed to agree, too.
 
     Parameters
     ----------
     task
-        With fresh weights; changed in place.
+        The task with the network; changed in place.
     path
-        A checkpoint of this pipeline, or a file of a state dict (also under `state_dict` or
-        `model`), which holds tensors and plain values only.
+        A checkpoint of this pipeline, or a file with a state dict (at top level or under
+        `state_dict` or `model`). It must hold tensors and plain values only.
 
     Raises
     ------
     InputError
-        The file cannot be read, or less than half of the network's weights are in it.
+        The file cannot be read, or holds less than half of the network's weights.
     """
     content = _read(path)
-    given = _without_prefixes(_state_dict(content))
-    theirs = _channels(content)
+    source = _without_prefixes(_state_dict(content))
+    source_channels = _channels(content)
     own = task.network.state_dict()
-    head = _head_tensors(task)
-    taken = 0
+    output_axes = _output_axes(task)
+    copied = 0
     for name, tensor in own.items():
-        other = given.get(name)
+        other = source.get(name)
         if other is None:
             continue
-        if name in head and theirs is not None:
-            taken += _copy_channels(tensor, other, head[name], task.channels, theirs)
+        if name in output_axes and source_channels is not None:
+            axis = output_axes[name]
+            copied += _copy_channels(tensor, other, axis, task.channels, source_channels)
         elif other.shape == tensor.shape:
             tensor.copy_(other)
-            taken += tensor.numel()
+            copied += tensor.numel()
     total = sum(tensor.numel() for tensor in own.values())
-    if taken < total / 2:
+    if copied < total / 2:
         raise InputError(
-            f"initial_weights: {path} has {taken:,} of this network's {total:,} weights: it "
+            f"initial_weights: {path} has {copied:,} of this network's {total:,} weights: it "
             f"belongs to another `model` than {task.training_settings.model}"
         )
-    log.info("initial weights from %s: %s of %s", path, f"{taken:,}", f"{total:,}")
+    log.info("initial weights from %s: %s of %s", path, f"{copied:,}", f"{total:,}")
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -90,7 +91,7 @@ def _state_dict(content: Mapping[str, Any]) -> Mapping[str, Any]:
 def _without_prefixes(state: Mapping[str, Any]) -> dict[str, Tensor]:
     plain = {}
     for name, value in state.items():
-        while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
+        while prefix := next((p for p in NAME_PREFIXES if name.startswith(p)), None):
             name = name.removeprefix(prefix)
         if isinstance(value, Tensor):
             plain[name] = value
@@ -98,7 +99,7 @@ def _without_prefixes(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _channels(content: Mapping[str, Any]) -> list[str] | None:
-    """Output channels of a checkpoint of this pipeline; None of other files."""
+    """Return the output channels of a checkpoint of this pipeline; None for other files."""
     try:
         settings = content["hyper_parameters"]["settings"]
         return output_channels(settings["classes"], settings["targets"])
@@ -106,10 +107,10 @@ def _channels(content: Mapping[str, Any]) -> list[str] | None:
         return None
 
 
-def _head_tensors(task: SegmentationTask) -> dict[str, int]:
-    """Names of the tensors whose size hangs on the number of output channels, with that axis.
+def _output_axes(task: SegmentationTask) -> dict[str, int]:
+    """Find the axis of output channels, for the tensors that have one, by name.
 
-    Found by building the network with another number of them.
+    The network is built with another number of channels to see which sizes depend on it.
     """
     settings = task.training_settings
     with torch.random.fork_rng(devices=[]):
@@ -125,19 +126,19 @@ def _head_tensors(task: SegmentationTask) -> dict[str, int]:
 
 
 def _copy_channels(
-    tensor: Tensor, other: Tensor, axis: int, channels: list[str], theirs: list[str]
+    tensor: Tensor, source: Tensor, axis: int, channels: list[str], source_channels: list[str]
 ) -> int:
-    """Copy what belongs to channels of the same name; the number of weights copied."""
+    """Copy the weights of channels of the same name; return the number of weights copied."""
     shape = list(tensor.shape)
     factor, rest = divmod(shape[axis], len(channels))
-    shape[axis] = len(theirs) * factor
-    if rest or list(other.shape) != shape:
+    shape[axis] = len(source_channels) * factor
+    if rest or list(source.shape) != shape:
         return 0
     copied = 0
     for i, channel in enumerate(channels):
-        if channel not in theirs:
+        if channel not in source_channels:
             continue
         into = tensor.narrow(axis, i * factor, factor)
-        into.copy_(other.narrow(axis, theirs.index(channel) * factor, factor))
+        into.copy_(source.narrow(axis, source_channels.index(channel) * factor, factor))
         copied += into.numel()
     return copied

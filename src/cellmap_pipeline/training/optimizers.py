@@ -1,4 +1,4 @@
-"""Optimisers, and the learning rate over a training."""
+"""Optimizers and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cellmap_pipeline.config.training import Training
 
 
 def build_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """The optimiser that a training names."""
+    """Build the optimizer that a training's settings name."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     rate = settings.learning_rate
     if settings.optimizer == "sgd":
@@ -21,8 +21,8 @@ def build_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optim
     return torch.optim.AdamW(parameters, rate, weight_decay=settings.weight_decay)
 
 
-def rate_at(step: int, total: int, settings: Training) -> float:
-    """Learning rate at optimiser step `step` of `total`, as a part of the highest."""
+def learning_rate_factor(step: int, total: int, settings: Training) -> float:
+    """Compute the learning rate at step `step` of `total`, as a fraction of the highest."""
     schedule = settings.scheduler
     if step < schedule.warmup_steps:
         return (step + 1) / (schedule.warmup_steps + 1)

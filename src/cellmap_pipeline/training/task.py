@@ -1,4 +1,4 @@
-"""What is trained: a network with its loss, its optimiser and its validation Dice."""
+"""The Lightning module: a network with its loss, its optimizer and its validation Dice."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.models.build import build_model
-from cellmap_pipeline.models.losses import build_loss
-from cellmap_pipeline.patches.batches import Finisher
+from cellmap_pipeline.models.masked_loss import MaskedLoss
+from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.patch import Patch
-from cellmap_pipeline.patches.targets import UNKNOWN, scales
-from cellmap_pipeline.training.optimizers import build_optimizer, rate_at
+from cellmap_pipeline.patches.targets import UNKNOWN, target_divisors
+from cellmap_pipeline.training.optimizers import build_optimizer, learning_rate_factor
 
 Batch = tuple[Tensor, Tensor]
-# What is taken from raw in 0..1, and what it is multiplied by then: about -1..1 for the network.
-NORMALISATION = (0.5, 4.0)
+# Subtracted from raw in 0..1, and then multiplied with: the network gets about -1..1.
+NORMALIZATION = (0.5, 4.0)
 
 
 class SegmentationTask(pl.LightningModule):
@@ -30,10 +30,10 @@ class SegmentationTask(pl.LightningModule):
     Parameters
     ----------
     settings
-        A training's settings in plain builtins (`training_settings` with `TRAIN_KEYS`). They travel
-        in the checkpoint, which is therefore enough to predict with.
+        A training's settings, JSON-serializable (`training_settings` with `TRAIN_KEYS`). They are
+        saved in the checkpoint, so that it suffices for prediction.
     class_weights
-        Of the channels in the loss; None: all alike.
+        Weight of each channel in the loss; None: equal weights.
     """
 
     def __init__(
@@ -43,139 +43,144 @@ class SegmentationTask(pl.LightningModule):
         self.save_hyperparameters("settings")
         self.training_settings = Training.model_validate(settings)
         self.channels = self.training_settings.channels
-        self.normalisation = NORMALISATION
-        self._scales = torch.tensor(scales(self.channels)).view(-1, 1, 1, 1)
+        self.normalization = NORMALIZATION
+        self._target_divisors = torch.tensor(target_divisors(self.channels)).view(-1, 1, 1, 1)
+        # Names of submodules (`network`, `loss`) are part of all checkpoints: don't rename them.
         self.network = build_model(
             self.training_settings.model,
             in_channels=1,
             out_channels=len(self.channels),
             patch_size=self.training_settings.patch_size,
         )
-        self.loss = build_loss(self.training_settings.loss, class_weights)
-        self._counts = self._losses = torch.zeros(0)
-        self._finish: Finisher | None = None
-        # Sum of the losses of an epoch's batches, and their number. Not buffers: an average of
-        # the weights (EMA) takes the buffers along.
+        self.loss = MaskedLoss(self.training_settings.loss, class_weights)
+        self._dice_counts = self._validation_loss = torch.zeros(0)
+        self._build_batch: BatchBuilder | None = None
+        # Sum and number of the batch losses of an epoch. Not a buffer: EMA would average it, too.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
-        self._forget_validation()
+        self._reset_validation()
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Logits (n, c, z, y, x) of raw (n, 1, z, y, x) in 0..1."""
-        # The layout in which convolutions are fastest, on the CPU and on GPUs.
-        centre, scale = self.normalisation
-        normalised = (raw - centre) * scale
-        return self.network(normalised.contiguous(memory_format=torch.channels_last_3d))
+        """Compute logits (n, c, z, y, x) of raw (n, 1, z, y, x) in 0..1."""
+        center, scale = self.normalization
+        normalized = (raw - center) * scale
+        # Convolutions are fastest in this layout, on the CPU and on GPUs.
+        return self.network(normalized.contiguous(memory_format=torch.channels_last_3d))
 
     def transfer_batch_to_device(
         self, batch: list[Patch], device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Raw (n, 1, z, y, x) and targets (n, c, z, y, x), changed at random on the device."""
+        """Build augmented raw (n, 1, z, y, x) and targets (n, c, z, y, x) on the device."""
         settings = self.training_settings
-        if self._finish is None or self._finish.device != device:
-            self._finish = Finisher(device, settings.patch_size, settings.voxel_size, self.channels)
-        return self._finish(batch)
+        if self._build_batch is None or self._build_batch.device != device:
+            self._build_batch = BatchBuilder(
+                device, settings.patch_size, settings.voxel_size, self.channels
+            )
+        return self._build_batch(batch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make chance (dropout) hang on the batch's number, not on what was drawn before."""
-        number = self.trainer.fit_loop.total_batch_idx
+        """Seed dropout by batch number, so that a resumed training repeats the same noise."""
+        batch_number = self.trainer.fit_loop.total_batch_idx
         seeds = np.random.SeedSequence(
-            [self.training_settings.seed, number, self.trainer.global_rank]
+            [self.training_settings.seed, batch_number, self.trainer.global_rank]
         )
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Loss of one batch."""
+        """Compute the loss of one batch."""
         raw, target = batch
-        loss = self.loss(self(raw), self._wanted(target))
+        loss = self.loss(self(raw), self._float_targets(target))
         self.log("train_loss_step", loss, prog_bar=True, on_epoch=False)
         self.epoch_loss = self.epoch_loss.to(loss.device, non_blocking=True)
         self.epoch_loss[0] += loss.detach()
         self.epoch_loss[1] += 1
         return loss
 
-    def take_epoch_loss(self) -> Tensor:
-        """Mean loss of the epoch's batches, in all processes; the next epoch begins at zero."""
+    def pop_epoch_loss(self) -> Tensor:
+        """Return the mean loss of the epoch's batches in all processes, and reset it."""
         total, batches = _sum_over_ranks(self, self.epoch_loss)
         self.epoch_loss.zero_()
         return (total / batches).float()
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
-        """Add one batch to the loss and to the counts of the validation Dice.
+        """Add one batch to the validation loss and to the counts of the validation Dice.
 
         Returns
         -------
-        `raw`, `target` and `logits` of the batch.
+        The tensors `raw`, `target` and `logits` of the batch.
         """
         raw, target = batch
         logits = self(raw)
         if not isinstance(logits, Tensor):
             logits = logits[0]
-        wanted = self._wanted(target)
-        loss = self.loss(logits, wanted)
+        float_targets = self._float_targets(target)
+        loss = self.loss(logits, float_targets)
         known = target != UNKNOWN
         predicted = (logits > 0) & known
-        true = wanted > 0.5
-        parts = torch.stack([predicted & true, predicted, true])
-        self._counts = self._counts.to(self.device) + parts.sum(dim=(1, 3, 4, 5))
+        true = float_targets > 0.5
+        counted = torch.stack([predicted & true, predicted, true])
+        self._dice_counts = self._dice_counts.to(self.device) + counted.sum(dim=(1, 3, 4, 5))
         weight = known.flatten(1).any(1).sum()
-        self._losses = self._losses.to(self.device) + torch.stack([loss * weight, weight])
+        weighted = torch.stack([loss * weight, weight])
+        self._validation_loss = self._validation_loss.to(self.device) + weighted
         return {"raw": raw, "target": target, "logits": logits}
 
     def on_validation_epoch_end(self) -> None:
-        """Log Dice per channel and, as what the best checkpoint is chosen by, their mean."""
-        both, predicted, true = _sum_over_ranks(self, self._counts)
+        """Log the Dice of each channel, and their mean, which selects the best checkpoint."""
+        both, predicted, true = _sum_over_ranks(self, self._dice_counts)
         occurs = true > 0
         dice = 2 * both / (predicted + true).clamp(min=1)
-        for channel, value, there in zip(self.channels, dice, occurs, strict=True):
-            if there:
+        for channel, value, channel_occurs in zip(self.channels, dice, occurs, strict=True):
+            if channel_occurs:
                 self.log(f"val_dice/{channel}", value)
         mean = dice[occurs].mean() if occurs.any() else torch.zeros((), device=self.device)
         self.log("val_dice", mean, prog_bar=True)
-        total, patches = _sum_over_ranks(self, self._losses)
+        total, patches = _sum_over_ranks(self, self._validation_loss)
         self.log("val_loss", (total / patches).float())
-        self._forget_validation()
+        self._reset_validation()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the epoch's losses so far, and how raw is normalised."""
+        """Save the epoch's loss so far and the normalization of raw."""
         checkpoint["epoch_loss"] = self.epoch_loss.cpu()
-        checkpoint["normalisation"] = list(self.normalisation)
+        # The key is spelled as in existing checkpoints.
+        checkpoint["normalisation"] = list(self.normalization)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the epoch's losses so far, and with the checkpoint's normalisation."""
+        """Restore the epoch's loss so far and the normalization of raw."""
         self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
-        centre, scale = checkpoint.get("normalisation", self.normalisation)
-        self.normalisation = float(centre), float(scale)
+        center, scale = checkpoint.get("normalisation", self.normalization)
+        self.normalization = float(center), float(scale)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and learning-rate schedule, by step."""
+        """Build the optimizer and its learning-rate schedule, which advances by step."""
         settings = self.training_settings
         optimizer = build_optimizer(self.network, settings)
-        # Not Lightning's estimate: it opens the loader before a checkpoint says where to begin.
+        # Lightning's own estimate would start the loader before its state is restored.
         total = settings.epochs * ceil(
             settings.iterations_per_epoch / settings.accumulate_grad_batches
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate_at(step, total, settings)
+            optimizer, lambda step: learning_rate_factor(step, total, settings)
         )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _wanted(self, target: Tensor) -> Tensor:
-        """Float targets in 0..1, NaN where unknown, from the uint8 that travels."""
-        wanted = target.float().masked_fill_(target == UNKNOWN, torch.nan)
-        if (self._scales > 1).any():
-            wanted /= self._scales.to(wanted.device)
-        return wanted
+    def _float_targets(self, target: Tensor) -> Tensor:
+        """Convert stored uint8 targets to float in 0..1, NaN where unknown."""
+        scaled = target.float().masked_fill_(target == UNKNOWN, torch.nan)
+        if (self._target_divisors > 1).any():
+            scaled /= self._target_divisors.to(scaled.device)
+        return scaled
 
-    def _forget_validation(self) -> None:
+    def _reset_validation(self) -> None:
         # Voxels per channel: predicted and true, predicted, true.
-        self._counts = torch.zeros(3, len(self.channels), dtype=torch.int64)
-        self._losses = torch.zeros(2, dtype=torch.float64)
+        self._dice_counts = torch.zeros(3, len(self.channels), dtype=torch.int64)
+        # Sum of the losses, each weighted by its number of patches with known voxels; that number.
+        self._validation_loss = torch.zeros(2, dtype=torch.float64)
 
 
 def _sum_over_ranks(task: SegmentationTask, values: Tensor) -> Tensor:
-    """Sum of a tensor over the processes that train together."""
+    """Sum a tensor over the processes that train together."""
     gathered = cast(Tensor, task.all_gather(values.to(task.device)))
     return gathered.reshape(-1, *values.shape).sum(0)

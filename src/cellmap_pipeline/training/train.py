@@ -1,4 +1,4 @@
-"""Training a network on the crops of a datasplit, with PyTorch Lightning."""
+"""Train a network on the crops of a datasplit, with PyTorch Lightning."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from cellmap_pipeline.config.stages import RESULT_VERSION, TRAIN_KEYS, training_
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.patches.crops import open_crops
-from cellmap_pipeline.patches.loader import loaders
-from cellmap_pipeline.run.resume import claim, fingerprint_of
+from cellmap_pipeline.patches.loader import make_loaders
+from cellmap_pipeline.run.resume import fingerprint_of, prepare_state
 from cellmap_pipeline.training.callbacks import (
-    TABLE,
+    METRICS_FILE,
     BestCheckpoints,
     EpochTable,
     ExampleSlices,
     Patience,
-    Progress,
+    TimeLeftBar,
 )
-from cellmap_pipeline.training.checkpoints import export
-from cellmap_pipeline.training.devices import check_gpus, precision
-from cellmap_pipeline.training.initial_weights import load_initial
-from cellmap_pipeline.training.interruption import LAST, LastCheckpoint, newest_checkpoint
+from cellmap_pipeline.training.checkpoints import export_checkpoint
+from cellmap_pipeline.training.devices import check_gpus, resolve_precision
+from cellmap_pipeline.training.initial_weights import load_initial_weights
+from cellmap_pipeline.training.interruption import LAST_CHECKPOINT, LastCheckpoint, find_resumable
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
-# Of what Lightning says, what is not about this training.
-for chatty in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(chatty).setLevel(logging.WARNING)
+# Lightning's messages that say nothing about this training.
+for name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-# Each GPU's process is started here, not by `srun`.
+# Lightning itself starts a process per GPU, `srun` does not.
 warnings.filterwarnings("ignore", "The `srun` command is available")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
 
@@ -62,32 +62,32 @@ def train(
     summary: Path | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Train to the end, or from where an earlier job of the same settings was stopped.
+    """Train to the end; resume if an earlier job with the same settings was stopped.
 
     Parameters
     ----------
     training
-        The settings.
+        Settings of the training.
     datasplit
-        Crops to train on and to validate with.
+        CSV file that lists the crops to train on and to validate on.
     state
-        Folder of what a running training keeps: `checkpoints/`, `tensorboard/`, `metrics.csv`.
+        Folder for the state of the training: `checkpoints/`, `tensorboard/`, `metrics.csv`.
     checkpoint
-        Where the best checkpoint goes when the training is done.
+        Path that the best checkpoint is written to at the end.
     threads
-        For the CPU.
+        Number of CPU threads.
     summary
         `datasplit_summary.csv`, for `class_weights: balanced`.
     callbacks
-        Of Lightning, besides the pipeline's own.
+        Lightning callbacks to add to the pipeline's own.
 
     Raises
     ------
     InputError
-        The datasplit cannot be used, more GPUs are asked for than there are, or their memory is
+        The datasplit cannot be used, more GPUs are requested than available, or their memory is
         too small.
     Interrupted
-        A signal asked to end; the next call goes on.
+        A signal stopped the training; the next call resumes it.
     """
     torch.set_num_threads(threads)
     pl.seed_everything(training.seed, workers=True, verbose=False)
@@ -95,59 +95,60 @@ def train(
     crops = open_crops(datasplit, training.classes, training.voxel_size)
     given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
     if training.initial_weights:
-        given["initial_weights"] = _digest(Path(training.initial_weights))
-    # With more epochs the same training goes on.
+        given["initial_weights"] = _file_digest(Path(training.initial_weights))
+    # A training resumes with more epochs, too.
     same = {key: value for key, value in settings.items() if key != "epochs"}
-    go_on = None
-    if claim(state, same | {"inputs": fingerprint_of(given)}):
-        go_on = newest_checkpoint(state / "checkpoints")
+    resume_from = None
+    if prepare_state(state, same | {"inputs": fingerprint_of(given)}):
+        resume_from = find_resumable(state / "checkpoints")
     task = SegmentationTask(settings, _channel_weights(training, summary))
-    if training.initial_weights and not go_on:
-        load_initial(task, Path(training.initial_weights))
+    if training.initial_weights and not resume_from:
+        load_initial_weights(task, Path(training.initial_weights))
     if not torch.cuda.is_available():
-        # Raw has one channel and so both layouts at once: the weights decide. A quarter faster.
+        # Raw has a single channel, which fits both layouts, so the layout of the weights decides
+        # which one convolutions use. This one is a quarter faster.
         task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if training.compile:
         task.network.compile()
     best = BestCheckpoints(state / "checkpoints", training.save_top_k)
-    last = LastCheckpoint(state / "checkpoints" / LAST, training.checkpoint_minutes)
-    trainer = _trainer(training, state, [best, last, *callbacks], go_on)
-    # Nothing here reads memory that it did not write, and filling it takes 7 % of the time.
+    last = LastCheckpoint(state / "checkpoints" / LAST_CHECKPOINT, training.checkpoint_minutes)
+    trainer = _trainer(training, state, [best, last, *callbacks], resume_from)
+    # Nothing reads uninitialized memory, and filling it would take 7 % of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    batches, tiles = loaders(crops, training, trainer.global_rank, trainer.world_size)
-    trainer.callbacks.insert(0, EpochTable(state / TABLE, batches))  # type: ignore[attr-defined]
+    batches, tiles = make_loaders(crops, training, trainer.global_rank, trainer.world_size)
+    trainer.callbacks.insert(0, EpochTable(state / METRICS_FILE, batches))  # type: ignore[attr-defined]
     log.info(
         "training %s parameters on %d crops, validating on %d; on %s, precision %s",
         f"{sum(p.numel() for p in task.parameters()):,}", len(crops["train"]),
         len(crops["validate"]), trainer.strategy.root_device, trainer.precision,
     )  # fmt: skip
-    if go_on:
-        log.info("going on from %s, step %d", go_on, _steps_in(go_on))
-    path = str(go_on) if go_on else None
+    if resume_from:
+        log.info("resuming from %s, step %d", resume_from, _optimizer_steps(resume_from))
+    path = str(resume_from) if resume_from else None
     try:
-        # The progress bar goes where all of a job's do.
-        with last.listening(), redirect_stdout(sys.stderr):
+        # Like all progress bars of jobs, Lightning's goes to stderr.
+        with last.handling_signals(), redirect_stdout(sys.stderr):
             trainer.fit(task, batches, tiles, ckpt_path=path, weights_only=True)
     except torch.OutOfMemoryError as error:
-        raise InputError(_too_big(training, error)) from error
+        raise InputError(_out_of_memory_message(training, error)) from error
     if trainer.is_global_zero:
-        export(Path(best.best_model_path), checkpoint)
+        export_checkpoint(Path(best.best_model_path), checkpoint)
 
 
 def _trainer(
-    training: Training, state: Path, callbacks: Sequence[Callback], go_on: Path | None
+    training: Training, state: Path, callbacks: Sequence[Callback], resume_from: Path | None
 ) -> pl.Trainer:
     check_gpus(training.devices)
     gpu = torch.cuda.is_available()
-    several = training.devices > 1
-    # Lightning starts the processes itself: those of a batch system would be taken for them.
+    distributed = training.devices > 1
+    # Without it, Lightning would expect a batch system such as Slurm to start its processes.
     environment = LightningEnvironment()
     return pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=training.devices,
-        strategy=DDPStrategy(cluster_environment=environment) if several else "auto",
-        plugins=None if several else environment,
-        precision=precision(training.precision),
+        strategy=DDPStrategy(cluster_environment=environment) if distributed else "auto",
+        plugins=None if distributed else environment,
+        precision=resolve_precision(training.precision),
         max_epochs=training.epochs,
         accumulate_grad_batches=training.accumulate_grad_batches,
         gradient_clip_val=training.gradient_clip or None,
@@ -159,7 +160,10 @@ def _trainer(
         benchmark=gpu,
         callbacks=[*callbacks, *_callbacks(training)],
         logger=TensorBoardLogger(
-            state, name="", version="tensorboard", purge_step=_steps_in(go_on) if go_on else None
+            state,
+            name="",
+            version="tensorboard",
+            purge_step=_optimizer_steps(resume_from) if resume_from else None,
         ),
         default_root_dir=state,
     )
@@ -170,7 +174,7 @@ def _callbacks(training: Training) -> list[Callback]:
         Patience("val_dice", mode="max", patience=training.early_stopping_patience),
         LearningRateMonitor("step"),
         ExampleSlices(),
-        Progress(training.log_every_steps),
+        TimeLeftBar(training.log_every_steps),
     ]
     if training.ema:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
@@ -178,23 +182,24 @@ def _callbacks(training: Training) -> list[Callback]:
 
 
 def _channel_weights(training: Training, summary: Path | None) -> list[float] | None:
-    """Of all output channels in the loss: those of a class weigh like it."""
-    wanted = training.class_weights
-    if wanted is None:
+    """Weight of each output channel in the loss, which is that of its class."""
+    configured = training.class_weights
+    if configured is None:
         return None
-    if wanted == "balanced":
+    if configured == "balanced":
         assert summary
         weights = balanced_weights(summary)
     else:
-        weights = {label: wanted.get(label, 1.0) for label in training.classes}
+        weights = {label: configured.get(label, 1.0) for label in training.classes}
     log.info("class weights: %s", ", ".join(f"{k} {w:.3g}" for k, w in weights.items()))
     return [weights[class_of(channel)] for channel in training.channels]
 
 
 def balanced_weights(summary: Path) -> dict[str, float]:
-    """One over the root of each class's labelled training volume; the median class weighs 1.
+    """Weight classes by one over the root of their labeled training volume.
 
-    None weighs more than 10 or less than 0.1: a class of a few voxels would be all that counts.
+    The median class has weight 1. Weights are limited to 0.1..10: otherwise a class of a few
+    voxels would dominate the loss.
     """
     volume = pd.read_csv(summary, index_col="class")["train_um3"]
     volume = volume.where(volume > 0, volume[volume > 0].median())
@@ -202,7 +207,7 @@ def balanced_weights(summary: Path) -> dict[str, float]:
     return {str(label): float(weight) for label, weight in weights.clip(0.1, 10).items()}
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -210,12 +215,12 @@ def _digest(path: Path) -> str:
         raise InputError(f"initial_weights: {path} cannot be read: {error.strerror}") from error
 
 
-def _steps_in(path: Path) -> int:
-    """Optimiser steps done in a checkpoint."""
+def _optimizer_steps(path: Path) -> int:
+    """Read the number of optimizer steps from a checkpoint."""
     return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
-def _too_big(training: Training, error: Exception) -> str:
+def _out_of_memory_message(training: Training, error: Exception) -> str:
     why = str(error).splitlines()[0]
     return (
         f"the GPU's memory is too small for this training: lower `batch_size` "

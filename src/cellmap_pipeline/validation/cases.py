@@ -1,4 +1,4 @@
-"""What a label is tuned and scored on: validation crops with its truth and its predictions."""
+"""Validation cases: a label's ground truth and predictions in a validation crop."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.data.crops import ValidationCrop
-from cellmap_pipeline.geometry import Grid, Vector, middle
+from cellmap_pipeline.geometry import Grid, central_box
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.volumes import predicted
+from cellmap_pipeline.io.volumes import common_part
+from cellmap_pipeline.plan.validation import PredictionPattern
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 
 
 @dataclass(frozen=True)
-class Case:
-    """One crop to tune on.
+class LoadedCase:
+    """A validation case in memory.
 
     Attributes
     ----------
     channels
-        Probabilities as `segmentation.segment` takes them.
+        Probabilities by channel, as for `segmentation.segment`.
     truth
-        Ids (z, y, x), 0 is background; for semantic labels all above 0 is inside.
+        Ground truth, ids (z, y, x), 0 is background; for semantic labels all ids above 0 are
+        inside.
     known
-        bool (z, y, x), where the truth is known; None: everywhere.
+        bool (z, y, x), where the ground truth is known; None means everywhere.
     voxel_size
         nm, z, y, x.
     """
@@ -40,61 +42,63 @@ class Case:
     voxel_size: Sequence[float]
 
     def where_known(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """`labels` without the voxels of unknown truth."""
+        """Return `labels` with 0 where the ground truth is unknown."""
         return labels if self.known is None else np.where(self.known, labels, labels.dtype.type(0))
 
 
 @dataclass(frozen=True)
-class Truth:
-    """A label's truth in a crop and its predictions, on voxels of the truth; not read yet.
+class ValidationCase:
+    """A label's ground truth in a crop and its predictions, on the voxels of the ground truth.
+
+    Only metadata are held; `load` reads the voxels.
 
     Attributes
     ----------
     crop
-        Its name.
-    volume
-        The truth.
+        Name of the crop.
+    truth
+        Volume of the ground truth.
     probabilities
-        On the part of the truth's grid that is predicted.
+        Predictions, on the part of the ground truth's grid that they cover.
     """
 
     crop: str
-    volume: LabelVolume
+    truth: LabelVolume
     probabilities: Probabilities
 
     @property
     def grid(self) -> Grid:
-        """Of the voxels."""
+        """Grid of the voxels that `load` reads."""
         return self.probabilities.grid
 
-    def load(self) -> Case:
-        """Read all of it."""
-        ids, known = self.volume.read(self.grid)
-        return Case(
+    def load(self) -> LoadedCase:
+        """Read the ground truth and the predictions."""
+        ids, known = self.truth.read(self.grid)
+        return LoadedCase(
             channels=self.probabilities.read(),
             truth=ids,
             known=None if known.all() else known,
             voxel_size=self.grid.voxel_size,
         )
 
-    def on(self, grid: Grid) -> Truth:
-        """A part of it."""
+    def on(self, grid: Grid) -> ValidationCase:
+        """Return the part of this case on `grid`."""
         return replace(self, probabilities=replace(self.probabilities, grid=grid))
 
-    def middle(self, most: int) -> Truth:
-        """The middle of it, of about so many voxels at most."""
-        return self.on(middle(self.grid, most))
+    def central_box(self, max_voxels: int) -> ValidationCase:
+        """Return the central box of up to `max_voxels`."""
+        return self.on(central_box(self.grid, max_voxels))
 
-    def densest(self, most: int) -> Truth:
-        """A part of about so many voxels at most, the one with most of the label among some."""
-        shape = middle(self.grid, most).shape
+    def densest_box(self, max_voxels: int) -> ValidationCase:
+        """Return a box of up to `max_voxels`, of several the one with most voxels of the label."""
+        shape = central_box(self.grid, max_voxels).shape
         if shape == self.grid.shape:
             return self
-        inside = self.volume.read(self.grid)[0] > 0
-        # The middle first: it wins where nothing is denser.
+        inside = self.truth.read(self.grid)[0] > 0
+        # The central box comes first: it wins unless another one is denser.
         room = [n - s for n, s in zip(self.grid.shape, shape, strict=True)]
-        places = [[m // 2, 0, m] for m in room]
-        starts = list(dict.fromkeys(product(*places)))
+        starts_by_axis = [[m // 2, 0, m] for m in room]
+        starts = list(dict.fromkeys(product(*starts_by_axis)))
         counts = [
             np.count_nonzero(inside[tuple(map(slice, start, map(add, start, shape)))])
             for start in starts
@@ -102,32 +106,36 @@ class Truth:
         return self.on(self.grid.box(starts[int(np.argmax(counts))], shape))
 
 
-def find_truths(
+def find_cases(
     label: str,
-    voxel_size: Vector | None,
-    sources: Sequence[tuple[str, Sequence[str]]],
+    voxel_size: Sequence[float] | None,
+    sources: Sequence[PredictionPattern],
     crops: Iterable[ValidationCrop],
-) -> list[Truth]:
-    """The crops in which a label is both annotated and predicted.
+) -> list[ValidationCase]:
+    """Find the crops in which a label is both annotated and predicted.
 
     Parameters
     ----------
+    label
+        Name of the label.
     voxel_size
-        nm; of each truth the resolution nearest to it is taken, or the finest for None.
+        nm; each ground truth is read at the resolution nearest to it. None means the finest.
     sources
-        Path with {dataset}, {crop} and {label}, and the parts that the label is made of, of each
-        prediction whose mean is taken.
+        Predictions whose mean is taken.
+    crops
+        Validation crops.
     """
-    found = []
+    cases = []
     for crop in crops:
-        paths = [
-            [crop.prediction(path, name) for name in parts or [label]] for path, parts in sources
+        predictions = [
+            [crop.prediction(source.path, name) for name in source.parts or [label]]
+            for source in sources
         ]
-        there = all(path.is_dir() for source in paths for path in source)
-        truth = crop.truth(label, voxel_size) if there else None
-        if truth is None:
+        predicted = all(path.is_dir() for prediction in predictions for path in prediction)
+        found = crop.truth(label, voxel_size) if predicted else None
+        if found is None:
             continue
-        volume, grid = truth
-        if part := predicted(grid, chain.from_iterable(paths)):
-            found.append(Truth(crop.name, volume, Probabilities(label, part, paths)))
-    return found
+        truth, grid = found
+        if part := common_part(grid, chain.from_iterable(predictions)):
+            cases.append(ValidationCase(crop.name, truth, Probabilities(label, part, predictions)))
+    return cases

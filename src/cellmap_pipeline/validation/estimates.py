@@ -1,7 +1,7 @@
-"""Which settings of an instance method look best, judged without distances.
+"""Fast estimates of instance scores, computed from overlaps instead of distances.
 
-The official score of a segmentation needs the distance of every pair of objects. Pieces of objects
-and their overlaps with the truth are enough to count what joining them would do, so thousands of
+The official score of a segmentation needs the distance of every pair of objects. The overlaps of
+fragments with the ground truth are enough to count the matches after merging them, so thousands of
 settings can be compared before a few are scored in full.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,29 +18,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.scoring.instances import instance_ratio_limit
-from cellmap_pipeline.segmentation.agglomeration import Contacts, merges_by_mean, pooled
+from cellmap_pipeline.segmentation.agglomeration import (
+    Contacts,
+    merge_at_thresholds,
+    relabel_contacts,
+)
 from cellmap_pipeline.segmentation.fragments import Fragments
-from cellmap_pipeline.segmentation.methods import Settings
-from cellmap_pipeline.segmentation.segment import join, join_small, voxels
+from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
+from cellmap_pipeline.segmentation.segment import (
+    merge_fragments,
+    merge_small_objects,
+    size_in_voxels,
+)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """The voxels that each piece shares with each true object, background (0) included.
+    """Number of voxels that fragments share with true objects, background (0) included.
 
     Attributes
     ----------
-    piece, true
+    fragment, true
         int64 (m,), ids; true objects are numbered 1..n.
     shared
         int64 (m,), voxels.
     true_sizes
-        int64 (n + 1,).
+        int64 (n + 1,), voxels of each true object.
     worst
-        Normalised distance of an object without a partner.
+        Normalized distance (1 is perfect) of an unmatched object.
     """
 
-    piece: NDArray[np.int64]
+    fragment: NDArray[np.int64]
     true: NDArray[np.int64]
     shared: NDArray[np.int64]
     true_sizes: NDArray[np.int64]
@@ -49,19 +57,19 @@ class Overlap:
     @classmethod
     def of(
         cls,
-        pieces: NDArray[Any],
+        fragments: NDArray[Any],
         truth: NDArray[Any],
         known: NDArray[np.bool_] | None,
         voxel_size: Sequence[float],
     ) -> Overlap:
-        """Overlap of two volumes (z, y, x) where the truth is known."""
+        """Count the overlap of two volumes (z, y, x) where the ground truth is known."""
         cap = min(v * n / 2 for v, n in zip(voxel_size, truth.shape, strict=True))
         worst = 1.01 ** (-cap / math.hypot(*voxel_size))
         if known is not None:
-            pieces, truth = pieces[known], truth[known]
+            fragments, truth = fragments[known], truth[known]
         truth, _ = fastremap.renumber(truth.ravel(), in_place=False)
         base = int(truth.max(initial=0)) + 1
-        keys = pieces.ravel().astype(np.int64) * base + truth
+        keys = fragments.ravel().astype(np.int64) * base + truth
         pairs, shared = fastremap.unique(keys, return_counts=True)
         true_sizes = np.bincount(truth, minlength=base)
         return cls(pairs // base, pairs % base, shared.astype(np.int64), true_sizes, worst)
@@ -69,48 +77,56 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What counts towards the score, of one crop or of several together."""
+    """Counts that make up the score, of one crop or the sum over several.
+
+    Attributes
+    ----------
+    tp, fp, fn
+        Number of objects.
+    distance_sum
+        Sum of the normalized distances (1 is perfect) of all objects.
+    """
 
     tp: int = 0
     fp: int = 0
     fn: int = 0
-    nearness: float = 0.0
+    distance_sum: float = 0.0
 
     def __add__(self, other: Estimate) -> Estimate:
         return Estimate(
             self.tp + other.tp,
             self.fp + other.fp,
             self.fn + other.fn,
-            self.nearness + other.nearness,
+            self.distance_sum + other.distance_sum,
         )
 
     @property
     def score(self) -> float:
-        """Like the official combined score."""
+        """Estimate of the official combined score."""
         objects = self.tp + self.fp + self.fn
         if not objects:
             return 1.0
         f1 = 2 * self.tp / (objects + self.tp)
-        return math.sqrt(f1 * self.nearness / objects)
+        return math.sqrt(f1 * self.distance_sum / objects)
 
 
-class Judge:
-    """Judges the objects that `lookup` makes of pieces, whatever the smallest size asked for.
+class MatchEstimator:
+    """Estimates the score of the objects that `lookup` makes of fragments.
 
-    Objects are matched greedily by IoU, and a match counts as near as its IoU is high: from the
-    distance of an object without a partner at 0 to no distance at 1.
+    Objects are matched greedily by IoU. The normalized distance of a match is interpolated by its
+    IoU: from that of an unmatched object at 0 to a perfect one at 1.
 
     Parameters
     ----------
     overlap
-        Of the pieces.
+        Overlap of the fragments with the ground truth.
     lookup
-        int64 (pieces + 1,), the object of each piece.
+        int64 (fragments + 1,), the object of each fragment.
     """
 
     def __init__(self, overlap: Overlap, lookup: NDArray[np.int64]) -> None:
         self._n_true, self._worst = overlap.true_sizes.size - 1, overlap.worst
-        made = lookup[overlap.piece]
+        made = lookup[overlap.fragment]
         sizes = np.bincount(made, overlap.shared, lookup.size)
         sizes[0] = 0
         self._sizes = np.sort(sizes[sizes > 0])
@@ -130,68 +146,79 @@ class Judge:
         )  # fmt: skip
         self._estimates: dict[int, Estimate] = {}
 
-    def estimate(self, smallest: int) -> Estimate:
-        """The estimate for the objects of at least `smallest` voxels."""
-        n_made = self._sizes.size - int(np.searchsorted(self._sizes, smallest))
+    def estimate(self, min_voxels: int) -> Estimate:
+        """Estimate the score of the objects of at least `min_voxels`."""
+        n_made = self._sizes.size - int(np.searchsorted(self._sizes, min_voxels))
         if n_made not in self._estimates:
-            self._estimates[n_made] = self._estimate(n_made, smallest)
+            self._estimates[n_made] = self._estimate(n_made, min_voxels)
         return self._estimates[n_made]
 
-    def _estimate(self, n_made: int, smallest: int) -> Estimate:
+    def _estimate(self, n_made: int, min_voxels: int) -> Estimate:
         n_true, worst = self._n_true, self._worst
         if n_true and n_made / n_true > instance_ratio_limit(n_true):
             return Estimate(fn=n_true)
-        taken_made, taken_true, near = set[int](), set[int](), []
+        matched_made, matched_true, distances = set[int](), set[int](), []
         for made, true, iou, size in self._pairs:
-            if size >= smallest and made not in taken_made and true not in taken_true:
-                taken_made.add(made)
-                taken_true.add(true)
-                near.append(worst + (1 - worst) * iou)
-        tp, fp, fn = len(near), n_made - len(near), n_true - len(near)
-        return Estimate(tp, fp, fn, sum(near) + worst * (fp + fn))
+            if size >= min_voxels and made not in matched_made and true not in matched_true:
+                matched_made.add(made)
+                matched_true.add(true)
+                distances.append(worst + (1 - worst) * iou)
+        tp, fp, fn = len(distances), n_made - len(distances), n_true - len(distances)
+        return Estimate(tp, fp, fn, sum(distances) + worst * (fp + fn))
 
 
-def estimates(
-    pieces: Fragments,
+def estimate_all(
+    fragments: Fragments,
     overlap: Overlap,
     settings: Settings,
-    grid: Mapping[str, Sequence[Any]],
+    space: SearchSpace,
     voxel_size: Sequence[float],
 ) -> list[tuple[Settings, Estimate]]:
-    """Estimates for all combinations in `grid` of the settings that put pieces together."""
+    """Estimate all combinations in `space` of the settings that assemble fragments."""
     found = []
-    for part, lookup, links in _joined(pieces, settings, grid):
-        plain = judge = Judge(overlap, lookup)
-        final = lookup
-        for small, nm3 in itertools.product(grid.get("merge_small", [None]), grid["min_size_nm3"]):
-            chosen = part | {"min_size_nm3": nm3}
-            smallest = voxels(nm3, voxel_size)
+    for merged, lookup, contacts in _merged_objects(fragments, settings, space):
+        unchanged = estimator = MatchEstimator(overlap, lookup)
+        last_lookup = lookup
+        for small, nm3 in itertools.product(
+            space.get("merge_small", [None]), space["min_size_nm3"]
+        ):
+            chosen = merged | {"min_size_nm3": nm3}
+            min_voxels = size_in_voxels(nm3, voxel_size)
             if small is not None:
                 chosen["merge_small"] = small
             if small:
-                assert links is not None
-                joined = join_small(pieces, lookup, links, smallest)
-                if not np.array_equal(joined, final):
-                    final, judge = joined, Judge(overlap, joined)
-            found.append((chosen, (judge if small else plain).estimate(smallest)))
+                assert contacts is not None
+                without_small = merge_small_objects(fragments, lookup, contacts, min_voxels)
+                if not np.array_equal(without_small, last_lookup):
+                    last_lookup, estimator = without_small, MatchEstimator(overlap, without_small)
+            found.append((chosen, (estimator if small else unchanged).estimate(min_voxels)))
     return found
 
 
-def _joined(
-    pieces: Fragments, settings: Settings, grid: Mapping[str, Sequence[Any]]
+def _merged_objects(
+    fragments: Fragments, settings: Settings, space: SearchSpace
 ) -> Iterator[tuple[Settings, NDArray[np.int64], Contacts | None]]:
-    """The objects for each value of the setting that merges pieces, with their contacts.
+    """Yield the objects for each value of the setting that merges fragments.
 
-    Only `merge_small` takes the contacts: without that setting there are none.
+    Yields
+    ------
+    settings
+        Settings with this value.
+    lookup
+        Object of each fragment.
+    contacts
+        Contacts between the objects; None for methods without `merge_small`, which needs them.
     """
-    if "merge_threshold" in grid:
-        assert pieces.links is not None
-        values = sorted(grid["merge_threshold"])
-        lookups = merges_by_mean(pieces.links, pieces.sizes.size, values)
+    if "merge_threshold" in space:
+        assert fragments.contacts is not None
+        values = sorted(space["merge_threshold"])
+        lookups = merge_at_thresholds(fragments.contacts, fragments.sizes.size, values)
         for value, lookup in zip(values, lookups, strict=True):
-            yield settings | {"merge_threshold": value}, lookup, pooled(pieces.links, lookup)
-    elif "neck" in grid:
-        for value in grid["neck"]:
-            yield settings | {"neck": value}, join(pieces, settings | {"neck": value}), None
+            contacts = relabel_contacts(fragments.contacts, lookup)
+            yield settings | {"merge_threshold": value}, lookup, contacts
+    elif "neck" in space:
+        for value in space["neck"]:
+            with_neck = settings | {"neck": value}
+            yield with_neck, merge_fragments(fragments, with_neck), None
     else:
-        yield settings, join(pieces, settings), None
+        yield settings, merge_fragments(fragments, settings), None

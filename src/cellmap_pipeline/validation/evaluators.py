@@ -1,4 +1,4 @@
-"""What tuning compares settings by, pooled over crops: the official score and estimates of it."""
+"""Evaluators that compare settings, pooled over crops: by the official score and by estimates."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.summary import combine
-from cellmap_pipeline.segmentation.fragments import Fragments, fragments, smoothed
-from cellmap_pipeline.segmentation.methods import FRAGMENT_SETTINGS, Settings
+from cellmap_pipeline.segmentation.fragments import Fragments, find_fragments
+from cellmap_pipeline.segmentation.landscapes import smooth
+from cellmap_pipeline.segmentation.method_settings import fragment_settings
+from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
 from cellmap_pipeline.segmentation.segment import assemble, segment
-from cellmap_pipeline.validation.cases import Case
-from cellmap_pipeline.validation.estimates import Estimate, Overlap, estimates
+from cellmap_pipeline.validation.cases import LoadedCase
+from cellmap_pipeline.validation.estimates import Estimate, Overlap, estimate_all
 
-Grid = dict[str, list[Any]]
-
-FINALISTS = 12  # settings that are scored in full
-PER_FRAGMENTS = 2  # of them, at most, from the same fragments
+# Settings that are scored in full after the estimates.
+MAX_FINALISTS = 12
+MAX_FINALISTS_PER_FRAGMENTS = 2
 
 
 class SmoothedChannels(Mapping[str, NDArray[Any]]):
     """The channels of a case, each smoothed when it is first read.
 
-    Many settings share a smoothing, which takes longer than much of what follows it.
+    Many settings share a smoothing, which takes longer than many of the steps after it.
     """
 
-    def __init__(self, case: Case, sigma_nm: float) -> None:
+    def __init__(self, case: LoadedCase, sigma_nm: float) -> None:
         self._case, self._sigma_nm = case, sigma_nm
-        self._made: dict[str, NDArray[Any]] = {}
+        self._smoothed: dict[str, NDArray[Any]] = {}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        if name not in self._made:
+        if name not in self._smoothed:
             case = self._case
-            self._made[name] = smoothed(case.channels[name], case.voxel_size, self._sigma_nm)
-        return self._made[name]
+            self._smoothed[name] = smooth(case.channels[name], case.voxel_size, self._sigma_nm)
+        return self._smoothed[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._case.channels)
@@ -51,12 +52,12 @@ class SmoothedChannels(Mapping[str, NDArray[Any]]):
 
 
 class Evaluator:
-    """Scores settings side by side and remembers them; beyond a limit, scores are -1."""
+    """Scores settings in parallel and caches the scores; beyond its limit, scores are -1."""
 
-    # Per case: that of the best settings so far, and that of a neighbour.
+    # Per case: that of the best settings so far, and that of their neighbors.
     SMOOTHINGS_KEPT = 2
 
-    def __init__(self, label: str, cases: Sequence[Case], workers: int) -> None:
+    def __init__(self, label: str, cases: Sequence[LoadedCase], workers: int) -> None:
         self._label, self._cases, self._workers = label, cases, workers
         self._lock = Lock()
         self._smoothed: OrderedDict[tuple[int, float], SmoothedChannels] = OrderedDict()
@@ -64,31 +65,31 @@ class Evaluator:
         self._scores: dict[tuple[Any, ...], float] = {}
 
     def limit(self, budget: int | None) -> None:
-        """Score at most this many settings more."""
+        """Score at most this many more settings; None means no limit."""
         self._left = budget
 
-    def score(self, many: Sequence[Settings]) -> list[float]:
-        """Score of each."""
-        new = list({_key(s): s for s in many if _key(s) not in self._scores}.values())
+    def score(self, candidates: Sequence[Settings]) -> list[float]:
+        """Return the score of each candidate."""
+        new = list({_key(s): s for s in candidates if _key(s) not in self._scores}.values())
         if self._left is not None:
             new = new[: self._left]
             self._left -= len(new)
-        for settings, score in zip(new, self._run(new), strict=True):
+        for settings, score in zip(new, self._score_new(new), strict=True):
             self._scores[_key(settings)] = score
-        return [self._scores.get(_key(s), -1.0) for s in many]
+        return [self._scores.get(_key(s), -1.0) for s in candidates]
 
-    def _run(self, many: Sequence[Settings]) -> list[float]:
+    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
         raise NotImplementedError
 
     def _fragments(self, settings: Settings, i: int) -> Fragments:
-        """The pieces that settings find in a case."""
+        """Find the fragments of a case."""
         unsmoothed = settings | {"smooth_nm": 0.0}
-        return fragments(
+        return find_fragments(
             self._label, self._channels(settings, i), self._cases[i].voxel_size, unsmoothed
         )
 
     def _channels(self, settings: Settings, i: int) -> SmoothedChannels:
-        """The channels of a case as settings smooth them."""
+        """Return the smoothed channels of a case."""
         key = (i, settings["smooth_nm"])
         with self._lock:
             if key not in self._smoothed:
@@ -98,42 +99,44 @@ class Evaluator:
                 self._smoothed.popitem(last=False)
             return self._smoothed[key]
 
-    def _map(self, work: Callable[..., Any], cases: int, many: Sequence[Settings]) -> list[Any]:
-        """For each settings the list of `work(settings, case)`.
+    def _map(
+        self, work: Callable[..., Any], n_cases: int, candidates: Sequence[Settings]
+    ) -> list[Any]:
+        """Return for each candidate the list of `work(candidate, case)`.
 
-        Threads do it: most time is spent in libraries that let others run meanwhile, and to fork
-        a process that holds a network on a GPU would not be safe.
+        Threads are used since most time is spent in libraries that release the GIL, and since
+        forking a process that holds a network on a GPU would not be safe.
         """
-        jobs = [(settings, i) for settings in many for i in range(cases)]
+        jobs = [(settings, i) for settings in candidates for i in range(n_cases)]
         with ThreadPoolExecutor(self._workers) as pool:
-            done = list(pool.map(lambda job: work(*job), jobs))
-        return [done[n : n + cases] for n in range(0, len(done), cases)]
+            results = list(pool.map(lambda job: work(*job), jobs))
+        return [results[n : n + n_cases] for n in range(0, len(results), n_cases)]
 
 
 class Scorer(Evaluator):
     """The official score, pooled over the cases."""
 
-    def __init__(self, label: str, cases: Sequence[Case], workers: int) -> None:
+    def __init__(self, label: str, cases: Sequence[LoadedCase], workers: int) -> None:
         super().__init__(label, cases, workers)
         self._truths = [case.where_known(case.truth) for case in cases]
         self._pooled: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._pieces: OrderedDict[tuple[Any, ...], Fragments] = OrderedDict()
+        self._cached_fragments: OrderedDict[tuple[Any, ...], Fragments] = OrderedDict()
 
     def counts(self, settings: Settings) -> dict[str, Any]:
-        """What the score of settings that were scored is made of."""
+        """Return the pooled counts of settings that were scored."""
         return self._pooled[_key(settings)]
 
-    def _run(self, many: Sequence[Settings]) -> list[float]:
+    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
         name = "combined_score" if is_instance(self._label) else "iou"
         for settings, counts in zip(
-            many, self._map(self.case_counts, len(self._cases), many), strict=True
+            candidates, self._map(self.case_counts, len(self._cases), candidates), strict=True
         ):
             per_crop = {f"crop{i}": {self._label: count} for i, count in enumerate(counts)}
             self._pooled[_key(settings)] = combine(per_crop)["label_scores"][self._label]
-        return [float(self._pooled[_key(s)][name]) for s in many]
+        return [float(self._pooled[_key(s)][name]) for s in candidates]
 
     def case_counts(self, settings: Settings, i: int) -> dict[str, Any]:
-        """Counts of one case."""
+        """Count one case as the official evaluator does."""
         case, truth = self._cases[i], self._truths[i]
         if not is_instance(self._label):
             unsmoothed = settings | {"smooth_nm": 0.0}
@@ -148,61 +151,73 @@ class Scorer(Evaluator):
         return counts
 
     def _fragments(self, settings: Settings, i: int) -> Fragments:
-        key = (i, *(settings.get(name) for name in FRAGMENT_SETTINGS))
+        key = (i, *(settings[name] for name in fragment_settings(settings["method"])))
         with self._lock:
-            if key in self._pieces:
-                self._pieces.move_to_end(key)
-                return self._pieces[key]
-        made = super()._fragments(settings, i)
+            if key in self._cached_fragments:
+                self._cached_fragments.move_to_end(key)
+                return self._cached_fragments[key]
+        found = super()._fragments(settings, i)
         with self._lock:
-            self._pieces[key] = made
-            # Those of the best settings so far, and of what is being tried.
-            while len(self._pieces) > len(self._cases) + self._workers:
-                self._pieces.popitem(last=False)
-        return made
+            self._cached_fragments[key] = found
+            # Keep those of the best settings so far, and those that the workers are scoring.
+            while len(self._cached_fragments) > len(self._cases) + self._workers:
+                self._cached_fragments.popitem(last=False)
+        return found
 
 
 class Estimator(Evaluator):
-    """How good the best is that can be put together from fragments."""
+    """The best estimated score of all ways to assemble the fragments that settings find.
+
+    Parameters
+    ----------
+    label
+        Name of the label.
+    cases
+        Cases over which estimates are pooled.
+    spaces
+        Values to try of each setting, by method.
+    workers
+        Number of threads.
+    """
 
     def __init__(
         self,
         label: str,
-        cases: Sequence[Case],
-        grids: Mapping[str, Grid],
+        cases: Sequence[LoadedCase],
+        spaces: Mapping[str, SearchSpace],
         workers: int,
     ) -> None:
         super().__init__(label, cases, workers)
-        self._grids = {
-            method: {n: v for n, v in grid.items() if n not in FRAGMENT_SETTINGS}
-            for method, grid in grids.items()
+        self._assembly_spaces = {
+            method: {n: v for n, v in space.items() if n not in fragment_settings(method)}
+            for method, space in spaces.items()
         }
-        self._found: list[list[tuple[float, Settings]]] = []
+        self._best: list[list[tuple[float, Settings]]] = []
 
-    def best(self) -> list[Settings]:
-        """The finalists."""
-        found = [pair for pairs in self._found for pair in pairs]
-        ranked = sorted(found, key=lambda pair: -pair[0])[:FINALISTS]
+    def finalists(self) -> list[Settings]:
+        """Return the settings with the best estimates, best first."""
+        found = [pair for pairs in self._best for pair in pairs]
+        ranked = sorted(found, key=lambda pair: -pair[0])[:MAX_FINALISTS]
         return [settings for _, settings in ranked]
 
-    def _run(self, many: Sequence[Settings]) -> list[float]:
+    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
         scores = []
-        for per_case in self._map(self._case_estimates, len(self._cases), many):
+        for per_case in self._map(self._case_estimates, len(self._cases), candidates):
             pooled = [
                 (sum((e for _, e in same), Estimate()).score, same[0][0])
                 for same in zip(*per_case, strict=True)
             ]
             pooled.sort(key=lambda pair: -pair[0])
-            self._found.append(pooled[:PER_FRAGMENTS])
+            self._best.append(pooled[:MAX_FINALISTS_PER_FRAGMENTS])
             scores.append(pooled[0][0])
         return scores
 
     def _case_estimates(self, settings: Settings, i: int) -> list[tuple[Settings, Estimate]]:
         case = self._cases[i]
-        pieces = self._fragments(settings, i)
-        overlap = Overlap.of(pieces.labels, case.truth, case.known, case.voxel_size)
-        grid = self._grids[settings["method"]]
-        return estimates(pieces, overlap, settings, grid, case.voxel_size)
+        fragments = self._fragments(settings, i)
+        overlap = Overlap.of(fragments.labels, case.truth, case.known, case.voxel_size)
+        space = self._assembly_spaces[settings["method"]]
+        return estimate_all(fragments, overlap, settings, space, case.voxel_size)
 
 
 def _key(settings: Settings) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Which source's prediction becomes a label: by validation score, per class and voxel size."""
+"""Selection of the source of each label: by validation score, per class and voxel size."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.geometry import apart
-from cellmap_pipeline.plan.sources import AVERAGE, in_words, named_sources, origin
+from cellmap_pipeline.geometry import size_ratio
+from cellmap_pipeline.plan.sources import AVERAGE, format_voxel_size, named_sources, origin
 from cellmap_pipeline.segmentation.final_labels import segment_crop
-from cellmap_pipeline.segmentation.probabilities import Source
+from cellmap_pipeline.segmentation.probabilities import Prediction
 
 log = logging.getLogger(__name__)
 COLUMNS = ["label", "voxel_size", "training", "score", "score_at_half", "measured_at", "crops",
@@ -26,36 +26,36 @@ def chosen_sources(
     select: str | Mapping[str, Any],
     scores: Mapping[str, Any],
 ) -> list[str]:
-    """The sources whose mean makes a row's label: one of them, or several that are averaged.
+    """Choose the sources of a row's label: a single one, or several that are averaged.
 
-    One without a validation score for the label is taken only where none has any.
+    A source without a validation score for the label is chosen only if no source has one.
 
     Parameters
     ----------
+    row
+        A label of a test crop.
     sources
-        Those that give the label, in the order of the configuration.
+        Sources that can provide the label, in the order of the configuration.
     select
         `submission.select` of the run's configuration.
     scores
-        By training or name of predictions, its validation `scores.json`.
+        Validation `scores.json` by name of a training or of external predictions.
     """
     if select == AVERAGE or named_sources(row, select):
         return list(sources)
-    # The first of the configuration wins a tie.
-    return [max(sources, key=lambda name: score_of(row, name, scores).get("score", -1.0))]
+    # The first one in the configuration wins a tie.
+    return [max(sources, key=lambda name: score_entry(row, name, scores).get("score", -1.0))]
 
 
-def score_of(row: CropLabel, source: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """What validation found of a source's label at the voxel size nearest to the row's; {} if
-    nothing.
-    """
+def score_entry(row: CropLabel, source: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the validation result of a source at the voxel size nearest to the row's, or {}."""
     classes = scores.get(origin(source), {}).get("classes", {})
-    return nearest(classes.get(row.label, {}).get("voxel_sizes", []), row)
+    return nearest_entry(classes.get(row.label, {}).get("voxel_sizes", []), row)
 
 
-def nearest(found: Sequence[dict[str, Any]], row: CropLabel) -> dict[str, Any]:
-    """Of entries by `voxel_size`, the one nearest to a row's; {} where there is none."""
-    return min(found, key=lambda e: apart(e["voxel_size"], row.grid.voxel_size), default={})
+def nearest_entry(entries: Sequence[dict[str, Any]], row: CropLabel) -> dict[str, Any]:
+    """Return the entry whose `voxel_size` is nearest to a row's; {} if there are no entries."""
+    return min(entries, key=lambda e: size_ratio(e["voxel_size"], row.grid.voxel_size), default={})
 
 
 def selection_table(
@@ -63,12 +63,12 @@ def selection_table(
     select: str | Mapping[str, Any],
     scores: Mapping[str, Any],
 ) -> list[dict[str, str]]:
-    """A line per label, voxel size and source: its validation score and whether it is chosen.
+    """Make a table of the score of each source by label and voxel size, and whether it is chosen.
 
     Parameters
     ----------
     rows
-        What is submitted, each with the sources that give it.
+        Labels that are submitted, each with the sources that can provide it.
     select, scores
         As for `chosen_sources`.
     """
@@ -77,30 +77,34 @@ def selection_table(
     for _, (row, sources) in sorted(kinds.items()):
         chosen = chosen_sources(row, sources, select, scores)
         for name in sources:
-            found = score_of(row, name, scores)
+            found = score_entry(row, name, scores)
             table.append(
                 {
                     "label": row.label,
-                    "voxel_size": in_words(row.grid.voxel_size),
+                    "voxel_size": format_voxel_size(row.grid.voxel_size),
                     "training": name,
                     "score": f"{found['score']:.6f}" if found else "",
                     "score_at_half": f"{found['score_at_half']:.6f}" if found else "",
-                    "measured_at": in_words(found["measured_at"]) if found else "",
+                    "measured_at": format_voxel_size(found["measured_at"]) if found else "",
                     "crops": str(len(found["crops"])) if found else "",
                     "chosen": "yes" if name in chosen else "no",
                 }
             )
-        if len(sources) > 1 and not any(score_of(row, name, scores) for name in sources):
+        if len(sources) > 1 and not any(score_entry(row, name, scores) for name in sources):
             log.warning(
                 "%s at %s nm: no source has a validation score, %s is taken: name another in "
-                "submission.select", row.label, in_words(row.grid.voxel_size), ", ".join(chosen),
-            )  # fmt: skip
+                "submission.select",
+                row.label,
+                format_voxel_size(row.grid.voxel_size),
+                ", ".join(chosen),
+            )
     return table
 
 
 def select_map(table: Iterable[Mapping[str, str]]) -> str:
-    """The choice as a `select:` map to paste into the configuration, so that only what is chosen
-    is predicted.
+    """Format the choice as a `select:` map for the configuration.
+
+    With it, only the chosen sources are predicted.
     """
     chosen: dict[str, dict[str, list[str]]] = {}
     for row in table:
@@ -120,7 +124,7 @@ def write_selection(table: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 
 def read_scores(paths: Mapping[str, Path]) -> dict[str, Any]:
-    """By name, what the JSON file at a path holds."""
+    """Read JSON files, by name."""
     return {name: json.loads(path.read_text()) for name, path in paths.items()}
 
 
@@ -131,49 +135,59 @@ def _choice(by_size: Mapping[str, Sequence[str]]) -> str:
     }
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
-    # One number where it stands for all axes.
+    # A single number stands for three equal ones.
     keys = {size: size.split()[0] if len(set(size.split())) == 1 else f"'{size}'" for size in texts}
     return "{" + ", ".join(f"{keys[size]}: {text}" for size, text in texts.items()) + "}"
 
 
-def segment_chosen(
+def select_and_segment(
     row: CropLabel,
-    sources: Mapping[str, Source],
+    *,
+    predictions: Mapping[str, Prediction],
     select: str,
     scores: Mapping[str, Any],
     tuned: Mapping[str, Any],
-    own: Mapping[str, Mapping[str, Any]],
+    configured: Mapping[str, Mapping[str, Any]],
     output: Path,
     threads: int = 1,
 ) -> None:
-    """Make the label of a manifest row of the source that scored best, or of the mean of all.
+    """Make the label of a manifest row from the source with the best score, or the mean of several.
 
     Parameters
     ----------
-    row, output, threads
-        As for `segment_crop`.
-    sources
-        By name, predictions of the label.
+    row
+        Which label of which crop, on which grid.
+    predictions
+        Predictions of the label, by source.
     select
         `best` or `average`.
-    scores, tuned
-        By training, name of predictions or `average`, what validation found.
-    own
-        By source, settings of the user's for the label.
+    scores
+        Validation `scores.json` by name of a training or of external predictions.
+    tuned
+        Validation `postprocess.json`, by the same names and `average`.
+    configured
+        Post-processing settings of the configuration for the label, by source; they override tuned
+        ones.
+    output
+        Where the label is written; see `segmentation.final_labels.segment_crop`.
+    threads
+        Number of threads or processes; it does not change the result.
     """
-    chosen = chosen_sources(row, list(sources), select, scores)
-    settings: dict[str, Any] = {}
+    chosen = chosen_sources(row, list(predictions), select, scores)
+    entry: dict[str, Any] = {}
     names = [AVERAGE, *chosen] if len(chosen) > 1 else chosen
     for name in names:
-        settings = nearest(tuned.get(origin(name), {}).get(row.label, []), row)
-        if settings:
-            log.info("%s by %s, with settings found for %s", row.label, ", ".join(chosen), name)
+        entry = nearest_entry(tuned.get(origin(name), {}).get(row.label, []), row)
+        if entry:
+            log.info(
+                "%s from %s, with the settings tuned for %s", row.label, ", ".join(chosen), name
+            )
             break
     segment_crop(
         row,
-        [sources[name] for name in chosen],
-        settings.get("settings", {}),
-        own.get(chosen[0], {}),
+        [predictions[name] for name in chosen],
+        entry.get("settings", {}),
+        configured.get(chosen[0], {}),
         output,
         threads,
     )

@@ -1,4 +1,4 @@
-"""Validation scores: post-processing tuned on the predictions of validation crops, and scored."""
+"""Validation: post-processing is tuned on the predictions of validation crops, and scored."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tqdm import tqdm
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import read_datasplit
-from cellmap_pipeline.geometry import Vector
-from cellmap_pipeline.validation.cases import Truth, find_truths
+from cellmap_pipeline.plan.validation import PredictionPattern, ValidationTask
+from cellmap_pipeline.validation.cases import ValidationCase, find_cases
 from cellmap_pipeline.validation.tuning import plain_settings, score_each, tune
 
 log = logging.getLogger(__name__)
 
-# Settings are searched on so many voxels of all crops together, those of an instance class in parts
-# of a crop of at most so many, as threads work on several at once.
-SEMANTIC_VOXELS = 48_000_000
-INSTANCE_VOXELS, MOST_INSTANCE_VOXELS = 16_000_000, 8_000_000
-# Ways to find fragments that are tried, of all methods together.
-INSTANCE_WAYS = 150
-# What is found is scored on so many voxels of a crop.
-MOST_SCORED = 28_000_000
+# Voxels on which settings are searched, all crops together.
+MAX_SEMANTIC_VOXELS = 48_000_000
+MAX_INSTANCE_VOXELS = 16_000_000
+# Threads work on several crops at once, so the part of a single crop is limited, too.
+MAX_INSTANCE_VOXELS_PER_CROP = 8_000_000
+# Settings that find fragments, all methods together.
+MAX_FRAGMENT_SETTINGS = 150
+MAX_SCORED_VOXELS_PER_CROP = 28_000_000
 
 
 def validate(
-    labels: Mapping[str, Any],
+    tasks: Mapping[str, Sequence[ValidationTask]],
     datasplits: Mapping[str, Path],
-    voxel_size: Vector | None,
+    voxel_size: Sequence[float] | None,
     everywhere: bool,
     workers: int = 1,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,37 +41,38 @@ def validate(
 
     Parameters
     ----------
-    labels : by label `voxel_sizes`, `sources` and `trainings`, as
-        `plan_validation.validation_settings` gives them.
+    tasks
+        Tasks by label.
     datasplits
-        By training; whose validation crops are used.
+        Datasplits, by training, whose validation crops are used.
     voxel_size
-        nm, for labels without `voxel_sizes`; None: each crop's finest.
+        nm, for tasks without `voxel_sizes`; None means each crop's finest.
     everywhere
-        Only crops that validate in all of the `trainings`, else those of any of them.
+        Whether to use only crops that validate in all of a task's `trainings`, instead of any.
     workers
-        Threads.
+        Number of threads.
 
     Returns
     -------
     scores
-        `classes`: per label `score`, `score_at_half` (means over its voxel sizes), `parts` (what it
-        is made of, if anything) and `voxel_sizes`: per size what `tuning.tune` found, `measured_at`
-        (the truth's voxel size, nm) and `crops`; `overall_instance_score`,
-        `overall_semantic_score`, `overall_score` as official.
+        `classes`: per label `score`, `score_at_half` (means over its voxel sizes), `parts` (parts
+        that it is composed of, if any) and `voxel_sizes`: per voxel size the results of
+        `tuning.tune`, `measured_at` (the ground truth's voxel size, nm) and `crops`;
+        `overall_instance_score`, `overall_semantic_score`, `overall_score` as official.
     settings
-        Per label a list of `voxel_size` and the `settings` found.
+        Per label a list of `voxel_size` and the tuned `settings`.
     """
-    # Most labels take the same datasplits.
+    # Most labels use the same datasplits.
     crops_of = cache(partial(_validation_crops, everywhere=everywhere))
     classes: dict[str, Any] = {}
     settings: dict[str, Any] = {}
-    for label, wanted in tqdm(labels.items(), desc="tuning", unit="label"):
+    for label, label_tasks in tqdm(tasks.items(), desc="tuning", unit="label"):
         measured = []
-        for one in wanted:
-            crops = crops_of(tuple(datasplits[training] for training in one["trainings"]))
-            for size in one["voxel_sizes"] or [voxel_size]:
-                found = _at_size(label, size, one["sources"], crops, workers)
+        for task in label_tasks:
+            crops = crops_of(tuple(datasplits[training] for training in task.trainings))
+            sizes: Sequence[Sequence[float] | None] = task.voxel_sizes or [voxel_size]
+            for size in sizes:
+                found = _validate_at_size(label, size, task.sources, crops, workers)
                 measured += [found] if found else []
         if not measured:
             log.warning("no validation crop annotates %s: it keeps the default settings", label)
@@ -80,7 +81,7 @@ def validate(
             {"voxel_size": entry["voxel_size"], "settings": entry.pop("settings")}
             for entry in measured
         ]
-        (_, parts), *_ = wanted[0]["sources"]
+        parts = list(label_tasks[0].sources[0].parts)
         classes[label] = {
             name: _mean([entry[name] for entry in measured]) for name in ("score", "score_at_half")
         } | {"parts": parts, "voxel_sizes": measured}
@@ -90,53 +91,53 @@ def validate(
     return {"classes": classes} | _overall(classes), settings
 
 
-def _at_size(
+def _validate_at_size(
     label: str,
-    voxel_size: Vector | None,
-    sources: Sequence[tuple[str, Sequence[str]]],
+    voxel_size: Sequence[float] | None,
+    sources: Sequence[PredictionPattern],
     crops: Sequence[ValidationCrop],
     workers: int,
 ) -> dict[str, Any] | None:
-    """What is found for a label at a voxel size; None where no crop annotates it."""
-    truths = find_truths(label, voxel_size, sources, crops)
-    if not truths:
+    """Tune and score a label at a voxel size; None if no crop annotates it."""
+    cases = find_cases(label, voxel_size, sources, crops)
+    if not cases:
         return None
-    sizes = [truth.grid.voxel_size for truth in truths]
-    tuned = _tuned(label, truths, workers)
+    sizes = [case.grid.voxel_size for case in cases]
+    tuned = _tune_and_score(label, cases, workers)
     return tuned | {
         "voxel_size": list(voxel_size or min(sizes)),
         "measured_at": list(min(sizes)),
-        "crops": [truth.crop for truth in truths],
+        "crops": [case.crop for case in cases],
     }
 
 
-def _tuned(label: str, truths: Sequence[Truth], workers: int) -> dict[str, Any]:
-    """Settings searched on parts of large crops, and scored on more of them."""
+def _tune_and_score(label: str, cases: Sequence[ValidationCase], workers: int) -> dict[str, Any]:
+    """Search settings on parts of large crops, and score them on larger parts."""
     if is_instance(label):
-        most = min(INSTANCE_VOXELS // len(truths), MOST_INSTANCE_VOXELS)
-        searched = [truth.densest(most) for truth in truths]
+        max_voxels = min(MAX_INSTANCE_VOXELS // len(cases), MAX_INSTANCE_VOXELS_PER_CROP)
+        searched = [case.densest_box(max_voxels) for case in cases]
     else:
-        searched = [truth.middle(SEMANTIC_VOXELS // len(truths)) for truth in truths]
-    tuned = tune(label, [truth.load() for truth in searched], INSTANCE_WAYS, workers)
-    scored = [truth.middle(MOST_SCORED) for truth in truths]
+        searched = [case.central_box(MAX_SEMANTIC_VOXELS // len(cases)) for case in cases]
+    tuned = tune(label, [case.load() for case in searched], MAX_FRAGMENT_SETTINGS, workers)
+    scored = [case.central_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
     if any(a.grid != b.grid for a, b in zip(searched, scored, strict=True)):
-        plain = plain_settings(label)
-        found, half = score_each(label, (t.load() for t in scored), [tuned["settings"], plain])
-        tuned |= {"score": found["score"], "counts": found["counts"]}
-        tuned["score_at_half"] = half["score"]
+        loaded = (case.load() for case in scored)
+        best, plain = score_each(label, loaded, [tuned["settings"], plain_settings(label)])
+        tuned |= {"score": best["score"], "counts": best["counts"]}
+        tuned["score_at_half"] = plain["score"]
     return tuned
 
 
 def _validation_crops(datasplits: Sequence[Path], everywhere: bool) -> list[ValidationCrop]:
-    """Crops that validate in all datasplits, or in any."""
+    """Return the crops that validate in all datasplits, or in any."""
     splits = []
     for path in datasplits:
         rows = read_datasplit(path, None)
-        listed = frozenset(label for *_, annotated in rows for label in annotated)
+        listed = frozenset(label for row in rows for label in row.classes)
         crops = [
-            ValidationCrop.of(folder, listed - set(annotated))
-            for usage, _, folder, annotated in rows
-            if usage == "validate"
+            ValidationCrop.of(row.labels, listed - set(row.classes))
+            for row in rows
+            if row.usage == "validate"
         ]
         splits.append({crop.name: crop for crop in crops})
     merged = {name: crop for split in reversed(splits) for name, crop in split.items()}
@@ -147,7 +148,7 @@ def _validation_crops(datasplits: Sequence[Path], everywhere: bool) -> list[Vali
 
 
 def _overall(classes: dict[str, Any]) -> dict[str, float]:
-    """Class means and their geometric mean, as the official score takes them."""
+    """Compute class means and their geometric mean, as the official score does."""
     instance = [value["score"] for label, value in classes.items() if is_instance(label)]
     semantic = [value["score"] for label, value in classes.items() if not is_instance(label)]
     means = [_mean(instance), _mean(semantic)]

@@ -24,22 +24,22 @@ def test_atoms_are_found_through_composites(tmp_path):
     table = table_of(tmp_path, TABLE)
     assert table["membrane"] == {1}
     assert table["organelle"] == {1, 2}
-    assert table["cell"] == {1, 2, 3, 77}  # 77 has no row
+    assert table["cell"] == {1, 2, 3, 77}  # Id 77 has no row.
 
 
-def test_what_a_voxel_says_about_others(tmp_path):
+def test_voxels_imply_other_classes(tmp_path):
     table = table_of(tmp_path, TABLE)
     annotated = ["out", "organelle", "membrane", "ribo", "strange"]
     assert implied(annotated, ["cell", "organelle", "membrane", "other"], table) == {
         "cell": (["organelle", "membrane", "ribo"], ["out"]),
         "organelle": (["membrane"], ["out", "ribo"]),
-        # an organelle's voxel may be membrane or not
+        # A voxel of an organelle may or may not be membrane.
         "membrane": ([], ["out", "ribo"]),
         "other": ([], []),
     }
 
 
-def test_order_and_spelling_of_the_file_do_not_matter(tmp_path):
+def test_row_order_and_whitespace_do_not_matter(tmp_path):
     lines = TABLE.splitlines()
     spelled = "\r\n\r\n".join(line.replace("1,2", " 1, 2 ") for line in lines[::-1])
     assert table_of(tmp_path, spelled, "utf-8-sig") == table_of(tmp_path, TABLE)
@@ -58,7 +58,7 @@ def test_order_and_spelling_of_the_file_do_not_matter(tmp_path):
         ('a,1,""\nb,2,"3"\nc,3,"1,2"\n', "line 2: class 2 includes itself"),
     ],
 )
-def test_bad_tables_say_where_and_what(text, message, tmp_path):
+def test_errors_name_file_and_line(text, message, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         table_of(tmp_path, text)
     assert str(error.value).startswith(str(tmp_path / "classes.csv"))
@@ -81,7 +81,7 @@ def test_tables_that_cannot_be_read(tmp_path):
         ("mito", "mito_mem", None),
         ("ecs", "cell", False),
         ("nuc", "cell", True),
-        ("nuc", "er", None),  # both hold the nuclear envelope
+        ("nuc", "er", None),  # Both include the nuclear envelope.
         ("er", "nuc", None),
         ("ne", "er", True),
         ("ne", "nuc", True),
@@ -100,8 +100,8 @@ def test_facts_of_the_challenges_table(voxel, label, positive, challenge):
     }[positive]  # fmt: skip
 
 
-def test_nothing_heavy_is_imported():
-    code = "import sys, cellmap_pipeline.relations; print('torch' in sys.modules)"
+def test_torch_is_not_imported():
+    code = "import sys, cellmap_pipeline.data.class_table; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -122,6 +122,6 @@ ATOMS = {
         ([], []),
     ],
 )
-def test_what_makes_a_class_together(classes, parts):
+def test_parts_of_a_class(classes, parts):
     assert parts_of("mito", classes, ATOMS) == parts
     assert parts_of("nowhere", classes, ATOMS) == []

@@ -26,7 +26,7 @@ def training(**settings):
     return Training.model_validate(given | {"model": model} | settings)
 
 
-def test_rows_by_crop_whatever_the_line_ends_and_blanks():
+def test_line_ends_and_blanks_do_not_matter():
     table = parse_crop_table(f"\ufeff{HEAD}\r\n\r\n {line(3)} \r\n{line(12, 'd2')}\r\n", "t.csv")
     assert list(table) == [3, 12]
     assert table[3].dataset == "d1"
@@ -41,23 +41,23 @@ def test_rows_by_crop_whatever_the_line_ends_and_blanks():
         (f"{HEAD}\n", "has no rows"),
         (f"{HEAD}\n{line(1)}\n1,d1\n", "line 3: 2 fields"),
         (f"{HEAD}\n{line('x')}\n", "line 2: crop_number 'x'"),
-        (f"{HEAD}\n{line(1)}\n\n{line(1)}\n", "line 4: crop 1 stands in the table already"),
+        (f"{HEAD}\n{line(1)}\n\n{line(1)}\n", "line 4: crop 1 is listed twice"),
         (f"{HEAD}\n1,d2,{line(1).split(',', 2)[2]}\n", "line 2: crop_url .* d2.zarr"),
-        (f"{HEAD}\n{line(1).replace('.zarr', '.n5')}\n", "line 2: crop_url .* lie in zarr"),
+        (f"{HEAD}\n{line(1).replace('.zarr', '.n5')}\n", "line 2: crop_url .* must be zarr"),
         (f"{HEAD}\n2{line(1)[1:]}\n", "line 2: crop_url .* does not end with crop2"),
     ],
 )
-def test_malformed_rows_are_named_by_their_line(text, message):
+def test_errors_name_the_line(text, message):
     with pytest.raises(InputError, match=message):
         parse_crop_table(text, "t.csv")
 
 
-def test_a_missing_table_says_what_to_set(tmp_path):
+def test_a_missing_table_names_the_key(tmp_path):
     with pytest.raises(InputError, match=r"fetch\.crops: .*none\.csv does not exist"):
         read_crop_table(tmp_path / "none.csv")
 
 
-def test_a_url_is_kept_and_a_malformed_one_is_not(tmp_path):
+def test_a_downloaded_table_is_kept_unless_malformed(tmp_path):
     source, kept = tmp_path / "source.csv", tmp_path / "inputs/crops.csv"
     source.write_text(f"{HEAD}\n1,d1\n")
     with pytest.raises(InputError, match="source.csv line 2: 2 fields"):
@@ -72,7 +72,7 @@ def test_a_url_is_kept_and_a_malformed_one_is_not(tmp_path):
         local_copy(source.as_uri(), tmp_path / "other.csv", "fetch.crops", parse_crop_table)
 
 
-def test_reads_the_challenges_own(shared):
+def test_the_challenges_table(shared):
     table = read_crop_table(shared / "data/challenge/manifest.csv")
     assert len(table) == 289
     assert table[234].dataset == "jrc_cos7-1a"
@@ -85,26 +85,26 @@ def test_reads_the_challenges_own(shared):
         ("/mnt/d/d.n5/em", ("/mnt/d/d.n5", "em")),
     ],
 )
-def test_splits_urls_at_the_container(url, parts):
+def test_urls_are_split_at_the_container(url, parts):
     assert split_url(url, "d") == parts
 
 
-def test_crops_of_the_trainings_filters():
+def test_crops_are_filtered_by_training():
     table = parse_crop_table("\n".join([HEAD, line(1), line(2), line(3, "d2")]), "t")
     fine = training(crops=[1, 3], voxel_size=4)
     coarse = training(datasets=["d1"], classes=["nuc"])
     own = training(datasplit="own.csv")
     requests = crops_to_fetch(table, [fine, coarse, own], [{}, {}, {}])
     users = {
-        crop: [(use["voxel_size"][0], use["classes"]) for use in request["train"]]
+        crop: [(use.voxel_size[0], use.classes) for use in request.train]
         for crop, request in requests.items()
     }
-    both, nuc = (4.0, ["nuc", "mito"]), (8.0, ["nuc"])
+    both, nuc = (4.0, ("nuc", "mito")), (8.0, ("nuc",))
     assert users == {1: [both, nuc], 2: [nuc], 3: [both]}
-    assert requests[1]["raw"] == RAW
+    assert requests[1].raw == RAW
 
 
-def test_test_crops_by_their_extent_in_the_manifest():
+def test_extent_of_test_crops_is_that_of_their_labels():
     table = parse_crop_table(f"{HEAD}\n{line(1)}\n", "t")
     rows = [
         CropLabel(50, "d1", "nuc", Grid((4, 4, 4), (100, 0, 0), (10, 10, 10))),
@@ -112,13 +112,9 @@ def test_test_crops_by_their_extent_in_the_manifest():
     ]
     requests = crops_to_fetch(table, [training(datasets=["d2"])], [{50: rows}])
     assert list(requests) == [50]
-    assert requests[50]["labels"] is None
-    assert requests[50]["raw"] == RAW
-    assert requests[50]["predict"][0]["extent"] == {
-        "voxel_size": [4, 4, 4],
-        "translation": [100, 0, 0],
-        "shape": [15, 10, 10],
-    }
+    assert requests[50].labels is None
+    assert requests[50].raw == RAW
+    assert requests[50].predict[0].extent == Grid((4, 4, 4), (100, 0, 0), (15, 10, 10))
 
 
 def test_a_test_crop_of_an_unknown_dataset_is_named():
@@ -128,7 +124,7 @@ def test_a_test_crop_of_an_unknown_dataset_is_named():
         crops_to_fetch(table, [training()], [{50: [row]}])
 
 
-def test_paths_work_as_urls_do():
+def test_paths_are_accepted_like_urls():
     text = f"{HEAD}\n{line(1)}\n".replace("s3://b", "/mnt/data")
     row = parse_crop_table(text, "t")[1]
     assert Path(row.raw).parts[:2] == ("/", "mnt")

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops, make_datasplit, split
-from cellmap_pipeline.data.datasplit_csv import LabelledCrop, read_datasplit
+from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 
 
-def labelled(tmp_path, number, present, start=0.0, dataset="a"):
+def make_labeled_crop(tmp_path, number, present, start=0.0, dataset="a"):
     grid = Grid((8, 8, 8), (start, 0, 0), (10, 10, 10))
-    return LabelledCrop(dataset, number, tmp_path / "a.zarr", "raw", f"crop{number}", grid, present)
+    return LabeledCrop(dataset, number, tmp_path / "a.zarr", "raw", f"crop{number}", grid, present)
 
 
 def write_crop(root, dataset, number, labels, voxel_size=8.0):
@@ -39,12 +39,12 @@ def data_root(tmp_path):
     return tmp_path
 
 
-def test_each_class_on_both_sides_near_the_wanted_share(tmp_path):
+def test_each_class_is_on_both_sides_in_the_requested_proportion(tmp_path):
     rng = np.random.default_rng(0)
     crops = []
     for number in range(40):
         present = {c: float(rng.integers(1, 100)) for c in "abcdef" if rng.random() < 0.5}
-        crops.append(labelled(tmp_path, number, present or {"a": 1.0}, 1000.0 * number))
+        crops.append(make_labeled_crop(tmp_path, number, present or {"a": 1.0}, 1000.0 * number))
     settings = SplitSettings(list("abcdef"), (8, 8, 8))
     usage = split(crops, settings)
     for label in "abcdef":
@@ -61,8 +61,8 @@ def test_each_class_on_both_sides_near_the_wanted_share(tmp_path):
     assert split(crops, settings) == usage
 
 
-def test_a_class_of_one_crop_is_trained(tmp_path):
-    crops = [labelled(tmp_path, i, {"a": 10.0}, 1000.0 * i) for i in range(4)]
+def test_a_class_of_a_single_crop_is_trained(tmp_path):
+    crops = [make_labeled_crop(tmp_path, i, {"a": 10.0}, 1000.0 * i) for i in range(4)]
     crops[2].present["rare"] = 5.0
     usage = split(crops, SplitSettings(["a", "rare"], (8, 8, 8)))
     assert usage[2] == "train"
@@ -71,7 +71,8 @@ def test_a_class_of_one_crop_is_trained(tmp_path):
 
 def test_overlapping_crops_stay_together(tmp_path):
     crops = [
-        labelled(tmp_path, i, {"a": 10.0}, 40.0 * i if i < 3 else 1000.0 * i) for i in range(8)
+        make_labeled_crop(tmp_path, i, {"a": 10.0}, 40.0 * i if i < 3 else 1000.0 * i)
+        for i in range(8)
     ]
     for seed in range(10):
         usage = split(crops, SplitSettings(["a"], (8, 8, 8), seed=seed, validation_fraction=0.4))
@@ -79,11 +80,11 @@ def test_overlapping_crops_stay_together(tmp_path):
 
 
 def test_one_crop_cannot_be_split(tmp_path):
-    with pytest.raises(InputError, match="two labelled crops"):
-        split([labelled(tmp_path, 1, {"a": 1.0})], SplitSettings(["a"], (8, 8, 8)))
+    with pytest.raises(InputError, match="two labeled crops"):
+        split([make_labeled_crop(tmp_path, 1, {"a": 1.0})], SplitSettings(["a"], (8, 8, 8)))
 
 
-def test_crops_are_found_with_what_they_hold(data_root):
+def test_crops_are_found_with_their_labeled_volumes(data_root):
     crops = make_crops(data_root, SplitSettings(["nuc", "mito"], (8, 8, 8)), None)
     assert [crop.name for crop in crops] == [f"a/crop{i}" for i in range(1, 7)] + ["b/crop7"]
     assert crops[0].present == {"nuc": 10 * 8**3, "mito": 100 * 8**3}
@@ -103,20 +104,20 @@ def test_filters(data_root):
         names(datasets=["elsewhere"])
 
 
-def test_a_class_without_data_says_what_there_is(data_root, tmp_path):
+def test_the_error_of_a_class_without_data_lists_the_annotated_classes(data_root, tmp_path):
     write_crop(data_root, "b", 9, {"empty": some(0)})
     for label in ("golgi", "empty"):
         with pytest.raises(InputError, match=f"voxel of {label}: .* annotate: empty, mito, nuc$"):
             make_crops(data_root, SplitSettings(["mito", label], (8, 8, 8)), None)
-    # also where the user's own CSV says which crops
+    # The same holds for the crops of a user's CSV.
     labels = data_root / "a/a.zarr/recon-1/labels/groundtruth"
     own = tmp_path / "own.csv"
     own.write_text(f"train,a,{labels}/crop1\nvalidate,a,{labels}/crop2\n")
-    with pytest.raises(InputError, match=r"own.csv holds .* of golgi: .* annotate: mito, nuc$"):
+    with pytest.raises(InputError, match=r"own.csv has .* of golgi: .* annotate: mito, nuc$"):
         make_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)), own)
 
 
-def test_written_in_the_challenges_form(data_root, tmp_path):
+def test_written_in_the_challenges_format(data_root, tmp_path):
     settings = SplitSettings(["nuc", "mito"], (8, 8, 8))
     path, summary = tmp_path / "datasplit.csv", tmp_path / "summary.csv"
     make_datasplit(data_root, settings, None, path, summary)
@@ -133,8 +134,8 @@ def test_written_in_the_challenges_form(data_root, tmp_path):
     assert again.read_text() == path.read_text()
 
 
-def test_raw_beside_the_zarr(data_root, tmp_path):
-    """Raw that lies elsewhere keeps its absolute path, in what is written and read again."""
+def test_raw_outside_the_zarr(data_root, tmp_path):
+    """Raw outside the zarr keeps its absolute path in a written datasplit."""
     recon = data_root / "a/a.zarr/recon-1"
     raw = data_root / "elsewhere.zarr/raw"
     own, path = tmp_path / "own.csv", tmp_path / "datasplit.csv"
@@ -182,7 +183,7 @@ a.zarr/raw,a.zarr/lab/crop2/[mito],validate
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_all_forms_say_the_same(form, ending, start, tmp_path):
+def test_all_forms_are_equivalent(form, ending, start, tmp_path):
     text = start + FORMS[form].replace("\n", ending)
     (tmp_path / "d.csv").write_bytes(text.encode())
     (train, validate) = read_datasplit(tmp_path / "d.csv", ["mito"])
@@ -209,14 +210,14 @@ def test_paths_with_commas_and_spaces(tmp_path):
         ("test,a,b\n", "line 1: usage 'test'"),
         ("\r\n# why\r\ntrain,a,b\r\nTrain,a,b\r\n", "line 4: usage 'Train'"),
         ("train,a,r,a,l/[mito,er]\n", "line 1: 6 columns"),
-        ('train,a,"b/[er]"\n', r"line 1: .* wants none \(mito\)"),
+        ('train,a,"b/[er]"\n', r"line 1: .* but only mito"),
         (f"train,a,b\n{'x' * 200_000}\n", "line 2: not CSV"),
         ("train,a,b\n", "no row for 'validate'"),
         ("validate,a,b\n", "no row for 'train'"),
         ("", "no row for 'train'"),
     ],
 )
-def test_bad_rows_have_their_line(text, message, tmp_path):
+def test_errors_name_the_line(text, message, tmp_path):
     (tmp_path / "d.csv").write_bytes(text.encode())
     with pytest.raises(InputError, match=message) as error:
         read_datasplit(tmp_path / "d.csv", ["mito"])
@@ -236,7 +237,7 @@ def test_files_that_cannot_be_read(tmp_path, data_root):
 
 @pytest.fixture
 def mock(repo_root, monkeypatch):
-    """The maker of data of the challenge's size."""
+    """The generator of data of the challenge's size."""
     monkeypatch.syspath_prepend(repo_root / "benchmarks")
     import challenge_mock
 
@@ -244,18 +245,18 @@ def mock(repo_root, monkeypatch):
 
 
 def as_crops(mock, rows):
-    """The crops that `mock.make_challenge` would write, without writing them."""
+    """Return the crops that `mock.make_challenge` would write, without writing them."""
     crops = {}
     for row, share in zip(rows, mock.present_shares(rows), strict=True):
         crop = crops.setdefault(
-            row.crop, LabelledCrop(row.dataset, row.crop, "z", "raw", "lab", row.grid, {})
+            row.crop, LabeledCrop(row.dataset, row.crop, "z", "raw", "lab", row.grid, {})
         )
         voxels = round(share * row.grid.size)
         crop.present[row.label] = voxels * float(np.prod(row.grid.voxel_size))
     return list(crops.values())
 
 
-def test_a_table_made_up_is_as_large_as_the_challenges(mock):
+def test_the_synthetic_table_is_as_large_as_the_challenges(mock):
     rows = mock.made_up_labels()
     assert len(rows) == 11786
     assert len({row.crop for row in rows}) == 289
@@ -290,7 +291,7 @@ def test_the_split_of_the_whole_challenge(mock):
     assert together and not pairs
 
 
-def test_crops_of_the_mock_are_found_as_they_were_made(mock, tmp_path):
+def test_crops_of_the_synthetic_challenge_are_found(mock, tmp_path):
     rows = mock.made_up_labels(part=0.04)
     mock.make_challenge(tmp_path / "data", rows)
     classes = [label for label in mock.CLASSES if any(row.label == label for row in rows)]

@@ -3,18 +3,21 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorstore as ts
 
 from cellmap_pipeline.data import mirror
+from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.fetching import fetch_crop
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import storage as stores
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.ngff import multiscale_metadata, write_json
+from cellmap_pipeline.io.ngff import multiscale_metadata, write_metadata
+from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.io.volumes import Volume, create
 from tests.support.bucket import NAME, SLOW, reach, serve
 
@@ -28,9 +31,9 @@ RAW = np.random.default_rng(0).integers(1, 255, FINE.shape).astype(np.uint8)
 
 
 def make_multiscale(path, finest, voxels, levels):
-    """Levels by taking every other voxel: what is compared is equality, not appearance.
+    """Write levels of every other voxel each: tests compare equality, not appearance.
 
-    Chunks are of 8 voxels, but for the finest level, which is cut into few.
+    Chunks have 8 voxels along each axis, those of the finest level 48.
     """
     grids = []
     for n in range(levels):
@@ -42,24 +45,24 @@ def make_multiscale(path, finest, voxels, levels):
         shutil.move(path / f"made{n}/s0", path / f"s{n}")
         shutil.rmtree(path / f"made{n}")
         grids.append(grid)
-    write_json(path / ".zgroup", {"zarr_format": 2})
-    write_json(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, grids)]})
+    write_metadata(path / ".zgroup", {"zarr_format": 2})
+    write_metadata(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, grids)]})
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A dataset with raw and a crop: `nuc`, half of it background, and `er`, at 16 nm only."""
+    """A dataset with raw and a crop of `nuc`, half of it background, and `er`, only at 16 nm."""
     root = tmp_path_factory.mktemp("source")
     make_multiscale(root / EM, FINE, RAW, levels=3)
     nuc = np.zeros(INSIDE.shape, np.uint8)
     nuc[16:] = 3
     make_multiscale(root / CROP / "nuc", INSIDE, nuc, levels=2)
     annotation = {"complement_counts": {"absent": 16384, "unknown": 0}}
-    write_json(root / CROP / "nuc/s0/.zattrs", {"cellmap": {"annotation": annotation}})
+    write_metadata(root / CROP / "nuc/s0/.zattrs", {"cellmap": {"annotation": annotation}})
     make_multiscale(root / CROP / "er", INSIDE.at((16, 16, 16)), nuc[::4, ::4, ::4], levels=1)
     for folder in (ZARR, f"{ZARR}/recon-1", CROP):
-        write_json(root / folder / ".zgroup", {"zarr_format": 2})
-    write_json(root / f"{ZARR}/recon-1/.zattrs", {"of": "the alignment"})
+        write_metadata(root / folder / ".zgroup", {"zarr_format": 2})
+    write_metadata(root / f"{ZARR}/recon-1/.zattrs", {"of": "the alignment"})
     return root
 
 
@@ -72,47 +75,43 @@ def server(source):
 
 @pytest.fixture
 def bucket(server, monkeypatch):
-    """The bucket in its best mood."""
+    """The bucket without any failures."""
     made, url = server
-    made.calm()
+    made.reset()
     reach(url, monkeypatch)
-    monkeypatch.setattr(mirror, "WAITS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(stores, "RETRIES", {"max_retries": 2, "initial_delay": "10ms"})
+    monkeypatch.setattr(mirror, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(stores, "REQUEST_RETRIES", {"max_retries": 2, "initial_delay": "10ms"})
     return made
 
 
 def request(classes=("nuc", "golgi"), voxel_size=8, root=f"s3://{NAME}", predict=()):
-    use = {"voxel_size": [voxel_size] * 3, "classes": list(classes)}
-    return {
-        "dataset": "d",
-        "labels": f"{root}/{CROP}",
-        "raw": f"{root}/{EM}",
-        "train": [use] if classes else [],
-        "predict": list(predict),
-    }
+    use = TrainUse((voxel_size,) * 3, tuple(classes))
+    return FetchRequest(
+        "d", f"{root}/{CROP}", f"{root}/{EM}", (use,) if classes else (), tuple(predict)
+    )
 
 
 def files_below(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != mirror.ABSENT
+        if path.is_file() and path.name != ABSENT_FILE
     }
 
 
 def absent_in(folder):
-    return json.loads((folder / mirror.ABSENT).read_text())
+    return json.loads((folder / ABSENT_FILE).read_text())
 
 
 def assert_copied(source, here):
-    """The crop is here at 8 nm, and raw in it and 64 nm around it, and nothing else."""
+    """Check that the crop at 8 nm and raw up to 64 nm around it were copied, and nothing else."""
     copied = files_below(here)
     original = files_below(source)
     assert copied.items() <= original.items()
     assert {f"{ZARR}/.zgroup", f"{ZARR}/recon-1/.zattrs", f"{CROP}/nuc/.zattrs"} <= set(copied)
     levels = {name.rpartition("/.zarray")[0] for name in copied if name.endswith(".zarray")}
     assert levels == {f"{CROP}/nuc/s1", f"{EM}/s1"}
-    assert f"{CROP}/nuc/s0/.zattrs" in copied, "the counts of what is annotated"
+    assert f"{CROP}/nuc/s0/.zattrs" in copied, "the annotation's counts"
     raw = Volume.open(here / EM)
     around = INSIDE.at((8, 8, 8)).padded((8, 8, 8))
     np.testing.assert_array_equal(
@@ -128,45 +127,45 @@ def assert_copied(source, here):
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_brings_what_is_used_and_no_more(bucket, source, tmp_path):
+def test_only_what_is_used_is_fetched(bucket, source, tmp_path):
     done = fetch_crop(7, request(), tmp_path, 64)
     assert_copied(source, tmp_path)
     copied = files_below(tmp_path)
     assert done["classes"] == ["nuc"]
     assert done["files"] == len(copied)
     assert done["bytes"] == sum(len(content) for content in copied.values())
-    # At 8 nm the crop begins at voxel 16, 15 and 17 and has 16; 8 more around it, and 1 that
-    # interpolation reads, make 7 to 41, 6 to 40 and 8 to 42: in chunks of 8 from 0, 0 and 1 on.
+    # At 8 nm the crop begins at voxels 16, 15 and 17 and has 16 voxels along each axis. With 8 more
+    # around it, and 1 for interpolation, these are voxels 7 to 41, 6 to 40 and 8 to 42.
     chunks = [name for name in copied if name.startswith(f"{EM}/s1/") and "/." not in name]
     assert len(chunks) == 6 * 5 * 5
-    # Of the label's 2 x 2 x 2 chunks half are background, which zarr does not store.
+    # Half of the label's 2 x 2 x 2 chunks are background, which zarr does not store.
     assert absent_in(tmp_path / CROP / "nuc/s1") == ["0/0/0", "0/0/1", "0/1/0", "0/1/1"]
     assert not (tmp_path / CROP / "golgi").exists()
 
 
-def test_a_second_run_asks_for_nothing(bucket, source, tmp_path):
+def test_a_second_run_requests_nothing(bucket, source, tmp_path):
     first = fetch_crop(7, request(), tmp_path, 64)
-    bucket.got.clear()
+    bucket.requests.clear()
     second = fetch_crop(7, request(), tmp_path, 64)
-    assert not bucket.got
+    assert not bucket.requests
     assert (second["files"], second["bytes"]) == (0, 0)
     assert second["there"] == first["files"]
     assert second["absent"] == first["absent"] > 0
 
 
-def test_goes_on_where_a_killed_run_stopped(bucket, source, tmp_path):
+def test_resumes_where_a_killed_run_stopped(bucket, source, tmp_path):
     fetch_crop(7, request(), tmp_path, 64)
     chunks = sorted((tmp_path / EM / "s1").rglob("[0-9]"))
     gone = [path for path in chunks if path.is_file()][::3]
     for path in [*gone, tmp_path / EM / "s1/.zarray"]:
         path.unlink()
-    bucket.got.clear()
+    bucket.requests.clear()
     fetch_crop(7, request(), tmp_path, 64)
-    assert sum(bucket.got.values()) == len(gone) + 1
+    assert sum(bucket.requests.values()) == len(gone) + 1
     assert_copied(source, tmp_path)
 
 
-def test_connections_cut_in_the_middle_of_answers(bucket, source, tmp_path):
+def test_connections_lost_during_answers(bucket, source, tmp_path):
     bucket.cut = 0.3
     fetch_crop(7, request(), tmp_path, 64)
     assert bucket.cuts > 10
@@ -174,28 +173,28 @@ def test_connections_cut_in_the_middle_of_answers(bucket, source, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_wrong_bytes_are_asked_for_again(bucket, source, tmp_path):
+def test_corrupt_content_is_requested_again(bucket, source, tmp_path):
     bucket.spoil[f"{EM}/s1/2/2/2"] = 1
     fetch_crop(7, request(), tmp_path, 64)
-    assert bucket.got[f"{EM}/s1/2/2/2"] == 2
+    assert bucket.requests[f"{EM}/s1/2/2/2"] == 2
     assert_copied(source, tmp_path)
 
 
-def test_the_same_bytes_twice_are_right_whatever_the_etag(bucket, source, tmp_path):
+def test_the_same_content_twice_is_accepted_with_any_etag(bucket, source, tmp_path):
     bucket.spoil[f"{EM}/s1/2/2/2"] = 100
     fetch_crop(7, request(), tmp_path, 64)
-    assert bucket.got[f"{EM}/s1/2/2/2"] == 2
+    assert bucket.requests[f"{EM}/s1/2/2/2"] == 2
     spoilt = (tmp_path / EM / "s1/2/2/2").read_bytes()
     assert spoilt[1:] == (source / EM / "s1/2/2/2").read_bytes()[1:]
 
 
-def test_a_chunk_that_is_denied_stops_the_job_and_leaves_no_array(bucket, source, tmp_path):
+def test_a_denied_chunk_stops_the_job_and_leaves_no_array(bucket, source, tmp_path):
     bucket.denied.add(f"{EM}/s1/2/2/2")
     with pytest.raises(InputError, match=r"s1/2/2/2 cannot be read .*PERMISSION_DENIED"):
         fetch_crop(7, request(), tmp_path, 64)
-    assert bucket.got[f"{EM}/s1/2/2/2"] == 1
+    assert bucket.requests[f"{EM}/s1/2/2/2"] == 1
     assert not (tmp_path / EM / "s1/.zarray").exists()
-    bucket.calm()
+    bucket.reset()
     fetch_crop(7, request(), tmp_path, 64)
     assert_copied(source, tmp_path)
 
@@ -204,25 +203,25 @@ def test_outages_are_waited_for(bucket, source, tmp_path):
     key = f"{EM}/s1/2/2/2"
     bucket.busy[key] = 7
     fetch_crop(7, request(), tmp_path, 64)
-    assert bucket.got[key] == 8
+    assert bucket.requests[key] == 8
     assert_copied(source, tmp_path)
 
 
-def test_answers_that_never_come_are_not_waited_for(bucket, source, tmp_path, monkeypatch):
-    # Long enough for all the other answers on a busy machine, too.
-    monkeypatch.setattr(mirror, "ANSWER_SECONDS", SLOW - 2)
+def test_missing_answers_time_out(bucket, source, tmp_path, monkeypatch):
+    # This is long enough for the other answers, even on a busy machine.
+    monkeypatch.setattr(mirror, "ANSWER_TIMEOUT_S", SLOW - 2)
     bucket.slow[f"{CROP}/.zgroup"] = 1
     fetch_crop(7, request(), tmp_path, 64)
-    assert bucket.got[f"{CROP}/.zgroup"] == 2
+    assert bucket.requests[f"{CROP}/.zgroup"] == 2
     assert_copied(source, tmp_path)
 
 
-def test_outages_without_an_end_are_named(bucket, tmp_path):
+def test_a_lasting_outage_is_an_error(bucket, tmp_path):
     key = f"{CROP}/.zgroup"
     bucket.busy[key] = 1000
     with pytest.raises(InputError, match=r"crop7/\.zgroup cannot be read .*503"):
         fetch_crop(7, request(), tmp_path, 64)
-    assert bucket.got[key] == 3 * (len(mirror.WAITS) + 1)
+    assert bucket.requests[key] == 3 * (len(mirror.RETRY_WAITS_S) + 1)
 
 
 @pytest.mark.parametrize(
@@ -230,21 +229,20 @@ def test_outages_without_an_end_are_named(bucket, tmp_path):
     [(f"s3://{NAME}", "s3://no-such-bucket"), ("crop7", "crop8")],
 )
 def test_an_unknown_bucket_or_crop_is_named(bucket, tmp_path, old, new):
-    asked = request()
-    asked["labels"] = asked["labels"].replace(old, new)
+    labels = request().labels.replace(old, new)
     with pytest.raises(InputError, match=rf"{new}.* does not exist: check the crop"):
-        fetch_crop(7, asked, tmp_path, 64)
+        fetch_crop(7, replace(request(), labels=labels), tmp_path, 64)
     assert not files_below(tmp_path)
 
 
 def test_missing_raw_is_named(bucket, tmp_path):
-    asked = request() | {"raw": f"s3://{NAME}/{EM}-none"}
+    raw = f"s3://{NAME}/{EM}-none"
     with pytest.raises(InputError, match=r"fibsem-uint8-none does not exist: check em_url"):
-        fetch_crop(7, asked, tmp_path, 64)
+        fetch_crop(7, replace(request(), raw=raw), tmp_path, 64)
 
 
 @pytest.mark.parametrize("classes", [["golgi"], ["er"]])
-def test_a_crop_that_teaches_nothing_brings_nothing(bucket, tmp_path, classes):
+def test_nothing_is_fetched_of_a_crop_without_usable_labels(bucket, tmp_path, classes):
     done = fetch_crop(7, request(classes), tmp_path, 64)
     assert done["classes"] == []
     assert not files_below(tmp_path)
@@ -253,7 +251,7 @@ def test_a_crop_that_teaches_nothing_brings_nothing(bucket, tmp_path, classes):
 @pytest.mark.parametrize(
     ("voxel_size", "level"), [(3.5, "s0"), (4, "s0"), (7.8, "s0"), (7.9, "s1"), (12, "s1")]
 )
-def test_the_level_is_the_one_that_is_read(bucket, source, tmp_path, voxel_size, level):
+def test_the_fetched_level_is_the_one_that_is_read(bucket, source, tmp_path, voxel_size, level):
     fetch_crop(7, request(["nuc"], voxel_size), tmp_path, 0)
     for path in (CROP + "/nuc", EM):
         wanted = Volume.open(source / path).level_for([voxel_size] * 3)
@@ -261,9 +259,8 @@ def test_the_level_is_the_one_that_is_read(bucket, source, tmp_path, voxel_size,
         assert [part.path.name for part in Volume.open(tmp_path / path).levels] == [level]
 
 
-def test_raw_of_a_test_crop_by_its_grid(bucket, source, tmp_path):
-    extent = {"voxel_size": [4] * 3, "translation": [100, 0, 40], "shape": [20] * 3}
-    use = {"voxel_size": [16] * 3, "extent": extent}
+def test_raw_of_a_test_crop(bucket, source, tmp_path):
+    use = PredictUse((16, 16, 16), Grid((4, 4, 4), (100, 0, 40), (20, 20, 20)))
     done = fetch_crop(7, request(classes=(), predict=[use]), tmp_path, 0)
     assert done["classes"] == []
     copied = files_below(tmp_path)
@@ -274,7 +271,7 @@ def test_raw_of_a_test_crop_by_its_grid(bucket, source, tmp_path):
 
 
 def write_n5(path, grid, voxels):
-    """An array of n5; x, y, z as n5 has them."""
+    """Write an n5 array, whose axes are x, y, z."""
     metadata = {
         "dimensions": voxels.shape[::-1], "blockSize": [12, 12, 12], "dataType": "uint8",
         "compression": {"type": "gzip"},
@@ -284,49 +281,47 @@ def write_n5(path, grid, voxels):
     scale, translate = list(grid.voxel_size), list(grid.translation)
     transform = {"axes": ["z", "y", "x"], "scale": scale, "translate": translate}
     known = json.loads((path / "attributes.json").read_text())
-    write_json(path / "attributes.json", known | {"transform": transform})
+    write_metadata(path / "attributes.json", known | {"transform": transform})
 
 
 def test_raw_may_be_n5(source, tmp_path):
-    there, here = tmp_path / "there", tmp_path / "here"
+    remote, local = tmp_path / "remote", tmp_path / "local"
     em = EM.replace(".zarr", ".n5")
     for n, step in enumerate((1, 2)):
         grid = FINE.at([v * step for v in FINE.voxel_size])
-        write_n5(there / em / f"s{n}", grid, RAW[::step, ::step, ::step])
-    write_json(there / em / "attributes.json", {})
-    asked = request(root=str(source)) | {"raw": str(there / em)}
-    fetch_crop(7, asked, here, 0)
+        write_n5(remote / em / f"s{n}", grid, RAW[::step, ::step, ::step])
+    write_metadata(remote / em / "attributes.json", {})
+    from_n5 = replace(request(root=str(source)), raw=str(remote / em))
+    fetch_crop(7, from_n5, local, 0)
     core = INSIDE.at((8, 8, 8))
-    raw = Volume.open(here / em)
+    raw = Volume.open(local / em)
     grid = raw.aligned(core, (8, 8, 8))
     np.testing.assert_array_equal(
-        raw.read_raw(grid, core=core), Volume.open(there / em).read_raw(grid, core=core)
+        raw.read_raw(grid, core=core), Volume.open(remote / em).read_raw(grid, core=core)
     )
-    # 15 to 33, 14 to 32 and 16 to 34 in blocks of 12; x, y, z.
+    # Voxels 15 to 33, 14 to 32 and 16 to 34 in blocks of 12; x, y, z.
     blocks = {
-        path.relative_to(here / em / "s1").as_posix()
-        for path in (here / em / "s1").rglob("[0-9]")
+        path.relative_to(local / em / "s1").as_posix()
+        for path in (local / em / "s1").rglob("[0-9]")
         if path.is_file()
     }
     assert blocks == {f"{x}/{y}/{z}" for x in (1, 2) for y in (1, 2) for z in (1, 2)}
-    assert fetch_crop(7, asked, here, 0)["files"] == 0
+    assert fetch_crop(7, from_n5, local, 0)["files"] == 0
 
 
 def test_a_test_crop_outside_the_volume_is_named(bucket, tmp_path):
-    extent = {"voxel_size": [4] * 3, "translation": [9000, 0, 0], "shape": [8] * 3}
-    use = {"voxel_size": [4] * 3, "extent": extent}
+    use = PredictUse((4, 4, 4), Grid((4, 4, 4), (9000, 0, 0), (8, 8, 8)))
     with pytest.raises(InputError, match="crop 7 lies outside"):
         fetch_crop(7, request(classes=(), predict=[use]), tmp_path, 0)
 
 
-def test_neighbours_fetched_at_once_share_raw(bucket, source, tmp_path):
-    extent = {"voxel_size": [8] * 3, "translation": [102, 2, 42], "shape": [30] * 3}
-    use = {"voxel_size": [8] * 3, "extent": extent}
-    requests = [request(), request(classes=(), predict=[use])]
+def test_neighbors_fetched_at_the_same_time_share_raw(bucket, source, tmp_path):
+    extent = Grid((8, 8, 8), (102, 2, 42), (30, 30, 30))
+    requests = [request(), request(classes=(), predict=[PredictUse((8, 8, 8), extent)])]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda asked: fetch_crop(7, asked, tmp_path, 64), requests))
+        list(pool.map(lambda one: fetch_crop(7, one, tmp_path, 64), requests))
     assert_copied(source, tmp_path)
-    assert Volume.open(tmp_path / EM).read_raw(Grid(**extent), core=Grid(**extent)).min() > 0
+    assert Volume.open(tmp_path / EM).read_raw(extent, core=extent).min() > 0
 
 
 def test_folders_are_sources_too(source, tmp_path):

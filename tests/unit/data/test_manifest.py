@@ -39,7 +39,7 @@ def test_a_row_of_the_challenge():
 
 
 @given(st.lists(rows, min_size=1, unique_by=lambda row: (row.crop, row.label)))
-def test_written_and_read_again(tmp_path_factory, manifest):
+def test_roundtrip(tmp_path_factory, manifest):
     path = tmp_path_factory.mktemp("manifest") / "m.csv"
     write_manifest(manifest, path)
     assert read_manifest(path) == manifest
@@ -51,7 +51,10 @@ def test_written_and_read_again(tmp_path_factory, manifest):
         ("", "line 1: the header"),
         ("a,b,c\n", "line 1: the header"),
         (f"{HEADER}\n", "has no rows"),
-        (f"{HEADER}\n{GOOD}\n{GOOD}\n", "line 3: crop 4, label mito stands in line 2"),
+        (
+            f"{HEADER}\n{GOOD}\n{GOOD}\n",
+            "line 3: crop 4, label mito is listed twice (first in line 2)",
+        ),
         (f"{HEADER}\n{GOOD},1\n", "line 2: 7 fields"),
         (f"{HEADER}\n{GOOD.replace('4,', 'x,', 1)}\n", "crop_name 'x'"),
         (f"{HEADER}\n{GOOD.replace('mito', '../mito')}\n", "class_label '../mito'"),
@@ -67,16 +70,19 @@ def test_written_and_read_again(tmp_path_factory, manifest):
         (f"{HEADER}\n{GOOD.replace('1.74', '0')}\n", "voxel sizes are positive"),
         (f"{HEADER}\n{GOOD.replace('1.74', '')}\n", "'[;2.0;2.0]' must hold numbers"),
         (f"{HEADER}\n{GOOD.replace('7599.0', 'inf')}\n", "translations are finite"),
-        (f"{HEADER}\n{GOOD}\n\n  \n{GOOD}\n", "line 5: crop 4, label mito stands in line 2"),
+        (
+            f"{HEADER}\n{GOOD}\n\n  \n{GOOD}\n",
+            "line 5: crop 4, label mito is listed twice (first in line 2)",
+        ),
         (f"{HEADER}\n{GOOD}\n{'x' * 200_000}\n", "line 3: not CSV"),
         (f"{HEADER}\n{GOOD.replace('[600;500;400]', '600;500;400')}\n", "[z;y;x]"),
         (
             f"{HEADER}\n{GOOD}\n{GOOD.replace('jrc_a-1', 'jrc_b-1').replace('mito', 'er')}\n",
-            "crop 4 is of dataset jrc_b-1 here and of jrc_a-1",
+            "crop 4 belongs to dataset jrc_b-1 here and to jrc_a-1",
         ),
     ],
 )
-def test_bad_manifests_say_where_and_what(text, message):
+def test_errors_name_file_and_line(text, message):
     with pytest.raises(InputError) as error:
         parse_manifest(text, "m.csv")
     assert str(error.value).startswith("m.csv")
@@ -86,7 +92,7 @@ def test_bad_manifests_say_where_and_what(text, message):
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 @pytest.mark.parametrize("space", ["", " "])
-def test_spelling_does_not_matter(ending, start, space, tmp_path):
+def test_whitespace_and_line_ends_do_not_matter(ending, start, space, tmp_path):
     lines = [line.replace(",", space + "," + space) for line in (HEADER, GOOD)]
     text = start + ending.join([*lines, space, ""])
     path = tmp_path / "m.csv"
@@ -97,7 +103,7 @@ def test_spelling_does_not_matter(ending, start, space, tmp_path):
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """A folder that stands for the toolbox's package; it would fail if it were imported."""
+    """A folder in place of the toolbox's package, which fails when it is imported."""
     package = tmp_path / "site/cellmap_segmentation_challenge"
     (package / "utils").mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -116,7 +122,7 @@ def test_the_installed_toolboxs_manifest(installed, tmp_path):
 
 def test_without_the_toolbox(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    with pytest.raises(InputError, match="which is not installed here: install it, or give"):
+    with pytest.raises(InputError, match="which is not installed: install it, or give"):
         local_manifest(TOOLBOX, tmp_path / "inputs")
 
 
@@ -130,7 +136,7 @@ def test_files_that_cannot_be_read(tmp_path):
         read_manifest(tmp_path / "latin.csv")
 
 
-def test_a_url_is_read_once_and_kept(tmp_path):
+def test_a_url_is_downloaded_once(tmp_path):
     source = tmp_path / "served.csv"
     source.write_text(f"{HEADER}\n{GOOD}\n")
     kept = local_manifest(source.as_uri(), tmp_path / "inputs")

@@ -1,4 +1,4 @@
-"""The demo's layout, metadata and content."""
+"""Layout, metadata and content of the demo data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.data.manifest import read_manifest
-from cellmap_pipeline.demo.image import LABELS, draw
+from cellmap_pipeline.demo.image import LABELS, draw_scene
 from cellmap_pipeline.demo.make import (
     FULL,
     MANIFEST,
@@ -63,14 +63,14 @@ def _files(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("plans", PLANS.values(), ids=PLANS.keys())
-def test_regions_lie_in_their_volume_and_apart(plans: tuple[DatasetPlan, ...]) -> None:
+def test_regions_lie_within_their_volume_and_do_not_touch(plans: tuple[DatasetPlan, ...]) -> None:
     for plan in plans:
         regions = [plan.region(crop)[0] for crop in plan.crops]
         for i, region in enumerate(regions):
             assert plan.grid.covers(region)
-            # Not even touching: tissue does not go on from one to the next.
-            wide = region.padded((plan.chunk,) * 3)
-            assert not any(wide.overlaps(other) for other in regions[:i])
+            # Not even touching, because tissue does not continue from one to the next.
+            padded = region.padded((plan.chunk,) * 3)
+            assert not any(padded.overlaps(other) for other in regions[:i])
 
 
 @pytest.mark.parametrize(("plan", "crop"), list(_crops(FULL + SMALL)))
@@ -82,7 +82,7 @@ def test_crops_have_context_and_align_with_both_levels(plan: DatasetPlan, crop: 
     assert all(s % 2 == 0 and n % 2 == 0 for s, n in zip(start, crop.shape, strict=True))
 
 
-def test_full_plan_has_what_the_demo_promises() -> None:
+def test_full_demo_covers_different_kinds_of_crops() -> None:
     training = [crop for _, crop in _crops(FULL) if not crop.test]
     test = [(plan, crop) for plan, crop in _crops(FULL) if crop.test]
     assert len(training) >= 8 and len({c.shape for c in training}) == len(training)
@@ -97,13 +97,13 @@ def test_full_plan_has_what_the_demo_promises() -> None:
 # Files
 
 
-def test_raw_is_ome_ngff_and_only_around_crops(demo: Path) -> None:
+def test_raw_is_ome_ngff_and_exists_only_around_crops(demo: Path) -> None:
     for plan in SMALL:
         raw = Volume.open(_recon(demo, plan) / "em/fibsem-uint8")
         fine, coarse = raw.levels
         assert fine.grid == plan.grid
         assert coarse.grid.voxel_size == tuple(2 * v for v in plan.grid.voxel_size)
-        # Outer corners of the levels coincide, so the centres of their first voxels do not.
+        # Outer corners of the levels coincide, so the centers of their first voxels do not.
         np.testing.assert_allclose(coarse.grid.lower, fine.grid.lower, atol=1e-6)
         for level in raw.levels:
             assert level.metadata["dtype"] == "|u1"
@@ -118,7 +118,7 @@ def test_raw_is_ome_ngff_and_only_around_crops(demo: Path) -> None:
                 assert level.read(*box).min() > 0
 
 
-def test_groups_are_marked_at_each_level(demo: Path) -> None:
+def test_groups_are_zarr_groups_at_each_level(demo: Path) -> None:
     for plan, crop in _crops(SMALL):
         store = demo / plan.name / f"{plan.name}.zarr"
         below = ["", "recon-1", "recon-1/em", "recon-1/em/fibsem-uint8", "recon-1/labels"]
@@ -170,7 +170,7 @@ def test_labels_have_annotations(demo: Path) -> None:
                     assert counts.get("unknown", 0) == 0
 
 
-def test_label_levels_agree_and_lie_on_the_crop(demo: Path) -> None:
+def test_label_levels_agree_with_each_other_and_with_the_crop(demo: Path) -> None:
     for plan, crop in _crops(SMALL):
         if crop.test:
             continue
@@ -195,7 +195,7 @@ def test_instances_are_numbered_from_1(demo: Path) -> None:
             assert ids.tolist() == list(range(len(ids)))
 
 
-def test_manifest_and_truth_match(demo: Path) -> None:
+def test_manifest_matches_the_ground_truth(demo: Path) -> None:
     rows = read_manifest(demo / MANIFEST)
     expected = {(c.number, name) for _, c in _crops(SMALL) if c.test for name in c.labels}
     assert {(row.crop, row.label) for row in rows} == expected
@@ -212,24 +212,24 @@ def test_manifest_and_truth_match(demo: Path) -> None:
     )
 
 
-def test_same_seed_same_bytes(demo: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     make_demo(tmp_path / "again", progress=False, size="small")
     assert _files(tmp_path / "again") == _files(demo)
 
 
-def test_complete_demo_is_left_alone_and_another_replaced(
+def test_same_demo_is_kept_and_another_one_replaced(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = SMALL[0]
-    # One crop is enough to see what happens to the folder.
+    # One crop is enough to test the folder.
     one = DatasetPlan(plan.name, plan.grid, plan.chunk, plan.padding, plan.crops[:1])
     monkeypatch.setitem(PLANS, "small", (one,))
     root = tmp_path / "data"
     make_demo(root, seed=1, progress=False, size="small")
-    before, made = _files(root), (root / "demo.json").stat().st_mtime_ns
-    (tmp_path / "data.partial").mkdir()  # what a killed run leaves
+    before, modified = _files(root), (root / "demo.json").stat().st_mtime_ns
+    (tmp_path / "data.partial").mkdir()  # left by a killed process
     make_demo(root, seed=1, progress=False, size="small")
-    assert (root / "demo.json").stat().st_mtime_ns == made
+    assert (root / "demo.json").stat().st_mtime_ns == modified
     make_demo(root, seed=2, progress=False, size="small")
     after = _files(root)
     assert json.loads(after["demo.json"])["seed"] == 2
@@ -238,13 +238,13 @@ def test_complete_demo_is_left_alone_and_another_replaced(
 
 
 @pytest.mark.parametrize("name", ["mine.txt", "demo.json"])
-def test_other_data_is_never_replaced(tmp_path: Path, name: str) -> None:
-    precious = tmp_path / "data" / name
-    precious.parent.mkdir()
-    precious.write_text("keep")
+def test_other_data_are_never_replaced(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "data" / name
+    file.parent.mkdir()
+    file.write_text("keep")
     with pytest.raises(InputError, match="not demo data"):
-        make_demo(precious.parent, progress=False, size="small")
-    assert precious.read_text() == "keep"
+        make_demo(file.parent, progress=False, size="small")
+    assert file.read_text() == "keep"
 
 
 # Content
@@ -257,11 +257,13 @@ def drawn() -> list[tuple[CropPlan, NDArray, dict[str, NDArray]]]:
     for plan, crop in _crops(FULL):
         rng = np.random.default_rng(crop.number)
         grid = plan.crop_grid(crop)
-        result.append((crop, *draw(crop_scene(plan, crop, 0), grid, rng, drift_fields(plan, 0))))
+        result.append(
+            (crop, *draw_scene(crop_scene(plan, crop, 0), grid, rng, drift_fields(plan, 0)))
+        )
     return result
 
 
-def test_each_crop_shows_what_it_annotates(
+def test_annotated_labels_occur_in_their_crop(
     drawn: list[tuple[CropPlan, NDArray, dict[str, NDArray]]],
 ) -> None:
     for crop, _, labels in drawn:
@@ -294,13 +296,13 @@ def test_labels_are_consistent(drawn: list[tuple[CropPlan, NDArray, dict[str, ND
         assert np.mean(sum(s.astype(int) for s in solid) > 1) < 0.002
 
 
-def test_same_tissue_on_any_voxels() -> None:
+def test_tissue_does_not_depend_on_the_voxel_size() -> None:
     plan, crop = FULL[0], FULL[0].crops[3]
     scene, drift = crop_scene(plan, crop, 0), drift_fields(plan, 0)
     grid = plan.crop_grid(crop)
     fine = grid.at([4, 4, 4])
-    _, labels = draw(scene, grid, np.random.default_rng(0), drift)
-    _, finer = draw(scene, fine, np.random.default_rng(0), drift)
+    _, labels = draw_scene(scene, grid, np.random.default_rng(0), drift)
+    _, fine_labels = draw_scene(scene, fine, np.random.default_rng(0), drift)
     for name in crop.labels:
         share = (labels[name] > 0).mean()
-        assert (finer[name] > 0).mean() == pytest.approx(share, rel=0.05)
+        assert (fine_labels[name] > 0).mean() == pytest.approx(share, rel=0.05)

@@ -92,7 +92,7 @@ def test_a_coarser_level_stands_for_a_big_one(tmp_path, monkeypatch, reads):
     volume = LabelVolume.open(tmp_path / "a")
     assert present_voxels(volume) == 51 * 8
     assert reads == [((0, 0, 0), fine.shape)]
-    monkeypatch.setattr(labels, "ENOUGH_VOXELS", GRID.size)
+    monkeypatch.setattr(labels, "PREFERRED_COUNTED_VOXELS", GRID.size)
     assert present_voxels(volume) == 51 * 8
     assert reads[1:] == [((0, 0, 0), GRID.shape)]
 
@@ -101,8 +101,8 @@ def test_some_chunks_stand_for_a_big_array(tmp_path, monkeypatch, reads):
     z, y, x = np.ogrid[:128, :120, :136]
     voxels = ((z - 60) ** 2 + (y - 40) ** 2 + (x - 80) ** 2 < 50**2).astype(np.uint16)
     volume = label(tmp_path / "a", voxels, chunk=8)
-    monkeypatch.setattr(labels, "ENOUGH_VOXELS", 1000)
-    monkeypatch.setattr(labels, "MOST_VOXELS", 400 * 8**3)
+    monkeypatch.setattr(labels, "PREFERRED_COUNTED_VOXELS", 1000)
+    monkeypatch.setattr(labels, "MAX_COUNTED_VOXELS", 400 * 8**3)
     estimate = present_voxels(volume)
     assert estimate == pytest.approx(np.count_nonzero(voxels), rel=0.1)
     assert len(reads) == len(set(reads)) == 400  # of 16 * 15 * 17

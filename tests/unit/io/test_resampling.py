@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.resampling import nearest_index, resample
+from cellmap_pipeline.io.resampling import nearest_indices, resample
 
 rng = np.random.default_rng(0)
 
 
 def ramp(grid):
-    """World position along x at each voxel's centre."""
+    """World position along x at each voxel's center."""
     x = grid.translation[2] + grid.voxel_size[2] * np.arange(grid.shape[2])
     return np.broadcast_to(x, grid.shape).astype(np.float32)
 
@@ -59,10 +59,10 @@ def test_values_stay_within_their_range(voxel_size, translation):
 
 
 def test_nearest_takes_the_lower_of_two():
-    assert nearest_index(0, 1, 4).tolist() == [0, 1, 2, 3]
-    assert nearest_index(0.5, 2, 3).tolist() == [0, 2, 4]  # voxels twice as large
-    assert nearest_index(-0.25, 0.5, 4).tolist() == [0, 0, 1, 1]  # half as large
-    assert nearest_index(-2, 1, 3).tolist() == [-2, -1, 0]
+    assert nearest_indices(0, 1, 4).tolist() == [0, 1, 2, 3]
+    assert nearest_indices(0.5, 2, 3).tolist() == [0, 2, 4]  # voxels twice as large
+    assert nearest_indices(-0.25, 0.5, 4).tolist() == [0, 0, 1, 1]  # half as large
+    assert nearest_indices(-2, 1, 3).tolist() == [-2, -1, 0]
 
 
 def test_a_wrong_grid_is_refused():
@@ -101,13 +101,13 @@ def test_finer_and_coarser_again_gives_back_what_varies_slowly(factor):
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(-20, 20), st.sampled_from([1, 2, 4, 8]), st.integers(1, 12))
-def test_nearest_is_the_voxel_that_holds_the_centre(start, factor, n):
+def test_nearest_is_the_voxel_that_holds_the_center(start, factor, n):
     """Voxels a whole number of times larger, their edges on edges of the source's."""
     first = start + (factor - 1) / 2
-    index = nearest_index(first, factor, n)
+    index = nearest_indices(first, factor, n)
     low = start + factor * np.arange(n)
-    # of an even number of voxels the centre lies on a border: the lower one
+    # of an even number of voxels the center lies on a border: the lower one
     assert np.array_equal(index, low + (factor - 1) // 2)
     # and n voxels smaller by that factor, beginning at the same edge, stay within one each
-    fine = nearest_index(start - 0.5 + 0.5 / factor, 1 / factor, n * factor)
+    fine = nearest_indices(start - 0.5 + 0.5 / factor, 1 / factor, n * factor)
     assert np.array_equal(fine, start + np.arange(n * factor) // factor)

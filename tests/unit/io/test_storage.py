@@ -95,7 +95,7 @@ def test_a_datasplit_may_name_a_bucket(bucket, tmp_path):
         crops = open_crops(path, ["mito", "pm"], (8, 8, 8))
         for side, start, n, crop in (("train", 0, 16, 1), ("validate", 20, 9, 2)):
             (data,) = crops[side]
-            assert data.present == ["mito"]
+            assert data.present_classes == ["mito"]
             ids, known = data.labels["mito"].read(data.grid)
             assert known.all() and (ids == crop).all()
             read = data.read_raw((0, 0, 0), (n, n, n))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.ngff import multiscale_metadata, write_json
-from cellmap_pipeline.io.storage import ABSENT
+from cellmap_pipeline.io.ngff import multiscale_metadata, write_metadata
+from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.io.volumes import Volume, create
 
 FINE = Grid((4, 4, 4), (100, 0, 0), (40, 48, 56))
@@ -180,7 +180,7 @@ def test_bad_metadata_is_named(raw, attributes, message):
 
 
 @pytest.mark.parametrize(
-    "unit,own,shared,size,centre",
+    "unit,own,shared,size,center",
     [
         ("micrometer", [[0.008] * 3, [0.1, 0, 0]], [], 8, 100),
         # What stands beside the datasets is done after theirs.
@@ -188,7 +188,7 @@ def test_bad_metadata_is_named(raw, attributes, message):
         ("nanometer", [[1.0] * 3, [10, 0, 0]], [[8.0] * 3], 8, 80),
     ],
 )
-def test_units_and_transformations_of_the_whole(tmp_path, unit, own, shared, size, centre):
+def test_units_and_transformations_of_the_whole(tmp_path, unit, own, shared, size, center):
     kinds = ("scale", "translation")
     steps = [
         [{"type": kind, kind: values} for kind, values in zip(kinds, given, strict=False)]
@@ -200,16 +200,16 @@ def test_units_and_transformations_of_the_whole(tmp_path, unit, own, shared, siz
         "datasets": [{"path": "s0", "coordinateTransformations": steps[0]}],
         "coordinateTransformations": steps[1],
     }
-    write_json(tmp_path / "v/.zattrs", {"multiscales": [multiscale]})
+    write_metadata(tmp_path / "v/.zattrs", {"multiscales": [multiscale]})
     grid = Volume.open(tmp_path / "v").levels[0].grid
     assert grid.voxel_size == pytest.approx((size,) * 3)
-    assert grid.translation == pytest.approx((centre, 0, 0))
+    assert grid.translation == pytest.approx((center, 0, 0))
 
 
 def test_a_missing_volume_is_named(tmp_path):
     with pytest.raises(InputError, match="none does not exist"):
         Volume.open(tmp_path / "none")
-    with pytest.raises(InputError, match="none of its levels is here .s0.*fetch"):
+    with pytest.raises(InputError, match="none of its levels is present .s0.*fetch"):
         create(tmp_path / "v", FINE, "uint8")
         (tmp_path / "v/s0/.zarray").unlink()
         Volume.open(tmp_path / "v")
@@ -221,7 +221,7 @@ def pyramid(path, *voxel_sizes):
     create(path, grids[0], "uint8")
     for i in range(1, len(grids)):
         shutil.copytree(path / "s0", path / f"s{i}")
-    write_json(path / ".zattrs", {"multiscales": [multiscale_metadata("raw", grids)]})
+    write_metadata(path / ".zattrs", {"multiscales": [multiscale_metadata("raw", grids)]})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_levels_that_are_here_and_that_are_not(tmp_path, here, wanted, read):
         if size not in here:
             (tmp_path / f"raw/s{i}/.zarray").unlink()
     volume = Volume.open(tmp_path / "raw")
-    assert volume.finest == (4, 4, 4)
+    assert volume.finest_voxel_size == (4, 4, 4)
     if isinstance(read, int):
         assert volume.level_for((wanted,) * 3).grid.voxel_size == (read,) * 3
     else:
@@ -275,7 +275,7 @@ def lacks(raw, *names):
     """Let chunks of `s0` be missing here, since they are missing in the source."""
     for name in names:
         (raw / "s0" / name).unlink()
-    (raw / "s0" / ABSENT).write_text(json.dumps([*names, ".zattrs"]))
+    (raw / "s0" / ABSENT_FILE).write_text(json.dumps([*names, ".zattrs"]))
 
 
 def test_chunks_that_the_source_lacks_hold_nothing(raw):
@@ -315,7 +315,7 @@ def test_a_crop_where_the_source_has_no_raw_at_all(raw):
 def test_what_is_inside_by_hand(tmp_path_factory, start, shape, size, empty):
     path = tmp_path_factory.mktemp("inside") / "raw"
     create(path, FINE, "uint8", chunk=16)
-    (path / "s0" / ABSENT).write_text(json.dumps(["/".join(map(str, key)) for key in empty]))
+    (path / "s0" / ABSENT_FILE).write_text(json.dumps(["/".join(map(str, key)) for key in empty]))
     grid = Grid((size,) * 3, tuple(101.3 + 4 * s for s in start), shape)
     inside = Volume.open(path).inside(grid)
     for index in np.random.default_rng(0).integers(0, shape, (20, 3)):
@@ -328,7 +328,7 @@ def test_what_is_inside_by_hand(tmp_path_factory, start, shape, size, empty):
 
 
 def test_labels_of_4_nm_over_raw_of_8_nm(tmp_path):
-    """Labels whose voxels have their centres half a voxel off those of the raw, as published."""
+    """Labels whose voxels have their centers half a voxel off those of the raw, as published."""
     raw = Grid((8, 8, 8), (4, 4, 4), (12, 12, 12))
     values = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None] * 10, raw.shape)
     create(tmp_path / "raw", raw, "uint8", chunk=4).write(values).result()
@@ -356,7 +356,7 @@ def test_voxels_of_6_96_nm_count_as_8(tmp_path):
     volume = Volume.open(tmp_path / "raw")
     box = Grid((8, 8, 8), (69.6, 0, 0), (5, 8, 8))
     assert volume.level_for(box.voxel_size).grid == grid
-    # Voxel k of 8 nm is centred 10 + 1.1494 k voxels in; the mean over it is the value there.
+    # Voxel k of 8 nm is centered 10 + 1.1494 k voxels in; the mean over it is the value there.
     assert np.allclose(
         volume.read_raw(box)[:, 4, 4] * 255, 100 + 10 * 8 / 6.96 * np.arange(5), atol=0.5
     )
@@ -366,7 +366,7 @@ def test_voxels_of_6_96_nm_count_as_8(tmp_path):
 def test_what_the_finest_level_says_of_a_label_holds_without_its_voxels(tmp_path):
     pyramid(tmp_path / "mito", 4, 8)
     encoding = {"annotation_type": {"encoding": {"unknown": 7}}}
-    write_json(tmp_path / "mito/s0/.zattrs", {"cellmap": {"annotation": encoding}})
+    write_metadata(tmp_path / "mito/s0/.zattrs", {"cellmap": {"annotation": encoding}})
     (tmp_path / "mito/s1/.zattrs").unlink()
     (tmp_path / "mito/s0/.zarray").unlink()
     assert LabelVolume.open(tmp_path / "mito").unknown == 7

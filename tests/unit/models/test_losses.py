@@ -1,5 +1,4 @@
 import math
-from typing import get_args
 
 import pytest
 import torch
@@ -7,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.losses import DiceLoss, FocalLoss, TverskyLoss
 
-from cellmap_pipeline.config.training import LossName
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.models.losses import LOSSES, SMOOTH, build_loss
+from cellmap_pipeline.models.losses import SMOOTHING_VOXELS as SMOOTH
+from cellmap_pipeline.models.losses import check_loss
+from cellmap_pipeline.models.masked_loss import MaskedLoss
+from cellmap_pipeline.models.registry import LOSSES
 
 SHAPE = (2, 3, 4, 5, 6)
 NAN = float("nan")
@@ -17,7 +19,7 @@ NAN = float("nan")
 
 @pytest.fixture
 def batch():
-    """Logits and whole targets."""
+    """Logits, and targets without unknown voxels."""
     generator = torch.Generator().manual_seed(1)
     logits = 3 * torch.randn(SHAPE, generator=generator)
     target = (torch.rand(SHAPE, generator=generator) < 0.3).float()
@@ -25,13 +27,13 @@ def batch():
 
 
 def hide(target, share=0.4, seed=2):
-    """The target with some of its voxels unknown."""
+    """Return the target with some of its voxels unknown."""
     hidden = torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) < share
     return torch.where(hidden, NAN, target)
 
 
-def by_hand(name, logits, target, weights=None):
-    """The definition, voxel by voxel known and class by class."""
+def defined_loss(name, logits, target, weights=None):
+    """Compute a loss by its definition, from the known voxels of each class."""
     channels = range(target.shape[1])
     weights = weights or [1.0] * len(channels)
     total, shares = 0.0, 0.0
@@ -55,21 +57,22 @@ def by_hand(name, logits, target, weights=None):
     return float(total / shares)
 
 
-def test_the_configuration_allows_just_these_losses():
-    assert set(get_args(LossName)) == set(LOSSES)
+def test_schema_lists_all_losses():
+    loss = Training.model_json_schema()["properties"]["loss"]
+    assert loss["anyOf"][0]["enum"] == list(LOSSES)
 
 
 @pytest.mark.parametrize("name", ["bce", "dice", "focal", "tversky"])
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
-def test_masked_losses_are_their_definition(batch, name, weights):
+def test_masked_losses_match_their_definition(batch, name, weights):
     logits, target = batch
     target = hide(target)
     target[:, 1] = NAN
-    found = build_loss(name, weights)(logits, target).item()
-    assert found == pytest.approx(by_hand(name, logits.detach(), target, weights), rel=1e-5)
+    found = MaskedLoss(name, weights)(logits, target).item()
+    assert found == pytest.approx(defined_loss(name, logits.detach(), target, weights), rel=1e-5)
 
 
-def test_whole_targets_give_what_monai_gives(batch):
+def test_losses_without_unknown_voxels_match_monai(batch):
     logits, target = batch
     smooth = {"smooth_nr": SMOOTH, "smooth_dr": SMOOTH}
     references = {
@@ -79,29 +82,29 @@ def test_whole_targets_give_what_monai_gives(batch):
         "bce": torch.nn.BCEWithLogitsLoss(),
     }
     for name, reference in references.items():
-        torch.testing.assert_close(build_loss(name)(logits, target), reference(logits, target))
+        torch.testing.assert_close(MaskedLoss(name)(logits, target), reference(logits, target))
 
 
-def test_weights_of_classes_are_those_of_monai(batch):
+def test_class_weights_match_monai(batch):
     logits, target = batch
     weights = [0.5, 1.0, 1.5]
     reference = DiceLoss(
         sigmoid=True, batch=True, smooth_nr=SMOOTH, smooth_dr=SMOOTH, weight=weights
     )
     torch.testing.assert_close(
-        build_loss("dice", weights)(logits, target), reference(logits, target)
+        MaskedLoss("dice", weights)(logits, target), reference(logits, target)
     )
     # Only their ratios matter.
     torch.testing.assert_close(
-        build_loss("bce", weights)(logits, target), build_loss("bce", [1, 2, 3])(logits, target)
+        MaskedLoss("bce", weights)(logits, target), MaskedLoss("bce", [1, 2, 3])(logits, target)
     )
 
 
 def test_sums_are_weighted(batch):
     logits, target = batch
     target = hide(target)
-    each = {name: build_loss(name)(logits, target) for name in LOSSES}
-    both = build_loss({"dice": 1, "bce": 0.5})(logits, target)
+    each = {name: MaskedLoss(name)(logits, target) for name in LOSSES}
+    both = MaskedLoss({"dice": 1, "bce": 0.5})(logits, target)
     torch.testing.assert_close(both, each["dice"] + 0.5 * each["bce"])
     torch.testing.assert_close(each["dice_bce"], each["dice"] + each["bce"])
 
@@ -118,7 +121,7 @@ def test_logits_of_unknown_voxels_change_nothing(name, value, seed):
     changed[unknown] = value
     gradients = []
     for tensor in (plain, changed):
-        loss = build_loss(name)(tensor.requires_grad_(), target)
+        loss = MaskedLoss(name)(tensor.requires_grad_(), target)
         loss.backward()
         gradients.append(tensor.grad)
     assert torch.equal(*gradients)
@@ -127,10 +130,10 @@ def test_logits_of_unknown_voxels_change_nothing(name, value, seed):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_patch_with_nothing_known_costs_nothing(name):
+def test_loss_of_an_unknown_patch_is_zero(name):
     logits = [torch.randn(1, 2, n, n, n, requires_grad=True) for n in (4, 2)]
     target = torch.full((1, 2, 4, 4, 4), NAN)
-    loss = build_loss(name, [1, 3])(logits, target)
+    loss = MaskedLoss(name, [1, 3])(logits, target)
     loss.backward()
     assert loss.item() == 0
     assert all((scale.grad == 0).all() for scale in logits)
@@ -138,9 +141,9 @@ def test_a_patch_with_nothing_known_costs_nothing(name):
 
 @pytest.mark.parametrize("name", ["dice", "tversky"])
 @pytest.mark.parametrize("logit", [-30.0, -10.0, -3.0, 0.0, 10.0])
-def test_absent_classes_do_not_explode(name, logit):
+def test_loss_of_absent_classes_is_bounded(name, logit):
     logits = torch.full((1, 1, 8, 8, 8), logit, requires_grad=True)
-    loss = build_loss(name)(logits, torch.zeros_like(logits))
+    loss = MaskedLoss(name)(logits, torch.zeros_like(logits))
     loss.backward()
     assert 0 <= loss.item() <= 1
     assert logits.grad.abs().sum() <= 0.25 + 1e-6
@@ -148,13 +151,13 @@ def test_absent_classes_do_not_explode(name, logit):
         assert loss.item() < 1e-6
 
 
-def test_deep_supervision_halves_its_weights_and_takes_the_nearest_target(batch):
+def test_deep_supervision_halves_weights_and_uses_the_nearest_target(batch):
     logits, target = batch
     target = hide(target[..., :4, :4])
     logits = logits.detach()[..., :4, :4]
     half = torch.randn(2, 3, 2, 2, 2, generator=torch.Generator().manual_seed(3))
     quarter = half[..., :1, :1, :1]
-    loss = build_loss("dice_bce")
+    loss = MaskedLoss("dice_bce")
     # Nearest to the middle of a coarse voxel is the fine voxel just past it.
     expected = (
         loss(logits, target)
@@ -169,17 +172,17 @@ def test_deep_supervision_halves_its_weights_and_takes_the_nearest_target(batch)
 def test_sums_of_half_precision_logits_do_not_overflow(dtype):
     # 200,000 voxels: their sum is beyond float16.
     logits = torch.full((1, 1, 2, 320, 320), 4.0, dtype=dtype)
-    loss = build_loss("dice_bce")(logits, torch.ones(logits.shape))
+    loss = MaskedLoss("dice_bce")(logits, torch.ones(logits.shape))
     p = 1 / (1 + math.exp(-4))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(-math.log(p) + (1 - 2 * p / (1 + p)), rel=1e-3)
 
 
-def test_gradients_are_those_of_the_values():
+def test_gradients_match_finite_differences():
     logits = torch.randn(1, 2, 2, 2, 2, dtype=torch.float32, requires_grad=True)
     target = hide((torch.rand(logits.shape) < 0.5).float())
     for name in LOSSES:
-        loss = build_loss(name, [1, 2])
+        loss = MaskedLoss(name, [1, 2])
         (gradient,) = torch.autograd.grad(loss(logits, target), logits)
         step = 1e-2 * torch.randn(logits.shape)
         with torch.no_grad():
@@ -187,8 +190,8 @@ def test_gradients_are_those_of_the_values():
         assert rise.item() == pytest.approx(2 * (gradient * step).sum().item(), abs=2e-4)
 
 
-def test_class_weights_are_not_part_of_a_checkpoint():
-    loss = build_loss("bce", [1, 2])
+def test_class_weights_are_not_in_checkpoints():
+    loss = MaskedLoss("bce", [1, 2])
     assert not loss.state_dict()
     assert loss.class_weights is not None
 
@@ -196,18 +199,46 @@ def test_class_weights_are_not_part_of_a_checkpoint():
 @pytest.mark.parametrize(
     ("loss", "class_weights", "message"),
     [
-        ("dise", None, "there is no 'dise'; choose from bce, dice"),
         ({"dice": 1, "mse": 1}, None, "there is no 'mse'"),
-        ({}, None, "empty mapping"),
-        ({"dice": 0}, None, "weights must be positive"),
         ("bce", [1.0, -1.0], "class weights must be positive"),
     ],
 )
-def test_wrong_losses_are_told_in_words(loss, class_weights, message):
+def test_invalid_losses_are_refused(loss, class_weights, message):
     with pytest.raises(InputError, match=message):
-        build_loss(loss, class_weights)
+        MaskedLoss(loss, class_weights)
 
 
-def test_shapes_that_differ_are_refused():
+def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
-        build_loss("bce")(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 2, 2, 2, 2))
+        MaskedLoss("bce")(torch.zeros(1, 1, 2, 2, 2), torch.zeros(1, 2, 2, 2, 2))
+
+
+def test_options_are_passed_to_the_loss(batch):
+    logits, target = batch
+    found = MaskedLoss({"tversky": {"weight": 0.5, "alpha": 0.5, "beta": 0.5}})(logits, target)
+    # Equal weights of false positives and false negatives give Dice, but for the smoothing.
+    reference = TverskyLoss(
+        sigmoid=True, batch=True, alpha=0.5, beta=0.5, smooth_nr=SMOOTH, smooth_dr=SMOOTH
+    )
+    torch.testing.assert_close(found, 0.5 * reference(logits, target))
+    focal = MaskedLoss({"focal": {"gamma": 0.5}})(logits, target)
+    torch.testing.assert_close(focal, FocalLoss(gamma=0.5)(logits, target))
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("dise", "there is no 'dise' .*dice"),
+        ({}, "loss: is empty"),
+        ({"dice": 0}, "weight of dice must be a positive number, not 0"),
+        ({"dice": True}, "weight of dice must be a positive number"),
+        ({"dice": {"weight": math.nan}}, "weight of dice must be a positive number"),
+        ({"dice": {"gamma": 2}}, "dice has no option 'gamma'; it has none"),
+        ({"focal": {"gama": 2}}, r"focal has no option 'gama'; it has gamma \(default 2.0\)"),
+        ({"focal": {"gamma": "2"}}, "gamma of focal should be a valid number, not '2'"),
+        ({"tversky": {"alpha": 1.5}}, "alpha of tversky should be less than 1, not 1.5"),
+    ],
+)
+def test_invalid_loss_options_are_refused(loss, message):
+    with pytest.raises(InputError, match=message):
+        check_loss(loss)

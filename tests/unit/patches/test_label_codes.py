@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.patches.crops import CropData
-from cellmap_pipeline.patches.label_codes import Block, BlockCache, LabelCodes, encode, read_targets
+from cellmap_pipeline.patches.label_codes import (
+    BlockCache,
+    CodeBlock,
+    LabelCodes,
+    encode_targets,
+    read_targets,
+)
 
 CHANNELS = ["mito", "mito_boundary", "pm", "er"]
 GRID = Grid((8, 8, 8), (0, 0, 0), (100, 70, 64))
@@ -14,11 +20,11 @@ GRID = Grid((8, 8, 8), (0, 0, 0), (100, 70, 64))
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 @settings(max_examples=30, deadline=None)
-def test_codes_and_rows_give_the_targets_back(seed, channels):
+def test_targets_survive_encoding(seed, channels):
     rng = np.random.default_rng(seed)
     targets = rng.choice([0, 1, 255], (channels, 5, 4, 3)).astype(np.uint8)
     targets[rng.random(channels) < 0.4] = rng.choice([0, 1, 255])
-    codes, rows = encode(targets)
+    codes, rows = encode_targets(targets)
     assert np.array_equal(np.moveaxis(rows[codes], -1, 0), targets)
     assert len(np.unique(rows, axis=0)) == len(rows) == codes.max() + 1
 
@@ -43,17 +49,17 @@ def boxes():
 
 @given(boxes())
 @settings(max_examples=25, deadline=None)
-def test_any_box_gives_what_the_labels_hold(crop, box):
+def test_any_box_has_the_targets_of_its_labels(crop, box):
     codes = LabelCodes(crop, CHANNELS, {}, BlockCache(10**8))
     start, shape = zip(*box, strict=True)
     found, table = codes.read(start, shape)
-    # With the neighbours of the outermost voxels, which their boundary hangs on.
+    # With the neighbors of the outermost voxels, which their boundary depends on.
     around = crop.grid.box(start, shape).padded((1, 1, 1))
     expected = read_targets(crop, around, CHANNELS, {})[:, 1:-1, 1:-1, 1:-1]
     assert np.array_equal(np.moveaxis(table[found], -1, 0), expected)
 
 
-def test_columns_tell_what_a_box_holds(crop):
+def test_columns_list_only_values_in_the_box(crop):
     codes = LabelCodes(crop, CHANNELS, {}, BlockCache(10**8))
     codes.read((0, 0, 0), GRID.shape)
     _, table = codes.read((10, 10, 10), (20, 20, 20))
@@ -63,7 +69,7 @@ def test_columns_tell_what_a_box_holds(crop):
     assert (table == 255).all()
 
 
-def test_a_small_cache_gives_the_same(crop):
+def test_a_small_cache_gives_the_same_codes(crop):
     small, large = BlockCache(1), BlockCache(10**8)
     read = [LabelCodes(crop, CHANNELS, {}, cache).read((0, 0, 0), GRID.shape) for cache in
             (small, large)]  # fmt: skip
@@ -72,13 +78,13 @@ def test_a_small_cache_gives_the_same(crop):
 
 
 def test_the_least_recently_used_blocks_are_dropped():
-    cache = BlockCache(3 * Block(b"x" * 1000, np.zeros(1, np.uint16)).nbytes)
+    cache = BlockCache(3 * CodeBlock(b"x" * 1000, np.zeros(1, np.uint16)).nbytes)
     for key in range(3):
-        cache.put((key,), Block(b"x" * 1000, np.zeros(1, np.uint16)))
+        cache.put((key,), CodeBlock(b"x" * 1000, np.zeros(1, np.uint16)))
     assert cache.get((0,))
-    cache.put((3,), Block(b"x" * 1000, np.zeros(1, np.uint16)))
+    cache.put((3,), CodeBlock(b"x" * 1000, np.zeros(1, np.uint16)))
     assert [bool(cache.get((key,))) for key in range(4)] == [True, False, True, True]
-    assert cache.bytes <= cache.limit
+    assert cache.used_bytes <= cache.limit_bytes
 
 
 def test_beyond_the_raw_nothing_is_known(crop, tmp_path):

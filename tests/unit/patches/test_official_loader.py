@@ -1,4 +1,4 @@
-"""At stored voxel sizes, the same voxels as cellmap-data reads, the challenge's own loader."""
+"""At stored voxel sizes, our readers return the voxels that cellmap-data reads."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
 
 BOXES = 30
-# It takes a translation for the lower edge of voxel 0 and rounds down from there.
-BEYOND_THE_EDGE = 1e-3
+# cellmap-data takes a translation to be the lower edge of voxel 0, and rounds down from there.
+EDGE_OFFSET_VOXELS = 1e-3
 rng = np.random.default_rng(0)
 
 
@@ -38,25 +38,25 @@ def random_boxes(shape):
         start = rng.integers(0, shape - size + 1)
         yield start, size
         if k < 3:
-            # the first and the last voxels of an axis, and what lies beyond them
+            # The first and the last voxels of an axis, and some beyond them.
             for edge in (-(size[k] // 2), shape[k] - (size[k] + 1) // 2):
                 across = start.copy()
                 across[k] = edge
                 yield across, size
 
 
-def read_by_theirs(path, grid, start, size):
-    """The voxels (float32) that cellmap-data reads there; NaN beyond the array."""
+def read_by_cellmap_data(path, grid, start, size):
+    """Voxels (float32) that cellmap-data reads; NaN beyond the array."""
     from cellmap_data.image import CellMapImage
 
     image = CellMapImage(str(path), path.name, grid.voxel_size, size.tolist(), pad=True)
-    centre = {
-        axis: t + (a + n / 2 + BEYOND_THE_EDGE) * v
+    center = {
+        axis: t + (a + n / 2 + EDGE_OFFSET_VOXELS) * v
         for axis, t, a, n, v in zip(
             "zyx", grid.translation, start, size, grid.voxel_size, strict=True
         )
     }
-    return image[centre].numpy()
+    return image[center].numpy()
 
 
 def test_raw(recon):
@@ -67,30 +67,30 @@ def test_raw(recon):
         for start, size in random_boxes(level.grid.shape):
             low, high = np.maximum(start, 0), np.minimum(start + size, level.grid.shape)
             if level.missing_chunks(low, high).any():
-                continue  # the demo's raw is stored around its crops only
+                continue  # The demo's raw is stored only around its crops.
             compared += 1
-            theirs = read_by_theirs(volume.path, level.grid, start, size)
-            there = ~np.isnan(theirs)
+            theirs = read_by_cellmap_data(volume.path, level.grid, start, size)
+            known = ~np.isnan(theirs)
             ours = volume.read_raw(level.grid.box(start, size)) * 255
-            assert there.any()
-            assert np.array_equal(np.rint(ours)[there], theirs[there])
-            assert np.allclose(ours[there], theirs[there], atol=1e-3)
+            assert known.any()
+            assert np.array_equal(np.rint(ours)[known], theirs[known])
+            assert np.allclose(ours[known], theirs[known], atol=1e-3)
     assert compared >= 10
 
 
 def test_labels(recon):
     folders = sorted((recon / "labels/groundtruth").glob("crop*/*/.zattrs"))
-    labelled = 0
+    labeled = 0
     for path in folders[:: max(1, len(folders) // 12)]:
         label = LabelVolume.open(path.parent)
         assert label.unknown is None or label.unknown > 0
         for level in label.volume.levels:
             for start, size in random_boxes(level.grid.shape):
-                theirs = read_by_theirs(path.parent, level.grid, start, size)
+                theirs = read_by_cellmap_data(path.parent, level.grid, start, size)
                 ids, known = label.read(level.grid.box(start, size))
                 inside = ~np.isnan(theirs)
                 assert np.array_equal(known, inside & (theirs != label.unknown))
                 assert np.array_equal(ids[known], theirs[known])
                 assert not ids[~known].any()
-                labelled += np.count_nonzero(ids)
-    assert labelled > 1000
+                labeled += np.count_nonzero(ids)
+    assert labeled > 1000

@@ -9,12 +9,12 @@ from hypothesis.extra import numpy as hnp
 
 from cellmap_pipeline.channels import class_of, output_channels
 from cellmap_pipeline.patches.targets import (
-    REACH,
+    MAX_DISTANCE_VOXELS,
     UNKNOWN,
-    affinities,
+    compute_affinities,
     make_targets,
-    scales,
     stored_channels,
+    target_divisors,
 )
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
@@ -27,15 +27,15 @@ def boundary_by_hand(ids, known):
         if not known[place]:
             target[place] = UNKNOWN
         elif ids[place] > 0:
-            neighbours = [
+            neighbors = [
                 tuple(p)
                 for p in np.array(place)
                 + np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)])
                 if all(0 <= i < n for i, n in zip(p, ids.shape, strict=True))
             ]
-            if any(known[n] and ids[n] != ids[place] for n in neighbours):
+            if any(known[n] and ids[n] != ids[place] for n in neighbors):
                 target[place] = 1
-            elif any(not known[n] for n in neighbours):
+            elif any(not known[n] for n in neighbors):
                 target[place] = UNKNOWN
     return target
 
@@ -62,10 +62,10 @@ def distance_by_hand(ids, known, steps):
         if not known[place]:
             target[place] = UNKNOWN
         elif ids[place] > 0:
-            apart = np.sqrt((((places - place) * steps) ** 2).sum(1)).reshape(ids.shape)
-            others = apart[ids != ids[place]]
-            value = min(REACH, np.round(others.min(initial=REACH)))
-            unsure = np.round(apart[~known].min(initial=np.inf)) < value
+            distances = np.sqrt((((places - place) * steps) ** 2).sum(1)).reshape(ids.shape)
+            others = distances[ids != ids[place]]
+            value = min(MAX_DISTANCE_VOXELS, np.round(others.min(initial=MAX_DISTANCE_VOXELS)))
+            unsure = np.round(distances[~known].min(initial=np.inf)) < value
             target[place] = UNKNOWN if unsure else value
     return target
 
@@ -78,7 +78,7 @@ def test_distances_are_their_definition(data, voxel_size):
     known = data.draw(hnp.arrays(bool, shape, elements=st.sampled_from([True] * 9 + [False])))
     (target,) = make_targets({"mito": ids}, {"mito": known}, ["mito_distance"], voxel_size)
     steps = np.array(voxel_size) / min(voxel_size)
-    # What is unknown may hold any id: here it holds its own, as the stored labels do.
+    # An unknown voxel may hold any id; here it holds its own, as in stored labels.
     assert np.array_equal(target, distance_by_hand(ids, known, steps))
 
 
@@ -90,25 +90,25 @@ def test_affinities_are_their_definition(data):
     known = data.draw(hnp.arrays(bool, shape, elements=st.sampled_from([True] * 5 + [False])))
     digits = make_targets({"mito": ids}, {"mito": known}, ["mito#low", "mito#high"])
     found = torch.empty((3, *shape), dtype=torch.uint8)
-    affinities(*map(torch.from_numpy, digits), found)
+    compute_affinities(*map(torch.from_numpy, digits), found)
     for axis in range(3):
         for place in np.ndindex(*shape):
             before = list(place)
             before[axis] -= 1
-            here, there = place, tuple(before)
-            if before[axis] < 0 or not known[here] or not known[there]:
+            previous = tuple(before)
+            if before[axis] < 0 or not known[place] or not known[previous]:
                 expected = UNKNOWN
             else:
-                expected = int(ids[here] == ids[there] > 0)
+                expected = int(ids[place] == ids[previous] > 0)
             assert found[(axis, *place)] == expected
 
 
-def test_digits_tell_many_objects_apart():
+def test_digits_distinguish_many_objects():
     ids = np.arange(3000, dtype=np.uint64).reshape(10, 10, 30)
     low, high = make_targets({"ves": ids}, {}, ["ves#low", "ves#high"]).astype(int)
     assert low.max() < UNKNOWN and high.max() < UNKNOWN
     assert (low + high == 0).sum() == 1
-    # Neighbours are told apart but for a chance of 1 in 65,024.
+    # Neighbors have the same digits with a probability of 1 in 65,024.
     mixed = low + 255 * high
     assert (np.diff(mixed.ravel()) == 0).sum() <= 1
 
@@ -122,10 +122,11 @@ def test_channels_of_a_class():
     ]  # fmt: skip
     assert {class_of(channel) for channel in channels} == {"mito", "nuc", "er", "ves"}
     assert stored_channels(channels)[3:5] == ["mito#low", "mito#high"]
-    assert scales(channels) == [1, 1, REACH, 1, 1, 1, 1, 1, REACH, 1, 1]
+    far = MAX_DISTANCE_VOXELS
+    assert target_divisors(channels) == [1, 1, far, 1, 1, 1, 1, 1, far, 1, 1]
 
 
-def test_touching_objects_are_parted_on_both_sides():
+def test_touching_objects_have_boundaries_on_both_sides():
     ids = np.zeros((1, 1, 8), np.uint16)
     ids[0, 0, 1:7] = [300, 300, 300, 7, 7, 7]
     (boundary,) = make_targets({"mito": ids}, {}, ["mito_boundary"])
@@ -137,12 +138,12 @@ def test_the_faces_of_the_patch_are_no_boundary():
     assert not make_targets({"cell": ids}, {}, ["cell_boundary"]).any()
 
 
-def test_what_hangs_on_the_unknown_is_unknown():
+def test_targets_that_depend_on_unknown_voxels_are_unknown():
     ids = np.array([[[0, 5, 5, 5, 5, 0]]], np.uint8)
     known = np.array([[[False, True, True, True, False, True]]])
     targets = make_targets({"mito": ids}, {"mito": known}, ["mito", "mito_boundary"])
     assert targets[0, 0, 0].tolist() == [255, 1, 1, 1, 255, 0]
-    # No object reaches the last voxel, whatever its neighbour is.
+    # The last voxel is in no object, whatever its neighbor is.
     assert targets[1, 0, 0].tolist() == [255, 255, 0, 255, 255, 0]
 
 
@@ -172,5 +173,5 @@ def test_a_large_patch_is_quick(masked):
         start = time.process_time()
         make_targets(dict.fromkeys(classes, ids), known, output_channels(classes))
         times.append(time.process_time() - start)
-    # 15 to 30 ms on one core; the room is for a busy machine.
+    # It takes 15 to 30 ms on one core; the limit allows for a busy machine.
     assert min(times) < 0.3

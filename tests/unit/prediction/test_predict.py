@@ -12,7 +12,7 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 
 import cellmap_pipeline.prediction.predict as prediction
-from cellmap_pipeline.config.training import Inference
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
@@ -30,7 +30,7 @@ RAW = np.random.default_rng(0).integers(0, 255, RAW_GRID.shape).astype(np.uint8)
 def task():
     torch.manual_seed(0)
     made = tiny_task()
-    with torch.no_grad():  # away from 0.5 everywhere
+    with torch.no_grad():  # Move probabilities away from 0.5.
         for parameter in made.parameters():
             parameter.mul_(2)
     return made
@@ -43,7 +43,7 @@ def raw(tmp_path):
 
 
 def reference(task, overlap, blending):
-    """MONAI's own inferer over all of the raw."""
+    """MONAI's own inferer over the whole raw volume."""
     image = torch.from_numpy(RAW.astype(np.float32) / 255)[None, None]
     with torch.inference_mode():
         return sliding_window_inference(
@@ -60,10 +60,10 @@ def read(path):
     [(0.5, "gaussian", 1 << 30), (0.5, "gaussian", 1), (0.0, "constant", 1),
      (0.25, "gaussian", 1 << 30)],
 )  # fmt: skip
-def test_as_monai_does_on_the_whole_volume(
+def test_agrees_with_monai_on_the_whole_volume(
     task, raw, tmp_path, monkeypatch, overlap, blending, memory
 ):
-    monkeypatch.setattr(prediction, "MEMORY", memory)
+    monkeypatch.setattr(prediction, "MAX_SUMS_BYTES", memory)
     grids = {
         "mito": RAW_GRID,
         "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32)),
@@ -81,12 +81,12 @@ def test_as_monai_does_on_the_whole_volume(
 
 
 @pytest.mark.parametrize("voxel_size", [(8, 8, 8), (4, 8, 16), (3.48, 4, 4)])
-def test_blocks_change_nothing(task, raw, tmp_path, monkeypatch, voxel_size):
+def test_the_result_does_not_depend_on_memory(task, raw, tmp_path, monkeypatch, voxel_size):
     grid = Grid(voxel_size, (100, 90, 150), (40, 30, 20))
     rows = [CropLabel(1, "d", "pm", grid)]
     inference = Inference()
     predict_crop([task], raw, rows, tmp_path / "whole", inference)
-    monkeypatch.setattr(prediction, "MEMORY", 1)
+    monkeypatch.setattr(prediction, "MAX_SUMS_BYTES", 1)
     predict_crop([task], raw, rows, tmp_path / "blocks", inference)
     assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "blocks/pm"))
     level = Volume.open(tmp_path / "whole/pm").levels[0]
@@ -97,15 +97,15 @@ def test_blocks_change_nothing(task, raw, tmp_path, monkeypatch, voxel_size):
 
 @settings(deadline=None, max_examples=15)
 @given(st.data())
-def test_any_crop_is_as_monai_does_on_its_raw(task, data):
-    """Any shape, place and voxel size, at the volume's edges too, of a random network."""
+def test_any_crop_agrees_with_monai_on_its_raw(task, data):
+    """Any shape, position and voxel size, also at the edges of the volume, of a random network."""
     shape = [data.draw(st.integers(40, 75), "raw") for _ in range(3)]
     voxel_size = [data.draw(st.sampled_from([8, 8, 8, 5.24, 16]), "voxels") for _ in range(3)]
     raw_grid = Grid(voxel_size, (40, 0, 80), shape)
     values = np.random.default_rng(1).integers(0, 255, shape).astype(np.uint8)
     start = [data.draw(st.integers(0, n - 12), "start") for n in shape]
     size = [data.draw(st.integers(12, n - a), "size") for n, a in zip(shape, start, strict=True)]
-    # On the raw's voxels, or finer or coarser by axis.
+    # On the raw's voxels, or finer or coarser per axis.
     ratio = [data.draw(st.sampled_from([1, 1, 0.5, 0.87, 2, 3.1]), "ratio") for _ in range(3)]
     box = raw_grid.box(start, size)
     grid = box.at([v * r for v, r in zip(voxel_size, ratio, strict=True)])
@@ -121,7 +121,8 @@ def test_any_crop_is_as_monai_does_on_its_raw(task, data):
         predict_crop([trained], raw, [CropLabel(1, "d", "pm", grid)], folder / "c", inference)
         found = read(folder / "c/pm")
         crop = raw.aligned(grid, voxel_size)
-        _, region = prediction._region(raw, crop, (32, 32, 32), overlap)
+        context = inference.context_for((32, 32, 32))
+        _, region = prediction._region(raw, crop, (32, 32, 32), context)
         image = torch.from_numpy(raw.read_raw(region, core=crop))[None, None]
     with torch.inference_mode():
         expected = sliding_window_inference(
@@ -138,7 +139,7 @@ def test_a_crop_smaller_than_the_window(task, raw, tmp_path):
     assert read(tmp_path / "c/pm").shape == (8, 8, 8)
 
 
-def test_what_is_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
+def test_raw_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
     grid = RAW_GRID.box((0, 0, 0), (32, 32, 32))
     rows = [CropLabel(1, "d", "pm", grid)]
     for chunk in (tmp_path / "raw/s0").glob("[23]/*/*"):
@@ -152,14 +153,14 @@ def test_what_is_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.mark.parametrize(
     ("layers", "overlap"),
     [(0, 0.5), (2, 0.5), (4, 0.5), pytest.param(7, 0.75, marks=pytest.mark.slow)],
 )
-def test_a_killed_prediction_goes_on_where_it_was(
+def test_a_killed_prediction_resumes_where_it_stopped(
     task, raw, tmp_path, monkeypatch, layers, overlap
 ):
     monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (4,) * 3))
@@ -175,17 +176,17 @@ def test_a_killed_prediction_goes_on_where_it_was(
 
     write, left = PartialResult.write, [layers]
 
-    def until(self, *arguments):
+    def write_until_killed(self, *arguments):
         write(self, *arguments)
         left[0] -= 1
         if left[0] < 0:
             raise Killed
 
-    monkeypatch.setattr(PartialResult, "write", until)
+    monkeypatch.setattr(PartialResult, "write", write_until_killed)
     with pytest.raises(Killed):
         predict_crop([task], raw, rows, tmp_path / "c", inference)
     assert not (tmp_path / "c").exists()
-    # What was written of the next planes without being noted.
+    # Simulate planes that were written but not recorded as done.
     array = Volume.open(tmp_path / "c.partial/pm").levels[0]
     reopen(tmp_path / "c.partial/pm")[array.grid.shape[0] - 1].write(7).result()
 
@@ -202,23 +203,23 @@ def test_a_killed_prediction_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("where", ["c", "c.partial"])
-def test_a_finished_prediction_is_not_made_again(task, raw, tmp_path, monkeypatch, where):
+def test_a_finished_prediction_is_not_recomputed(task, raw, tmp_path, monkeypatch, where):
     rows = [CropLabel(1, "d", "pm", RAW_GRID)]
     predict_crop([task], raw, rows, tmp_path / "c", Inference())
     made = read(tmp_path / "c/pm")
     (tmp_path / "c").rename(tmp_path / where)
-    (tmp_path / "c.partial").mkdir(exist_ok=True)  # as of other settings, beside a finished one
-    monkeypatch.setattr(prediction.Predictor, "run", lambda *_: pytest.fail("computed again"))
+    (tmp_path / "c.partial").mkdir(exist_ok=True)  # As left by other settings.
+    monkeypatch.setattr(prediction.Predictor, "run", lambda *_: pytest.fail("recomputed"))
     predict_crop([task], raw, rows, tmp_path / "c", Inference())
     assert np.array_equal(read(tmp_path / "c/pm"), made)
     assert not (tmp_path / "c.partial").exists()
-    # Of another version of this package's results.
+    # Another version of results is recomputed.
     monkeypatch.setitem(prediction.RESULT_VERSION, "predict", 0)
-    with pytest.raises(pytest.fail.Exception, match="computed again"):
+    with pytest.raises(pytest.fail.Exception, match="recomputed"):
         predict_crop([task], raw, rows, tmp_path / "c", Inference())
 
 
-def test_what_another_network_left_is_not_gone_on_with(task, raw, tmp_path, monkeypatch):
+def test_a_partial_result_of_another_network_is_discarded(task, raw, tmp_path, monkeypatch):
     rows = [CropLabel(1, "d", "pm", RAW_GRID)]
     predict_crop([task], raw, rows, tmp_path / "whole", Inference())
     other = tiny_task()
@@ -231,7 +232,7 @@ def test_what_another_network_left_is_not_gone_on_with(task, raw, tmp_path, monk
 
 
 @pytest.mark.parametrize("n", [2, 4, 9])
-def test_parts_of_a_crop_make_the_same_whole(task, raw, tmp_path, monkeypatch, n):
+def test_joined_parts_equal_the_whole_crop(task, raw, tmp_path, monkeypatch, n):
     monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (8,) * 3))
     grids = {"mito": RAW_GRID, "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32))}
     rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
@@ -245,7 +246,7 @@ def test_parts_of_a_crop_make_the_same_whole(task, raw, tmp_path, monkeypatch, n
         assert np.array_equal(
             read(tmp_path / "whole" / channel), read(tmp_path / "joined" / channel)
         )
-    # Of the parts, none's note of what it is the prediction of.
+    # A joined result has no progress file.
     (tmp_path / "whole/done.json").unlink()
     files = [
         sorted(path.relative_to(folder) for path in folder.rglob("*"))
@@ -269,7 +270,7 @@ def test_symmetries_are_averaged(task, raw, tmp_path, monkeypatch, count):
                 dims = [d for d in range(3) if flips[d]]
                 result = torch.sigmoid(task(image.permute(axes).flip(dims)[None, None]))[0, 2]
                 total += result.flip(dims).permute(list(np.argsort(axes)))
-    # The region around the crop holds context: the window over the crop itself is compared.
+    # Without context around the crop, there is only the window over the crop itself.
     monkeypatch.setattr(prediction, "_region", lambda *_: (grid, grid))
     predict_crop([task], raw, rows, tmp_path / "d", inference)
     wanted = np.round(total.numpy() / count * 255)
@@ -283,13 +284,13 @@ def test_no_window_is_computed_twice(task, raw, tmp_path, monkeypatch):
     windows = []
     forward = task.forward
     monkeypatch.setattr(task, "forward", lambda x: windows.append(len(x)) or forward(x))
-    monkeypatch.setattr(prediction, "MEMORY", 1)
+    monkeypatch.setattr(prediction, "MAX_SUMS_BYTES", 1)
     predict_crop([task], raw, [CropLabel(1, "d", "pm", RAW_GRID)], tmp_path / "c", Inference())
     starts = dense_patch_slices(RAW_GRID.shape, (32, 32, 32), (16, 16, 16))
     assert sum(windows) == len(starts)
 
 
-def test_a_label_that_the_network_does_not_know(task, raw, tmp_path):
+def test_a_label_that_the_network_does_not_predict(task, raw, tmp_path):
     rows = [CropLabel(1, "d", "er", RAW_GRID)]
     with pytest.raises(InputError, match="predicts mito, pm, not er"):
         predict_crop([task], raw, rows, tmp_path / "c", Inference())

@@ -1,4 +1,4 @@
-"""Where windows lie, what they count, and when planes are done."""
+"""Positions and weights of windows, layers, and sums."""
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.data.utils import dense_patch_slices
 
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.prediction.window_sums import Accumulator, RowSums
+from cellmap_pipeline.prediction.window_sums import RowSums, WindowSums
 from cellmap_pipeline.prediction.windows import Windows, plan_layers
 
 sizes = st.integers(2, 6)
@@ -25,7 +25,7 @@ sizes = st.integers(2, 6)
     overlap=st.sampled_from([0, 0.25, 0.5, 0.75]),
     blending=st.sampled_from(["gaussian", "constant"]),
 )
-def test_windows_are_monais_and_their_weights_sum_to_one(shape, window, overlap, blending):
+def test_windows_agree_with_monai_and_their_weights_sum_to_one(shape, window, overlap, blending):
     windows = Windows(shape, window, overlap, blending)
     step = [max(1, int(w * (1 - overlap))) for w in window]
     corners = [
@@ -51,7 +51,7 @@ def test_windows_are_monais_and_their_weights_sum_to_one(shape, window, overlap,
     overlap=st.sampled_from([0, 0.5, 0.75]),
     cut=st.floats(0, 1),
 )
-def test_every_plane_is_finished_once_by_the_last_window_that_changes_it(
+def test_every_plane_is_finished_once_by_the_last_window_over_it(
     planes, ratio, shift, overlap, cut
 ):
     region = Grid((8, 8, 8), (0, 0, 0), (planes, 9, 9))
@@ -74,7 +74,7 @@ def test_every_plane_is_finished_once_by_the_last_window_that_changes_it(
         if last:
             part = grid.box((first, 0, 0), (last - first, 9, 9))
             low, high = region.index_box(part)
-            # All windows over these planes were run, and none is to come.
+            # All windows over these planes have been predicted, and no later one covers them.
             needed = [s for s in windows.starts[0] if s < min(high[0], planes) and s + 9 > low[0]]
             assert set(needed) <= set(starts)
             assert not later or later[0] >= min(high[0], planes)
@@ -82,7 +82,7 @@ def test_every_plane_is_finished_once_by_the_last_window_that_changes_it(
 
 @settings(deadline=None, max_examples=50)
 @given(st.data())
-def test_sums_are_the_same_in_any_order_and_in_any_memory(data):
+def test_sums_do_not_depend_on_order_and_memory(data):
     shape = (40, 70, 66)
     rng = np.random.default_rng(0)
     boxes = []
@@ -95,26 +95,26 @@ def test_sums_are_the_same_in_any_order_and_in_any_memory(data):
         box = tuple(slice(s, s + n) for s, n in zip(start, values.shape[1:], strict=True))
         wanted[(slice(None), *box)] += values
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as helpers:
-        sums = Accumulator(2, Path(folder), memory=data.draw(st.sampled_from([1, 1 << 30])))
+        sums = WindowSums(2, Path(folder), max_bytes=data.draw(st.sampled_from([1, 1 << 30])))
         for start, values in data.draw(st.permutations(boxes)):
             sums.add(start, values, helpers)
         assert np.array_equal(sums.read(1, (0, 0, 0), shape), wanted[1])
-        sums.forget_below(33)
+        sums.free_below(33)
         assert not sums.read(0, (0, 0, 0), (32, 70, 66)).any()
         assert np.array_equal(sums.read(0, (32, 3, 4), shape), wanted[0, 32:, 3:, 4:])
 
 
-def test_what_does_not_fit_waits_in_files_that_go(tmp_path):
-    sums = Accumulator(1, tmp_path, memory=1)
+def test_chunks_beyond_the_memory_are_files_that_are_removed(tmp_path):
+    sums = WindowSums(1, tmp_path, max_bytes=1)
     with ThreadPoolExecutor(1) as helpers:
         sums.add((0, 0, 0), np.ones((1, 64, 64, 64), np.uint16), helpers)
     assert len(list(tmp_path.iterdir())) == 1
-    sums.forget_below(64)
+    sums.free_below(64)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
-def test_an_interior_window_counts_most_in_its_middle(overlap):
+def test_an_interior_window_weighs_most_in_its_middle(overlap):
     windows = Windows((40, 40, 40), (8, 8, 8), overlap, "gaussian")
     weight = windows.weights(tuple(axis[2] for axis in windows.starts))
     assert weight.shape == (8, 8, 8)
@@ -122,7 +122,7 @@ def test_an_interior_window_counts_most_in_its_middle(overlap):
     assert (weight.max() - weight.min() < 1e-6) == (overlap == 0)
 
 
-def test_row_sums_are_those_of_all_windows_over_a_row():
+def test_row_sums_equal_the_sums_of_all_windows():
     rng = np.random.default_rng(0)
     wanted = np.zeros((2, 4, 14, 17), np.uint16)
     rows = RowSums(2, (4, 6, 5), [3, 6, 15], torch.device("cpu"))

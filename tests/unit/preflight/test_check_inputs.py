@@ -7,18 +7,18 @@ import shutil
 import numpy as np
 import pytest
 
-from cellmap_pipeline.channels import FURTHER
+from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
 from cellmap_pipeline.config.load import parse_run
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.storage import ABSENT
+from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.preflight import chunks as inputs_chunks
+from cellmap_pipeline.preflight import chunks
 from cellmap_pipeline.preflight.check_inputs import check_inputs
 from tests.support.runs import TINY
-from tests.support.spoiled import CROP, LOOK, RAW, STARTS, TEST_CROP, make_folder, said_to
+from tests.support.spoiled import CHECK, CROP, RAW, STARTS, TEST_CROP, check_run
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_what_was_decoded_is_said(data, caplog, monkeypatch):
     assert raw.endswith("chunks of 2 arrays decoded, 0 broken")
     assert caplog.messages[-1] == "0 problems, 0 warnings"
     # Of what is too much, an even share.
-    monkeypatch.setattr(inputs_chunks, "MOST_VOXELS", 10 * inputs_chunks.SMALL_CHUNK)
+    monkeypatch.setattr(chunks, "MAX_DECODED_VOXELS", 10 * chunks.MIN_CHUNK_COST_VOXELS)
     caplog.clear()
     with caplog.at_level(logging.INFO):
         look(data)
@@ -107,7 +107,7 @@ def test_labels_that_cannot_be_read_are_named_at_once(data):
         look(data)
     first, second = sorted(str(error.value).splitlines())
     assert first.startswith(f"training a: {broken[0]}/.zattrs is not JSON")
-    assert second.startswith(f"training a: {broken[1]}: none of its levels is here")
+    assert second.startswith(f"training a: {broken[1]}: none of its levels is present")
     assert "docs/fetching.md" in second
 
 
@@ -152,7 +152,7 @@ def test_raw_that_the_source_lacks(data):
         names = [str(path.relative_to(array)) for path in here]
         assert len(names) > 1 and separator in names[0]
         here[0].unlink()
-        (array / ABSENT).write_text(json.dumps(names))
+        (array / ABSENT_FILE).write_text(json.dumps(names))
         assert "demo_cell-1/crop1" in look(data)["a"]
         for path in here[1:]:
             path.unlink()
@@ -160,19 +160,12 @@ def test_raw_that_the_source_lacks(data):
         look(data)
 
 
-@pytest.fixture
-def it(tmp_path, monkeypatch):
-    """A folder with which all is well."""
-    monkeypatch.chdir(tmp_path)
-    return make_folder(tmp_path)
-
-
 def crop_grid(crop=TEST_CROP):
     return RAW.box(STARTS[crop], CROP)
 
 
-def predict(it, grid, value=1, dtype=np.uint8, **where):
-    it.predict_elsewhere(np.full(grid.shape, value, dtype), grid, **where)
+def predict(folder, grid, value=1, dtype=np.uint8, **where):
+    folder.write_predictions(np.full(grid.shape, value, dtype), grid, **where)
 
 
 def warned(caplog):
@@ -183,58 +176,62 @@ def warned(caplog):
     ("start", "shape", "ends"),
     [
         ((-1, -1, -1), (10, 10, 10), ""),  # more than the crop
-        ((0, 0, 0), (7, 8, 8), LOOK),  # a voxel is an eighth of the crop
-        ((0, 0, 0), (8, 8, 4), LOOK),
+        ((0, 0, 0), (7, 8, 8), CHECK),  # a voxel is an eighth of the crop
+        ((0, 0, 0), (8, 8, 4), CHECK),
     ],
 )
-def test_coarser_predictions_cover_the_crop(it, start, shape, ends):
-    predict(it, crop_grid().at((32, 32, 32)).box(start, shape))
-    assert said_to(it)[0] == ends
+def test_coarser_predictions_cover_the_crop(folder, start, shape, ends):
+    predict(folder, crop_grid().at((32, 32, 32)).box(start, shape))
+    assert check_run(folder)[0] == ends
 
 
-def test_a_part_of_a_voxel_of_a_coarser_prediction_may_lack(it, caplog):
+def test_a_part_of_a_voxel_of_a_coarser_prediction_may_lack(folder, caplog):
     """Their borders fall elsewhere than the crop's."""
     coarse = crop_grid().at((40, 40, 40)).box((0, 0, 0), (6, 6, 6))
     assert not coarse.covers(crop_grid())
-    predict(it, coarse)
+    predict(folder, coarse)
     with caplog.at_level(logging.INFO):
-        assert said_to(it) == ("", "")
+        assert check_run(folder) == ("", "")
     assert not warned(caplog)
     # The same where it is scored.
-    split(it)
-    predict(it, crop_grid(VALIDATES).at((40, 40, 40)).box((0, 0, 0), (6, 6, 6)), crop=VALIDATES)
+    split(folder)
+    predict(folder, crop_grid(VALIDATES).at((40, 40, 40)).box((0, 0, 0), (6, 6, 6)), crop=VALIDATES)
     with caplog.at_level(logging.INFO):
-        assert said_to(it) == ("", "")
+        assert check_run(folder) == ("", "")
     assert not warned(caplog)
 
 
-SUFFIXES = [suffix for suffixes in FURTHER.values() for suffix in suffixes]
+SUFFIXES = [suffix for suffixes in AUXILIARY_SUFFIXES.values() for suffix in suffixes]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     ("start", "value", "says"),
     [
-        ((0, 0, 0), np.nan, "holds NaN"),
-        ((0, 0, 0), 200, "holds 200 to 200, but probabilities are 0 to 1"),
-        ((16, 0, 0), 1, "lacks 50% of its crop"),
-        ((0, 40, 0), 1, "off the crop"),
+        ((0, 0, 0), np.nan, "contains NaN"),
+        (
+            (0, 0, 0),
+            200,
+            "has values from 200 to 200, but probabilities",
+        ),
+        ((16, 0, 0), 1, "does not cover 50% of its crop"),
+        ((0, 40, 0), 1, "does not overlap the crop"),
     ],
 )
-def test_further_channels_are_looked_at_like_the_label_itself(it, suffix, start, value, says):
-    predict(it, crop_grid())
+def test_auxiliary_channels_are_looked_at_like_the_label_itself(folder, suffix, start, value, says):
+    predict(folder, crop_grid())
     grid = crop_grid().box(start, CROP)
-    predict(it, grid, value, np.float32, channel="mito" + suffix)
-    when, said = said_to(it)
-    assert when == LOOK and len(said.splitlines()) == 1
+    predict(folder, grid, value, np.float32, channel="mito" + suffix)
+    when, said = check_run(folder)
+    assert when == CHECK and len(said.splitlines()) == 1
     assert f"other/a/crop3/mito{suffix}/s0 " in said and says in said
 
 
-def test_further_channels_with_which_all_is_well(it, caplog):
+def test_auxiliary_channels_with_which_all_is_well(folder, caplog):
     for suffix in ["", *SUFFIXES]:
-        predict(it, crop_grid(), channel="mito" + suffix)
+        predict(folder, crop_grid(), channel="mito" + suffix)
     with caplog.at_level(logging.INFO):
-        assert said_to(it) == ("", "")
+        assert check_run(folder) == ("", "")
     assert "predictions: 6 of 6 chunks of 6 arrays decoded, 0 broken" in caplog.messages
 
 
@@ -242,31 +239,36 @@ TRAINS, VALIDATES = 1, 2
 
 
 @pytest.fixture
-def scored(it):
+def scored(folder):
     """A folder with predictions made elsewhere of the test crop, and a split of its own."""
-    predict(it, crop_grid())
-    split(it)
-    return it
+    predict(folder, crop_grid())
+    split(folder)
+    return folder
 
 
-def split(it, annotated="mito,pm"):
+def split(folder, annotated="mito,pm"):
     rows = {"train": (TRAINS, "mito,pm"), "validate": (VALIDATES, annotated)}
     lines = [
-        f'{usage},{it.raw},"{it.label(crop=crop).parent}/[{labels}]"\n'
+        f'{usage},{folder.raw},"{folder.label(crop=crop).parent}/[{labels}]"\n'
         for usage, (crop, labels) in rows.items()
     ]
-    (it.path / "own.csv").write_text("".join(lines))
-    it.train(datasplit="own.csv")
+    (folder.path / "own.csv").write_text("".join(lines))
+    folder.configure_training(datasplit="own.csv")
 
 
 @pytest.mark.parametrize("channel", ["mito", "mito_boundary"])
 @pytest.mark.parametrize(
     ("start", "value", "dtype", "says"),
     [
-        ((0, 0, 0), np.nan, np.float32, "holds NaN"),
-        ((0, 0, 0), 200, np.float32, "holds 200 to 200, but probabilities are 0 to 1"),
+        ((0, 0, 0), np.nan, np.float32, "contains NaN"),
+        (
+            (0, 0, 0),
+            200,
+            np.float32,
+            "has values from 200 to 200, but probabilities",
+        ),
         ((0, 0, 0), 1, np.int64, "is int64, but probabilities are"),
-        ((0, 40, 0), 1, np.uint8, "off the crop"),
+        ((0, 40, 0), 1, np.uint8, "does not overlap the crop"),
     ],
 )
 def test_predictions_of_crops_that_validate_are_looked_at(
@@ -275,15 +277,15 @@ def test_predictions_of_crops_that_validate_are_looked_at(
     predict(scored, crop_grid(VALIDATES), crop=VALIDATES)
     grid = crop_grid(VALIDATES).box(start, CROP)
     predict(scored, grid, value, dtype, crop=VALIDATES, channel=channel)
-    when, said = said_to(scored)
-    assert when == LOOK and len(said.splitlines()) == 1
+    when, said = check_run(scored)
+    assert when == CHECK and len(said.splitlines()) == 1
     assert f"other/a/crop{VALIDATES}/{channel}/s0 " in said and says in said
 
 
 def test_a_prediction_of_a_crop_that_validates_that_cannot_be_opened(scored):
     (scored.path / f"other/a/crop{VALIDATES}/mito").mkdir(parents=True)
-    when, said = said_to(scored)
-    assert when == LOOK and said.startswith(
+    when, said = check_run(scored)
+    assert when == CHECK and said.startswith(
         f"predictions.nnunet: other/a/crop{VALIDATES}/mito is not a volume"
     )
 
@@ -293,23 +295,23 @@ def test_of_crops_that_validate_a_part_may_be_predicted(scored, caplog):
     half = crop_grid(VALIDATES).box((0, 0, 0), (16, 32, 32))
     predict(scored, half, crop=VALIDATES)
     with caplog.at_level(logging.INFO):
-        assert said_to(scored) == ("", "")
+        assert check_run(scored) == ("", "")
     (line,) = warned(caplog)
-    assert f"other/a/crop{VALIDATES}/mito lacks 50% of a/crop{VALIDATES}" in line
+    assert f"other/a/crop{VALIDATES}/mito does not cover 50% of a/crop{VALIDATES}" in line
     predict(scored, half, crop=VALIDATES, channel="mito_boundary")
-    assert said_to(scored) == ("", "")
+    assert check_run(scored) == ("", "")
     quarter = half.box((0, 16, 0), (16, 16, 32))
     predict(scored, quarter, crop=VALIDATES, channel="mito_boundary")
-    when, said = said_to(scored)
-    assert when == LOOK and "mito_boundary/s0 lacks 50% of its crop" in said
+    when, said = check_run(scored)
+    assert when == CHECK and "mito_boundary/s0 does not cover 50% of its crop" in said
 
 
 def test_predictions_that_validation_does_not_read_are_not_looked_at(scored):
     """Of crops to train on, of labels that are left out, and those that are not there."""
-    assert said_to(scored) == ("", "")
+    assert check_run(scored) == ("", "")
     predict(scored, crop_grid(TRAINS), np.nan, np.float32, crop=TRAINS)
-    assert said_to(scored) == ("", "")
+    assert check_run(scored) == ("", "")
     predict(scored, crop_grid(VALIDATES), np.nan, np.float32, crop=VALIDATES)
-    assert said_to(scored)[0] == LOOK
+    assert check_run(scored)[0] == CHECK
     split(scored, annotated="pm")
-    assert said_to(scored) == ("", "")
+    assert check_run(scored) == ("", "")

@@ -1,3 +1,5 @@
+"""The volumes of a crop that exist so far."""
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ GRID = Grid((8, 8, 8), (0, 0, 0), (4, 4, 4))
 
 @pytest.fixture
 def run(tmp_path):
-    """A configuration, and what makes volumes below its folder."""
+    """A function that writes volumes below the folder of a run and returns its configuration."""
     rows = [CropLabel(7, "d", label, GRID) for label in ("mito", "nuc", "pm")]
     write_manifest(rows, tmp_path / "m.csv")
     config = {
@@ -26,15 +28,15 @@ def run(tmp_path):
         "predictions": {"lab": str(tmp_path / "lab/{crop}/{label}/{dataset}")},
     }
 
-    def make(*paths):
+    def write_volumes(*paths):
         for path in paths:
             create(tmp_path / path, GRID, "uint8").write(np.ones(GRID.shape, np.uint8)).result()
         return parse_run(config, "config.yaml")
 
-    return make
+    return write_volumes
 
 
-MADE = (
+VOLUMES = (
     "truth.zarr/crop7/mito",
     "results/segmentations/d/crop7/mito",
     "results/segmentations/d/crop7/pm.partial",
@@ -45,8 +47,8 @@ MADE = (
 )
 
 
-def test_all_that_is_made_of_a_test_crop_class_by_class(run):
-    crop = find_layers(run(*MADE), 7)
+def test_layers_of_a_test_crop_are_grouped_by_class(run):
+    crop = find_layers(run(*VOLUMES), 7)
     assert [layer.name for layer in crop.layers] == [
         "nuc (net)",
         "mito truth",
@@ -55,30 +57,30 @@ def test_all_that_is_made_of_a_test_crop_class_by_class(run):
         "mito_boundary (net)",
         "pm (lab)",
     ]
-    assert [layer.label for layer in crop.of("probability")] == ["nuc", "mito", "mito", "pm"]
+    assert [layer.label for layer in crop.of_kind("probability")] == ["nuc", "mito", "mito", "pm"]
     assert (crop.crop, crop.dataset) == (7, "d")
 
 
-def test_some_classes(run):
-    made = run(*MADE)
-    assert {layer.label for layer in find_layers(made, 7, ["pm"]).layers} == {"pm"}
-    with pytest.raises(InputError, match="crop 7 has nothing of er; there is: nuc, mito, pm"):
-        find_layers(made, 7, ["er", "pm"])
+def test_selected_classes(run):
+    config = run(*VOLUMES)
+    assert {layer.label for layer in find_layers(config, 7, ["pm"]).layers} == {"pm"}
+    with pytest.raises(InputError, match="crop 7 has no volumes of er, only of nuc, mito, pm"):
+        find_layers(config, 7, ["er", "pm"])
 
 
-def test_a_crop_with_labels(run):
+def test_layers_of_a_labeled_crop(run):
     labels = "data/d/d.zarr/recon-1/labels/groundtruth/crop3"
-    made = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
-    names = [layer.name for layer in find_layers(made, 3).layers]
+    config = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
+    names = [layer.name for layer in find_layers(config, 3).layers]
     assert names == ["pm truth", "pm (other)"]
 
 
-def test_what_is_not_there_is_said(run, tmp_path):
-    made = run("data/d/d.zarr/recon-1/labels/groundtruth/crop3/pm")
-    with pytest.raises(InputError, match=r"there is no crop 9: .* are 7; crops with .* are 3$"):
-        find_layers(made, 9)
-    with pytest.raises(InputError, match="nothing of crop 7 is made yet in .*run crop7` predicts"):
-        find_layers(made, 7)
+def test_missing_crops_and_results_are_errors(run, tmp_path):
+    config = run("data/d/d.zarr/recon-1/labels/groundtruth/crop3/pm")
+    with pytest.raises(InputError, match=r"there is no crop 9: .* are 7; the labeled .* are 3$"):
+        find_layers(config, 9)
+    with pytest.raises(InputError, match="crop 7 has no results in .* yet: .*run crop7` predicts"):
+        find_layers(config, 7)
     (tmp_path / "results/net/predictions/d/crop7.partial").mkdir(parents=True)
-    with pytest.raises(InputError, match="nothing of crop 7 is complete yet; .*crop7.partial is"):
-        find_layers(made, 7)
+    with pytest.raises(InputError, match="crop 7 has no complete results yet; .*crop7.partial is"):
+        find_layers(config, 7)

@@ -1,3 +1,5 @@
+"""Volumes as a browser reads them."""
+
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,8 +18,8 @@ GRID = Grid((8, 4, 4), (100, 20, 30), (20, 33, 17))
 VOXELS = np.random.default_rng(0).integers(0, 200, GRID.shape).astype(np.uint8)
 
 
-class Files(Mapping):
-    """What a volume hands out, as a store for zarr."""
+class ServedFiles(Mapping):
+    """The files of a served volume, as a store for zarr."""
 
     def __init__(self, volume):
         self.volume = volume
@@ -36,11 +38,11 @@ class Files(Mapping):
 
 
 def read(served, name="s0"):
-    return zarr.open_array(zarr.storage.KVStore(Files(served)), mode="r", path=name)[:]
+    return zarr.open_array(zarr.storage.KVStore(ServedFiles(served)), mode="r", path=name)[:]
 
 
-def written(path, voxels=VOXELS, **settings):
-    """A single zarr 2 array that says where it lies."""
+def serve_array(path, voxels=VOXELS, **settings):
+    """Write a single zarr 2 array with its position in its attributes, and serve it."""
     array = zarr.open(
         str(path), "w", shape=voxels.shape, chunks=(7, 16, 9), dtype=voxels.dtype, **settings
     )
@@ -50,8 +52,8 @@ def written(path, voxels=VOXELS, **settings):
 
 
 @pytest.mark.parametrize("separator", [".", "/"])
-def test_chunks_are_handed_out_as_they_lie_there(tmp_path, separator):
-    served = written(tmp_path / "label", dimension_separator=separator)
+def test_supported_chunks_are_served_as_stored(tmp_path, separator):
+    served = serve_array(tmp_path / "label", dimension_separator=separator)
     key = separator.join("021")
     assert served.read(f"s0/{key}") == (tmp_path / "label" / key).read_bytes()
     assert np.array_equal(read(served), VOXELS)
@@ -68,13 +70,13 @@ def test_chunks_are_handed_out_as_they_lie_there(tmp_path, separator):
     ],
     ids=["int64", "big-endian", "bool", "float64", "bzip2"],
 )
-def test_what_the_viewer_lacks_is_decoded(tmp_path, settings):
-    served = written(tmp_path / "label", **settings)
+def test_unsupported_chunks_are_decoded(tmp_path, settings):
+    served = serve_array(tmp_path / "label", **settings)
     assert json.loads(served.read("s0/.zarray"))["dtype"] in {"<u8", "<u2", "|u1", "<f4"}
     assert np.array_equal(read(served), settings["voxels"])
 
 
-def test_n5(tmp_path):
+def test_n5_is_decoded(tmp_path):
     spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{tmp_path}/raw/"}}
     metadata = {
         "dimensions": VOXELS.shape[::-1], "blockSize": [8, 6, 5], "dataType": "uint8",
@@ -82,12 +84,12 @@ def test_n5(tmp_path):
     }  # fmt: skip
     ts.open(spec | {"metadata": metadata}, create=True).result().T.write(VOXELS).result()
     file = tmp_path / "raw/attributes.json"
-    place = {"axes": ["z", "y", "x"], "scale": [8, 4, 4], "translate": [100, 20, 30]}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"transform": place}))
+    transform = {"axes": ["z", "y", "x"], "scale": [8, 4, 4], "translate": [100, 20, 30]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"transform": transform}))
     assert np.array_equal(read(ServedVolume(Volume.open(tmp_path / "raw"))), VOXELS)
 
 
-def test_only_levels_that_are_here_are_told_of(tmp_path):
+def test_only_local_levels_are_listed(tmp_path):
     create(tmp_path / "raw", GRID, "uint8").write(VOXELS).result()
     file = tmp_path / "raw/.zattrs"
     attributes = json.loads(file.read_text())
@@ -99,13 +101,13 @@ def test_only_levels_that_are_here_are_told_of(tmp_path):
     ]
     file.write_text(json.dumps(attributes))
     served = ServedVolume(Volume.open(tmp_path / "raw"))
-    (told,) = json.loads(served.read(".zattrs"))["multiscales"][0]["datasets"]
-    assert told == fine
+    (listed,) = json.loads(served.read(".zattrs"))["multiscales"][0]["datasets"]
+    assert listed == fine
     assert np.array_equal(read(served), VOXELS)
 
 
-def test_there_is_no_other_file(tmp_path):
-    served = written(tmp_path / "label")
+def test_other_files_are_not_served(tmp_path):
+    served = serve_array(tmp_path / "label")
     (tmp_path / "label/2.2.1").unlink()
     (tmp_path / "secret").write_text("")
     for key in ("s0/2.2.1", "s0/9.9.9", "s1/.zarray", "s0/../secret", "s0/", "", ".zarray"):

@@ -1,4 +1,4 @@
-"""What a run is at, from a log as Snakemake 9.27 writes it."""
+"""The status of a run, from a log in the format of Snakemake 9.27."""
 
 import io
 from datetime import datetime
@@ -12,11 +12,11 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.make import read_plan
-from cellmap_pipeline.report.status import Job, look, time_left
-from cellmap_pipeline.report.status_table import show
-from cellmap_pipeline.run.locks import bury, claim, read, this_process
-from cellmap_pipeline.run.progress import progress_of
-from cellmap_pipeline.run.restart import RUN
+from cellmap_pipeline.report.status import Job, read_status, stage_time_left
+from cellmap_pipeline.report.status_table import render_status
+from cellmap_pipeline.run.locks import read_holder, remove_dead, this_process, try_acquire
+from cellmap_pipeline.run.progress import read_progress
+from cellmap_pipeline.run.restart import RUN_LOCK
 from cellmap_pipeline.run.snakemake_log import parse, read_logs
 
 START = """
@@ -111,7 +111,7 @@ BAR = "\rcrop7:  25%|##5       | 2/8 [00:10<00:30,  5.00s/window]"
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A folder in which a run lives; the function writes its log and returns its status."""
+    """A function that writes the log of an active run and returns the run's status."""
     monkeypatch.chdir(tmp_path)
     rows = [
         CropLabel(7, "d", "mito", Grid((8, 8, 8), (0, 0, 0), (10, 10, 10))),
@@ -128,31 +128,31 @@ def run(tmp_path, monkeypatch):
         path = tmp_path / "config" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content))
-    claim(tmp_path / RUN, this_process())
+    try_acquire(tmp_path / RUN_LOCK, this_process())
     (tmp_path / ".snakemake/log").mkdir()
 
     def status(*parts):
         file = tmp_path / ".snakemake/log/2026-11-25T053239.647943.snakemake.log"
         file.write_text("".join([START, *parts]))
-        return look(read_plan(tmp_path / "config/config.yaml"))
+        return read_status(read_plan(tmp_path / "config/config.yaml"))
 
     return status
 
 
 def states(status):
-    """By stage the states of its jobs."""
+    """States of the jobs by stage."""
     return {stage: [job.state for job in jobs] for stage, jobs in status.by_stage().items()}
 
 
-def runs(folder, name, said=""):
-    """A job that has begun its work."""
+def start_job(folder, name, output=""):
+    """Write the log and the lock file of a running job."""
     log = folder / "results/logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(said)
-    claim(log.with_suffix(".owner"), this_process())
+    log.write_text(output)
+    try_acquire(log.with_suffix(".owner"), this_process())
 
 
-def test_jobs_of_a_log():
+def test_jobs_are_parsed_from_a_log():
     log = parse(START + TRAIN + TRAIN_FAILED)
     assert log.planned == {
         "check_inputs": 1, "train": 1, "predict": 2, "segment": 3, "package": 1, "all": 1
@@ -162,18 +162,18 @@ def test_jobs_of_a_log():
     assert check.begun == datetime(2026, 11, 25, 5, 32, 39)
     assert check.ended == datetime(2026, 11, 25, 5, 32, 51)
     assert train.wildcards == {"training": "net"} and train.failed and not train.local
-    again = parse(START + TRAIN + TRAIN_FAILED + TRAIN).jobs[1]
-    assert not again.failed and again.ended is None
+    retried = parse(START + TRAIN + TRAIN_FAILED + TRAIN).jobs[1]
+    assert not retried.failed and retried.ended is None
 
 
-def test_a_snakemake_that_a_job_calls_is_no_run(run, tmp_path):
+def test_calls_of_snakemake_by_jobs_are_no_runs(run, tmp_path):
     run()
     later = tmp_path / ".snakemake/log/2026-11-25T060000.000000.snakemake.log"
     later.write_text("Building DAG of jobs...\nCreating report...\n")
     assert [log.planned["train"] for log in read_logs(tmp_path)] == [1]
 
 
-def test_a_job_in_the_queue_and_one_that_works(run, tmp_path):
+def test_submitted_jobs_are_queued_until_they_run(run, tmp_path):
     assert states(run(TRAIN)) == {
         "check_inputs": ["done"],
         "train": ["queued"],
@@ -181,45 +181,45 @@ def test_a_job_in_the_queue_and_one_that_works(run, tmp_path):
         "segment": ["waiting"] * 3,
         "package": ["waiting"],
     }
-    runs(tmp_path, "train/net")
+    start_job(tmp_path, "train/net")
     status = run(TRAIN)
     assert states(status)["train"] == ["running"]
-    # Nothing is known of what follows.
-    assert status.left == (0, False)
+    # The duration of the following stages is unknown.
+    assert status.time_left == (0, False)
 
 
-def test_jobs_of_a_group_end_one_by_one(run, tmp_path):
-    runs(tmp_path, "segment/d/crop7/mito")
+def test_jobs_of_a_group_have_their_own_states(run, tmp_path):
+    start_job(tmp_path, "segment/d/crop7/mito")
     status = run(TRAIN, TRAIN_DONE, PREDICT, PREDICTED, GROUP)
     assert states(status)["segment"] == ["running", "queued", "waiting"]
     owner = tmp_path / "results/logs/segment/d/crop7/mito.owner"
-    bury(owner, read(owner))
+    remove_dead(owner, read_holder(owner))
     assert states(run(TRAIN, TRAIN_DONE, PREDICT, PREDICTED, GROUP, GROUP_FAILED))["segment"] == [
         "failed", "failed", "waiting"
     ]  # fmt: skip
 
 
-def test_time_left_goes_by_the_voxels_of_what_is_done(run, tmp_path):
+def test_time_left_is_estimated_from_the_voxels_of_completed_jobs(run, tmp_path):
     for name, seconds in (("train/net", 900), ("predict/net/d/crop7", 50)):
         path = tmp_path / f"results/benchmarks/{name}.tsv"
         path.parent.mkdir(parents=True)
         path.write_text(f"s\th:m:s\n{seconds}\t-\n")
     status = run(TRAIN, TRAIN_DONE, PREDICT, PREDICTED)
-    predicted = {job.crop: (job.state, job.left) for job in status.by_stage()["predict"]}
+    predicted = {job.crop: (job.state, job.seconds_left) for job in status.by_stage()["predict"]}
     assert predicted == {7: ("done", None), 9: ("waiting", 200)}
     crops = status.by_crop()
     assert sorted(crops) == [7, 9]
     assert [job.rule for job in crops[9]] == ["predict", "segment"]
 
 
-def test_the_bar_of_a_job_says_how_long_it_takes(run, tmp_path):
-    runs(tmp_path, "predict/net/d/crop7", BAR)
+def test_time_left_of_a_running_job_is_that_of_its_progress_bar(run, tmp_path):
+    start_job(tmp_path, "predict/net/d/crop7", BAR)
     (job, other) = run(TRAIN, TRAIN_DONE, PREDICT).by_stage()["predict"]
-    assert (job.progress.what, job.progress.share, job.left) == ("crop7", 0.25, 30)
-    assert other.left is None
+    assert (job.progress.what, job.progress.share, job.seconds_left) == ("crop7", 0.25, 30)
+    assert other.seconds_left is None
 
 
-def test_what_an_earlier_run_made_is_done(run, tmp_path):
+def test_results_of_earlier_runs_are_done(run, tmp_path):
     (tmp_path / "results/net/predictions/d/crop9").mkdir(parents=True)
     text = START.replace("predict             2", "predict             1")
     (tmp_path / ".snakemake/log/2026-11-26T000000.000000.snakemake.log").write_text(text)
@@ -227,20 +227,23 @@ def test_what_an_earlier_run_made_is_done(run, tmp_path):
     assert predicted == {9: "done", 7: "waiting"}
 
 
-def test_a_run_that_is_gone(run, tmp_path):
-    bury(tmp_path / RUN, read(tmp_path / RUN))
+def test_jobs_of_a_dead_run_are_stopped(run, tmp_path):
+    remove_dead(tmp_path / RUN_LOCK, read_holder(tmp_path / RUN_LOCK))
     status = run(TRAIN)
     assert not status.alive
     assert states(status)["train"] == ["stopped"]
 
 
-def test_jobs_at_once_shorten_the_time_and_the_longest_bounds_it():
-    jobs = [Job("segment", {}, "running", left=5.0), Job("segment", {}, "running", left=1.0)]
-    waiting = [Job("segment", {}, "waiting", left=4.0) for _ in range(6)]
-    assert time_left(jobs + waiting) == (15, True)
-    assert time_left(jobs) == (5, True)
-    assert time_left([*jobs, Job("segment", {}, "waiting")]) == (5, False)
-    assert time_left([Job("segment", {}, "done")]) == (0, True)
+def test_parallel_jobs_shorten_the_time_down_to_the_longest_job():
+    jobs = [
+        Job("segment", {}, "running", seconds_left=5.0),
+        Job("segment", {}, "running", seconds_left=1.0),
+    ]
+    waiting = [Job("segment", {}, "waiting", seconds_left=4.0) for _ in range(6)]
+    assert stage_time_left(jobs + waiting) == (15, True)
+    assert stage_time_left(jobs) == (5, True)
+    assert stage_time_left([*jobs, Job("segment", {}, "waiting")]) == (5, False)
+    assert stage_time_left([Job("segment", {}, "done")]) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -259,23 +262,23 @@ def test_jobs_at_once_shorten_the_time_and_the_longest_bounds_it():
         ),
     ],
 )
-def test_the_last_bar_of_a_log(tmp_path, text, expected):
+def test_the_last_progress_bar_of_a_log_is_read(tmp_path, text, expected):
     (tmp_path / "a.log").write_text(text)
-    assert progress_of(tmp_path / "a.log") == expected
+    assert read_progress(tmp_path / "a.log") == expected
 
 
-def test_the_tables(run, tmp_path, capsys):
-    runs(tmp_path, "predict/net/d/crop7", BAR)
+def test_the_status_is_shown_in_tables(run, tmp_path, capsys):
+    start_job(tmp_path, "predict/net/d/crop7", BAR)
     status = run(TRAIN, TRAIN_DONE, PREDICT)
     console = Console(file=io.StringIO(), width=100)
-    console.print(show(status))
-    said = console.file.getvalue()
-    assert "running, begun 2026-11-25 05:32: 2 of 8 jobs done" in said
-    assert "predict net d 7" in said and "25%" in said and "0:00:30" in said
+    console.print(render_status(status))
+    printed = console.file.getvalue()
+    assert "running, started 2026-11-25 05:32: 2 of 8 jobs done" in printed
+    assert "predict net d 7" in printed and "25%" in printed and "0:00:30" in printed
     assert main(["status"]) == 0
     assert "0/2" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_run(run, tmp_path, capsys):
     assert main(["status"]) == 0
-    assert "no run has done anything" in capsys.readouterr().out
+    assert "no run has been started" in capsys.readouterr().out

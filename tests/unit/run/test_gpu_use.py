@@ -1,4 +1,4 @@
-"""What is written of a job's GPUs, with a stand-in for nvidia-smi."""
+"""The record of a job's GPU use, with a stand-in for nvidia-smi."""
 
 import json
 
@@ -22,14 +22,14 @@ def tool(tmp_path, monkeypatch):
     )
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
-    monkeypatch.setattr(gpu_use, "INTERVAL", 0.02)
+    monkeypatch.setattr(gpu_use, "INTERVAL_S", 0.02)
     return tmp_path / "calls"
 
 
-def test_what_a_job_used(tool, tmp_path, monkeypatch):
+def test_use_of_two_gpus(tool, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with gpu_use.watched(tmp_path / "gpu.json"):
+    with gpu_use.record_gpu_use(tmp_path / "gpu.json"):
         while not tool.exists():
             pass
     found = json.loads((tmp_path / "gpu.json").read_text())
@@ -41,21 +41,21 @@ def test_what_a_job_used(tool, tmp_path, monkeypatch):
     assert "--id 2,3" in tool.read_text()
 
 
-def test_a_job_that_used_none(tool, tmp_path):
-    with gpu_use.watched(tmp_path / "gpu.json"):
+def test_job_without_gpu_writes_no_file(tool, tmp_path):
+    with gpu_use.record_gpu_use(tmp_path / "gpu.json"):
         pass
     assert not (tmp_path / "gpu.json").exists() and not tool.exists()
 
 
-def test_a_machine_without_any(tmp_path, monkeypatch):
+def test_machine_without_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with gpu_use.watched(tmp_path / "gpu.json"):
+    with gpu_use.record_gpu_use(tmp_path / "gpu.json"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_job_says_it_too(tool, tmp_path, monkeypatch):
+def test_failed_job_writes_the_file_too(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    with pytest.raises(ValueError, match="failed"), gpu_use.watched(tmp_path / "gpu.json"):
+    with pytest.raises(ValueError, match="failed"), gpu_use.record_gpu_use(tmp_path / "gpu.json"):
         raise ValueError("failed")
     assert json.loads((tmp_path / "gpu.json").read_text())["looks"] >= 1

@@ -8,39 +8,39 @@ from dataclasses import replace
 
 import pytest
 
-from cellmap_pipeline.run import locks as ownership
+from cellmap_pipeline.run import locks
 from cellmap_pipeline.run.locks import (
-    LOST,
-    Watch,
-    bury,
-    claim,
-    is_ended,
-    lives,
-    owned,
-    read,
+    LOCK_LOST_EXIT_CODE,
+    LockWatch,
+    hold,
+    is_alive,
+    is_released,
+    read_holder,
+    remove_dead,
     this_process,
+    try_acquire,
 )
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from cellmap_pipeline.run import locks as ownership
-ownership.BEAT, ownership.POLL = 0.05, 0.05
-with ownership.owned(Path(sys.argv[1])):
-    print("mine", flush=True)
+from cellmap_pipeline.run import locks
+locks.HEARTBEAT_S, locks.POLL_S = 0.05, 0.05
+with locks.hold(Path(sys.argv[1])):
+    print("acquired", flush=True)
     {then}
 """
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(ownership, "BEAT", 0.05)
-    monkeypatch.setattr(ownership, "POLL", 0.05)
-    monkeypatch.setattr(ownership, "SILENCE", 1.0)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
+    monkeypatch.setattr(locks, "TIMEOUT_S", 1.0)
 
 
 def process(path, then="sys.stdin.read()"):
-    """Another process that owns `path` until its input ends."""
+    """Start a process that holds the lock `path` until its input ends."""
     made = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(then=then), str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -48,29 +48,29 @@ def process(path, then="sys.stdin.read()"):
     return made
 
 
-def elsewhere(**changes):
-    """An owner on another machine."""
+def remote_process(**changes):
+    """A lock holder on another machine."""
     return replace(this_process(), host="far", machine="far away", **changes)
 
 
-def test_who_ended_leaves_a_note_and_who_failed_none(tmp_path):
+def test_lock_file_remains_after_success_only(tmp_path):
     path = tmp_path / "logs/a.owner"
-    with owned(path, ["results/a"]):
-        assert read(path).outputs == ("results/a",)
-        assert not is_ended(path)
-    assert is_ended(path)
-    with pytest.raises(KeyError), owned(path):
+    with hold(path, ["results/a"]):
+        assert read_holder(path).outputs == ("results/a",)
+        assert not is_released(path)
+    assert is_released(path)
+    with pytest.raises(KeyError), hold(path):
         raise KeyError
     assert list(path.parent.iterdir()) == []
 
 
-def test_only_one_of_many_is_the_owner(tmp_path):
-    path, inside, most = tmp_path / "a.owner", [], []
+def test_one_holder_at_a_time(tmp_path):
+    path, inside, counts = tmp_path / "a.owner", [], []
 
     def work():
-        with owned(path):
+        with hold(path):
             inside.append(1)
-            most.append(len(inside))
+            counts.append(len(inside))
             time.sleep(0.01)
             inside.pop()
 
@@ -79,70 +79,70 @@ def test_only_one_of_many_is_the_owner(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] * 8
+    assert counts == [1] * 8
     assert [p.name for p in tmp_path.iterdir()] == ["a.owner"]
 
 
-def test_a_living_process_is_waited_for(tmp_path):
+def test_living_holder_is_waited_for(tmp_path):
     path = tmp_path / "a.owner"
     other = process(path)
-    assert other.stdout.readline() == "mine\n"
-    assert lives(read(path))
+    assert other.stdout.readline() == "acquired\n"
+    assert is_alive(read_holder(path))
     threading.Timer(0.5, other.stdin.close).start()
     begin = time.monotonic()
-    with owned(path):
+    with hold(path):
         assert time.monotonic() - begin > 0.4
     other.wait()
 
 
-def test_a_killed_process_is_not(tmp_path):
+def test_killed_holder_is_not_waited_for(tmp_path):
     path = tmp_path / "a.owner"
     other = process(path)
     other.stdout.readline()
     other.kill()
-    # Not even before its parent takes note of its end.
-    while lives(read(path)):
+    # Even before its parent has collected its exit status.
+    while is_alive(read_holder(path)):
         time.sleep(0.01)
-    with owned(path):
-        assert read(path).pid == os.getpid()
+    with hold(path):
+        assert read_holder(path).pid == os.getpid()
     other.wait()
 
 
-def test_another_process_of_the_same_number_is_not_the_owner():
+def test_process_with_a_reused_number_is_not_the_holder():
     mine = this_process()
-    assert lives(mine)
-    assert not lives(replace(mine, started=mine.started - 1))
+    assert is_alive(mine)
+    assert not is_alive(replace(mine, started=mine.started - 1))
 
 
-def test_an_owner_elsewhere_lives_as_long_as_it_gives_signs(tmp_path):
+def test_remote_holder_is_alive_while_it_has_a_heartbeat(tmp_path):
     path = tmp_path / "a.owner"
-    claim(path, elsewhere())
-    watch = Watch(path)
-    assert watch.living() and not watch.alive
+    try_acquire(path, remote_process())
+    watch = LockWatch(path)
+    assert watch.living_holder() and not watch.confirmed
     for second in range(1, 4):
         os.utime(path, (second, second))
-        assert watch.living() and watch.alive
+        assert watch.living_holder() and watch.confirmed
     time.sleep(1.1)
-    assert watch.living() is None
-    with owned(path):
+    assert watch.living_holder() is None
+    with hold(path):
         pass
 
 
-def test_who_died_while_it_removed_a_dead_one_is_in_nobodys_way(tmp_path):
+def test_death_while_removing_a_dead_lock_is_cleaned_up(tmp_path):
     path = tmp_path / "a.owner"
     dead = replace(this_process(), started=0)
-    claim(path, dead)
-    claim(tmp_path / f"a.owner.{dead.token}.dead", replace(this_process(), started=0))
-    with owned(path):
+    try_acquire(path, dead)
+    try_acquire(tmp_path / f"a.owner.{dead.token}.dead", replace(this_process(), started=0))
+    with hold(path):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["a.owner"]
 
 
-def test_only_the_dead_one_is_removed(tmp_path):
+def test_lock_of_another_holder_is_not_removed(tmp_path):
     path = tmp_path / "a.owner"
-    claim(path, this_process())
-    bury(path, this_process())
-    assert read(path) is not None
+    try_acquire(path, this_process())
+    remove_dead(path, this_process())
+    assert read_holder(path) is not None
 
 
 SQUEUE = """#!/bin/sh
@@ -162,55 +162,55 @@ exit 1
         ("8", "", False),
     ],
 )
-def test_slurm_knows_which_jobs_are_over(tmp_path, monkeypatch, job, state, expected):
+def test_slurm_tells_which_jobs_are_alive(tmp_path, monkeypatch, job, state, expected):
     (tmp_path / "squeue").write_text(SQUEUE.format(state=state))
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert lives(elsewhere(slurm_job=job)) is expected
+    assert is_alive(remote_process(slurm_job=job)) is expected
     # The same job on another node, after a requeue.
     monkeypatch.setenv("SLURM_JOB_ID", job)
-    assert lives(elsewhere(slurm_job=job)) is False
+    assert is_alive(remote_process(slurm_job=job)) is False
 
 
-def test_without_slurm_only_signs_of_life_count(monkeypatch):
+def test_without_slurm_only_the_heartbeat_tells(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert lives(elsewhere(slurm_job="7")) is None
+    assert is_alive(remote_process(slurm_job="7")) is None
 
 
 @pytest.mark.parametrize("content", ["", '{"host": "a"', '{"host": "a"}', "[]", "null"])
-def test_a_file_that_was_cut_short_is_nobodys(tmp_path, monkeypatch, content):
+def test_truncated_lock_file_counts_as_released(tmp_path, monkeypatch, content):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     path = tmp_path / "a.owner"
     path.write_text(content)
-    with owned(path):
-        assert read(path).pid == os.getpid()
+    with hold(path):
+        assert read_holder(path).pid == os.getpid()
 
 
-def test_who_stood_still_and_lost_it_ends_at_once(tmp_path):
+def test_suspended_process_exits_when_it_has_lost_the_lock(tmp_path):
     path = tmp_path / "a.owner"
     other = process(path, then="time.sleep(60)")
     other.stdout.readline()
-    ownership.change(path, this_process())
-    assert other.wait(10) == LOST
-    assert "belongs to process" in other.stderr.read()
-    assert read(path).pid == os.getpid()
+    locks.update(path, this_process())
+    assert other.wait(10) == LOCK_LOST_EXIT_CODE
+    assert "is now held by process" in other.stderr.read()
+    assert read_holder(path).pid == os.getpid()
 
 
-def test_a_removed_file_comes_back(tmp_path):
+def test_removed_lock_file_is_restored(tmp_path):
     path = tmp_path / "a.owner"
-    with owned(path):
+    with hold(path):
         path.unlink()
         while not path.exists():
             time.sleep(0.01)
-    assert is_ended(path)
+    assert is_released(path)
 
 
-def test_a_file_system_without_links(tmp_path, monkeypatch):
+def test_file_system_without_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(os, "link", refuse)
     path = tmp_path / "a.owner"
-    assert claim(path, this_process())
-    assert not claim(path, this_process())
+    assert try_acquire(path, this_process())
+    assert not try_acquire(path, this_process())
     assert json.loads(path.read_text())["pid"] == os.getpid()

@@ -1,12 +1,17 @@
-"""Jobs side by side as memory allows."""
+"""Tasks that run in parallel within a memory limit."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cellmap_pipeline.run.pools import run_bounded
+from tests.support.runs import wait_until
 
 folder: list[Path] = []
 
@@ -29,7 +34,17 @@ def work(task: int) -> int:
 
 
 def run(path: Path, tasks: list[int], workers: int, memory: int | None) -> dict[int, int]:
-    return dict(run_bounded(work, tasks, tasks, workers, memory, start, (path,), "Test"))
+    results = run_bounded(
+        work,
+        tasks,
+        task_bytes=tasks,
+        memory_bytes=memory,
+        workers=workers,
+        initializer=start,
+        initargs=(path,),
+        description="Test",
+    )
+    return dict(results)
 
 
 def test_a_large_task_runs_alone_and_small_ones_side_by_side(tmp_path: Path) -> None:
@@ -55,3 +70,51 @@ def test_a_failure_is_raised(tmp_path: Path, workers: int) -> None:
 
 def test_nothing_to_do(tmp_path: Path) -> None:
     assert run(tmp_path, [], workers=2, memory=None) == {}
+
+
+SCRIPT = """
+import time
+
+from cellmap_pipeline.segmentation.blocks import split_into_blocks
+from cellmap_pipeline.run.pools import workers
+from cellmap_pipeline.run.pools import run_bounded
+
+
+def work(task):
+    print("at work", flush=True)
+    time.sleep(0.1)
+
+
+def begin():
+    pass
+
+
+if __name__ == "__main__":
+    if {blocks}:
+        with workers(2) as pool:
+            list(pool.run(work, split_into_blocks((10_000, 1, 1), 1), "blocks"))
+    else:
+        tasks = [1] * 10_000
+        list(run_bounded(
+            work, tasks, task_bytes=tasks, memory_bytes=None, workers=2, initializer=begin,
+            initargs=(), description="tasks",
+        ))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_workers_exit_with_their_parent(tmp_path, blocks, number):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(blocks=blocks))
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([sys.executable, script], stdout=said, stderr=said)
+    wait_until(lambda: "at work" in (tmp_path / "said").read_text(), process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    os.kill(process.pid, number)
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for child in alive:
+        child.kill()
+    assert alive == []

@@ -10,42 +10,41 @@ import pytest
 from snakemake.persistence.file import FilePersistence
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.run import locks as ownership
-from cellmap_pipeline.run import restart as running
-from cellmap_pipeline.run.locks import claim, read, this_process
+from cellmap_pipeline.run import locks, restart
+from cellmap_pipeline.run.locks import read_holder, this_process, try_acquire
 
 LONG = "results/" + "a" * 200 + "/predictions/" + "b" * 200
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """An empty working directory, and no patience."""
+def empty_folder(tmp_path, monkeypatch):
+    """An empty working directory, and short waiting times."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ownership, "SILENCE", 0.5)
-    monkeypatch.setattr(running, "POLL", 0.02)
-    monkeypatch.setattr(running, "_slurm_jobs", lambda folder: None)
+    monkeypatch.setattr(locks, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(restart, "POLL_S", 0.02)
+    monkeypatch.setattr(restart, "_slurm_jobs", lambda folder: None)
     return tmp_path
 
 
 @pytest.mark.parametrize("output", ["submission.zip", "results/tiny/model.ckpt", LONG])
-def test_where_snakemake_keeps_its_notes(output):
-    notes = FilePersistence(path=Path(".snakemake").absolute())
-    notes._mark_incomplete(output, None)
-    assert (Path(".snakemake/incomplete") / running._file_of(output)).is_file()
+def test_names_of_snakemake_records(output):
+    records = FilePersistence(path=Path(".snakemake").absolute())
+    records._mark_incomplete(output, None)
+    assert (Path(".snakemake/incomplete") / restart._record_name(output)).is_file()
 
 
-def note(output):
-    """What Snakemake notes of an output."""
-    path = Path(".snakemake/metadata") / running._file_of(output)
+def record(output):
+    """Make the record of an output that Snakemake keeps."""
+    path = Path(".snakemake/metadata") / restart._record_name(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}")
     return path
 
 
-def ended(name, *outputs):
-    """A job that made these, with nobody there who noted it."""
+def finish(name, *outputs):
+    """The lock file of a job that made outputs and finished after its run died."""
     path = Path(f"results/logs/{name}.owner")
-    claim(path, replace(this_process(outputs), ended=True))
+    try_acquire(path, replace(this_process(outputs), ended=True))
     return path
 
 
@@ -59,79 +58,84 @@ def outputs():
     return ["results/crop1", "results/scores.csv", "scores.csv"]
 
 
-def test_what_nobody_noted_is_put_aside(outputs):
-    note("another")
-    path = ended("job", *outputs)
-    running._settle(Path(), Path("results/logs"))
+def test_unrecorded_outputs_are_set_aside(outputs):
+    record("another")
+    path = finish("job", *outputs)
+    restart._clean_up(Path(), Path("results/logs"))
     assert Path("results/crop1.partial/done.json").exists()
     assert not any(os.path.lexists(output) for output in [*outputs, path])
 
 
-def test_what_snakemake_noted_stays(outputs):
-    path = ended("job", *outputs)
+def test_recorded_outputs_are_kept(outputs):
+    path = finish("job", *outputs)
     for output in outputs:
-        os.utime(note(output), ns=(path.stat().st_mtime_ns,) * 2)
-    running.forget_noted(Path("results/logs"))
+        os.utime(record(output), ns=(path.stat().st_mtime_ns,) * 2)
+    restart.remove_recorded_locks(Path("results/logs"))
     assert not path.exists()
     assert all(os.path.lexists(output) for output in outputs)
 
 
 @pytest.mark.parametrize("spoil", ["older", "incomplete"])
-def test_a_note_about_something_else_does_not_count(outputs, spoil):
-    path = ended("job", "results/crop1")
-    made = note("results/crop1")
+def test_outdated_or_incomplete_records_do_not_count(outputs, spoil):
+    path = finish("job", "results/crop1")
+    made = record("results/crop1")
     if spoil == "older":
         os.utime(made, (1, 1))
     else:
-        mark = Path(".snakemake/incomplete") / running._file_of("results/crop1")
+        mark = Path(".snakemake/incomplete") / restart._record_name("results/crop1")
         mark.parent.mkdir()
         mark.write_text("{}")
-    running.forget_noted(Path("results/logs"))
+    restart.remove_recorded_locks(Path("results/logs"))
     assert path.exists()
-    running._settle(Path(), Path("results/logs"))
+    restart._clean_up(Path(), Path("results/logs"))
     assert Path("results/crop1.partial").exists()
 
 
-def test_results_that_came_from_elsewhere_stay(outputs):
-    """Without the notes of the Snakemake that made them."""
-    ended("job", *outputs)
-    running._settle(Path(), Path("results/logs"))
+def test_results_without_any_records_are_kept(outputs):
+    """As after copying results without Snakemake's folder."""
+    finish("job", *outputs)
+    restart._clean_up(Path(), Path("results/logs"))
     assert all(os.path.lexists(output) for output in outputs)
 
 
-def test_a_living_run_is_not_disturbed():
+def test_second_run_in_a_folder_is_refused():
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = replace(
-        this_process(), pid=other.pid, started=ownership._started(other.pid), logs="results/logs"
+        this_process(), pid=other.pid, started=locks._start_time(other.pid), logs="results/logs"
     )
-    claim(running.RUN, owner)
-    with pytest.raises(InputError, match=f"a run lives in this folder: process {other.pid} on "):
-        running.start(["submission.zip"])
+    try_acquire(restart.RUN_LOCK, owner)
+    with pytest.raises(
+        InputError, match=f"another run is active in this folder: process {other.pid} on "
+    ):
+        restart.start(["submission.zip"])
     other.communicate(b"\n")
-    # After its death the next one takes over what it knew.
-    stop, before = running._alone(running.RUN)
+    # After the run has died, the next one gets its log folder.
+    stop, previous = restart._acquire_run_lock(restart.RUN_LOCK)
     stop()
-    assert before == owner
-    assert (read(running.RUN).pid, read(running.RUN).logs) == (os.getpid(), "results/logs")
+    assert previous == owner
+    assert (read_holder(restart.RUN_LOCK).pid, read_holder(restart.RUN_LOCK).logs) == (
+        os.getpid(),
+        "results/logs",
+    )
 
 
-def test_a_run_on_another_machine_lives_if_it_gives_a_sign(monkeypatch, capsys):
+def test_run_on_another_machine_is_active_if_it_has_a_heartbeat(monkeypatch, capsys):
     far = replace(this_process(), machine="far away", host="far")
-    claim(running.RUN, far)
-    signs = count(1)
+    try_acquire(restart.RUN_LOCK, far)
+    times = count(1)
 
     def beat(_):
-        sign = next(signs)
-        os.utime(running.RUN, (sign, sign))
+        now = next(times)
+        os.utime(restart.RUN_LOCK, (now, now))
 
     monkeypatch.setattr(time, "sleep", beat)
     with pytest.raises(InputError, match="on far"):
-        running._alone(running.RUN)
+        restart._acquire_run_lock(restart.RUN_LOCK)
     assert "waiting" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "plans"),
+    ("arguments", "expected"),
     [
         (["-n"], True),
         (["--dry-run", "all"], True),
@@ -141,14 +145,14 @@ def test_a_run_on_another_machine_lives_if_it_gives_a_sign(monkeypatch, capsys):
         (["--cores", "2", "--notemp"], False),
     ],
 )
-def test_a_plan_needs_no_care(arguments, plans):
-    assert running._only_plans(arguments) == plans
+def test_dry_runs(arguments, expected):
+    assert restart._is_dry_run(arguments) == expected
 
 
-def test_the_folder_may_be_another():
-    assert running._options(["-d", "there", "all"]).directory == Path("there")
-    assert running._options(["--directory=there"]).directory == Path("there")
-    assert running._options(["--cores", "2", "all"]).directory == Path()
+def test_option_for_the_folder():
+    assert restart._options(["-d", "there", "all"]).directory == Path("there")
+    assert restart._options(["--directory=there"]).directory == Path("there")
+    assert restart._options(["--cores", "2", "all"]).directory == Path()
 
 
 SQUEUE = """#!/bin/sh
@@ -162,12 +166,12 @@ END
 """
 
 
-def test_which_jobs_in_slurms_queue_are_of_this_folder(here, monkeypatch):
+def test_slurm_jobs_of_this_folder(empty_folder, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.chdir(here)
-    (here / "squeue").write_text(SQUEUE.format(here=here))
-    (here / "squeue").chmod(0o755)
-    monkeypatch.setenv("PATH", str(here), prepend=os.pathsep)
+    monkeypatch.chdir(empty_folder)
+    (empty_folder / "squeue").write_text(SQUEUE.format(here=empty_folder))
+    (empty_folder / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(empty_folder), prepend=os.pathsep)
     monkeypatch.setenv("SLURM_JOB_ID", "5")
-    jobs = running._slurm_jobs(Path())
+    jobs = restart._slurm_jobs(Path())
     assert [(job.number, job.state) for job in jobs] == [("1", "RUNNING"), ("2", "PENDING")]

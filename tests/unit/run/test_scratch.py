@@ -1,4 +1,4 @@
-"""Scratch folders: gone with the process that made them, however it ended."""
+"""Scratch folders are removed however their process ended."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from cellmap_pipeline.segmentation.blocks import Scratch, cut
+from cellmap_pipeline.segmentation.blocks import ScratchVolume, split_into_blocks
 from cellmap_pipeline.run.pools import workers
 from cellmap_pipeline.run.scratch import scratch
 
@@ -30,26 +30,26 @@ def write(volume, block):
 
 if __name__ == "__main__":
     with scratch() as folder, workers(2) as pool:
-        write_ = partial(write, Scratch(folder / "large", SHAPE, "uint8"))
-        list(pool.run(write_, cut(SHAPE, 64), "blocks"))
+        write_ = partial(write, ScratchVolume(folder / "large", SHAPE, "uint8"))
+        list(pool.run(write_, split_into_blocks(SHAPE, 64), "blocks"))
 """
 
 
 @pytest.fixture
 def temporary():
-    """A folder for temporary files, of a short name: sockets lie in it, too."""
+    """A folder for temporary files with a short name, as it also holds sockets."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
 def folders(temporary):
-    """Scratch folders, without what Python's own processes leave."""
+    """Names in the folder, except those of Python's multiprocessing."""
     return sorted(name for name in os.listdir(temporary) if not name.startswith("pymp-"))
 
 
 @pytest.fixture
 def begin(tmp_path, temporary, monkeypatch):
-    """Starts a process that, with two others, writes to a scratch folder."""
+    """A function that starts a process whose workers write to a scratch folder."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -73,16 +73,16 @@ def end(process, number):
     assert process.wait() == -number
 
 
-def test_sigterm_removes_it(begin, temporary):
+def test_sigterm_removes_the_folder(begin, temporary):
     process = begin()
     end(process, signal.SIGTERM)
     assert folders(temporary) == []
 
 
-def test_the_next_one_removes_what_a_kill_left(begin, temporary):
+def test_next_job_removes_the_folder_of_a_killed_one(begin, temporary):
     process = begin()
     with scratch():
-        assert len(folders(temporary)) == 2, "a living process's"
+        assert len(folders(temporary)) == 2, "the folder of a living process is kept"
     assert len(folders(temporary)) == 1
     end(process, signal.SIGKILL)
     assert len(folders(temporary)) == 1
@@ -91,7 +91,7 @@ def test_the_next_one_removes_what_a_kill_left(begin, temporary):
     assert folders(temporary) == []
 
 
-def test_what_else_is_there_stays(begin, temporary):
+def test_other_folders_are_kept(begin, temporary):
     for name in ("cellmap-mine", "other"):
         (temporary / name).mkdir()
         (temporary / name / "notes").touch()
@@ -100,7 +100,7 @@ def test_what_else_is_there_stays(begin, temporary):
     assert folders(temporary) == ["cellmap-mine", "other"]
 
 
-def test_afterwards_the_signal_is_as_before():
+def test_signal_handler_is_restored():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyError), scratch():
         raise KeyError

@@ -1,4 +1,4 @@
-"""How the evaluator places arrays on a crop's grid."""
+"""Placement of arrays on a crop's grid."""
 
 import json
 import zlib
@@ -15,8 +15,8 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.scoring import alignment, slabs
 from cellmap_pipeline.scoring.alignment import (
     align,
-    aligned,
-    lies_on,
+    aligned_view,
+    matches_grid,
     safe_translation,
     submitted_grid,
 )
@@ -24,7 +24,7 @@ from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.semantic import score_semantic
 from tests.support.drawn_volumes import draw_submitted, write_array
 
-# What the official evaluator (2026-06-30) makes of `draw_submitted` of each seed.
+# Results of the official evaluator (2026-06-30) for `draw_submitted` of each seed.
 DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_alignments.json").read_text())
 TARGET = Grid((8, 8, 8), (800, 160, 320), (6, 7, 8))
 
@@ -60,19 +60,21 @@ def test_equals_the_official_evaluator_on_arrays_of_other_grids(tmp_path: Path) 
         assert zlib.crc32(np.ascontiguousarray(placed).tobytes()) == expected["crc"], seed
 
 
-def test_what_is_placed_is_read_where_it_is_asked_for() -> None:
+def test_boxes_of_the_view_equal_the_array() -> None:
     array = np.arange(1, 10 * 9 * 8 + 1).reshape(10, 9, 8)
     for voxel_size, translation in (
         (TARGET.voxel_size, (784, 176, 312)), (None, (816, 160, 320)), (None, None),
     ):  # fmt: skip
         whole = align(array, voxel_size, translation, TARGET, True)
-        volume = aligned(array, voxel_size, translation, TARGET, True)
+        volume = aligned_view(array, voxel_size, translation, TARGET, True)
         assert (volume.shape, volume.dtype) == (whole.shape, whole.dtype)
         box = slice(1, 5), slice(2, 7), slice(0, 8)
         np.testing.assert_array_equal(volume[box], whole[box])
 
 
-def test_masks_that_grow_large_are_interpolated_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_upsampled_to_many_voxels_are_interpolated_in_slabs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
     monkeypatch.setattr(slabs, "SLAB_VOXELS", 200)
     for dtype in ("u1", "bool", "f4", "f8"):
@@ -81,7 +83,7 @@ def test_masks_that_grow_large_are_interpolated_in_slabs(monkeypatch: pytest.Mon
             target = Grid((8, 8, 8), (0, 0, 0), (9, 12, 8))
             whole = align(mask, size, (0, 0, 0), target, False)
             with monkeypatch.context() as patch:
-                patch.setattr(alignment, "ENLARGED_VOXELS", 0)
+                patch.setattr(alignment, "MAX_UPSAMPLED_VOXELS", 0)
                 np.testing.assert_array_equal(align(mask, size, (0, 0, 0), target, False), whole)
 
 
@@ -89,25 +91,25 @@ def test_masks_that_grow_large_are_interpolated_in_slabs(monkeypatch: pytest.Mon
     voxel_size=st.tuples(*[st.sampled_from([1.74, 2, 3.48, 4, 5.24, 8, 13.92, 16])] * 3),
     first=st.tuples(*[st.integers(-20_000, 20_000)] * 3),
 )
-def test_the_translation_that_is_written_is_placed_right(
+def test_safe_translation_is_placed_correctly(
     voxel_size: tuple[float, ...], first: tuple[int, ...]
 ) -> None:
-    """Multiples of a voxel size are where the evaluator's floor division is off by rounding."""
+    """Try multiples of the voxel size, where the evaluator's floor division has rounding errors."""
     origin = tuple(round(i * v, 2) for i, v in zip(first, voxel_size, strict=True))
     grid = Grid(voxel_size, origin, (2, 2, 2))
     written = safe_translation(grid)
-    assert lies_on({"voxel_size": voxel_size, "translation": written}, grid) == (True, True)
+    assert matches_grid({"voxel_size": voxel_size, "translation": written}, grid) == (True, True)
     assert np.allclose(written, origin, rtol=0, atol=2e-5)
     array = np.arange(1, 9).reshape(2, 2, 2)
     np.testing.assert_array_equal(align(array, voxel_size, written, grid, True), array)
 
 
-def test_the_grids_own_translation_may_be_placed_a_voxel_off() -> None:
+def test_exact_translation_can_be_placed_a_voxel_off() -> None:
     grid = Grid((3.48, 4, 4), (20.88, 0, 0), (4, 1, 1))
     array = np.arange(1, 5).reshape(4, 1, 1)
     placed = align(array, grid.voxel_size, grid.translation, grid, True)
     assert placed.ravel().tolist() == [2, 3, 4, 0]
-    assert lies_on({"voxel_size": [3.48, 4, 4], "translation": [20.88, 0, 0]}, grid) == (
+    assert matches_grid({"voxel_size": [3.48, 4, 4], "translation": [20.88, 0, 0]}, grid) == (
         True, False,
     )  # fmt: skip
     assert safe_translation(grid) == (20.88 + 3.48e-6, 0, 0)
@@ -131,7 +133,7 @@ def test_translation_is_floored_to_whole_voxels(shift: float, voxels: int) -> No
     np.testing.assert_array_equal(placed, expected)
 
 
-def test_apart_from_the_crop_is_background() -> None:
+def test_array_outside_the_crop_gives_background() -> None:
     array = np.ones(TARGET.shape, np.uint8)
     for x in (-5000, 5000):
         placed = align(array, TARGET.voxel_size, (800, 160, x), TARGET, True)
@@ -139,7 +141,7 @@ def test_apart_from_the_crop_is_background() -> None:
         assert not placed.any()
 
 
-def test_ids_go_to_the_nearest_voxel_and_masks_above_one_half() -> None:
+def test_ids_are_resampled_by_nearest_neighbor_and_masks_thresholded() -> None:
     fine = np.zeros((12, 14, 16), np.uint16)
     fine[:, :, 8:] = 700
     ids = align(fine, (4, 4, 4), TARGET.translation, TARGET, True)
@@ -152,7 +154,7 @@ def test_ids_go_to_the_nearest_voxel_and_masks_above_one_half() -> None:
     assert inside[1:-1, 1:-1, 5:-1].all()
 
 
-def test_without_voxel_size_the_array_is_centred() -> None:
+def test_array_without_voxel_size_is_centered() -> None:
     array = np.arange(1, 9, dtype=np.uint8).reshape(2, 2, 2)
     placed = align(array, None, None, TARGET, True)
     expected = np.zeros(TARGET.shape, np.uint8)
@@ -166,18 +168,19 @@ def test_large_arrays_are_resampled_in_blocks(monkeypatch: pytest.MonkeyPatch) -
     target = Grid((8, 8, 8), (0, 0, 0), (10, 10, 10))
     fine = np.random.default_rng(1).integers(0, 99, (20, 20, 20)).astype(np.uint16)
     whole = align(fine, (4, 4, 4), (0, 0, 0), target, True)
-    monkeypatch.setattr(alignment, "WHOLE_BYTES", 1000)
-    monkeypatch.setattr(alignment, "BLOCK", 8)
+    monkeypatch.setattr(alignment, "MAX_UNSPLIT_BYTES", 1000)
+    monkeypatch.setattr(alignment, "BLOCK_SIDE", 8)
     np.testing.assert_array_equal(align(fine, (4, 4, 4), (0, 0, 0), target, True), whole)
-    # A large array without a voxel size is taken to fill the crop.
+    # A large array without a voxel size is assumed to fill the crop.
     np.testing.assert_array_equal(align(fine, None, (0, 0, 0), target, True), whole)
-    # A seam: each block of a semantic label is smoothed with background beyond its own edge.
+    # Each block of a semantic label is interpolated with background outside the block, which leaves
+    # seams.
     solid = align(np.ones((20, 20, 20), np.uint8), (4, 4, 4), (0, 0, 0), target, False)
     assert solid.dtype == bool
     assert solid[1:3, 1:3, 1:3].all()
 
 
-def test_what_the_evaluator_stops_at() -> None:
+def test_arrays_at_which_the_evaluator_stops() -> None:
     with pytest.raises(ValueError, match="the evaluator stops above 4096"):
         align(
             np.zeros((10, 70, 70), np.uint8),

@@ -1,4 +1,4 @@
-"""Instance scores against the official evaluator's, and against known answers."""
+"""Instance scores, compared with the official evaluator's and with known results."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,17 @@ from cellmap_pipeline.scoring import instances as scoring_instances
 from cellmap_pipeline.scoring.instances import instance_ratio_limit, score_instance
 from tests.support.drawn_volumes import KINDS, draw_pair
 
-# What the official evaluator (2026-06-30) returns for `draw_case` of each seed.
+# Results of the official evaluator (2026-06-30) for `draw_case` of each seed.
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "instance_scores.json").read_text())
 DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_scores.json").read_text())
 VOXEL_SIZES = [(8.0, 8.0, 8.0), (3.48, 4.0, 4.0), (1.74, 2.0, 2.0), (16.0, 5.0, 11.3)]
 
 
 def draw_case(seed: int) -> tuple[NDArray[Any], NDArray[Any], tuple[float, float, float]]:
-    """Prediction, truth and voxel size: balls moved, resized, merged, lost and invented."""
+    """Draw a prediction, its ground truth and voxel size.
+
+    The balls of the prediction are moved, resized, merged, missing and added ones.
+    """
     rng = np.random.default_rng(seed)
     shape = tuple(int(n) for n in rng.integers(12, 36, 3))
     truth = np.zeros(shape, ["u1", "u2", "u4", "u8", "i8"][seed % 5])
@@ -72,14 +75,14 @@ def test_equals_the_official_evaluator_on_every_kind_of_volume(first: int) -> No
 
 @pytest.mark.parametrize("voxels", [1, 90, 1001])
 def test_slabs_score_as_the_whole_does(voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Volumes read in slabs of a plane or some, large surfaces in parts, overlaps sorted."""
+    """Read volumes in thin slabs, search surfaces in several trees, and sort overlaps."""
     for module in (slabs, hausdorff):
         monkeypatch.setattr(module, "SLAB_VOXELS", voxels)
-    monkeypatch.setattr(hausdorff, "TREE_POINTS", 40)
-    monkeypatch.setattr(hausdorff, "BATCH", 2)
-    monkeypatch.setattr(scoring_instances, "TABLE", 0)
-    # So that numbers outgrow two bytes, and ids are renumbered.
-    monkeypatch.setattr(objects, "SMALL", 5)
+    monkeypatch.setattr(hausdorff, "MAX_TREE_POINTS", 40)
+    monkeypatch.setattr(hausdorff, "BATCH_CUBES", 2)
+    monkeypatch.setattr(scoring_instances, "MAX_TABLE_PAIRS", 0)
+    # Numbers need more than two bytes, and ids are renumbered.
+    monkeypatch.setattr(objects, "MAX_UINT16", 5)
     for seed in range(len(DRAWN)):
         _, pred, truth, voxel_size = draw_pair(seed)
         assert_score(score_instance(pred, truth, voxel_size), DRAWN[seed])
@@ -95,7 +98,7 @@ def test_equals_the_official_evaluator_on_the_golden_cases(shared: Path) -> None
         assert_score(score_instance(pred, truth, case["voxel_size"]), case["result"])
 
 
-def test_perfect_prediction_under_other_ids() -> None:
+def test_perfect_prediction_with_other_ids() -> None:
     truth = np.zeros((10, 10, 10), np.uint16)
     truth[1:4], truth[6:9] = 3, 900
     score = score_instance((truth == 3) * 7 + (truth == 900) * 2, truth, (4, 4, 4))
@@ -112,7 +115,7 @@ def test_distance_of_a_shifted_box() -> None:
     assert score["hausdorff_norm_sum"] == pytest.approx(1.01 ** (-3 * 2.0 / 6.0), abs=1e-9)
 
 
-def test_empty_sides_count_at_the_capped_distance() -> None:
+def test_unmatched_objects_count_at_the_capped_distance() -> None:
     labels, nothing = np.zeros((2, 12, 16, 16), np.uint8)
     labels[2:4, 2:4, 2:4], labels[8:, 8:, 8:] = 1, 2
     capped = 1.01 ** (-(12 * 4 / 2) / np.linalg.norm([4, 4, 4]))
@@ -126,7 +129,7 @@ def test_empty_sides_count_at_the_capped_distance() -> None:
 
 
 def test_unmatched_component_joins_the_true_instance_of_its_number() -> None:
-    # Components are numbered from low x on: the stray one is 1, the match of true object 1 is 2.
+    # Components are numbered by increasing x: the stray one is 1, the match of true object 1 is 2.
     truth, pred = np.zeros((2, 9, 9, 60), np.uint8)
     truth[3:6, 3:6, 20:24] = 1
     pred[3:6, 3:6, 20:24] = 5
@@ -135,7 +138,7 @@ def test_unmatched_component_joins_the_true_instance_of_its_number() -> None:
     assert (score["tp"], score["fp"], score["fn"]) == (1, 1, 0)
     capped = 1.01 ** (-(9 * 8 / 2) / np.linalg.norm([8, 8, 8]))
     assert score["hausdorff_norm_sum"] == pytest.approx(2 * capped, abs=1e-9)
-    # With another number for the true object the two do not meet.
+    # With another id of the true object the two do not collide.
     score = score_instance(pred, truth * 7, (8, 8, 8))
     assert score["hausdorff_norm_sum"] == pytest.approx(1 + capped, abs=1e-9)
 
@@ -149,7 +152,7 @@ def test_scores_without_the_collision_of_ids() -> None:
     score = score_instance(pred, truth, (8, 8, 8), without_collisions=True)
     assert score.pop("hausdorff_norm_sum_without_collisions") == pytest.approx(1 + capped, abs=1e-9)
     assert score == score_instance(pred, truth, (8, 8, 8))
-    # A true object without a match is measured to the component of its number, if there is one.
+    # A true object without a match is measured against the component with its number, if any.
     pred[3:6, 3:6, 20:24] = 0
     score = score_instance(pred, truth, (8, 8, 8), without_collisions=True)
     near = 1.01 ** (-np.linalg.norm([2, 2, 13]) * 8 / np.linalg.norm([8, 8, 8]))
@@ -165,7 +168,7 @@ def test_scores_without_the_collision_of_ids() -> None:
     assert skipped["hausdorff_norm_sum_without_collisions"] == 0
 
 
-def test_far_too_many_objects_count_for_nothing() -> None:
+def test_crop_with_far_too_many_objects_is_skipped() -> None:
     truth, pred = np.zeros((2, 20, 20, 20), np.uint8)
     truth[:2] = 1
     pred[::2, ::2, ::2] = 1
@@ -181,7 +184,7 @@ def test_true_ids_above_the_number_of_voxels() -> None:
     truth[:2], truth[4:] = 2**40, 2**40 + 5
     score = score_instance(truth > 0, truth, (8, 8, 8))
     assert (score["tp"], score["hausdorff_norm_sum"]) == (2, 2.0)
-    # As many as there are voxels can still be scored, and counts as so many objects.
+    # An id equal to the number of voxels can still be scored, and counts as that many objects.
     truth[truth > 0] = truth.size
     many = np.zeros_like(truth)
     many[::2, ::2, ::2] = 1
@@ -191,7 +194,7 @@ def test_true_ids_above_the_number_of_voxels() -> None:
     assert score_instance(many, truth, (8, 8, 8))["status"] == "skipped_too_many_instances"
 
 
-def test_ids_between_the_many_that_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_ids_are_left_out_of_large_matchings(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = np.zeros((20, 20, 20), np.uint32)
     truth[2:6, 2:6, 2:6], truth[10:15, 2:6, 2:6] = 3, 7000
     pred = np.roll(truth, 1, 0)
@@ -209,7 +212,7 @@ def test_ids_above_two_bytes() -> None:
     assert (score["tp"], score["fp"], score["fn"], score["hausdorff_norm_sum"]) == (3, 0, 0, 3.0)
 
 
-def test_rejects_what_cannot_be_compared() -> None:
+def test_arrays_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         score_instance(np.zeros((2, 2, 2), "u1"), np.zeros((2, 2, 3), "u1"), (1, 1, 1))
     for truth in (np.full((2, 2, 2), -1), np.full((2, 2, 2), 0.5), np.full((2, 2, 2), np.nan)):
@@ -233,7 +236,8 @@ def test_distance_equals_all_pairs(mask: NDArray[np.bool_], data: st.DataObject)
     pairs = np.linalg.norm(a[:, None] - b[None], axis=2)
     cap = (spacing * mask.shape).min() / 2
     distance = min(max(pairs.min(axis=1).max(), pairs.min(axis=0).max()), cap)
-    # True object 1 is measured to component 1, matched or not; unmatched, that counts once more.
+    # True object 1 is measured against component 1 even if unmatched; an unmatched component also
+    # counts on its own.
     matched = bool((mask & pred).any())
     distances = np.array([distance] if matched else [distance, cap], np.float32)
     expected = (1.01 ** (-distances.astype(np.float64) / np.linalg.norm(spacing))).sum()
@@ -243,7 +247,7 @@ def test_distance_equals_all_pairs(mask: NDArray[np.bool_], data: st.DataObject)
 
 
 def _joined(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`mask` with its voxels connected by lines through the far corner, so one component."""
+    """Connect the voxels of a mask by lines through the far corner, to form one component."""
     joined = mask.copy()
     for z, y, x in np.argwhere(mask):
         joined[z:, y, x] = True

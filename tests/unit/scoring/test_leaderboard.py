@@ -1,4 +1,4 @@
-"""All trainings side by side."""
+"""Leaderboard of trainings and the submission."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.plan.paths import ResultPaths
 from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
 from cellmap_pipeline.scoring.summary import combine
 
@@ -25,7 +26,7 @@ def validated(**classes: float) -> dict[str, Any]:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Two trainings and a submission."""
+    """Folder with the scores of two trainings and a submission."""
     write(tmp_path / "weak/validation/scores.json", validated(mito=0.2, pm=0.1))
     write(tmp_path / "strong/validation/scores.json", validated(mito=0.5))
     er = {"tp": 1, "fp": 1, "fn": 0}
@@ -33,8 +34,8 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_submission_first_then_the_best_training(results: Path) -> None:
-    table = leaderboard(results)
+def test_submission_comes_first_then_the_best_training(results: Path) -> None:
+    table = leaderboard(*ResultPaths(results).existing_scores())
     assert list(table["name"]) == ["submission", "strong", "weak"]
     assert list(table["scored_on"]) == ["test", "validation", "validation"]
     assert list(table["classes"]) == [1, 1, 2]
@@ -57,9 +58,9 @@ def test_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (results / "l.csv").is_file()
 
 
-def test_nothing_to_compare(tmp_path: Path) -> None:
+def test_missing_and_broken_scores(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no scores"):
-        leaderboard(tmp_path)
+        leaderboard(*ResultPaths(tmp_path).existing_scores())
     (tmp_path / "scores.json").write_text("{")
     with pytest.raises(InputError, match=r"scores\.json is not JSON"):
-        leaderboard(tmp_path)
+        leaderboard(*ResultPaths(tmp_path).existing_scores())

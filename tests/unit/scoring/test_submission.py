@@ -1,4 +1,4 @@
-"""Scores of whole submissions."""
+"""Scoring of whole submissions."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from cellmap_pipeline.scoring.submission import score_submission
 from cellmap_pipeline.scoring.summary import combine, write_csv
 from tests.support.drawn_volumes import write_submission
 
-# What the official evaluator (2026-06-30) returns for `write_submission` of each seed.
+# Results of the official evaluator (2026-06-30) for `write_submission` of each seed.
 DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_submissions.json").read_text())
 GRID = Grid((8, 8, 8), (80, 0, 40), (8, 10, 12))
 MANIFEST = [CropLabel(crop, "a-1", label, GRID) for crop in (1, 2) for label in ("er", "mito")]
@@ -41,7 +41,7 @@ def zip_folder(folder: Path, path: Path, prefix: str = "") -> Path:
 
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
-    """Two crops; `er` has 240 voxels, `mito` two objects."""
+    """Ground truth of two crops; `er` has 240 voxels, `mito` two objects."""
     folder = tmp_path / "truth.zarr"
     er, mito = np.zeros((2, *GRID.shape), np.uint8)
     er[:2], mito[1:3, 1:3, 1:3], mito[5:7, 5:9, 5:9] = 1, 1, 2
@@ -112,7 +112,7 @@ def test_perfect_submission_as_folder_and_zip_and_in_parallel(truth: Path, tmp_p
     assert score_submission(tmp_path / "bare", truth, MANIFEST) == scores
 
 
-def test_missing_labels_and_crops_count_at_the_worst(truth: Path, tmp_path: Path) -> None:
+def test_missing_labels_and_crops_get_the_worst_score(truth: Path, tmp_path: Path) -> None:
     submission = tmp_path / "s.zarr"
     shutil.copytree(truth / "crop1", submission / "crop1")
     shutil.rmtree(submission / "crop1" / "mito")
@@ -134,7 +134,7 @@ def test_group_in_place_of_an_array_counts_as_missing(truth: Path, tmp_path: Pat
     assert score_submission(submission, truth, MANIFEST)["crop1"]["er"]["is_missing"]
 
 
-def test_mask_is_applied_and_is_a_class_of_its_own(truth: Path, tmp_path: Path) -> None:
+def test_mask_is_applied_and_counted_as_a_class(truth: Path, tmp_path: Path) -> None:
     submission = shutil.copytree(truth, tmp_path / "s.zarr")
     wrong = np.zeros(GRID.shape, np.uint8)
     wrong[:2, :5], wrong[4:] = 1, 1
@@ -162,7 +162,8 @@ def test_prediction_on_another_grid_is_placed(truth: Path, tmp_path: Path) -> No
 def test_scores_without_collisions(truth: Path, tmp_path: Path) -> None:
     submission = shutil.copytree(truth, tmp_path / "s.zarr")
     mito = zarr.open(str(truth / "crop1" / "mito"))[:]
-    # A stray voxel is component 1, and its own first object 2: the first true object meets both.
+    # The stray voxel is component 1 and the first object component 2, so the first true object is
+    # measured against both.
     mito[0, 8, 0] = 9
     write_array(submission / "crop1" / "mito", mito)
     shutil.rmtree(submission / "crop2" / "mito")
@@ -192,13 +193,12 @@ def test_scores_without_collisions(truth: Path, tmp_path: Path) -> None:
 
 
 def test_large_labels_are_scored_alone(truth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No two run together that would take more than there is."""
+    """Run tasks one at a time if two of them exceed the memory."""
     scores = score_submission(truth, truth, MANIFEST)
-    # A millionth of a GB: nothing fits, so one runs at a time.
     assert score_submission(truth, truth, MANIFEST, workers=3, memory_gb=1e-6) == scores
 
 
-def test_nothing_anywhere_is_perfect() -> None:
+def test_empty_prediction_of_empty_ground_truth_is_perfect() -> None:
     semantic = {"tp": 0, "fp": 0, "fn": 0}
     instance = semantic | {"hausdorff_norm_sum": 0.0, "n_hausdorff": 0}
     scores = combine({"crop1": {"er": semantic, "mito": instance}})
@@ -220,7 +220,7 @@ def test_counts_are_pooled_over_crops() -> None:
     assert mito["combined_score"] == pytest.approx((8 / 13 * 0.5) ** 0.5)
 
 
-def test_table(truth: Path, tmp_path: Path) -> None:
+def test_csv(truth: Path, tmp_path: Path) -> None:
     write_csv(score_submission(truth, truth, MANIFEST), tmp_path / "scores.csv")
     with open(tmp_path / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -234,7 +234,7 @@ def test_table(truth: Path, tmp_path: Path) -> None:
     assert "overall_score_without_masks" in {row["label"] for row in rows[6:]}
 
 
-def test_errors_name_what_is_wrong(truth: Path, tmp_path: Path) -> None:
+def test_error_messages(truth: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing\.zip is neither a zip nor a folder"):
         score_submission(tmp_path / "nothing.zip", truth, MANIFEST)
     shutil.copytree(truth / "crop1", tmp_path / "other" / "crop9")
@@ -255,7 +255,7 @@ def test_errors_name_what_is_wrong(truth: Path, tmp_path: Path) -> None:
         score_submission(truth, truth, MANIFEST)
 
 
-def test_truth_must_lie_on_the_manifest(truth: Path) -> None:
+def test_ground_truth_must_match_the_manifest(truth: Path) -> None:
     other = [CropLabel(1, "a-1", "er", Grid((8, 8, 8), (80, 0, 40), (8, 10, 11)))]
     with pytest.raises(InputError, match=r"crop1/er has the shape \[8, 10, 12\]"):
         score_submission(truth, truth, other)

@@ -1,4 +1,4 @@
-"""Labels made block by block are those of the whole volume."""
+"""Labels made block by block equal those of the whole volume."""
 
 import tempfile
 from functools import partial
@@ -15,15 +15,18 @@ from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.io.arrays as levels
 import cellmap_pipeline.segmentation.block_fragments as block_fragments
+from cellmap_pipeline.channels import auxiliary_kinds
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.run.pools import WORKER_CACHE_BYTES, Workers, workers
 from cellmap_pipeline.segmentation.agglomeration import Contacts
 from cellmap_pipeline.segmentation.block_components import label_blocks
+from cellmap_pipeline.segmentation.block_joining import join_across_blocks
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
-from cellmap_pipeline.segmentation.blocks import Scratch, cut
+from cellmap_pipeline.segmentation.blocks import ScratchVolume, split_into_blocks
+from cellmap_pipeline.segmentation.method_settings import complete
 from cellmap_pipeline.segmentation.probabilities import Probabilities
-from cellmap_pipeline.segmentation.segment import segment
+from tests.support.labels import segment
 from tests.support.simulated import filling, inner_boundary, predicted, spheres, with_gaps
 
 VOXELS = (8.0, 8.0, 8.0)
@@ -43,14 +46,18 @@ def part(volume, block):
     connectivity=st.sampled_from([6, 26]),
     seed=st.integers(0, 1000),
 )
-def test_components_are_those_of_the_whole_volume(shape, share, values, connectivity, seed):
+def test_components_equal_those_of_the_whole_volume(shape, share, values, connectivity, seed):
     rng = np.random.default_rng(seed)
     volume = rng.integers(1, values + 1, shape).astype(np.uint8) * (rng.random(shape) < share)
     with tempfile.TemporaryDirectory() as folder:
         found = label_blocks(
-            partial(part, volume), cut(shape, 64), Scratch(Path(folder), shape, "uint32"),
-            connectivity, Workers(None), "parts",
-        )  # fmt: skip
+            partial(part, volume),
+            split_into_blocks(shape, 64),
+            ScratchVolume(Path(folder), shape, "uint32"),
+            connectivity,
+            Workers(None),
+            "parts",
+        )
         labels = found.read((0, 0, 0), shape)
     whole = cc3d.connected_components(volume, connectivity=connectivity)
     wanted, _ = fastremap.renumber(whole)
@@ -69,6 +76,7 @@ def made(channels, chosen, folder, label, voxel_size=VOXELS, threads=1, size=64)
     for name, values in channels.items():
         create(folder / "p" / name, grid, "uint8").write(values).result()
     probabilities = Probabilities(label, grid, [[folder / "p" / label]])
+    chosen = complete(label, chosen, auxiliary_kinds(label, probabilities.channels))
     segment_blocks(probabilities, chosen, folder / "s", {}, threads, size)
     (level,) = Volume.open(folder / "s").levels
     assert level.grid == grid
@@ -104,8 +112,8 @@ def test_semantic_labels_and_connected_components_are_the_same(
 
 @pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_objects_over_seams(tmp_path, monkeypatch, method, threads):
-    monkeypatch.setattr(block_fragments, "HALO", 16)
+def test_objects_across_blocks(tmp_path, monkeypatch, method, threads):
+    monkeypatch.setattr(block_fragments, "HALO_VOXELS", 16)
     # Spheres that touch, one of them far larger than a block and its halo.
     truth = spheres(
         (120, 110, 150), (60, 55, 52, 46), (60, 55, 110, 14), (20, 90, 110, 18), (100, 20, 120, 16),
@@ -121,8 +129,8 @@ def test_objects_over_seams(tmp_path, monkeypatch, method, threads):
 
 
 @pytest.mark.parametrize("method", [*RIDGES, "mutex_watershed"])
-def test_cells_over_seams(tmp_path, monkeypatch, method):
-    monkeypatch.setattr(block_fragments, "HALO", 24)
+def test_cells_across_blocks(tmp_path, monkeypatch, method):
+    monkeypatch.setattr(block_fragments, "HALO_VOXELS", 24)
     truth = filling((100, 100, 100), 30)
     channels = predicted(truth, "cell")
     channels["cell"][:] = 255
@@ -135,7 +143,7 @@ def test_cells_over_seams(tmp_path, monkeypatch, method):
 
 
 @pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
-def test_a_single_block_is_the_whole(tmp_path, method):
+def test_a_single_block_equals_the_whole(tmp_path, method):
     channels = predicted(spheres((40, 40, 40), (20, 20, 12, 9), (20, 20, 28, 9)), "mito")
     wanted = segment("mito", channels, VOXELS, {"method": method})
     found = made(channels, {"method": method}, tmp_path, "mito")
@@ -143,8 +151,8 @@ def test_a_single_block_is_the_whole(tmp_path, method):
 
 
 @pytest.mark.parametrize("method", RIDGES[:2])
-def test_thin_objects_over_seams(tmp_path, method):
-    # Boundary all over, so that next to nothing of them is a seed.
+def test_thin_objects_across_blocks(tmp_path, method):
+    # Nearly all voxels are boundary, so that seeds are small.
     truth = np.zeros((200, 40, 40), np.int32)
     for n, (y, x) in enumerate(np.ndindex(4, 4), 1):
         truth[:, 10 * y + 4 : 10 * y + 7, 10 * x + 4 : 10 * x + 7] = n
@@ -157,23 +165,23 @@ def test_thin_objects_over_seams(tmp_path, method):
     assert found.max() == wanted.max() == 16
 
 
-def test_what_has_no_seed_joins_no_two_that_have():
-    # 1 and 4 have seeds; between them 2 and 3 have not, and 5 to 8, a row, touches nothing else.
+def test_a_seedless_fragment_never_joins_two_with_seeds():
+    # 1 and 4 have seeds; 2 and 3 between them have none; 5 to 8, a row, touch nothing else.
     first, second = np.array([1, 2, 3, 5, 6, 7]), np.array([2, 3, 4, 6, 7, 8])
     area = np.array([9, 1, 5, 9, 1, 9])
-    links = Contacts(first, second, area, np.ones(6), np.ones(6, np.float32))
+    contacts = Contacts(first, second, area, np.ones(6), np.ones(6, np.float32))
     seedless = np.array([False, False, True, True, False, True, True, True, True])
-    joined = block_fragments._joined_across(links, 4, seedless, {"method": "watershed_boundary"})
+    joined = join_across_blocks(contacts, 4, seedless, {"method": "watershed_boundary"})
     assert joined.tolist() == [0, 1, 1, 3, 3, 5, 5, 5, 5]
 
 
-def test_one_open_face_on_a_seam_joins_no_cells():
-    # 1 goes on as 2 behind many open faces; 3 and 2 share one that is open by chance.
+def test_one_open_face_at_a_cut_does_not_join_cells():
+    # 1 continues as 2 across many open faces; 3 and 2 share one that is open by chance.
     first, second, area = np.array([1, 2]), np.array([2, 3]), np.array([50.0, 1.0])
     mean = np.array([0.1, 0.1])
-    links = Contacts(first, second, area, mean, mean)
+    contacts = Contacts(first, second, area, mean, mean)
     chosen = {"method": "mutex_watershed", "affinity_threshold": 0.7}
-    assert block_fragments._joined_across(links, 0, np.zeros(4, bool), chosen).tolist() == [
+    assert join_across_blocks(contacts, 0, np.zeros(4, bool), chosen).tolist() == [
         0,
         1,
         1,
@@ -201,7 +209,7 @@ def large():
 @pytest.mark.parametrize(
     "method", ["connected_components", "watershed_distance", "watershed_boundary"]
 )
-def test_a_large_volume_over_seams(tmp_path, large, method):
+def test_a_large_volume_in_blocks(tmp_path, large, method):
     chosen = {"method": method, "min_size_nm3": 1e5}
     wanted = segment("mito", large, VOXELS, chosen, threads=2)
     found = made(large, chosen, tmp_path, "mito", threads=2, size=None)
@@ -217,9 +225,9 @@ def cache_limit(block):
     return levels.CONTEXT["cache_pool"].to_json()["total_bytes_limit"]
 
 
-def test_workers_keep_little_of_what_they_read():
+def test_workers_have_small_caches():
     with workers(2) as run:
-        limits = list(run.run(cache_limit, cut((8, 4, 4), 4), "limits"))
+        limits = list(run.run(cache_limit, split_into_blocks((8, 4, 4), 4), "limits"))
     assert limits == [WORKER_CACHE_BYTES] * 2 and WORKER_CACHE_BYTES < levels.CACHE_BYTES
 
 

@@ -4,9 +4,9 @@ import pytest
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.segmentation import final_labels
 from cellmap_pipeline.segmentation.final_labels import segment_crop
-from cellmap_pipeline.segmentation.probabilities import read_on
+from cellmap_pipeline.segmentation.methods import Method
+from cellmap_pipeline.segmentation.probabilities import read_probability
 
 GRID = Grid((8, 8, 8), (100, 0, 0), (24, 24, 24))
 
@@ -31,21 +31,21 @@ def probability():
     return values
 
 
-def test_a_semantic_label_with_the_tuned_and_the_users_threshold(tmp_path, probability):
+def test_configured_thresholds_override_tuned_ones(tmp_path, probability):
     source = stored(tmp_path / "p/pm", probability)
     row = CropLabel(1, "d", "pm", GRID)
-    for tuned, own, voxels in (
+    for tuned, configured, voxels in (
         ({}, {}, 16**3),
         ({"threshold": 0.8}, {}, 8**3),
         ({"threshold": 0.8}, {"threshold": 0.5}, 16**3),
     ):
-        segment_crop(row, [[source]], tuned, own, tmp_path / "s/pm")
+        segment_crop(row, [[source]], tuned, configured, tmp_path / "s/pm")
         labels = made(tmp_path / "s/pm")
         assert labels.dtype == np.uint8
         assert labels.sum() == voxels
 
 
-def test_the_mean_of_several_sources(tmp_path, probability):
+def test_the_mean_of_several_predictions(tmp_path, probability):
     sources = [
         stored(tmp_path / "a/pm", probability),
         stored(tmp_path / "b/pm", np.full(GRID.shape, 100, np.uint8)),
@@ -54,7 +54,7 @@ def test_the_mean_of_several_sources(tmp_path, probability):
     assert made(tmp_path / "s/pm").sum() == np.sum((probability.astype(int) + 100) / 2 >= 127.5)
 
 
-def test_touching_objects_are_parted_by_their_boundary(tmp_path):
+def test_touching_objects_are_separated_by_their_boundary(tmp_path):
     foreground = np.full(GRID.shape, 255, np.uint8)
     boundary = np.zeros(GRID.shape, np.uint8)
     boundary[11:13] = 255
@@ -66,30 +66,30 @@ def test_touching_objects_are_parted_by_their_boundary(tmp_path):
     labels = made(tmp_path / "s/mito")
     assert labels.max() == 2
     assert labels[2, 12, 12] != labels[22, 12, 12]
-    # Without the boundary of one source, the settings that need it are dropped.
+    # If one prediction lacks the boundary, the settings that need it are dropped.
     other = stored(tmp_path / "q/mito", foreground)
     segment_crop(row, [[source], [other]], tuned, {}, tmp_path / "s/mito")
     assert made(tmp_path / "s/mito").max() == 1
 
 
-def test_predictions_made_elsewhere_lie_on_other_grids(tmp_path):
+def test_external_predictions_may_have_other_grids(tmp_path):
     coarse = GRID.at((16, 16, 16))
     values = np.zeros(coarse.shape, np.float32)
     values[:6] = 1.0
     source = stored(tmp_path / "nn/pm", values, coarse)
-    read = read_on(source, GRID)
+    read = read_probability(source, GRID)
     assert read.dtype == np.uint8
     assert (read[:11] == 255).all() and (read[13:] == 0).all()
     # The crop inside a larger prediction.
     inside = GRID.box((4, 4, 4), (8, 8, 8))
-    assert np.array_equal(read_on(source, inside), read[4:12, 4:12, 4:12])
+    assert np.array_equal(read_probability(source, inside), read[4:12, 4:12, 4:12])
 
 
-def test_a_label_made_of_its_parts(tmp_path):
+def test_a_label_composed_of_parts(tmp_path):
     parts = []
     for i, name in enumerate(("mito_mem", "mito_lum", "mito_ribo")):
         values = np.zeros(GRID.shape, np.uint8)
-        values[4 + 4 * i : 12 + 4 * i] = 100  # what two share adds up
+        values[4 + 4 * i : 12 + 4 * i] = 100  # overlapping parts add up
         parts.append(stored(tmp_path / "p" / name, values))
     stored(tmp_path / "p/mito_mem_boundary", np.full(GRID.shape, 255, np.uint8))
     row = CropLabel(1, "d", "mito", GRID)
@@ -97,10 +97,10 @@ def test_a_label_made_of_its_parts(tmp_path):
     assert sorted(np.flatnonzero(made(tmp_path / "s/mito").any(axis=(1, 2)))) == [*range(8, 16)]
 
 
-def test_large_crops_are_made_in_blocks(tmp_path, monkeypatch, probability):
+def test_large_crops_are_processed_in_blocks(tmp_path, monkeypatch, probability):
     source = stored(tmp_path / "p/mito", probability)
     row = CropLabel(1, "d", "mito", GRID)
     segment_crop(row, [[source]], {}, {}, tmp_path / "whole/mito")
-    monkeypatch.setattr(final_labels, "IN_MEMORY", 1000)
+    monkeypatch.setattr(Method, "max_voxels_in_memory", 1000)
     segment_crop(row, [[source]], {}, {}, tmp_path / "blocks/mito")
     assert np.array_equal(made(tmp_path / "whole/mito"), made(tmp_path / "blocks/mito"))

@@ -4,17 +4,15 @@ import sys
 import pytest
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.segmentation.methods import (
-    NEEDS,
-    Switch,
-    candidates,
+from cellmap_pipeline.segmentation.method_settings import (
     check_settings,
     complete,
     defaults,
-    methods,
-    settings_of,
+    methods_for,
+    search_spaces,
     settings_reference,
 )
+from cellmap_pipeline.segmentation.methods import METHODS
 
 
 def test_no_heavy_import():
@@ -44,7 +42,7 @@ def test_no_heavy_import():
         ("mito", {"method": "connected_components", "neck": 0.5}, "watershed_distance"),
     ],
 )
-def test_what_is_not_allowed_is_named(label, settings, message):
+def test_invalid_settings_are_named(label, settings, message):
     with pytest.raises(InputError) as error:
         check_settings(label, settings)
     assert message in str(error.value)
@@ -54,7 +52,7 @@ def test_numbers_may_be_text():
     assert check_settings("mito", {"min_size_nm3": "1e6"}) == {"min_size_nm3": 1e6}
 
 
-def test_complete_fills_in_defaults_and_the_method():
+def test_complete_adds_defaults_and_the_method():
     assert complete("er", {"threshold": 0.3}, []) == defaults("threshold") | {"threshold": 0.3}
     for predicted, method in (
         ([], "connected_components"),
@@ -71,23 +69,22 @@ def test_complete_fills_in_defaults_and_the_method():
 
 @pytest.mark.parametrize("label", ["er", "mito"])
 @pytest.mark.parametrize("predicted", [[], ["boundary"], ["distance", "affinities"]])
-def test_candidates_are_allowed_and_ordered(label, predicted):
-    grids = candidates(label, predicted, (3.48, 4, 4))
-    lacking = {method for method, kind in NEEDS.items() if kind not in predicted}
-    assert set(grids) == set(methods(label)) - lacking
-    for method, grid in grids.items():
-        assert set(grid) == set(settings_of(method))
-        for name, values in grid.items():
+def test_search_spaces_are_valid_and_ascending(label, predicted):
+    spaces = search_spaces(label, predicted, (3.48, 4, 4))
+    lacking = {name for name, m in METHODS.items() if m.auxiliary not in {None, *predicted}}
+    assert set(spaces) == set(methods_for(label)) - lacking
+    for method, space in spaces.items():
+        assert set(space) == set(METHODS[method].settings_model.model_fields)
+        for name, values in space.items():
             assert values == sorted(values)
             for value in values:
                 assert check_settings(label, {"method": method, name: value})[name] == value
 
 
-@pytest.mark.parametrize("method", methods("er") + methods("mito"))
+@pytest.mark.parametrize("method", list(METHODS))
 def test_defaults_are_in_range_and_documented(method):
-    label = "mito" if method in methods("mito") else "er"
+    label = "mito" if method in methods_for("mito") else "er"
     assert check_settings(label, defaults(method)) == defaults(method)
     table = "\n".join(settings_reference())
-    for name, setting in settings_of(method).items():
-        assert f"`{name}`" in table and setting.meaning in table
-        assert isinstance(setting, Switch) or setting.low <= setting.default <= setting.high
+    for name, field in METHODS[method].settings_model.model_fields.items():
+        assert f"`{name}`" in table and field.description and field.description in table

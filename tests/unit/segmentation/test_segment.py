@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellmap_pipeline.channels import FURTHER
+from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.summary import combine
-from cellmap_pipeline.segmentation.fragments import above
-from cellmap_pipeline.segmentation.methods import INSTANCE_METHODS
-from cellmap_pipeline.segmentation.segment import fill_holes, segment
+from cellmap_pipeline.segmentation.landscapes import above
+from cellmap_pipeline.segmentation.method_settings import methods_for
+from cellmap_pipeline.segmentation.segment import fill_holes
+from tests.support.labels import segment
 from tests.support.simulated import filling, predicted, spheres, with_gaps
 
 VOXELS = (8.0, 8.0, 8.0)
@@ -27,7 +28,7 @@ TOUCHING = spheres((36, 36, 60), (18, 18, 17, 11), (18, 18, 37, 11), (8, 8, 52, 
 @pytest.mark.parametrize(
     ("method", "least", "most"),
     [
-        ("connected_components", 0.8, 0.9),  # cannot part what touches
+        ("connected_components", 0.8, 0.9),  # cannot separate touching objects
         ("watershed_distance", 0.97, 1),
         ("watershed_boundary", 0.97, 1),
         ("watershed_learned_distance", 0.97, 1),
@@ -46,7 +47,7 @@ WORSE = {
     "eroded": {"eroded": 1},
     "worn": {"blur": 1.5, "noise": 0.15, "eroded": 1},
 }
-# What each must reach where not 0.99: no more than whole objects, or blurred affinities, tell.
+# Required score if not 0.99: whole objects, or blurred affinities, carry less information.
 AT_LEAST = {
     ("connected_components", "blurred"): 0.85,
     ("connected_components", "noisy"): 0.85,
@@ -57,7 +58,7 @@ AT_LEAST = {
 
 
 @pytest.mark.parametrize("worse", WORSE)
-@pytest.mark.parametrize("method", INSTANCE_METHODS)
+@pytest.mark.parametrize("method", methods_for("mito"))
 def test_worse_predictions(method, worse):
     channels = predicted(TOUCHING, "mito", **WORSE[worse])
     chosen = {"method": method, "smooth_nm": 8.0, "min_size_nm3": 5e4}
@@ -85,7 +86,7 @@ def test_cells_that_fill_the_volume():
     assert (labels > 0).all()
 
 
-def test_small_fragments_join_or_go():
+def test_small_fragments_merge_or_are_removed():
     truth = filling()
     channels = predicted(truth, "cell", noise=0.2)
     channels["cell"][:] = 255
@@ -106,7 +107,7 @@ def _random_channels(seed):
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(1, 9, 3))
     channels = {}
-    for name in ("mito", *(f"mito{s}" for kind in FURTHER.values() for s in kind)):
+    for name in ("mito", *(f"mito{s}" for kind in AUXILIARY_SUFFIXES.values() for s in kind)):
         coarse = rng.choice([0, 60, 128, 200, 255], shape)
         channels[name] = (coarse * rng.choice([0, 1, 1, 1])).astype(np.uint8)
     if rng.random() < 0.2:
@@ -114,10 +115,10 @@ def _random_channels(seed):
     return channels
 
 
-@pytest.mark.parametrize("method", INSTANCE_METHODS)
+@pytest.mark.parametrize("method", methods_for("mito"))
 @given(channels=volumes(), smallest=st.sampled_from([0, 3]), fill=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_ids_are_what_the_scorer_counts(method, channels, smallest, fill):
+def test_ids_are_those_that_the_scorer_counts(method, channels, smallest, fill):
     chosen = {"method": method, "min_size_nm3": smallest * 60, "fill_holes": fill}
     labels = segment("mito", channels, (3, 4, 5), chosen)
     count = int(labels.max())
@@ -134,10 +135,10 @@ def test_ids_are_what_the_scorer_counts(method, channels, smallest, fill):
     np.testing.assert_array_equal(labels, segment("mito", channels, (3, 4, 5), chosen, threads=2))
 
 
-def test_memory_order_changes_nothing():
+def test_memory_order_does_not_matter():
     channels = predicted(TOUCHING, "mito")
     turned = {name: np.asfortranarray(c) for name, c in channels.items()}
-    for method in INSTANCE_METHODS:
+    for method in methods_for("mito"):
         np.testing.assert_array_equal(
             segment("mito", channels, VOXELS, {"method": method}),
             segment("mito", turned, VOXELS, {"method": method}),

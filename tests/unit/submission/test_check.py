@@ -1,4 +1,4 @@
-"""What is wrong with a submission.zip."""
+"""Checks of a submission.zip."""
 
 import json
 import lzma
@@ -19,8 +19,7 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.scoring.submission import score_submission
-from cellmap_pipeline.submission import check_voxels as checking_voxels
-from cellmap_pipeline.submission import check_zip as checking_zip
+from cellmap_pipeline.submission import check_voxels, check_zip
 from cellmap_pipeline.submission.check import check, exit_code
 from cellmap_pipeline.submission.check_zip import Problem
 
@@ -32,7 +31,7 @@ ER, MITO, CROP, ALL = ("crop1", "er"), ("crop1", "mito"), ("crop1", None), (None
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A submission that is fine, not zipped yet."""
+    """Folder of a valid submission, not zipped yet."""
     group = zarr.open_group(str(tmp_path / "submission"), mode="w")
     for row in MANIFEST:
         group.require_group(f"crop{row.crop}")
@@ -74,7 +73,7 @@ def described(problem: Problem) -> tuple[str, str | None, str | None]:
     return problem.severity, problem.crop, problem.label
 
 
-def test_nothing_is_wrong(folder: Path) -> None:
+def test_valid_submission_has_no_problems(folder: Path) -> None:
     for path in (
         zipped(folder),
         zipped(folder, "submission.zarr/"),
@@ -87,8 +86,8 @@ def test_nothing_is_wrong(folder: Path) -> None:
     assert exit_code([]) == 0
 
 
-def test_all_that_the_evaluator_takes_is_fine(folder: Path) -> None:
-    """Other codecs and layouts, other attribute names, crops named by their number."""
+def test_every_layout_that_the_evaluator_accepts(folder: Path) -> None:
+    """Accept other codecs, layouts and attribute names, and crops named by their number."""
     (folder / "crop1").rename(folder / "1")
     (folder / "crop2").rename(folder / "2")
     crop = folder / "1"
@@ -180,7 +179,7 @@ def touching_ids() -> np.ndarray:
 
 DAMAGE: list[tuple[Callable[[Path], Any], str, tuple[str | None, str | None], str]] = [
     # groups
-    (remove(".zgroup"), REJECTED, ALL, '.zgroup is missing, which the format asks for'),
+    (remove(".zgroup"), REJECTED, ALL, '.zgroup is missing, which the format requires'),
     (remove("crop1/.zgroup"), REJECTED, CROP, "crop1/.zgroup is missing"),
     (overwrite("crop1/.zgroup", b"{"), REJECTED, CROP, "crop1/.zgroup cannot be read"),
     (overwrite(".zgroup", b'{"zarr_format": 3}'), REJECTED, ALL, 'does not say {"zarr_format": 2}'),
@@ -211,25 +210,25 @@ DAMAGE: list[tuple[Callable[[Path], Any], str, tuple[str | None, str | None], st
     (overwrite("crop1/er/0.0.0", b""), REJECTED, ER, "a chunk cannot be decoded (0.0.0: "),
     (metadata(compressor=None), REJECTED, ER, "bytes, but a chunk has 512"),
     (metadata(chunks=[8, 8, 9]), REJECTED, ER, "but a chunk has 576"),
-    (wrong_separator, COSTS, ER, "files such as 0/0/0 are not chunks by what .zarray says"),
+    (wrong_separator, COSTS, ER, "files such as 0/0/0 are not chunks according to .zarray"),
     (overwrite("crop1/er/9.0.0", b"?"), COSTS, ER, "1 files such as 9.0.0 are not chunks"),
     (lost_chunk, COSTS, ER, "1 of 18 chunks are missing, though empty ones are stored"),
     (undefined_chunk, COSTS, ER, "1 of 4 chunks are missing and .zarray has no fill_value"),
     # crops and labels
     (remove("crop1/er"), COSTS, ER, "the label is missing, and counts all 960 voxels"),
-    (remove("crop1/mito"), COSTS, MITO, "all objects of the truth at the worst distance"),
+    (remove("crop1/mito"), COSTS, MITO, "all objects of the ground truth at the worst distance"),
     (lambda f: shutil.copytree(f / "crop1", f / "crop9"), COSTS, ("crop9", None),
      "the manifest has no such crop"),
     (lambda f: shutil.copytree(f / "crop1" / "er", f / "crop1" / "ER"), COSTS, ("crop1", "ER"),
      "does not ask for this label"),
     (lambda f: shutil.copytree(f / "crop1" / "er", f / "crop1" / "er_mask"), REJECTED,
-     ("crop1", "er_mask"), "the name of a mask of the truth"),
-    (as_a_group, COSTS, ER, "a group, which the evaluator takes for missing"),
+     ("crop1", "er_mask"), "the name of a ground-truth mask"),
+    (as_a_group, COSTS, ER, "is a group, which the evaluator treats as missing"),
     # grids
     (er(voxels("u1"), voxel_size=[4, 4, 4]), COSTS, ER,
      "voxel_size is [4.0, 4.0, 4.0] but the manifest says [3.48, 4.0, 4.0]"),
     (er(voxels("u1"), translation=[0, 0, 0]), COSTS, ER, "translation is [0.0, 0.0, 0.0]"),
-    # A thousandth of a nm less, and the evaluator floors it to the voxel before.
+    # A translation half a picometer too low is floored to the previous voxel by the evaluator.
     (er(voxels("u1"), translation=[23837.13, 7599.9995, 36000]), COSTS, ER, "floors such arrays"),
     (er(voxels("u1"), voxel_size=...), COSTS, ER, "the attribute voxel_size is missing"),
     (er(voxels("u1"), translation=None), COSTS, ER, "the attribute translation is missing"),
@@ -239,15 +238,15 @@ DAMAGE: list[tuple[Callable[[Path], Any], str, tuple[str | None, str | None], st
     (er(voxels("i8")), COSTS, ER, "has the type int64: write uint8"),
     (mito(voxels("i8")), COSTS, MITO, "write ids in an unsigned type"),
     (mito(voxels("u8", 2**63)), REJECTED, MITO, "ids of 2**63 or more"),
-    (mito(specks(60)), COSTS, MITO, "far too many objects: 60 connected parts, 60 of them"),
-    (mito(touching_ids()), COSTS, MITO, "far too many objects: 960 connected parts"),
+    (mito(specks(60)), COSTS, MITO, "far too many objects: 60 connected components, 60 of them"),
+    (mito(touching_ids()), COSTS, MITO, "far too many objects: 960 connected components"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("damage", "severity", "where", "message"), DAMAGE, ids=[row[3][:40] for row in DAMAGE]
 )
-def test_each_kind_is_named(
+def test_each_kind_of_damage_is_reported(
     folder: Path,
     damage: Callable[[Path], Any],
     severity: str,
@@ -259,7 +258,7 @@ def test_each_kind_is_named(
     assert described(problem) == (severity, *where)
     assert message in problem.message
     assert str(problem).startswith(severity)
-    # Each says what to do.
+    # Every message tells what to do.
     assert ": " in problem.message or " to " in problem.message
     assert exit_code([problem]) == {REJECTED: 1, COSTS: 2}[severity]
 
@@ -271,21 +270,21 @@ def test_floats(folder: Path) -> None:
     assert problems == [
         ("crop1", "er", "has the type float32"),
         ("crop1", "er", "holds NaN"),
-        ("crop1", "er", "holds values other than 0 and 1, and all above 0 counts as inside"),
+        ("crop1", "er", "holds values other than 0 and 1, and all above 0 count as inside"),
         ("crop2", "mito", "has the type float32"),
-        ("crop2", "mito", "holds fractions, and every value becomes an object of its own"),
+        ("crop2", "mito", "holds fractions, and every value becomes a separate object"),
         ("crop2", "mito", "holds ids below 0"),
     ]
 
 
-def test_what_missing_labels_cost(folder: Path) -> None:
+def test_upper_bound_without_missing_labels(folder: Path) -> None:
     remove("crop1")(folder)
     remove("crop2/er")(folder)
     problems = check(zipped(folder), MANIFEST)
     assert [described(p) for p in problems] == [
         (COSTS, "crop1", None), (COSTS, "crop2", "er"), (COSTS, None, None),
     ]  # fmt: skip
-    # er: half of the voxels; mito: half of the objects, so F1 2/3 and half of the distances.
+    # er: half of the voxels; mito: half of the objects, so an F1 of 2/3, and half of the distances.
     half = ((2 / 3 * 0.5) ** 0.5 * 0.5) ** 0.5
     assert (
         f"(er, mito), without which the overall score can reach {half:.4f}" in problems[0].message
@@ -295,7 +294,7 @@ def test_what_missing_labels_cost(folder: Path) -> None:
     assert "0.0000 at most" in problems[2].message
 
 
-def test_all_is_named_at_once_and_what_is_rejected_first(folder: Path) -> None:
+def test_all_problems_are_listed_rejections_first(folder: Path) -> None:
     write(folder / "crop1" / "er", voxels("u1", 7))
     overwrite("crop1/mito/0.0.0", b"no")(folder)
     remove("crop2/mito")(folder)
@@ -313,18 +312,18 @@ def test_no_crop_of_the_manifest(folder: Path) -> None:
     (folder / "crop2").rename(folder / "crop12")
     problems = check(zipped(folder), MANIFEST)
     assert described(problems[0]) == (REJECTED, None, None)
-    assert "holds none of the manifest's crops (there are: crop11, crop12)" in problems[0].message
+    assert "holds none of the manifest's crops (it has: crop11, crop12)" in problems[0].message
     assert "name them crop{id}" in problems[0].message
 
 
-def test_crops_in_a_folder_of_their_own(folder: Path) -> None:
+def test_crops_in_a_subfolder(folder: Path) -> None:
     problems = check(zipped(folder, "my_submission/"), MANIFEST)
     message = next(p.message for p in problems if "none of the manifest's crops" in p.message)
-    assert "(there are: my_submission)" in message
-    assert "zip what is in that folder" in message
+    assert "(it has: my_submission)" in message
+    assert "zip the contents of that folder" in message
 
 
-def test_a_broken_directory(folder: Path) -> None:
+def test_broken_directory(folder: Path) -> None:
     path = zipped(folder)
     content = path.read_bytes()
     start = content.index(b"PK\1\2")
@@ -335,7 +334,7 @@ def test_a_broken_directory(folder: Path) -> None:
         score_submission(path, folder, MANIFEST)
 
 
-def test_no_zip(tmp_path: Path) -> None:
+def test_path_that_is_not_a_zip(tmp_path: Path) -> None:
     (tmp_path / "s.zip").write_text("no")
     for path in (tmp_path / "s.zip", tmp_path / "nothing.zip", tmp_path):
         problem = only(check(path, MANIFEST))
@@ -366,12 +365,12 @@ def test_links_and_paths_out_of_the_archive(folder: Path) -> None:
     assert "'../outside' leaves the archive" in problems[1].message
     assert "in the zip twice" in problems[3].message
     assert "crop1/er is a file and a folder at once" in problems[4].message
-    # The later of the two counts.
+    # Of two entries with the same name the later one is read.
     assert "a chunk cannot be decoded" in problems[5].message
 
 
 def test_unpacked_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking_zip, "MAX_BYTES", 1000)
+    monkeypatch.setattr(check_zip, "MAX_UNPACKED_BYTES", 1000)
     assert "above the limit" in only(check(zipped(folder), MANIFEST)).message
 
 
@@ -380,11 +379,11 @@ def test_unpacked_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("b.zarr/.zgroup", "several zarr folders (a.zarr, b.zarr)"),
         ("a.zarr/crop1/x.zarr/.zgroup", "several zarr folders (a.zarr, a.zarr/crop1/x.zarr)"),
-        ("__MACOSX/a.zarr/._x", "take out what macOS added"),
-        ("crop3/.zgroup", "crop3 lies beside the zarr folder a.zarr/"),
+        ("__MACOSX/a.zarr/._x", "remove what macOS added"),
+        ("crop3/.zgroup", "crop3 lies outside the zarr folder a.zarr/"),
     ],
 )
-def test_one_zarr_folder_holds_all(folder: Path, entry: str, message: str) -> None:
+def test_all_crops_must_be_in_one_zarr_folder(folder: Path, entry: str, message: str) -> None:
     path = zipped(folder, "a.zarr/")
     add(path, **{entry: b"{}"})
     problem = only(check(path, MANIFEST))
@@ -393,14 +392,14 @@ def test_one_zarr_folder_holds_all(folder: Path, entry: str, message: str) -> No
 
 
 def change(path: Path, name: str, after: int, data: bytes) -> None:
-    """Overwrite bytes of a zip, `after` the start of an entry."""
+    """Overwrite bytes of a zip, `after` bytes from the start of an entry."""
     with zipfile.ZipFile(path) as archive:
         start = archive.getinfo(name).header_offset + after
     content = path.read_bytes()
     path.write_bytes(content[:start] + data + content[start + len(data) :])
 
 
-def test_entries_that_are_not_what_the_directory_says(folder: Path) -> None:
+def test_entries_that_do_not_match_the_directory(folder: Path) -> None:
     path = zipped(folder)
     content = path.read_bytes()
     for after, data, message in (
@@ -417,15 +416,15 @@ def test_entries_that_are_not_what_the_directory_says(folder: Path) -> None:
 
 
 def declare(path: Path, name: str, compressed: int, size: int) -> None:
-    """Let the directory claim other sizes of an entry."""
+    """Set the sizes of an entry in the directory."""
     content = bytearray(path.read_bytes())
     at = content.rindex(b"PK\1\2", 0, content.rindex(name.encode()))
     content[at + 20 : at + 28] = compressed.to_bytes(4, "little") + size.to_bytes(4, "little")
     path.write_bytes(content)
 
 
-def test_bombs_are_not_unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is allocated for what a header claims, and no more unpacked than a chunk holds."""
+def test_zip_bombs_are_not_unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not trust the sizes in headers, and unpack no more bytes than a chunk holds."""
     much = bytes(1 << 24)
     bombs = {
         "zstd": (Zstd().get_config(), Zstd().encode(much)),
@@ -440,7 +439,7 @@ def test_bombs_are_not_unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -
             chunk.write_bytes(bomb)
         problem = only(check(zipped(folder), MANIFEST))
         assert "a chunk cannot be decoded" in problem.message
-    # An entry that unpacks to more than it declares, and one that declares far too much.
+    # One entry unpacks to more than it declares, another declares far too much.
     overwrite("crop1/er/0.0.0", much)(folder)
     path = zipped(folder, method=zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(path) as archive:
@@ -452,7 +451,7 @@ def test_bombs_are_not_unpacked(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_objects_are_counted_across_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sheet of one voxel through all chunks is one object; touching ids are not."""
+    """Count a thin sheet through all chunks as one object, but touching ids as two."""
     array = np.zeros(GRID.shape, "u2")
     array[:, 5, :] = 3
     array[0] = 4
@@ -466,38 +465,38 @@ def test_objects_are_counted_across_chunks(folder: Path, monkeypatch: pytest.Mon
     assert sizes == [[72, 96], [27]]
 
 
-def test_fewer_objects_than_plausible(folder: Path) -> None:
+def test_no_object_though_its_parts_are_labeled(folder: Path) -> None:
     manifest = [*MANIFEST, CropLabel(1, "a-1", "mito_mem", GRID)]
     write(folder / "crop1" / "mito_mem", voxels("u1"))
     assert check(zipped(folder), manifest) == []
     write(folder / "crop1" / "mito", voxels("u1", 0))
     problem = only(check(zipped(folder), manifest))
     assert described(problem) == (COSTS, "crop1", "mito")
-    assert "holds no object, though mito_mem is labelled" in problem.message
+    assert "holds no object, though mito_mem is labeled" in problem.message
 
 
-def test_objects_against_the_truth(folder: Path, tmp_path: Path) -> None:
+def test_number_of_objects_in_the_ground_truth(folder: Path, tmp_path: Path) -> None:
     truth = tmp_path / "truth.zarr"
     for label, array in (("er", voxels("u1")), ("mito", voxels("u1"))):
         write(truth / "crop1" / label, array)
     assert check(zipped(folder), MANIFEST, truth=truth) == []
     write(folder / "crop1" / "mito", voxels("u1", 0))
     problem = only(check(zipped(folder), MANIFEST, truth=truth))
-    assert "holds no object, but the truth up to 1" in problem.message
-    # Larger than specks, so that only the truth tells that there are too many.
+    assert "holds no object, but the ground truth has up to 1" in problem.message
+    # These are larger than specks, so only the ground truth shows that there are too many.
     write(folder / "crop1" / "mito", touching_ids() // 9)
     assert check(zipped(folder), MANIFEST) == []
     problem = only(check(zipped(folder), MANIFEST, truth=truth))
-    assert "more than 50.9 times the 1 objects of the truth" in problem.message
-    with pytest.raises(ValueError, match="use the manifest that belongs to the truth"):
+    assert "more than 50.9 times the 1 objects of the ground truth" in problem.message
+    with pytest.raises(ValueError, match="use the manifest that belongs to the ground truth"):
         write(truth / "crop1" / "mito", voxels("u1")[1:])
         check(zipped(folder), MANIFEST, truth=truth)
 
 
-def test_a_layer_too_large_for_memory_is_not_counted(
+def test_objects_of_a_layer_too_large_for_memory_are_not_counted(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder / "crop1" / "mito", specks(60))
     assert check(zipped(folder), MANIFEST) != []
-    monkeypatch.setattr(checking_voxels, "MAX_LAYER_BYTES", 100)
+    monkeypatch.setattr(check_voxels, "MAX_LAYER_BYTES", 100)
     assert check(zipped(folder), MANIFEST) == []

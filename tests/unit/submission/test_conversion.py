@@ -1,4 +1,4 @@
-"""Labels and predictions of any kind brought into the submission's form."""
+"""Conversion of labels and predictions to the submission's format."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def converted(
     source: Grid = GRID,
     attributes: dict[str, Any] | None = None,
 ) -> NDArray[Any]:
-    """The voxels of the only label of a submission, which must have been converted."""
+    """Package a label that must be converted, and read its voxels back."""
     row = CropLabel(7, "a-1", label, GRID)
     folder = tmp_path / str(len(list(tmp_path.iterdir())))
     path = folder / "a-1" / "crop7" / label
@@ -71,7 +71,7 @@ def test_masks_of_any_value_become_0_and_1(tmp_path: Path) -> None:
         np.testing.assert_array_equal(result, inside)
 
 
-def test_probabilities_are_cut_at_one_half(tmp_path: Path) -> None:
+def test_probabilities_are_thresholded_at_one_half(tmp_path: Path) -> None:
     for voxels, expected in (
         (ramp(255, "u1"), ramp(255, "u1") >= 128),
         (ramp(65535, "u2"), ramp(65535, "u2") >= 32768),
@@ -83,8 +83,9 @@ def test_probabilities_are_cut_at_one_half(tmp_path: Path) -> None:
     np.testing.assert_array_equal(converted(tmp_path, "er", ramp(1, "f4")), ramp(1, "f4") > 0.5)
 
 
-def test_ids_of_another_grid_go_to_the_nearest_voxel(tmp_path: Path) -> None:
-    # Half the voxel size; a coarse centre lies on the border of two fine voxels, the lower counts.
+def test_ids_of_another_grid_are_resampled_by_nearest_neighbor(tmp_path: Path) -> None:
+    # At half the voxel size a coarse center lies on the border of two fine voxels; the lower one is
+    # taken.
     fine = GRID.at((4, 4, 4))
     z, y, x = np.indices(fine.shape) // 5
     voxels = (z * 10 + y) * 10 + x
@@ -101,7 +102,7 @@ def test_masks_of_a_coarser_grid_are_interpolated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label", ["er", "mito"])
-def test_beyond_the_stored_extent_is_background(tmp_path: Path, label: str) -> None:
+def test_voxels_outside_the_stored_extent_are_background(tmp_path: Path, label: str) -> None:
     smaller = GRID.box((5, -2, 1), (30, 20, 4))
     result = converted(tmp_path, label, np.ones(smaller.shape, "u1"), smaller)
     expected = np.zeros(GRID.shape)
@@ -109,7 +110,7 @@ def test_beyond_the_stored_extent_is_background(tmp_path: Path, label: str) -> N
     np.testing.assert_array_equal(result, expected)
 
 
-def test_the_level_closest_to_the_crop_is_taken(tmp_path: Path) -> None:
+def test_level_with_the_closest_voxel_size_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "in" / "a-1" / "crop7" / "mito"
     create(path, GRID.at((4, 4, 4)), "uint8")
     create(tmp_path / "other", GRID, "uint8").write(ramp(9, "u1")).result()
@@ -151,7 +152,7 @@ def test_unknown_voxels_become_background(tmp_path: Path) -> None:
         ("er", ramp(1, "u1"), "logits", "must be 'labels' or 'probability'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(
+def test_implausible_values_are_refused(
     tmp_path: Path, label: str, voxels: NDArray[Any], kind: str | None, message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as error:
@@ -160,13 +161,13 @@ def test_what_cannot_be_meant_is_refused_by_name(
     assert not list(tmp_path.rglob("*.zip"))
 
 
-def test_labels_elsewhere_are_refused(tmp_path: Path) -> None:
-    elsewhere = GRID.box((500, 0, 0), GRID.shape)
+def test_labels_outside_the_crop_are_refused(tmp_path: Path) -> None:
+    outside = GRID.box((500, 0, 0), GRID.shape)
     with pytest.raises(InputError, match="does not overlap crop 7"):
-        converted(tmp_path, "er", np.ones(GRID.shape, "u1"), elsewhere)
+        converted(tmp_path, "er", np.ones(GRID.shape, "u1"), outside)
 
 
-def test_broken_chunks_are_named(tmp_path: Path) -> None:
+def test_error_for_a_broken_chunk_names_the_array(tmp_path: Path) -> None:
     row = CropLabel(7, "a-1", "er", GRID)
     path = tmp_path / "in" / "a-1" / "crop7" / "er"
     create(path, GRID, "uint8").write(np.ones(GRID.shape, "u1")).result()

@@ -1,4 +1,4 @@
-"""The official reader as a cross-check: by a stand-in for the toolbox, and itself where it is."""
+"""Cross-check with the official reader: with a stand-in for the toolbox, and with the toolbox."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ from tests.support.drawn_volumes import write_array
 GRID = Grid((8, 8, 8), (16, 0, 24), (6, 7, 8))
 MANIFEST = [CropLabel(1, "a-1", label, GRID) for label in ("er", "mito")]
 
-# What our side asks of the toolbox, and what it leaves behind where it runs.
+# The part of the toolbox that is used; it records the folder and the manifest that it gets.
 STAND_IN = """
 import json, os, zipfile, numpy, zarr
 from pathlib import Path
@@ -45,7 +45,7 @@ def match_crop_space(path, label, voxel_size, shape, translation):
 
 @pytest.fixture
 def zipped(tmp_path: Path) -> Path:
-    """A submission that is fine, with a stale folder beside it."""
+    """Valid submission, with a stale unpacked folder next to it."""
     voxels = np.zeros(GRID.shape, "u1")
     voxels[2:4, 2:4, 2:4] = 1
     for row in MANIFEST:
@@ -57,7 +57,7 @@ def zipped(tmp_path: Path) -> Path:
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: str) -> Path:
-    """Put a stand-in for the toolbox on the path; where it says what it saw."""
+    """Put a stand-in for the toolbox on the path; return the path of its record."""
     seen = folder / "seen.json"
     utils = folder / "site" / TOOLBOX / "utils"
     utils.mkdir(parents=True)
@@ -71,7 +71,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: str) -> Pa
     return seen
 
 
-def test_it_runs_on_a_private_copy_in_an_empty_folder(
+def test_reader_runs_on_a_private_copy_in_an_empty_folder(
     zipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, content = sorted(os.listdir(tmp_path)), zipped.read_bytes()
@@ -92,10 +92,10 @@ def test_it_runs_on_a_private_copy_in_an_empty_folder(
     [
         ({"broken": "yes"}, (None, None), "the official reader stops at the zip: no zarr"),
         ({"stops": "er"}, ("crop1", "er"), "the official reader stops: KeyError: 'not here'"),
-        ({"differs": "mito"}, ("crop1", "mito"), "has other voxels than ours"),
+        ({"differs": "mito"}, ("crop1", "mito"), "reads other voxels than this package"),
     ],
 )
-def test_what_it_stops_at_is_rejected(
+def test_failures_of_the_reader_are_rejections(
     zipped: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -109,23 +109,23 @@ def test_what_it_stops_at_is_rejected(
     assert message in problem.message
 
 
-def test_a_toolbox_that_does_not_run(
+def test_toolbox_that_does_not_run(
     zipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, monkeypatch)
     (tmp_path / "site" / TOOLBOX / "utils/eval_utils.py").write_text("import torch_of_long_ago")
-    with pytest.raises(InputError, match="does not run here .*No module named 'torch_of_long_ago'"):
+    with pytest.raises(InputError, match="does not run .*No module named 'torch_of_long_ago'"):
         check_officially(zipped, MANIFEST)
 
 
-@pytest.mark.skipif(importlib.util.find_spec(TOOLBOX) is not None, reason="it is installed")
-def test_one_sentence_where_it_is_absent(zipped: Path) -> None:
-    with pytest.raises(InputError, match=r"is not installed here.*leave out --official"):
+@pytest.mark.skipif(importlib.util.find_spec(TOOLBOX) is not None, reason="installed")
+def test_toolbox_that_is_not_installed(zipped: Path) -> None:
+    with pytest.raises(InputError, match=r"is not installed, .*or omit --official"):
         check_officially(zipped, MANIFEST)
 
 
 @pytest.mark.skipif(importlib.util.find_spec(TOOLBOX) is None, reason="not installed")
-def test_the_toolbox_itself(zipped: Path, tmp_path: Path) -> None:
+def test_official_toolbox(zipped: Path, tmp_path: Path) -> None:
     before = sorted(os.listdir(tmp_path))
     assert check_officially(zipped, MANIFEST) == []
     assert sorted(os.listdir(tmp_path)) == before

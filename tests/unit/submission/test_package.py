@@ -1,7 +1,8 @@
-"""submission.zip from a folder of labels."""
+"""Packaging of a folder of labels as submission.zip."""
 
 import json
 import shutil
+import subprocess
 import tempfile
 import zipfile
 from pathlib import Path
@@ -52,7 +53,7 @@ def segmentations(tmp_path: Path) -> Path:
     return folder
 
 
-def test_submission_in_the_official_format(segmentations: Path, tmp_path: Path) -> None:
+def test_official_format(segmentations: Path, tmp_path: Path) -> None:
     (segmentations / "a-1" / "crop9" / "mito" / ".snakemake_timestamp").touch()
     (segmentations / "a-1" / "crop9" / "mito" / "s0" / "notes.txt").write_text("no")
     result = package(segmentations, MANIFEST, tmp_path / "submission.zip")
@@ -61,6 +62,10 @@ def test_submission_in_the_official_format(segmentations: Path, tmp_path: Path) 
     with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
         entries = archive.infolist()
         assert [e.filename for e in entries] == sorted(e.filename for e in entries)
+        assert {e.date_time for e in entries} == {(1980, 1, 1, 0, 0, 0)}
+        assert {e.external_attr >> 16 for e in entries} == {0o100644}
+        assert {e.create_system for e in entries} == {3}
+        assert {e.compress_type for e in entries} == {zipfile.ZIP_STORED}
         assert {e.filename.split("/")[-1] for e in entries} == {
             ".zgroup", ".zarray", ".zattrs", "0.0.0", "1.0.0"
         }  # fmt: skip
@@ -80,6 +85,20 @@ def test_submission_in_the_official_format(segmentations: Path, tmp_path: Path) 
     assert check(tmp_path / "submission.zip", MANIFEST) == []
 
 
+@pytest.mark.skipif(shutil.which("unzip") is None, reason="unzip is not installed")
+def test_unzip_reads_the_submission(segmentations: Path, tmp_path: Path) -> None:
+    package(segmentations, MANIFEST, tmp_path / "s.zip")
+    command = ["unzip", "-t", str(tmp_path / "s.zip")]
+    assert "No errors detected" in subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def test_zip64(segmentations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    package(segmentations, MANIFEST, tmp_path / "s.zip")
+    assert b"PK\6\6" in (tmp_path / "s.zip").read_bytes()
+    assert check(tmp_path / "s.zip", MANIFEST) == []
+
+
 def test_same_labels_same_bytes(segmentations: Path, tmp_path: Path) -> None:
     write(segmentations, MANIFEST[0], ids("i8"))
     package(segmentations, MANIFEST, tmp_path / "a.zip")
@@ -89,7 +108,7 @@ def test_same_labels_same_bytes(segmentations: Path, tmp_path: Path) -> None:
     assert sorted(p.suffix for p in tmp_path.iterdir() if p.is_file()) == [".zip", ".zip"]
 
 
-def test_what_the_folder_lacks_is_left_out_and_named(segmentations: Path, tmp_path: Path) -> None:
+def test_missing_labels_are_left_out_and_reported(segmentations: Path, tmp_path: Path) -> None:
     shutil.rmtree(segmentations / "a-1" / "crop9" / "er")
     shutil.rmtree(segmentations / "a-1" / "crop10")
     result = package(segmentations, MANIFEST, tmp_path / "s.zip")
@@ -100,7 +119,7 @@ def test_what_the_folder_lacks_is_left_out_and_named(segmentations: Path, tmp_pa
         package(tmp_path / "nothing", MANIFEST, tmp_path / "n.zip")
 
 
-def test_a_failure_leaves_the_old_submission(segmentations: Path, tmp_path: Path) -> None:
+def test_failure_keeps_the_old_submission(segmentations: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.zip"
     output.write_text("old")
     write(segmentations, MANIFEST[0], ids("i4") * -1)
@@ -127,7 +146,7 @@ def test_plain_arrays_of_any_layout(tmp_path: Path) -> None:
     assert check(tmp_path / "s.zip", [row]) == []
 
 
-def test_the_written_translation_is_one_that_the_evaluator_places_right(tmp_path: Path) -> None:
+def test_written_translation_is_placed_correctly_by_the_evaluator(tmp_path: Path) -> None:
     grid = Grid((3.48, 4, 4), (20.88, 8, 12), (9, 8, 7))
     row = CropLabel(3, "a-1", "mito", grid)
     voxels = np.arange(grid.size).reshape(grid.shape).astype("u2") // 60
@@ -146,7 +165,7 @@ def test_the_written_translation_is_one_that_the_evaluator_places_right(tmp_path
     layout=st.sampled_from(["ours", "plain", "F", "deflated chunks"]),
 )
 @example(seeds=[363], layout="F")
-def test_what_is_packaged_passes_the_check_and_scores_as_its_arrays_do(
+def test_submission_passes_the_check_and_scores_as_its_arrays_do(
     seeds: list[int], layout: str
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -159,7 +178,7 @@ def test_what_is_packaged_passes_the_check_and_scores_as_its_arrays_do(
                 pred = np.abs(np.trunc(pred)).astype("u2")
             if label == "er":
                 pred, truth = (pred > 0).astype("u1"), (truth > 0).astype("u1")
-            # A translation whose floor division is exact, and one that is not.
+            # The floor division of some of these translations is exact, of others not.
             origin = [round(v * (i + 6), 2) for v in voxel_size]
             row = CropLabel(i, "a-1", label, Grid(voxel_size, origin, pred.shape))
             path = folder / "in" / "a-1" / f"crop{i}" / label
@@ -180,16 +199,15 @@ def test_what_is_packaged_passes_the_check_and_scores_as_its_arrays_do(
         assert [p for p in problems if "too many objects" not in p.message] == []
         scores = score_submission(folder / "s.zip", folder / "truth", rows)
         for row in rows:
-            got = scores[f"crop{row.crop}"][row.label]
+            score = scores[f"crop{row.crop}"][row.label]
             name = f"crop{row.crop}/{row.label}"
             pred, truth, voxel_size = arrays[name]
-            # As the evaluator, which numbers components in the order of memory; what is converted
-            # has lost it.
-            kept = layout == "F" and name in result["copied"]
-            pred = np.asarray(pred, order="F" if kept else "C")
-            want = (
+            # The evaluator numbers components in memory order, which conversion does not keep.
+            keeps_order = layout == "F" and name in result["copied"]
+            pred = np.asarray(pred, order="F" if keeps_order else "C")
+            expected = (
                 score_instance(pred, truth, voxel_size)
                 if row.label == "mito"
                 else score_semantic(pred, truth)
             )
-            assert {key: got[key] for key in want} == want
+            assert {key: score[key] for key in expected} == expected

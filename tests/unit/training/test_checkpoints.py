@@ -1,11 +1,11 @@
-"""What is predicted with: files, and whether they fit the training."""
+"""Checkpoints to predict with: how they are chosen, and whether they match the training."""
 
 import numpy as np
 import pytest
 import torch
 
+from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import NETWORK_KEYS, training_settings
-from cellmap_pipeline.config.training import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
@@ -35,7 +35,7 @@ def first_weight(task):
     return next(task.parameters())
 
 
-def test_the_best_alone_the_best_three_and_the_last(trained):
+def test_load_the_best_the_three_best_and_the_last(trained):
     (best,) = load(trained)
     three = load(trained, checkpoints=3)
     assert len(three) == 3
@@ -63,11 +63,11 @@ def test_probabilities_of_several_networks_are_averaged(trained, tmp_path):
     assert np.std(single, axis=0).max() > 1
 
 
-def test_the_best_are_chosen_by_their_dice_then_epoch(tmp_path):
+def test_the_best_are_chosen_by_dice_then_epoch(tmp_path):
     for name in ("0-0.5000", "1-0.7000", "2-0.7000", "10-0.9000", "last"):
         (tmp_path / f"{name}.ckpt").touch()
     assert [p.stem for p in best_checkpoints(tmp_path, 3)] == ["10-0.9000", "1-0.7000", "2-0.7000"]
-    with pytest.raises(InputError, match="5 are asked for, but .* holds 4"):
+    with pytest.raises(InputError, match="5 are requested, but .* holds 4"):
         best_checkpoints(tmp_path, 5)
 
 
@@ -79,19 +79,19 @@ def test_the_best_are_chosen_by_their_dice_then_epoch(tmp_path):
         ({"voxel_size": [8, 8, 4]}, r"trained at \[8.0, 8.0, 8.0\] nm, but .* \[8, 8, 4\]"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_the_training(tmp_path, changes, message):
+def test_a_checkpoint_that_does_not_match_the_training(tmp_path, changes, message):
     expected = {"classes": ["mito", "pm"], "targets": {}, "voxel_size": [8, 8, 8]}
     check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
     with pytest.raises(InputError, match=message):
         check_matches(tmp_path / "model.ckpt", tiny_task(), expected | changes)
 
 
-def test_some_classes_of_a_checkpoint_are_enough(tmp_path):
+def test_a_training_may_use_some_classes_of_a_checkpoint(tmp_path):
     expected = {"classes": ["pm"], "targets": {}, "voxel_size": [8, 8, 8]}
     check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
 
 
-def test_normalisation_comes_from_the_checkpoint(trained, tmp_path):
+def test_normalization_comes_from_the_checkpoint(trained, tmp_path):
     content = torch.load(trained / "model.ckpt", weights_only=True)
     content["normalisation"] = [0.25, 2.0]
     torch.save(content, tmp_path / "model.ckpt")
@@ -105,6 +105,6 @@ def test_normalisation_comes_from_the_checkpoint(trained, tmp_path):
     [({"checkpoint": "last", "checkpoints": 2}, "takes `inference.checkpoint: best`"),
      ({"checkpoints": 4}, "needs `save_top_k: 4`")],
 )  # fmt: skip
-def test_what_cannot_be_averaged(inference, message):
+def test_checkpoints_that_cannot_be_averaged(inference, message):
     with pytest.raises(ValueError, match=message):
         settings(inference=inference)

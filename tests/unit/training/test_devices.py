@@ -1,4 +1,4 @@
-"""Training in several processes, for real: Lightning starts the others by the script's own name."""
+"""Training in several processes; Lightning starts the others by the script's own name."""
 
 import csv
 import os
@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.training import train as module
+from cellmap_pipeline.training.devices import resolve_precision
 from cellmap_pipeline.training.interruption import EXIT_CODE
 from cellmap_pipeline.training.train import train
 from tests.support.trainings import make_datasplit, settings
@@ -31,7 +34,7 @@ with job(str(folder / "train.log")):
 
 @pytest.fixture
 def begin(tmp_path):
-    """Starts a training of two processes in a folder."""
+    """Function that starts a training of two processes in a folder."""
     datasplit = make_datasplit(tmp_path)
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
@@ -40,7 +43,7 @@ def begin(tmp_path):
         (tmp_path / folder).mkdir(exist_ok=True)
         values = tmp_path / folder / "settings.json"
         values.write_text(settings(devices=2, **changes).model_dump_json())
-        # What a job step of Slurm says of itself must not be taken for Lightning's launcher.
+        # Lightning must not mistake a job step of Slurm for its own launcher.
         slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "snakejob"}
         slurm |= {"SLURM_LOCALID": "0", "SLURM_JOB_ID": "1", "SLURM_NODELIST": "n"}
         return subprocess.Popen(
@@ -59,17 +62,17 @@ def weights(folder: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network_and_go_on(begin, tmp_path):
+def test_two_processes_train_one_network_and_resume(begin, tmp_path):
     process = begin("whole", epochs=3, iterations_per_epoch=8)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     with (tmp_path / "whole/training/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    # One log for both, the first process's.
+    # Only the first process writes the log.
     assert (tmp_path / "whole/train.log").read_text().count("parameters on 1 crops") == 1
 
-    # Stopped in its middle, by a signal to the first process alone, it goes on and ends the same.
+    # Interrupted by a signal to the first process alone, it resumes, with the same result.
     process = begin("parts", epochs=3, iterations_per_epoch=8)
     last = tmp_path / "parts/training/checkpoints/last.ckpt"
     while not last.exists():
@@ -82,14 +85,14 @@ def test_two_processes_train_one_network_and_go_on(begin, tmp_path):
     process = begin("parts", epochs=3, iterations_per_epoch=8)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert "going on from" in (tmp_path / "parts/train.log").read_text()
+    assert "resuming from" in (tmp_path / "parts/train.log").read_text()
     (steps, one), (same, other) = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert steps == same == 12
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_two_processes_see_what_one_sees_with_twice_the_batch(begin, tmp_path):
-    """Their gradients are averaged, over patches of which none is drawn twice."""
+def test_two_processes_train_like_one_with_twice_the_batch(begin, tmp_path):
+    """Gradients are averaged, and no patch is drawn twice."""
     changes = {"epochs": 1, "iterations_per_epoch": 2, "accumulate_grad_batches": 1,
                "gradient_clip": 0, "validation_iterations": 50, "optimizer": "sgd", "loss": "bce",
                "model": {"architecture": "monai_segresnet", "init_filters": 8,
@@ -113,3 +116,23 @@ def test_two_processes_see_what_one_sees_with_twice_the_batch(begin, tmp_path):
         assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-2)
     for key in alone:
         torch.testing.assert_close(alone[key], both[key], rtol=1e-3, atol=1e-5)
+
+
+def test_more_gpus_than_available(datasplit, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="devices: 2 GPUs are requested, but this machine has 1"):
+        module._trainer(settings(devices=2), tmp_path, [], None)
+
+
+@pytest.mark.parametrize(
+    ("configured", "supported", "expected"),
+    [
+        ("mixed", True, "bf16-mixed"), ("mixed", False, "16-mixed"), ("32", True, "32"),
+        ("16-mixed", True, "16-mixed"), ("bf16-mixed", True, "bf16-mixed"),
+    ],
+)  # fmt: skip
+def test_precision_on_a_gpu(monkeypatch, configured, supported, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert resolve_precision(configured) == expected

@@ -9,15 +9,15 @@ import torch
 
 from cellmap_pipeline.training.interruption import (
     EXIT_CODE,
-    SIGNALS,
+    STOP_SIGNALS,
     LastCheckpoint,
-    newest_checkpoint,
+    find_resumable,
 )
 from cellmap_pipeline.training.train import train
 from tests.support.runs import wait_until
 from tests.support.trainings import make_datasplit, settings, start, warm_up
 
-# Long enough to be hit in the middle, and all that could tell two runs apart.
+# Long enough to be interrupted, with all options whose state must be restored.
 LONG = {
     "epochs": 3,
     "iterations_per_epoch": 8,
@@ -36,7 +36,7 @@ def datasplit(tmp_path):
 
 
 def run(training, datasplit, folder):
-    """Train to the end; the seconds that it took."""
+    """Train to the end; return the seconds that it took."""
     begin = time.monotonic()
     process = start(training, datasplit, folder)
     process.join()
@@ -45,7 +45,7 @@ def run(training, datasplit, folder):
 
 
 def interrupt(training, datasplit, folder, number, after):
-    """Start, send a signal after some seconds, wait for the end: whether it came in time."""
+    """Start, send a signal after some seconds, wait; return whether it interrupted the training."""
     process = start(training, datasplit, folder)
     process.join(after)
     if process.exitcode is not None:
@@ -55,7 +55,7 @@ def interrupt(training, datasplit, folder, number, after):
     os.kill(process.pid, number)
     process.join()
     assert time.monotonic() - begin < 20
-    # While the data are opened yet, a signal kills at once.
+    # While data are being opened, a signal kills immediately.
     assert process.exitcode in (EXIT_CODE, -number, 0)
     return process.exitcode != 0
 
@@ -81,8 +81,8 @@ def same(one, other):
 
 
 @pytest.mark.slow
-def test_killed_at_random_it_ends_as_if_it_never_was(datasplit, tmp_path):
-    """Ten kills and more, over as many trainings as it takes."""
+def test_kills_at_random_moments_do_not_change_the_result(datasplit, tmp_path):
+    """At least ten kills, in up to ten trainings."""
     warm_up()
     kills = 0
     for seed in range(10):
@@ -93,16 +93,16 @@ def test_killed_at_random_it_ends_as_if_it_never_was(datasplit, tmp_path):
 
 
 def compare(datasplit, folder, seed):
-    """Train without and with kills at random moments, see that both end the same: the kills."""
+    """Check that kills at random moments do not change the result; return their number."""
     folder.mkdir()
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     training = settings(**LONG, seed=seed, checkpoint_minutes=1e-6)
     seconds = run(training, datasplit, folder / "whole")
     parts = folder / "parts"
     kills = 0
     while kills < 5:
-        number = chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
-        if not interrupt(training, datasplit, parts, number, chance.uniform(0, 0.7 * seconds)):
+        number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+        if not interrupt(training, datasplit, parts, number, rng.uniform(0, 0.7 * seconds)):
             break
         kills += 1
     run(training, datasplit, parts)
@@ -124,23 +124,23 @@ def checkpoint(path, **content):
     torch.save({"loops": {}} | content, path)
 
 
-def test_a_half_written_checkpoint_is_set_aside(tmp_path):
+def test_a_truncated_checkpoint_is_renamed(tmp_path):
     checkpoint(tmp_path / "0-0.5.ckpt", global_step=1)
     checkpoint(tmp_path / "last.ckpt", global_step=2)
-    assert newest_checkpoint(tmp_path).name == "last.ckpt"
+    assert find_resumable(tmp_path).name == "last.ckpt"
     whole = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-    assert newest_checkpoint(tmp_path).name == "0-0.5.ckpt"
+    assert find_resumable(tmp_path).name == "0-0.5.ckpt"
     assert (tmp_path / "last.ckpt.unreadable").is_file()
-    assert newest_checkpoint(tmp_path / "nowhere") is None
+    assert find_resumable(tmp_path / "nowhere") is None
 
 
-def test_it_goes_on_from_another_where_the_last_is_cut_short(datasplit, tmp_path):
+def test_it_resumes_from_another_checkpoint_if_the_last_is_truncated(datasplit, tmp_path):
     training = settings(**LONG)
     run(training, datasplit, tmp_path / "whole")
     process = start(training, datasplit, tmp_path / "parts")
     metrics = tmp_path / "parts/training/metrics.csv"
-    # In its last epoch, when there are others.
+    # In its last epoch, when there are other checkpoints.
     wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
     os.kill(process.pid, signal.SIGTERM)
     process.join()
@@ -156,28 +156,28 @@ def test_it_goes_on_from_another_where_the_last_is_cut_short(datasplit, tmp_path
 
 @pytest.mark.parametrize("where", ["on_train_start", "on_train_batch_end",
                                    "on_validation_batch_end", "on_train_epoch_end"])  # fmt: skip
-def test_asked_to_end_it_ends_there_and_goes_on(datasplit, tmp_path, monkeypatch, where):
-    """Each place at which it may end, with a signal that comes twice."""
+def test_it_stops_on_request_and_resumes(datasplit, tmp_path, monkeypatch, where):
+    """Each hook in which it can stop, with two signals."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     training = settings()
     for folder in (whole, parts):
         folder.mkdir()
     train(training, datasplit, whole / "training", whole / "model.ckpt")
     hook = getattr(LastCheckpoint, where)
-    asked = []
+    signals_sent = []
 
-    def ask_and_go_on(self, *args, **kwargs):
-        if not asked:
-            asked.append(os.kill(os.getpid(), signal.SIGUSR1))
+    def send_signals_once(self, *args, **kwargs):
+        if not signals_sent:
+            signals_sent.append(os.kill(os.getpid(), signal.SIGUSR1))
             os.kill(os.getpid(), signal.SIGTERM)
         return hook(self, *args, **kwargs)
 
-    monkeypatch.setattr(LastCheckpoint, where, ask_and_go_on)
-    handlers = [signal.getsignal(number) for number in SIGNALS]
+    monkeypatch.setattr(LastCheckpoint, where, send_signals_once)
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
     with pytest.raises(SystemExit) as ended:
         train(training, datasplit, parts / "training", parts / "model.ckpt")
     assert ended.value.code == EXIT_CODE
-    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == handlers
     assert not (parts / "model.ckpt").exists()
     train(training, datasplit, parts / "training", parts / "model.ckpt")
     assert same(state(whole)["state_dict"], state(parts)["state_dict"])
@@ -186,7 +186,7 @@ def test_asked_to_end_it_ends_there_and_goes_on(datasplit, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_killed_between_the_best_checkpoint_and_the_last(datasplit, tmp_path, monkeypatch, epoch):
-    """An epoch that had its validation, but not its end, is ended by the next start."""
+    """An epoch that was killed between its validation and its end is completed when resumed."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     training = settings()
     for folder in (whole, parts):
@@ -210,7 +210,7 @@ def test_killed_between_the_best_checkpoint_and_the_last(datasplit, tmp_path, mo
     assert rows(whole) == rows(parts)
 
 
-def test_a_training_that_had_stopped_early_stays_stopped(datasplit, tmp_path):
+def test_a_training_that_stopped_early_stays_stopped(datasplit, tmp_path):
     training = settings(epochs=30, early_stopping_patience=1, learning_rate=1e-9)
     for _ in range(2):
         train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")

@@ -3,19 +3,16 @@ import pickle
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cellmap_pipeline.config.training import Scheduler
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.patches.sampling import RandomPatches
+from cellmap_pipeline.training import train as module
 from cellmap_pipeline.training.checkpoints import load_checkpoint
-from cellmap_pipeline.training.optimizers import rate_at
-from cellmap_pipeline.training.train import train
-from tests.support.trainings import make_datasplit, settings
-
-
-@pytest.fixture
-def datasplit(tmp_path):
-    return make_datasplit(tmp_path)
+from cellmap_pipeline.training.interruption import LastCheckpoint
+from cellmap_pipeline.training.task import SegmentationTask
+from cellmap_pipeline.training.train import balanced_weights, train
+from tests.support.trainings import settings
 
 
 def weights(path):
@@ -26,7 +23,7 @@ def rows(state):
     return list(csv.DictReader((state / "metrics.csv").open()))
 
 
-def test_it_learns_and_the_checkpoint_is_enough_to_predict_with(datasplit, tmp_path):
+def test_it_learns_and_the_checkpoint_suffices_to_predict(datasplit, tmp_path):
     train(settings(epochs=8), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     dice = [float(row["val_dice"]) for row in rows(tmp_path / "training") if row["val_dice"]]
     assert len(dice) == 8
@@ -40,7 +37,7 @@ def test_it_learns_and_the_checkpoint_is_enough_to_predict_with(datasplit, tmp_p
     assert (tmp_path / "training/tensorboard").is_dir()
 
 
-def test_more_epochs_go_on_and_give_what_one_run_gives(datasplit, tmp_path):
+def test_a_training_extended_to_more_epochs_equals_one_run(datasplit, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
@@ -53,36 +50,27 @@ def test_more_epochs_go_on_and_give_what_one_run_gives(datasplit, tmp_path):
     assert [row["epoch"] for row in rows(parts / "training")] == ["0", "1", "2", "3"]
 
 
-def test_each_epoch_sees_other_patches(datasplit, tmp_path, monkeypatch):
+def test_each_epoch_sees_new_patches(datasplit, tmp_path, monkeypatch):
     drawn = []
     read = RandomPatches.read
     monkeypatch.setattr(
         RandomPatches,
         "read",
-        lambda self, number: (drawn.append(number), read(self, number))[1],
+        lambda self, index: (drawn.append(index), read(self, index))[1],
     )
     train(settings(epochs=2), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     assert sorted(set(drawn)) == list(range(8))
 
 
-def test_other_settings_start_afresh(datasplit, tmp_path):
+def test_other_settings_start_a_new_training(datasplit, tmp_path):
     train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     train(settings(seed=1), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     assert (tmp_path / "training.old-1/checkpoints/last.ckpt").is_file()
     assert len(rows(tmp_path / "training")) == len(rows(tmp_path / "training.old-1"))
 
 
-def test_schedules():
-    made = settings(learning_rate=1.0, scheduler={"name": "cosine", "minimum": 0.1})
-    assert rate_at(0, 100, made) == 1
-    assert rate_at(50, 100, made) == pytest.approx(0.55)
-    assert rate_at(100, 100, made) == pytest.approx(0.1)
-    warm = made.model_copy(update={"scheduler": Scheduler(warmup_steps=9)})
-    assert [rate_at(step, 100, warm) for step in (0, 4, 9, 99)] == [0.1, 0.5, 1, 1]
-
-
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"state_dict": 1})])
-def test_files_that_are_no_checkpoints(tmp_path, content):
+def test_files_that_are_not_checkpoints(tmp_path, content):
     path = tmp_path / "model.ckpt"
     path.write_bytes(content)
     with pytest.raises(InputError, match="model.ckpt"):
@@ -98,3 +86,110 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     with pytest.raises(InputError, match="model.ckpt"):
         load_checkpoint(tmp_path / "model.ckpt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_tensorboard_and_metrics_agree(datasplit, tmp_path):
+    train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    events = EventAccumulator(str(tmp_path / "training/tensorboard")).Reload()
+    with (tmp_path / "training/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for tag in ("train_loss", "val_loss", "val_dice", "val_dice/mito", "val_dice/mito_boundary",
+                "patches_per_second", "data_wait"):  # fmt: skip
+        shown = [event.value for event in events.Scalars(tag)]
+        assert shown == pytest.approx([float(row[tag]) for row in rows]), tag
+    assert len(events.Scalars("train_loss_step")) == 4
+    rate = [tag for tag in events.Tags()["scalars"] if tag.startswith("lr-")]
+    assert {event.step for event in events.Scalars(rate[0])} == {0, 1, 2, 3}
+    images = events.Images("raw, truth, prediction")
+    assert len(images) == 2
+    assert (images[0].height, images[0].width) == (32, 3 * 32 + 2 * 4)
+    assert all(0 <= float(row["data_wait"]) <= 1 for row in rows)
+    assert all(float(row["patches_per_second"]) > 0 for row in rows)
+
+
+def test_same_seed_gives_the_same_curve(datasplit, tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        train(settings(), datasplit, tmp_path / name / "training", tmp_path / name / "model.ckpt")
+    one, other = ((tmp_path / n / "training/metrics.csv").read_text() for n in ("one", "other"))
+    curves = [[row["train_loss"] for row in csv.DictReader(text.splitlines())] for text in
+              (one, other)]  # fmt: skip
+    assert curves[0] == curves[1] and len(set(curves[0])) == 2
+
+
+def test_exported_checkpoint_has_averaged_weights(datasplit, tmp_path, monkeypatch):
+    """After two steps and d = 0.9 it is 0.9 of the first's weights and 0.1 of the second's."""
+    steps = []
+    hook = LastCheckpoint.on_train_batch_end
+
+    def keep(self, trainer, task, *args):
+        steps.append({k: v.clone() for k, v in task.state_dict().items()})
+        return hook(self, trainer, task, *args)
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", keep)
+    training = settings(ema=0.9, epochs=1, iterations_per_epoch=2, accumulate_grad_batches=1)
+    train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    average = weights(tmp_path / "model.ckpt")
+    for key, value in average.items():
+        expected = 0.9 * steps[0][key] + 0.1 * steps[1][key]
+        torch.testing.assert_close(value, expected)
+    assert load_checkpoint(tmp_path / "model.ckpt").channels == ["mito", "mito_boundary"]
+
+
+def test_compiled_network_is_saved_without_prefixes(datasplit, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    train(settings(compile=True), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    assert len(compiled) == 1
+    assert "network.conv_0.conv_0.conv.weight" in weights(tmp_path / "model.ckpt")
+
+
+def test_non_finite_loss_stops_the_training(datasplit, tmp_path, monkeypatch):
+    step = SegmentationTask.training_step
+    monkeypatch.setattr(
+        SegmentationTask, "training_step", lambda self, batch, i: step(self, batch, i) * torch.nan
+    )
+    with pytest.raises(InputError, match=r"loss of epoch 0 is not a finite .* `learning_rate`"):
+        train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+
+
+def test_out_of_memory_names_the_settings_to_lower(datasplit, tmp_path, monkeypatch):
+    def no_room(self, batch, index):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(SegmentationTask, "training_step", no_room)
+    with pytest.raises(InputError, match=r"`batch_size` \(1\).*`patch_size`.*`model`.*9 GiB"):
+        train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+
+
+def test_balanced_class_weights(tmp_path):
+    summary = tmp_path / "summary.csv"
+    summary.write_text(
+        "class,train_um3\nmito,4.0\nnuc,16.0\nves,1.0\nnp,0.0\ncell,4.0\nld,0.0001\n"
+    )
+    assert balanced_weights(summary) == pytest.approx(
+        {"mito": 1, "nuc": 0.5, "ves": 2, "np": 1, "cell": 1, "ld": 10}
+    )
+
+
+def test_class_weights_are_passed_to_the_loss(datasplit, tmp_path, monkeypatch):
+    seen = []
+    fit = module.pl.Trainer.fit
+    monkeypatch.setattr(
+        module.pl.Trainer,
+        "fit",
+        lambda self, task, *a, **k: (
+            seen.append(task.loss.class_weights),
+            fit(self, task, *a, **k),
+        ),
+    )
+    summary = tmp_path / "summary.csv"
+    summary.write_text("class,train_um3\nmito,1.0\ner,4.0\n")
+    for wanted in ("balanced", {"mito": 4}):
+        folder = tmp_path / str(len(seen))
+        folder.mkdir()
+        training = settings(class_weights=wanted, classes=["mito", "er"], epochs=1)
+        train(training, datasplit, folder / "training", folder / "model.ckpt", summary=summary)
+    # mito, its boundary, er; balanced: sqrt(2.5 / 1), twice, and sqrt(2.5 / 4).
+    assert (seen[0] / seen[0][2]).tolist() == pytest.approx([2, 2, 1])
+    assert (seen[1] / seen[1][2]).tolist() == pytest.approx([4, 4, 1])

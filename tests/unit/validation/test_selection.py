@@ -5,7 +5,7 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.sources import named_sources
 from cellmap_pipeline.validation.selection import (
     chosen_sources,
-    score_of,
+    score_entry,
     select_map,
     selection_table,
 )
@@ -33,21 +33,21 @@ def row(label="mito", size=(8, 8, 8)):
     return CropLabel(1, "d", label, Grid(size, (0, 0, 0), (4, 4, 4)))
 
 
-def test_the_best_by_validation_score_at_the_voxel_size():
+def test_the_best_score_at_the_voxel_size_is_chosen():
     assert chosen_sources(row(), ["a", "b"], "best", SCORES) == ["b"]
     assert chosen_sources(row(size=(1.74, 2, 2)), ["a", "b"], "best", SCORES) == ["a"]
     assert chosen_sources(row("nuc"), ["a", "b"], "best", SCORES) == ["a"]  # a tie
     assert chosen_sources(row("nuc"), ["a", "c:parts"], "best", SCORES) == ["c:parts"]
     assert chosen_sources(row("er"), ["a"], "best", SCORES) == ["a"]  # no choice
-    assert score_of(row(size=(1.74, 2, 2)), "a", SCORES)["score"] == 0.7
+    assert score_entry(row(size=(1.74, 2, 2)), "a", SCORES)["score"] == 0.7
 
 
-def test_what_has_no_score_loses_to_what_has():
+def test_sources_without_a_score_lose():
     assert chosen_sources(row(), ["c", "b"], "best", SCORES) == ["b"]
     assert chosen_sources(row("er"), ["c", "b"], "best", SCORES) == ["c"]
 
 
-def test_all_of_them_or_the_users():
+def test_all_sources_or_the_configured_ones():
     assert chosen_sources(row(), ["a", "b"], "average", SCORES) == ["a", "b"]
     assert chosen_sources(row(), ["a"], {"mito": "a"}, SCORES) == ["a"]
     assert chosen_sources(row(), ["a", "c"], {"mito": ["a", "c"]}, SCORES) == ["a", "c"]
@@ -65,7 +65,7 @@ def test_a_choice_by_voxel_size(size, names):
     assert named_sources(row(size=size), "best") == []
 
 
-def test_the_table_and_the_map_to_paste(caplog):
+def test_the_table_and_the_select_map(caplog):
     rows = [
         (row(), ["a", "b"]), (row(size=(1.74, 2, 2)), ["a", "b"]), (row("nuc"), ["c:parts"]),
         (row("er"), ["a", "b"]),
@@ -90,6 +90,6 @@ def test_the_table_and_the_map_to_paste(caplog):
     assert select_map(table) == wanted
 
 
-def test_the_map_of_averages():
+def test_the_select_map_of_averages():
     table = selection_table([(row(), ["a", "b"])], "average", SCORES)
     assert select_map(table) == "select: {mito: [a, b]}"

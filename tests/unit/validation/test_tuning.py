@@ -3,16 +3,19 @@ import json
 import numpy as np
 import pytest
 
-from cellmap_pipeline.channels import FURTHER
+from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.summary import combine
-from cellmap_pipeline.segmentation.fragments import fragments
-from cellmap_pipeline.segmentation.methods import NEEDS, check_settings, complete, defaults
-from cellmap_pipeline.segmentation.segment import join, segment, voxels
-from cellmap_pipeline.validation.estimates import Judge, Overlap
-from cellmap_pipeline.validation.tuning import Case, tune
+from cellmap_pipeline.segmentation.fragments import find_fragments
+from cellmap_pipeline.segmentation.method_settings import check_settings, complete, defaults
+from cellmap_pipeline.segmentation.methods import METHODS
+from cellmap_pipeline.segmentation.segment import merge_fragments, size_in_voxels
+from cellmap_pipeline.validation.cases import LoadedCase
+from cellmap_pipeline.validation.estimates import MatchEstimator, Overlap
+from cellmap_pipeline.validation.tuning import tune
+from tests.support.labels import segment
 from tests.support.simulated import filling, inner_boundary, spheres, with_gaps
 from tests.support.simulated import predicted as all_predicted
 
@@ -20,7 +23,7 @@ VOXELS = (8.0, 8.0, 8.0)
 
 
 def predicted(truth, label, noise=0.06, seed=0):
-    """Of what a network could predict, the label and its boundary."""
+    """Simulate the predictions of a label and its boundary."""
     channels = all_predicted(truth, label, noise, seed)
     return {name: channels[name] for name in (label, f"{label}_boundary")}
 
@@ -35,7 +38,7 @@ def semantic_case(seed=0, known=None):
     rng = np.random.default_rng(seed)
     truth = spheres((20, 24, 28), (9, 10, 9, 7), (10, 12, 20, 5))
     noisy = np.where(truth > 0, 90, 50) + rng.normal(0, 25, truth.shape)
-    return Case({"er": noisy.clip(0, 255).astype(np.uint8)}, truth, known, VOXELS)
+    return LoadedCase({"er": noisy.clip(0, 255).astype(np.uint8)}, truth, known, VOXELS)
 
 
 def test_semantic_threshold_is_the_best_of_all():
@@ -53,21 +56,23 @@ def test_semantic_threshold_is_the_best_of_all():
     assert tuned["score"] == pytest.approx(iou(case, tuned["settings"]))
 
 
-def test_a_sure_prediction_keeps_a_threshold_in_the_middle():
+def test_a_certain_prediction_keeps_a_middle_threshold():
     case = semantic_case()
-    sure = Case({"er": np.where(case.truth > 0, 255, 0).astype(np.uint8)}, case.truth, None, VOXELS)
+    sure = LoadedCase(
+        {"er": np.where(case.truth > 0, 255, 0).astype(np.uint8)}, case.truth, None, VOXELS
+    )
     result = tune("er", [sure])
     assert result["settings"] == defaults("threshold") | {"threshold": pytest.approx(0.5, abs=0.01)}
     assert result["score"] == 1
 
 
-def test_unknown_voxels_count_for_nothing():
+def test_unknown_voxels_are_ignored():
     known = np.ones((20, 24, 28), bool)
     known[:, :, 14:] = False
     case = semantic_case(known=known)
     spoilt = {"er": np.where(known, case.channels["er"], 255).astype(np.uint8)}
-    half = Case({"er": case.channels["er"][:, :, :14]}, case.truth[:, :, :14], None, VOXELS)
-    result = tune("er", [Case(spoilt, case.truth, known, VOXELS)], budget=0)
+    half = LoadedCase({"er": case.channels["er"][:, :, :14]}, case.truth[:, :, :14], None, VOXELS)
+    result = tune("er", [LoadedCase(spoilt, case.truth, known, VOXELS)], budget=0)
     alone = tune("er", [half], budget=0)
     assert result["curve"] == alone["curve"]
     assert result["score_at_half"] == alone["score_at_half"]
@@ -78,7 +83,7 @@ def cells(seed, label="cell", shape=(40, 40, 40)):
     channels = predicted(truth, label, noise=0.15, seed=seed)
     channels[label][:] = 255
     channels[f"{label}_boundary"] = with_gaps(channels[f"{label}_boundary"], seed)
-    return Case(channels, truth, None, VOXELS)
+    return LoadedCase(channels, truth, None, VOXELS)
 
 
 def pooled(label, cases, settings):
@@ -111,29 +116,29 @@ def test_cells_that_fill_the_volume():
     assert [point["threshold"] for point in result["curve"]] == [0.1, 0.3, 0.5, 0.7, 0.9]
 
 
-def test_the_same_from_run_to_run_with_any_number_of_workers():
+def test_the_result_is_reproducible_with_any_number_of_workers():
     cases = [cells(1, shape=(20, 20, 20)), cells(2, shape=(20, 20, 20))]
     first = tune("cell", cases, budget=6)
     assert tune("cell", cases, budget=6) == first
     assert tune("cell", cases, budget=6, workers=2) == first
 
 
-def test_without_a_boundary_what_touches_is_parted_by_distance():
+def test_without_a_boundary_objects_are_separated_by_distance():
     truth = spheres((28, 28, 50), (14, 14, 13, 9), (14, 14, 29, 9), (6, 6, 43, 4))
     channels = {"mito": predicted(truth, "mito")["mito"]}
-    result = tune("mito", [Case(channels, truth, None, VOXELS)])
+    result = tune("mito", [LoadedCase(channels, truth, None, VOXELS)])
     assert result["settings"]["method"] == "watershed_distance"
     assert result["score"] > 0.97 > 0.9 > result["score_at_half"]
 
 
 @pytest.mark.parametrize("kind", ["distance", "affinities"])
-def test_what_is_predicted_instead_of_a_boundary_is_used(kind):
+def test_other_auxiliary_channels_replace_a_boundary(kind):
     case = cells(1, shape=(24, 24, 24))
     made = all_predicted(case.truth, "cell", noise=0.15)
     channels = {"cell": case.channels["cell"]}
-    channels |= {f"cell{suffix}": made[f"cell{suffix}"] for suffix in FURTHER[kind]}
-    result = tune("cell", [Case(channels, case.truth, None, VOXELS)], budget=9)
-    assert NEEDS[result["settings"]["method"]] == kind
+    channels |= {f"cell{suffix}": made[f"cell{suffix}"] for suffix in AUXILIARY_SUFFIXES[kind]}
+    result = tune("cell", [LoadedCase(channels, case.truth, None, VOXELS)], budget=9)
+    assert METHODS[result["settings"]["method"]].auxiliary == kind
     assert result["score"] > 0.8 > result["score_at_half"]
 
 
@@ -143,7 +148,7 @@ def test_a_crop_that_would_be_skipped_counts_as_missed():
     specks = np.zeros(truth.shape, np.uint8)
     specks[10::2, 10::2, 10::2] = 130
     specks[truth > 0] = 100
-    case = Case({"ves": specks}, truth, None, VOXELS)
+    case = LoadedCase({"ves": specks}, truth, None, VOXELS)
     components = segment("ves", case.channels, VOXELS, {"min_size_nm3": 0})
     assert score_instance(components, truth, VOXELS)["status"] == "skipped_too_many_instances"
     result = tune("ves", [case])
@@ -151,8 +156,8 @@ def test_a_crop_that_would_be_skipped_counts_as_missed():
     assert result["score"] == 1 and result["counts"]["tp"] == 1
 
 
-def test_nothing_in_the_truth_leaves_the_defaults():
-    case = Case(
+def test_an_empty_ground_truth_keeps_the_defaults():
+    case = LoadedCase(
         {"mito": np.full((6, 6, 6), 90, np.uint8)}, np.zeros((6, 6, 6), np.uint8), None, VOXELS
     )
     result = tune("mito", [case])
@@ -163,7 +168,7 @@ def test_nothing_in_the_truth_leaves_the_defaults():
 def test_nothing_to_tune_on():
     with pytest.raises(InputError, match="no validation crop"):
         tune("mito", [])
-    case = Case({"er": np.zeros((2, 2, 2), np.uint8)}, np.ones((2, 2, 2)), None, VOXELS)
+    case = LoadedCase({"er": np.zeros((2, 2, 2), np.uint8)}, np.ones((2, 2, 2)), None, VOXELS)
     with pytest.raises(InputError, match="no prediction"):
         tune("mito", [case])
 
@@ -171,15 +176,17 @@ def test_nothing_to_tune_on():
 def test_estimates_count_like_the_scorer():
     case = cells(1)
     settings = defaults("watershed_boundary") | {"min_size_nm3": 2e4, "merge_small": False}
-    pieces = fragments("cell", case.channels, VOXELS, settings)
-    overlap = Overlap.of(pieces.labels, case.truth, None, VOXELS)
-    guess = Judge(overlap, join(pieces, settings)).estimate(voxels(2e4, VOXELS))
+    fragments = find_fragments("cell", case.channels, VOXELS, settings)
+    overlap = Overlap.of(fragments.labels, case.truth, None, VOXELS)
+    guess = MatchEstimator(overlap, merge_fragments(fragments, settings)).estimate(
+        size_in_voxels(2e4, VOXELS)
+    )
     real = score_instance(segment("cell", case.channels, VOXELS, settings), case.truth, VOXELS)
     for name in ("tp", "fp", "fn"):
         assert abs(getattr(guess, name) - real[name]) <= 1
     perfect = Overlap.of(case.truth, case.truth, None, VOXELS)
     lookup = np.arange(case.truth.max() + 1)
-    assert Judge(perfect, lookup).estimate(0).score == pytest.approx(1)
+    assert MatchEstimator(perfect, lookup).estimate(0).score == pytest.approx(1)
 
 
 def test_real_neurites(shared):
@@ -191,6 +198,6 @@ def test_real_neurites(shared):
     channels = predicted(truth, "cell", noise=0.15)
     channels["cell"][:] = 255
     channels["cell_boundary"] = with_gaps(channels["cell_boundary"])
-    result = tune("cell", [Case(channels, truth, None, (10.0, 10.0, 10.0))], budget=9)
+    result = tune("cell", [LoadedCase(channels, truth, None, (10.0, 10.0, 10.0))], budget=9)
     assert result["settings"]["method"] == "watershed_boundary"
     assert result["score"] > 0.7 > 0.5 > result["score_at_half"]

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 import cellmap_pipeline.validation.validate as validation
-from cellmap_pipeline.config.training import Inference
-from cellmap_pipeline.geometry import Grid, middle
+from cellmap_pipeline.config.sections import Inference
+from cellmap_pipeline.geometry import Grid, central_box
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.plan.validation import PredictionPattern, ValidationTask
 from cellmap_pipeline.prediction import validation as prediction_of_validation
 from cellmap_pipeline.prediction.validation import predict_validation
 from cellmap_pipeline.segmentation.probabilities import Probabilities
-from cellmap_pipeline.validation.cases import Truth
+from cellmap_pipeline.validation.cases import ValidationCase
 from cellmap_pipeline.validation.validate import validate
 from tests.support.networks import tiny_task
 from tests.support.simulated import predicted, spheres
@@ -23,10 +24,10 @@ PATH = "{dataset}/crop{crop}/{label}"
 
 
 class Bright(torch.nn.Module):
-    """Stands for a trained network: what is bright is inside, and nothing is a boundary."""
+    """Stands for a trained network: bright voxels are inside, and there are no boundaries."""
 
-    def forward(self, normalised):
-        inside = normalised * 4
+    def forward(self, normalized):
+        inside = normalized * 4
         return torch.cat([inside, inside - 100, inside], dim=1)
 
 
@@ -44,7 +45,7 @@ def stored(path, values, grid=GRID):
 
 @pytest.fixture
 def datasplit(tmp_path):
-    """Two objects, bright in the raw; also `all`, which is their class and no class of its own."""
+    """Two objects, bright in the raw, labeled as several classes."""
     ids = np.zeros(GRID.shape, np.uint8)
     ids[5:15, 5:30, 5:30] = 1
     ids[22:35, 5:30, 5:30] = 2
@@ -60,13 +61,15 @@ def datasplit(tmp_path):
     return tmp_path / "datasplit.csv"
 
 
-def settings(folder, *labels, sizes=(), trainings=(TRAINING,), **parts):
-    return {label: [average((folder,), sizes, trainings, parts.get(label, []))] for label in labels}
+def tasks_for(folder, *labels, sizes=(), trainings=(TRAINING,), **parts):
+    return {
+        label: [task_for((folder,), sizes, trainings, parts.get(label, []))] for label in labels
+    }
 
 
-def average(folders, sizes=(), trainings=(TRAINING,), parts=()):
-    sources = [(f"{folder}/{PATH}", list(parts)) for folder in folders]
-    return {"voxel_sizes": list(sizes), "sources": sources, "trainings": list(trainings)}
+def task_for(folders, sizes=(), trainings=(TRAINING,), parts=()):
+    sources = [PredictionPattern(f"{folder}/{PATH}", list(parts)) for folder in folders]
+    return ValidationTask(list(sizes), sources, list(trainings))
 
 
 def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
@@ -76,8 +79,8 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
     assert set(channels) == {"mito", "mito_boundary"}
     mito, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/mito").read(GRID)
     assert np.array_equal(channels["mito"] > 127, mito > 0)
-    labels = settings(predictions, "mito", "pm", "all", "er", all=["pm"])
-    scores, found = validate(labels, {TRAINING: datasplit}, (8, 8, 8), everywhere=False)
+    tasks = tasks_for(predictions, "mito", "pm", "all", "er", all=["pm"])
+    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=False)
     assert list(scores["classes"]) == ["mito", "pm", "all"]
     for value in scores["classes"].values():
         assert value["score"] == pytest.approx(1)
@@ -91,10 +94,10 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
 
 
 def test_a_score_for_each_voxel_size(tmp_path, datasplit):
-    """Of a prediction at 8 nm that holds for truth at 8 nm only."""
+    """The prediction at 8 nm agrees only with the ground truth at 8 nm."""
     fine = Grid((4, 4, 4), (-2, -2, -2), (80, 80, 80))
     truth = np.zeros(fine.shape, np.uint8)
-    truth[::2] = 1  # planes of 4 nm that the prediction does not see
+    truth[::2] = 1  # planes of 4 nm that the prediction does not resolve
     folder = tmp_path / "a.zarr/crop1/pm"
     create(folder, fine, "uint8").write(truth).result()
     attributes = json.loads((folder / ".zattrs").read_text())
@@ -113,8 +116,8 @@ def test_a_score_for_each_voxel_size(tmp_path, datasplit):
     })  # fmt: skip
     (folder / ".zattrs").write_text(json.dumps(attributes))
     stored(tmp_path / "p/a/crop1/pm", np.full(GRID.shape, 255, np.uint8))
-    labels = settings(tmp_path / "p", "pm", sizes=[[3.48, 4, 4], [8, 8, 8]])
-    scores, found = validate(labels, {TRAINING: datasplit}, None, everywhere=False)
+    tasks = tasks_for(tmp_path / "p", "pm", sizes=[[3.48, 4, 4], [8, 8, 8]])
+    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=False)
     by_size = scores["classes"]["pm"]["voxel_sizes"]
     assert [entry["measured_at"] for entry in by_size] == [[4, 4, 4], [8, 8, 8]]
     assert [entry["score"] for entry in by_size] == [pytest.approx(0.5, abs=0.01), 1]
@@ -122,7 +125,7 @@ def test_a_score_for_each_voxel_size(tmp_path, datasplit):
     assert [entry["voxel_size"] for entry in found["pm"]] == [[3.48, 4, 4], [8, 8, 8]]
 
 
-def test_crops_that_validate_everywhere_or_anywhere(tmp_path, datasplit):
+def test_crops_that_validate_in_all_or_any_trainings(tmp_path, datasplit):
     labels = tmp_path / "a.zarr"
     for number in (2, 3):
         stored(labels / f"crop{number}/pm", np.ones(GRID.shape, np.uint8))
@@ -133,9 +136,9 @@ def test_crops_that_validate_everywhere_or_anywhere(tmp_path, datasplit):
         splits[name] = tmp_path / f"{name}.csv"
         rows = [f"validate,{tmp_path}/raw,{labels}/crop{n}\n" for n in validating]
         splits[name].write_text("".join([*rows, f"train,{tmp_path}/raw,{labels}/crop9\n"]))
-    wanted = settings(tmp_path / "p", "pm", trainings="ab")
+    tasks = tasks_for(tmp_path / "p", "pm", trainings="ab")
     for everywhere, crops in ((True, ["a/crop2"]), (False, ["a/crop2", "a/crop3", "a/crop1"])):
-        scores, _ = validate(wanted, splits, (8, 8, 8), everywhere)
+        scores, _ = validate(tasks, splits, (8, 8, 8), everywhere)
         assert scores["classes"]["pm"]["voxel_sizes"][0]["crops"] == crops
 
 
@@ -143,34 +146,34 @@ def test_the_mean_of_several_predictions_is_tuned(tmp_path, datasplit):
     pm, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/pm").read(GRID)
     stored(tmp_path / "p/a/crop1/pm", np.where(pm, 200, 100).astype(np.uint8))
     stored(tmp_path / "q/a/crop1/pm", np.where(pm, 60, 60).astype(np.uint8))
-    labels = {"pm": [average([tmp_path / "p", tmp_path / "q"])]}
-    scores, found = validate(labels, {TRAINING: datasplit}, (8, 8, 8), everywhere=True)
+    tasks = {"pm": [task_for([tmp_path / "p", tmp_path / "q"])]}
+    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=True)
     assert scores["classes"]["pm"]["score"] == 1
     assert 80 / 255 < found["pm"][0]["settings"]["threshold"] < 130 / 255
 
 
 @pytest.mark.parametrize("order", ["pq", "qp"])
-def test_a_mean_is_tuned_where_all_predict(tmp_path, datasplit, order):
+def test_a_mean_is_tuned_where_all_predictions_exist(tmp_path, datasplit, order):
     whole = np.full(GRID.shape, 255, np.uint8)
     stored(tmp_path / "p/a/crop1/pm", whole)
     part = Grid(GRID.voxel_size, GRID.translation, (40, 40, 20))
     create(tmp_path / "q/a/crop1/pm", part, "uint8").write(whole[:, :, :20]).result()
-    (truth,) = validation.find_truths(
-        "pm", None, average([tmp_path / name for name in order])["sources"],
+    (case,) = validation.find_cases(
+        "pm", None, task_for([tmp_path / name for name in order]).sources,
         validation._validation_crops([datasplit], True),
     )  # fmt: skip
-    assert truth.grid == part
+    assert case.grid == part
 
 
-def test_other_means_at_other_voxel_sizes(tmp_path, datasplit):
-    """Each is tuned by itself: what is right for one would leave nothing of the other."""
+def test_different_means_at_different_voxel_sizes(tmp_path, datasplit):
+    """Each mean is tuned separately: the threshold of one would leave nothing of the other."""
     pm, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/pm").read(GRID)
     for name, inside in {"a": 200, "b": 240, "c": 20, "d": 30}.items():
         values = np.where(pm, inside, inside // 2).astype(np.uint8)
         stored(tmp_path / name / "a/crop1/pm", values)
     means = [([tmp_path / "a", tmp_path / "b"], 2.0), ([tmp_path / "c", tmp_path / "d"], 32.0)]
-    labels = {"pm": [average(folders, [[size] * 3]) for folders, size in means]}
-    scores, found = validate(labels, {TRAINING: datasplit}, None, everywhere=True)
+    tasks = {"pm": [task_for(folders, [[size] * 3]) for folders, size in means]}
+    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=True)
     assert [entry["score"] for entry in scores["classes"]["pm"]["voxel_sizes"]] == [1, 1]
     assert [entry["voxel_size"] for entry in found["pm"]] == [[2.0] * 3, [32.0] * 3]
     fine, coarse = (entry["settings"]["threshold"] for entry in found["pm"])
@@ -178,14 +181,14 @@ def test_other_means_at_other_voxel_sizes(tmp_path, datasplit):
     assert 12 / 255 < coarse <= 25 / 255
 
 
-def test_labels_that_a_datasplit_leaves_out_are_no_truth(tmp_path, datasplit):
+def test_labels_excluded_by_a_datasplit_are_not_used(tmp_path, datasplit):
     stored(tmp_path / "p/a/crop1/pm", np.full(GRID.shape, 255, np.uint8))
     folder = tmp_path / "a.zarr/crop1"
     datasplit.write_text(
         f'validate,{tmp_path}/raw,{folder}/[mito]\ntrain,{tmp_path}/raw,"{folder}/[mito,pm]"\n'
     )
-    labels = settings(tmp_path / "p", "pm")
-    assert validate(labels, {TRAINING: datasplit}, (8, 8, 8), False)[0]["classes"] == {}
+    tasks = tasks_for(tmp_path / "p", "pm")
+    assert validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False)[0]["classes"] == {}
 
 
 def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit, monkeypatch):
@@ -200,37 +203,37 @@ def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit,
             label, cases, *rest
         )
     )  # fmt: skip
-    monkeypatch.setattr(validation, "MOST_INSTANCE_VOXELS", 24**3)
-    labels = settings(tmp_path / "p", "mito")
-    scores, _ = validate(labels, {TRAINING: datasplit}, (8, 8, 8), False)
+    monkeypatch.setattr(validation, "MAX_INSTANCE_VOXELS_PER_CROP", 24**3)
+    tasks = tasks_for(tmp_path / "p", "mito")
+    scores, _ = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False)
     (case,) = tuned_on
     assert case.truth.size <= 24**3 and case.truth.any()
     assert scores["classes"]["mito"]["voxel_sizes"][0]["counts"]["tp"] == 3
     assert scores["classes"]["mito"]["score"] > 0.95
 
 
-def test_the_densest_part(tmp_path):
+def test_the_densest_box(tmp_path):
     truth = np.zeros(GRID.shape, np.uint8)
     truth[35:, 35:, :10] = 1
     stored(tmp_path / "pm", truth)
-    whole = Truth("c", LabelVolume.open(tmp_path / "pm"), Probabilities("pm", GRID, []))
-    assert whole.densest(40**3).grid == GRID
-    assert GRID.offset(whole.densest(20**3).grid) == (20, 20, 0)
-    assert GRID.offset(whole.middle(20**3).grid) == (10, 10, 10)
+    whole = ValidationCase("c", LabelVolume.open(tmp_path / "pm"), Probabilities("pm", GRID, []))
+    assert whole.densest_box(40**3).grid == GRID
+    assert GRID.offset(whole.densest_box(20**3).grid) == (20, 20, 0)
+    assert GRID.offset(whole.central_box(20**3).grid) == (10, 10, 10)
 
 
 @pytest.mark.parametrize("most", [1, 5, 100, 39**3, 40**3])
-def test_the_middle_has_at_most_so_many_voxels(most):
+def test_the_central_box_has_up_to_max_voxels(most):
     for grid in (GRID, Grid((30, 4, 4), (0, 0, 0), (7, 90, 41))):
-        part = middle(grid, most)
+        part = central_box(grid, most)
         assert part.size <= most or part.size == 1
         assert part.size > most / 4 or part == grid
         assert grid.covers(part)
 
 
-def test_of_large_crops_the_middle_is_predicted(task, datasplit, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_of_validation, "MOST_PREDICTED", 20**3)
+def test_the_central_box_of_large_crops_is_predicted(task, datasplit, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction_of_validation, "MAX_PREDICTED_VOXELS", 20**3)
     predict_validation([task], datasplit, Inference(), {}, tmp_path / "p")
     assert Volume.open(tmp_path / "p/a/crop1/mito").levels[0].grid.shape == (20, 20, 20)
-    scores, _ = validate(settings(tmp_path / "p", "pm"), {TRAINING: datasplit}, (8, 8, 8), False)
+    scores, _ = validate(tasks_for(tmp_path / "p", "pm"), {TRAINING: datasplit}, (8, 8, 8), False)
     assert scores["classes"]["pm"]["score"] == pytest.approx(1)

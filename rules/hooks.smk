@@ -1,0 +1,68 @@
+"""What happens when a run starts, and what is printed when it fails."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.plan.checks import check_folders
+from cellmap_pipeline.run import failures, locks, restart
+
+
+def check_start():
+    """Check the folders that a run needs; a target that only plans needs none."""
+    targets = set(workflow.dag_settings.targets)
+    if targets and targets <= {"plan", "calibrate"}:
+        return
+    try:
+        check_folders(PLAN)
+    except InputError as error:
+        stop(error)
+
+
+def get_failed_jobs():
+    """Each failed job with its logs; of a group of jobs, those that did not finish."""
+    folder = Path(getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs")
+    for item in workflow.scheduler.failed:
+        if item.is_group():
+            batch = failures.batch_log(folder / f"group_{item.name}")
+            jobs = [job for job in item if not all(map(locks.is_released, get_lock_files(job)))]
+        else:
+            wildcards = "_".join(item.wildcards).replace(os.sep, "_")
+            batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)
+            jobs = [item]
+        for job in jobs:
+            name = " ".join([job.rule.name, *job.wildcards])
+            yield failures.Failure(name, [*map(Path, job.log), *batch])
+
+
+def get_lock_files(job):
+    """The files that name the process that makes the job's outputs."""
+    return [Path(log).with_suffix(".owner") for log in job.log]
+
+
+def print_failures():
+    """Print which jobs failed, why, and where to look."""
+    jobs = list(get_failed_jobs())
+    if jobs:
+        remaining = len(workflow.scheduler.remaining_jobs)
+        print(f"\n{len(jobs)} failed; {remaining} that need them did not run:", file=sys.stderr)
+        print(failures.describe_failures(jobs), file=sys.stderr)
+        # On a full disk no log could be written.
+        if shutil.disk_usage(PATHS.logs).free < 1e6:
+            print(f"the disk of {PATHS.output.resolve()} is full", file=sys.stderr)
+
+
+onstart:
+    check_start()
+    restart.acquire_run_lock(PATHS.logs)
+
+
+onsuccess:
+    restart.remove_recorded_locks(PATHS.logs)
+
+
+onerror:
+    print_failures()
+    restart.remove_recorded_locks(PATHS.logs)

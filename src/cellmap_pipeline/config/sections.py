@@ -1,0 +1,112 @@
+"""Sections of a training's file: augmentation, inference, job resources and learning rate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cellmap_pipeline.config.types import Affects, LocalPath, PatchSize, Section, affects
+
+# The stages for which a training may request resources.
+JobStage = Literal["train", "validate", "predict"]
+
+
+class Augmentation(Section):
+    """Random changes of training patches."""
+
+    flip: bool = Field(True, description="mirror along each axis")
+    transpose: bool = Field(True, description="swap axes of equal voxel size")
+    rotate90: bool = Field(True, description="rotate by multiples of 90°")
+    rotate: float = Field(0.0, ge=0, le=180, description="free rotation by up to so many degrees")
+    contrast: float = Field(0.2, ge=0, lt=1, description="change of contrast and brightness, ±")
+    gamma: float = Field(0.2, ge=0, lt=1, description="change of gamma, ±")
+    noise: float = Field(0.02, ge=0, le=1, description="largest σ of added noise; raw is 0..1")
+    blur: float = Field(0.0, ge=0, le=5, description="largest σ of a Gaussian blur, voxels")
+
+
+class Inference(Section):
+    """The prediction of whole crops."""
+
+    checkpoint: LocalPath = Field(
+        "best",
+        description="`best`, `last` or the path of a checkpoint",
+        json_schema_extra=affects(Affects.PREDICTION),
+    )
+    checkpoints: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="number of the training's best checkpoints whose predictions are averaged",
+        json_schema_extra=affects(Affects.PREDICTION),
+    )
+    window: PatchSize | None = Field(
+        None,
+        description="sliding window, voxels; null: patch_size",
+        json_schema_extra=affects(Affects.PREDICTION),
+    )
+    overlap: float = Field(
+        0.5,
+        ge=0,
+        le=0.75,
+        description="overlap of neighboring windows, a fraction of the window",
+        json_schema_extra=affects(Affects.PREDICTION),
+    )
+    blending: Literal["gaussian", "constant"] = Field(
+        "gaussian",
+        description="weights of a window's voxels in the overlap",
+        json_schema_extra=affects(Affects.PREDICTION),
+    )
+    symmetries: Literal[1, 8, 48] = Field(
+        1,
+        description="average over transformed inputs: 8, all flips; 48, all rotations of a cube, "
+        "too",
+        json_schema_extra=affects(Affects.PREDICTION),
+    )
+    batch: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1,
+        description="windows per batch; auto: as many as are fastest on the GPU; fewer where its "
+        "memory is too small",
+        json_schema_extra=affects(Affects.PREDICTION_SPEED),
+    )
+    jobs: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="number of jobs that predict a crop",
+        json_schema_extra=affects(Affects.PREDICTION_SPEED),
+    )
+    job_voxels: int | None = Field(
+        None,
+        gt=0,
+        description="or as many jobs as have about this many of the network's voxels each",
+        json_schema_extra=affects(Affects.PREDICTION_SPEED),
+    )
+
+    def window_for(self, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of the window of a network that was trained on `patch_size`."""
+        return self.window or patch_size
+
+    def context_for(self, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of raw that are read on each side of a crop: half an overlap."""
+        z, y, x = (int(size * self.overlap / 2) for size in self.window_for(patch_size))
+        return z, y, x
+
+
+class JobResources(Section):
+    """Resources that a job requests; null: the default of its rule."""
+
+    mem_mb: int | None = Field(None, ge=100, description="memory, MB")
+    runtime: int | None = Field(None, ge=1, description="minutes")
+    cpus_per_task: int | None = Field(None, ge=1, le=1024, description="processors")
+
+
+class Scheduler(Section):
+    """Learning rate over the training."""
+
+    name: Literal["constant", "cosine", "polynomial"] = Field(
+        "constant", description="shape of the curve"
+    )
+    minimum: float = Field(0.0, ge=0, description="learning rate at the end, unless constant")
+    power: float = Field(0.9, gt=0, le=10, description="exponent of `polynomial`")
+    warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear rise at the start")

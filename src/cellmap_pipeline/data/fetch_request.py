@@ -1,0 +1,105 @@
+"""Requests to fetch the data of one crop, as they are handed to its job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cellmap_pipeline.geometry import Grid, Vector
+
+
+@dataclass(frozen=True)
+class TrainUse:
+    """The use of a crop by a training that trains or validates on it.
+
+    Attributes
+    ----------
+    voxel_size
+        Voxel size of the training, nm.
+    classes
+        Classes of the training.
+    """
+
+    voxel_size: Vector
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PredictUse:
+    """The use of a test crop by a training that predicts it.
+
+    Attributes
+    ----------
+    voxel_size
+        Voxel size of the training, nm.
+    extent
+        Bounding box of the predicted labels.
+    """
+
+    voxel_size: Vector
+    extent: Grid
+
+
+@dataclass(frozen=True)
+class FetchRequest:
+    """The location of a crop, and its uses, which decide what is fetched of it.
+
+    Attributes
+    ----------
+    dataset
+        Name of the crop's dataset.
+    labels
+        Path or URL of the folder of its labels; None for test crops.
+    raw
+        Path or URL of its raw.
+    train
+        Uses by trainings that train or validate on it.
+    predict
+        Uses by trainings that predict it.
+    """
+
+    dataset: str
+    labels: str | None
+    raw: str
+    train: tuple[TrainUse, ...] = ()
+    predict: tuple[PredictUse, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the request as a JSON-serializable dict."""
+        return {
+            "dataset": self.dataset,
+            "labels": self.labels,
+            "raw": self.raw,
+            "train": [
+                {"voxel_size": list(use.voxel_size), "classes": list(use.classes)}
+                for use in self.train
+            ],
+            "predict": [
+                {
+                    "voxel_size": list(use.voxel_size),
+                    "extent": {
+                        "voxel_size": list(use.extent.voxel_size),
+                        "translation": list(use.extent.translation),
+                        "shape": list(use.extent.shape),
+                    },
+                }
+                for use in self.predict
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> FetchRequest:
+        """Return the request that `to_dict` made `plain` of."""
+        return cls(
+            plain["dataset"],
+            plain["labels"],
+            plain["raw"],
+            tuple(
+                TrainUse(tuple(use["voxel_size"]), tuple(use["classes"])) for use in plain["train"]
+            ),
+            tuple(
+                PredictUse(tuple(use["voxel_size"]), Grid(**use["extent"]))
+                for use in plain["predict"]
+            ),
+        )

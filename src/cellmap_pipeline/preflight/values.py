@@ -1,0 +1,92 @@
+"""Checks of the values of decoded raw, labels and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from cellmap_pipeline.geometry import Grid, shape_of
+from cellmap_pipeline.io.labels import annotated_voxels
+from cellmap_pipeline.preflight.chunks import ChunkRequest
+
+# Raw of integers that uses a smaller fraction of its type's range is nearly black.
+MIN_RANGE_FRACTION = 1 / 16
+# Difference between the labeled voxels of a label and of its annotation, as a fraction of either.
+MAX_COUNT_DIFFERENCE = 0.02
+# Rounding error of floats from 0 to 1.
+FLOAT_TOLERANCE = 1e-3
+
+
+def raw_warnings(request: ChunkRequest, crops: Sequence[tuple[str, Grid]]) -> Iterator[str]:
+    """Warn of raw that is nearly black, and of crops in which it is constant.
+
+    Parameters
+    ----------
+    request
+        Decoded chunks of a level of raw.
+    crops
+        Name and extent of the crops in it.
+    """
+    level, statistics = request.level, request.statistics
+    dtype: np.dtype[Any] = np.dtype(level.metadata["dtype"])
+    if dtype.kind == "u" and dtype.itemsize > 1 and request.is_complete and statistics.decoded:
+        white = np.iinfo(dtype).max
+        if 0 < statistics.high < white * MIN_RANGE_FRACTION:
+            yield (
+                f"{level.path} is {dtype} but has no values above {statistics.high:.0f} around the "
+                f"crops, and {white} is read as white: scale it, or store it as uint8"
+            )
+    for crop, extent in crops:
+        start, stop = level.grid.index_box(extent)
+        chunks = level.metadata["chunks"]
+        axes = [
+            range(max(0, a) // c, -(-b // c)) for a, b, c in zip(start, stop, chunks, strict=True)
+        ]
+        in_crop = statistics.ranges.keys() & map(shape_of, product(*axes))
+        values = {value for index in in_crop for value in statistics.ranges[index]}
+        if len(values) == 1:
+            yield (
+                f"{crop}: all of its raw in {level.path} is {values.pop():g} and shows nothing: "
+                "check its translation"
+            )
+
+
+def float_problems(request: ChunkRequest, kind: str) -> Iterator[str]:
+    """List NaN and values outside 0..1 in floats; `kind` names the volume in messages."""
+    level, statistics = request.level, request.statistics
+    if np.dtype(level.metadata["dtype"]).kind != "f" or not statistics.decoded:
+        return
+    if statistics.nan:
+        yield f"{level.path} contains NaN: replace it, with 0 where nothing is known"
+    if statistics.low < -FLOAT_TOLERANCE or statistics.high > 1 + FLOAT_TOLERANCE:
+        yield (
+            f"{level.path} has values from {statistics.low:g} to {statistics.high:g}, but {kind} "
+            "stored as float must be from 0 to 1: scale it, or store it as uint8"
+        )
+
+
+def check_label(request: ChunkRequest, problems: list[str], warnings: list[str]) -> None:
+    """Check that ids are not negative, and that a label has as many voxels as it should."""
+    level, statistics = request.level, request.statistics
+    if statistics.low < 0:
+        problems.append(
+            f"{level.path} contains {statistics.low:g}, but ids are 0 or more: mark unknown voxels "
+            "with an `unknown` value (docs/own-data.md)"
+        )
+    annotated = annotated_voxels(level)
+    if annotated is None or not request.is_complete or statistics.broken:
+        return
+    present = statistics.present
+    if annotated and not request.stored:
+        problems.append(
+            f"{level.path} has no chunks, but its annotation counts {annotated:,} labeled voxels: "
+            "copy or fetch it again"
+        )
+    elif abs(present - annotated) > MAX_COUNT_DIFFERENCE * max(present, annotated):
+        warnings.append(
+            f"{level.path} has {present:,} labeled voxels, but its annotation counts "
+            f"{annotated:,}: is the copy complete? (Class balancing uses the annotation)"
+        )

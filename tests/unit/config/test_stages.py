@@ -1,0 +1,39 @@
+"""Each key of a training's file declares what it affects, which determines the stages."""
+
+import pytest
+from pydantic import Field
+
+from cellmap_pipeline.config import stages
+from cellmap_pipeline.config.sections import Inference
+from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.config.types import Affects, Section, affects, groups_of, keys_that_affect
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [(model, key) for model in (Training, Inference) for key in model.model_fields],
+)
+def test_each_key_declares_what_it_affects(model: type[Section], key: str) -> None:
+    groups = groups_of(model, key)
+    assert groups, f"{key}: add json_schema_extra=affects(…) where it is declared"
+    assert set(groups) <= set(Affects)
+
+
+def test_keys_of_a_group_are_in_order_of_declaration() -> None:
+    class Example(Section):
+        a: int = Field(1, json_schema_extra=affects(Affects.LEARNING))
+        b: int = Field(1, json_schema_extra=affects(Affects.JOBS))
+        c: int = Field(1, json_schema_extra=affects(Affects.JOBS, Affects.LEARNING))
+
+    assert keys_that_affect(Example, Affects.LEARNING) == ("a", "c")
+
+
+def test_checkpoints_track_only_keys_that_affect_them() -> None:
+    without_effect = {
+        key for key in Training.model_fields if "no result" in groups_of(Training, key)[0]
+    }
+    assert {"num_workers", "memory_gb", "resources"} <= without_effect
+    tracked = {*stages.DATASPLIT_KEYS, "datasplit", *stages.TRAIN_KEYS}
+    later = {"serves", "inference", "postprocess"}
+    assert tracked == set(Training.model_fields) - without_effect - later
+    assert set(stages.NETWORK_KEYS) <= set(stages.TRAIN_KEYS)

@@ -1,0 +1,97 @@
+"""Values of a training's file, and the messages about invalid ones."""
+
+import pytest
+
+from cellmap_pipeline.errors import InputError
+from tests.support.configs import training
+
+
+def test_defaults_and_isotropic_sizes(tmp_path):
+    made = training(tmp_path)
+    assert made.voxel_size == (8, 8, 8)
+    assert made.patch_size == (64, 64, 64)
+    assert made.epochs == 100
+    assert made.scheduler.name == "constant"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epoch": 3}, "a.yaml: epoch: unknown key (did you mean 'epochs'?)"),
+        ({"augment": {"flop": True}}, "augment.flop: unknown key (did you mean 'flip'?)"),
+        ({"epochs": 0}, "epochs: Input should be greater than or equal to 1, not 0"),
+        ({"epochs": "many"}, "epochs: Input should be a valid integer, not 'many'"),
+        ({"classes": None}, "a.yaml: classes: is missing"),
+        ({"classes": []}, "classes: is empty: name at least one"),
+        ({"classes": ["mito", "mito"]}, "lists mito twice"),
+        ({"classes": ["../mito"]}, "is not a name"),
+        ({"voxel_size": -8}, "voxel_size"),
+        ({"voxel_size": [8, 8]}, "voxel_size"),
+        ({"patch_size": 60}, "patch_size"),
+        ({"model": {"architecture": "nonet"}}, "nonet"),
+        ({"model": {"architecture": "mednext", "size": "XXL"}}, "size"),
+        ({"loss": "mse"}, "loss"),
+        ({"inference": {"overlap": 0.9}}, "inference.overlap"),
+        ({"postprocess": {"er": {}}}, "postprocess"),
+        ({"postprocess": {"mito": {"threshold": 3}}}, "threshold"),
+        (
+            {"postprocess": {"mito": {"method": "mutex_watershed"}}},
+            "targets: {mito: [affinities]}",
+        ),
+    ],
+)
+def test_invalid_values_are_named(tmp_path, changes, message):
+    with pytest.raises(InputError) as error:
+        training(tmp_path, **changes)
+    assert str(tmp_path / "a.yaml") in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patch_size": "big"}, "patch_size: Input should be a valid integer, not 'big'"),
+        ({"voxel_size": "8nm"}, "voxel_size: Input should be a valid number, not '8nm'"),
+        ({"voxel_size": [8, "x", 8]}, "voxel_size.1: Input should be a valid number, not 'x'"),
+        ({"crops": []}, "crops: is empty: name at least one"),
+        ({"voxel_size": [8] * 4}, "voxel_size: holds 4 values, but takes 3"),
+        ({"serves": [8, "x"]}, "serves.1: Input should be a valid number, not 'x'"),
+        (
+            {"inference": {"batch": "x"}},
+            "inference.batch: Input should be a valid integer; or Input should be 'auto', not 'x'",
+        ),
+        (
+            {"inference": {"batch": 0}},
+            "inference.batch: Input should be greater than or equal to 1, not 0",
+        ),
+        ({"loss": {"dice": -1}}, "loss.dice: Input should be greater than 0, not -1"),
+        ({"scheduler": "exp"}, "scheduler: Input should be 'constant', 'cosine' or 'polynomial', "
+         "not 'exp'"),
+    ],
+)  # fmt: skip
+def test_error_of_a_training_is_one_line(tmp_path, changes, message):
+    with pytest.raises(InputError) as error:
+        training(tmp_path, **changes)
+    assert str(error.value) == f"{tmp_path / 'a.yaml'}: {message}"
+
+
+def test_unknown_architecture_is_the_only_error(tmp_path):
+    with pytest.raises(InputError) as error:
+        training(tmp_path, model={"architecture": "nope"})
+    assert ": model: there is no architecture 'nope'; choose one of" in str(error.value)
+    assert str(error.value).endswith("pytc:NAME")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_weight_decay_without_effect_is_refused(tmp_path, optimizer):
+    assert training(tmp_path, optimizer=optimizer).weight_decay == 0.01
+    with pytest.raises(InputError, match="`weight_decay: 0.05` has no effect with `optimizer"):
+        training(tmp_path, optimizer=optimizer, weight_decay=0.05)
+    assert training(tmp_path, weight_decay=0.05).weight_decay == 0.05
+
+
+def test_window_and_context_of_a_prediction(tmp_path):
+    made = training(tmp_path, inference={"overlap": 0.5})
+    assert made.window == (64, 64, 64) and made.context == (16, 16, 16)
+    made = training(tmp_path, inference={"window": [32, 64, 96], "overlap": 0.25})
+    assert made.window == (32, 64, 96) and made.context == (4, 8, 12)

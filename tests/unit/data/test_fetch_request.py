@@ -1,0 +1,44 @@
+import json
+
+from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.geometry import Grid
+
+ROOT = "s3://b/d/d.zarr/recon-1"
+REQUEST = FetchRequest(
+    "d",
+    f"{ROOT}/labels/groundtruth/crop7",
+    f"{ROOT}/em/fibsem-uint8",
+    train=(TrainUse((4.0, 4.0, 4.0), ("nuc", "mito")), TrainUse((8.0, 8.0, 8.0), ("er",))),
+    predict=(PredictUse((8.0, 8.0, 8.0), Grid((4, 4, 4), (100, 0, 40), (20, 30, 40))),),
+)
+# Snakemake reruns a crop's job when this form changes, down to the order of the keys.
+PLAIN = {
+    "dataset": "d",
+    "labels": "s3://b/d/d.zarr/recon-1/labels/groundtruth/crop7",
+    "raw": "s3://b/d/d.zarr/recon-1/em/fibsem-uint8",
+    "train": [
+        {"voxel_size": [4.0, 4.0, 4.0], "classes": ["nuc", "mito"]},
+        {"voxel_size": [8.0, 8.0, 8.0], "classes": ["er"]},
+    ],
+    "predict": [
+        {
+            "voxel_size": [8.0, 8.0, 8.0],
+            "extent": {
+                "voxel_size": [4.0, 4.0, 4.0],
+                "translation": [100.0, 0.0, 40.0],
+                "shape": [20, 30, 40],
+            },
+        }
+    ],
+}
+
+
+def test_plain_form():
+    assert REQUEST.to_dict() == PLAIN
+    assert json.dumps(REQUEST.to_dict()) == json.dumps(PLAIN)
+    empty = {"dataset": "d", "labels": None, "raw": "r", "train": [], "predict": []}
+    assert json.dumps(FetchRequest("d", None, "r").to_dict()) == json.dumps(empty)
+
+
+def test_roundtrip():
+    assert FetchRequest.from_dict(json.loads(json.dumps(PLAIN))) == REQUEST

@@ -1,0 +1,36 @@
+"""What each source is validated on: crops, averages and voxel sizes."""
+
+from cellmap_pipeline.plan.validation import validation_settings, validation_trainings
+from tests.support.plans import ROWS
+
+
+def test_averages_are_tuned_on_crops_of_all_sources(plan):
+    assert plan().averages_by_label() == {}
+    made = plan(submission={"select": "average"})
+    assert made.averages_by_label() == {"nuc": [["fine", "coarse"]]}
+    assert made.validated_sources() == ["fine", "coarse", "average"]
+    assert validation_trainings(made, "average") == ["fine", "coarse"]
+    assert validation_settings(made, "average")["nuc"][0]["voxel_sizes"] == [[8, 8, 8]]
+    made = plan(submission={"select": {"nuc": {8: ["fine", "coarse"], 32: "coarse"}}})
+    assert made.averages_by_label() == {"nuc": [["fine", "coarse"]]}
+    assert made.sources(ROWS[3]) == ["coarse"]
+
+
+def test_averages_of_other_sources_at_another_voxel_size(plan):
+    path = "p/{dataset}/crop{crop}/{label}"
+    by_size = {8: ["fine", "coarse"], 32: ["coarse", "other"]}
+    made = plan(submission={"select": {"nuc": by_size}}, predictions={"other": path})
+    assert made.averages_by_label() == {"nuc": [["fine", "coarse"], ["coarse", "other"]]}
+    fine, coarse = validation_settings(made, "average")["nuc"]
+    assert (fine["voxel_sizes"], coarse["voxel_sizes"]) == ([[8, 8, 8]], [[32, 32, 32]])
+    assert (fine["trainings"], coarse["trainings"]) == (["fine", "coarse"], ["coarse"])
+    assert coarse["sources"][1] == (path, [])
+
+
+def test_voxel_sizes_at_which_labels_are_scored(plan):
+    assert validation_settings(plan(), "fine")["nuc"][0]["voxel_sizes"] == [[8, 8, 8]]
+    coarse = validation_settings(plan(), "coarse")["nuc"][0]["voxel_sizes"]
+    assert coarse == [[8, 8, 8], [32, 32, 32]]
+    # Not asked for: at the training's own.
+    made = plan(submission={"classes": ["nuc"]})
+    assert validation_settings(made, "fine")["mito"][0]["voxel_sizes"] == []

@@ -1,0 +1,34 @@
+"""Estimates of the hours that a training takes."""
+
+import pandas as pd
+import pytest
+
+from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.preflight.training_cost import hours_left, network_cost, training_hours
+from tests.support.trainings import settings
+
+
+@pytest.mark.parametrize(
+    ("model", "hours"),
+    [
+        ({"architecture": "monai_dynunet", "filters": [32, 64, 128, 256, 320, 320]}, 9),
+        ({"architecture": "mednext", "size": "L", "kernel_size": 3}, 68),
+        ({"architecture": "mednext", "size": "L", "kernel_size": 5}, 233),
+    ],
+)
+def test_training_hours_are_near_published_ones(model, hours):
+    training = Training.model_validate(
+        {
+            "classes": ["er", "pm", "ne"], "voxel_size": 8, "model": model, "patch_size": 128,
+            "batch_size": 2, "epochs": 1000, "iterations_per_epoch": 250,
+            "validation_iterations": 1,
+        }
+    )  # fmt: skip
+    # They are for an A100 of 1.56 TB/s, where ours has 2.0.
+    found = training_hours(training, network_cost(training), "A100")
+    assert hours * 0.7 < found < hours * 1.1
+
+
+def test_remaining_hours_use_the_measured_speed():
+    table = pd.DataFrame({"epoch": [0, 1, 2], "seconds": [100, 360, 365]})
+    assert hours_left(table, settings(epochs=12)) == pytest.approx(0.9, abs=0.01)

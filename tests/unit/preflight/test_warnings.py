@@ -1,0 +1,101 @@
+"""Suspicious inputs that may be intended: a warning each, and the run continues."""
+
+import logging
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from cellmap_pipeline.geometry import Grid
+from tests.support.spoiled import (
+    CROP,
+    RAW,
+    STARTS,
+    TEST_CROP,
+    Folder,
+    check_run,
+    external_predictions,
+    pattern,
+    replace_by_link,
+)
+
+
+def link_out_of_the_data(folder: Folder) -> None:
+    shutil.copytree(folder.label(), folder.path / "elsewhere")
+    replace_by_link(folder.label(), "../../../../../../../elsewhere")
+
+
+def write_coarse_raw(folder: Folder) -> None:
+    voxels = np.arange(32 * 32 * 48).astype(np.uint8).reshape(32, 32, 48)
+    folder.store(folder.raw, voxels, Grid((16, 16, 16), (4, 4, 4), voxels.shape))
+
+
+def write_dark_raw(folder: Folder) -> None:
+    folder.store(folder.raw, np.full(RAW.shape, 200, np.uint16), RAW)
+
+
+def write_most_of_a_crop(folder: Folder) -> None:
+    external_predictions(folder, np.ones((32, 32, 30), np.uint8))
+
+
+def write_half_of_validation_crops(folder: Folder) -> None:
+    external_predictions(folder, np.ones(CROP, np.uint8))
+    for crop in set(STARTS) - {TEST_CROP}:
+        grid = RAW.box(STARTS[crop], (16, 32, 32))
+        folder.write_predictions(np.ones(grid.shape, np.uint8), grid, crop)
+
+
+WARNINGS = {
+    "a link that leads out of the data": (
+        "crop1/mito is a link to …/elsewhere, outside the data folder: it must exist on every "
+        "machine that runs jobs",
+        link_out_of_the_data,
+    ),
+    "a crop without a number": (
+        "cropA is ignored: its name is not `crop` and a number",
+        lambda folder: shutil.copytree(folder.label().parent, folder.label().parents[1] / "cropA"),
+    ),
+    "raw that is nearly black": (
+        "s0 is uint16 but has no values above 200 around the crops, and 65535 is read as white: "
+        "scale it, or store it as uint8",
+        write_dark_raw,
+    ),
+    "constant raw": (
+        "a/crop1: all of its raw in …s0 is 7 and shows nothing: check its translation",
+        lambda folder: folder.store(folder.raw, np.full(RAW.shape, 7, np.uint8), RAW),
+    ),
+    "an incomplete copy": (
+        "s0 has … labeled voxels, but its annotation counts 5,…: is the copy complete?",
+        lambda folder: folder.store(
+            folder.label(),
+            np.ones(CROP, np.uint8),
+            RAW.box((0, 0, 0), CROP),
+            cellmap={"annotation": {"complement_counts": {"absent": 32**3 - 5280}}},
+        ),
+    ),
+    "voxels finer than the raw": (
+        "training tiny: its voxels of [8.0, 8.0, 8.0] nm are finer than the raw … ([16.0, 16.0, "
+        "16.0] nm), which is interpolated: that takes time without adding detail",
+        write_coarse_raw,
+    ),
+    "a prediction of most of a crop": (
+        "predictions.nnunet: …s0 does not cover 6% of its crop (voxels [0, 0, 0] to [32, 32, 32] "
+        "of [32, 32, 30]), where its outermost voxels are repeated: check its translation",
+        write_most_of_a_crop,
+    ),
+    "a prediction of half a validation crop": (
+        "predictions.nnunet: other/a/crop…/mito does not cover 50% of a/crop… and is scored on "
+        "the rest alone: check its translation",
+        write_half_of_validation_crops,
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "spoil"), WARNINGS.values(), ids=WARNINGS)
+def test_suspicious_inputs_are_warnings(folder, caplog, message, spoil):
+    spoil(folder)
+    with caplog.at_level(logging.INFO):
+        assert check_run(folder) == ("", "")
+    assert any(re.search("warning: .*" + pattern(message), line) for line in caplog.messages)
+    assert re.fullmatch(r"0 problems, [1-9]\d* warnings", caplog.messages[-1])

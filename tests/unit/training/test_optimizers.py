@@ -1,0 +1,22 @@
+"""Learning-rate schedules."""
+
+import pytest
+
+from cellmap_pipeline.config.sections import Scheduler
+from cellmap_pipeline.training.optimizers import learning_rate_factor
+from tests.support.trainings import settings
+
+
+def test_polynomial_schedule():
+    made = settings(learning_rate=1.0, scheduler={"name": "polynomial", "power": 2, "minimum": 0.1})
+    rates = [learning_rate_factor(step, 100, made) for step in (0, 50, 100)]
+    assert rates == pytest.approx([1, 0.1 + 0.9 / 4, 0.1])
+
+
+def test_schedules():
+    made = settings(learning_rate=1.0, scheduler={"name": "cosine", "minimum": 0.1})
+    assert learning_rate_factor(0, 100, made) == 1
+    assert learning_rate_factor(50, 100, made) == pytest.approx(0.55)
+    assert learning_rate_factor(100, 100, made) == pytest.approx(0.1)
+    warm = made.model_copy(update={"scheduler": Scheduler(warmup_steps=9)})
+    assert [learning_rate_factor(step, 100, warm) for step in (0, 4, 9, 99)] == [0.1, 0.5, 1, 1]
