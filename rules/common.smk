@@ -1,4 +1,4 @@
-"""What several stages share: the plan of the run, and the parts of it that rules depend on."""
+"""The plan of the run, and functions for the params and resources of several stages."""
 
 import sys
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What happens when a run starts, and what is printed when it fails."""
+"""Checks when a run starts, and the list of failed jobs when it ends."""
 
 import os
 import shutil

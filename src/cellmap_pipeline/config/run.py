@@ -40,7 +40,7 @@ Choice = Sources | Annotated[BySize, Field(min_length=1), AfterValidator(no_size
 
 
 class Submission(Section):
-    """What is submitted."""
+    """The labels that are submitted, and the source of each."""
 
     crops: Literal["all"] | Crops = Field("all", description="test crops")
     classes: Literal["all"] | Names = Field("all", description="labels")

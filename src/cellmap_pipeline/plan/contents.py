@@ -1,4 +1,4 @@
-"""What fills a plan: rows of the manifest, and what the tables say that a configuration names.
+"""Contents of a plan that come from the manifest and from the tables of the configuration.
 
 Read while Snakemake parses.
 """

@@ -15,6 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.storage import Metadata
 from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader
 
 # Exceptions of zarr, its codecs and zipfile for broken or truncated chunks.
@@ -60,7 +61,7 @@ class StoredArray:
         return self.array.order
 
     @cached_property
-    def attributes(self) -> dict[str, Any]:
+    def attributes(self) -> Metadata:
         """Contents of `.zattrs`.
 
         Raises

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cellmap_pipeline.classes import in_class_order
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.scoring.summary import primary_score
+from cellmap_pipeline.scoring.summary import Scores, primary_score
 
 SUBMISSION = "submission"
 OVERALL_SCORES = ("overall_score", "overall_instance_score", "overall_semantic_score")
@@ -71,14 +70,12 @@ def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False, lineterminator="\n")
 
 
-def _row(
-    name: str, scored_on: str, scores: dict[str, Any], classes: dict[str, float]
-) -> dict[str, Any]:
+def _row(name: str, scored_on: str, scores: Scores, classes: dict[str, float]) -> Scores:
     row = {"name": name, "scored_on": scored_on, "classes": len(classes)}
     return row | {key: scores[key] for key in OVERALL_SCORES} | {"scores": classes}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Scores:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.storage import Metadata
 from cellmap_pipeline.scoring.alignment import safe_translation
 from cellmap_pipeline.submission.conversion import CHUNK, CODEC, Converter
 
@@ -140,7 +140,7 @@ def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
     return can_copy
 
 
-def _chunk_files(name: str, folder: str, metadata: dict[str, Any]) -> list[ChunkFile]:
+def _chunk_files(name: str, folder: str, metadata: Metadata) -> list[ChunkFile]:
     """List the chunks of the array in `folder`, as entries of the label `name`."""
     separator = metadata.get("dimension_separator", ".")
     counts = [-(-n // c) for n, c in zip(metadata["shape"], metadata["chunks"], strict=True)]
@@ -168,7 +168,7 @@ def _is_chunk(key: str, counts: Sequence[int]) -> bool:
     )
 
 
-def _read_ahead(files: Sequence[ChunkFile], metadata: dict[str, Any]) -> Iterator[Entry]:
+def _read_ahead(files: Sequence[ChunkFile], metadata: Metadata) -> Iterator[Entry]:
     """Read files in order, in threads that are a few batches ahead of the consumer."""
     chunk_bytes = math.prod(metadata["chunks"]) * np.dtype(metadata["dtype"]).itemsize
     size = max(1, min(BATCH_FILES, MAX_BATCH_BYTES // chunk_bytes))
@@ -186,7 +186,7 @@ def _read_files(files: Iterable[ChunkFile]) -> list[Entry]:
     return [(name, Path(path).read_bytes()) for name, path in files]
 
 
-def _add_json(archive: zipfile.ZipFile, name: str, value: dict[str, Any]) -> None:
+def _add_json(archive: zipfile.ZipFile, name: str, value: Metadata) -> None:
     _add_entry(archive, name, json.dumps(value, indent=4, sort_keys=True).encode())
 
 

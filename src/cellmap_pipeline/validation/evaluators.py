@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.semantic import score_semantic
-from cellmap_pipeline.scoring.summary import combine
+from cellmap_pipeline.scoring.summary import Scores, combine
 from cellmap_pipeline.segmentation.fragments import Fragments, find_fragments
 from cellmap_pipeline.segmentation.landscapes import smooth
 from cellmap_pipeline.segmentation.method_settings import fragment_settings
@@ -119,10 +119,10 @@ class Scorer(Evaluator):
     def __init__(self, label: str, cases: Sequence[LoadedCase], workers: int) -> None:
         super().__init__(label, cases, workers)
         self._truths = [case.where_known(case.truth) for case in cases]
-        self._pooled: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._pooled: dict[tuple[Any, ...], Scores] = {}
         self._cached_fragments: OrderedDict[tuple[Any, ...], Fragments] = OrderedDict()
 
-    def counts(self, settings: Settings) -> dict[str, Any]:
+    def counts(self, settings: Settings) -> Scores:
         """Return the pooled counts of settings that were scored."""
         return self._pooled[_key(settings)]
 
@@ -135,7 +135,7 @@ class Scorer(Evaluator):
             self._pooled[_key(settings)] = combine(per_crop)["label_scores"][self._label]
         return [float(self._pooled[_key(s)][name]) for s in candidates]
 
-    def case_counts(self, settings: Settings, i: int) -> dict[str, Any]:
+    def case_counts(self, settings: Settings, i: int) -> Scores:
         """Count one case as the official evaluator does."""
         case, truth = self._cases[i], self._truths[i]
         if not is_instance(self._label):

@@ -12,6 +12,7 @@ from typing import Any
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import size_ratio
 from cellmap_pipeline.plan.sources import AVERAGE, format_voxel_size, named_sources, origin
+from cellmap_pipeline.scoring.summary import Scores
 from cellmap_pipeline.segmentation.final_labels import segment_crop
 from cellmap_pipeline.segmentation.probabilities import Prediction
 
@@ -47,7 +48,7 @@ def chosen_sources(
     return [max(sources, key=lambda name: score_entry(row, name, scores).get("score", -1.0))]
 
 
-def score_entry(row: CropLabel, source: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+def score_entry(row: CropLabel, source: str, scores: Mapping[str, Any]) -> Scores:
     """Return the validation result of a source at the voxel size nearest to the row's, or {}."""
     classes = scores.get(origin(source), {}).get("classes", {})
     return nearest_entry(classes.get(row.label, {}).get("voxel_sizes", []), row)
@@ -123,7 +124,7 @@ def write_selection(table: Iterable[Mapping[str, Any]], path: Path) -> None:
         writer.writerows(table)
 
 
-def read_scores(paths: Mapping[str, Path]) -> dict[str, Any]:
+def read_scores(paths: Mapping[str, Path]) -> Scores:
     """Read JSON files, by name."""
     return {name: json.loads(path.read_text()) for name, path in paths.items()}
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, auxiliary_kinds
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.scoring.summary import combine
+from cellmap_pipeline.scoring.summary import Scores, combine
 from cellmap_pipeline.segmentation import method_settings
 from cellmap_pipeline.segmentation.landscapes import smooth
 from cellmap_pipeline.segmentation.method_settings import fragment_settings
@@ -31,7 +31,7 @@ SEED_THRESHOLD_STARTS = (0.1, 0.5)
 
 def tune(
     label: str, cases: Sequence[LoadedCase], budget: int | None = None, workers: int = 1
-) -> dict[str, Any]:
+) -> Scores:
     """Search the settings for `label` that score best on all cases together.
 
     The values to try are those of `method_settings.search_spaces`. For semantic labels, the search
@@ -119,12 +119,12 @@ def plain_settings(label: str) -> Settings:
 
 def score_each(
     label: str, cases: Iterable[LoadedCase], candidates: Sequence[Settings]
-) -> list[dict[str, Any]]:
+) -> list[Scores]:
     """Return the pooled `score` and `counts` of each candidate, as `tune` does.
 
     `cases` may be an iterator, so that only one case at a time is in memory.
     """
-    per_crop: list[dict[str, Any]] = [{} for _ in candidates]
+    per_crop: list[Scores] = [{} for _ in candidates]
     for i, case in enumerate(cases):
         scorer = Scorer(label, [case], workers=1)
         for counts, settings in zip(per_crop, candidates, strict=True):

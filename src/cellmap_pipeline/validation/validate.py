@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -15,6 +14,8 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import read_datasplit
 from cellmap_pipeline.plan.validation import PredictionPattern, ValidationTask
+from cellmap_pipeline.scoring.summary import Scores
+from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.validation.cases import ValidationCase, find_cases
 from cellmap_pipeline.validation.tuning import plain_settings, score_each, tune
 
@@ -36,7 +37,7 @@ def validate(
     voxel_size: Sequence[float] | None,
     everywhere: bool,
     workers: int = 1,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Scores, dict[str, list[Settings]]]:
     """Tune the post-processing of each label on validation crops, and score it.
 
     Parameters
@@ -64,8 +65,8 @@ def validate(
     """
     # Most labels use the same datasplits.
     crops_of = cache(partial(_validation_crops, everywhere=everywhere))
-    classes: dict[str, Any] = {}
-    settings: dict[str, Any] = {}
+    classes: Scores = {}
+    settings: dict[str, list[Settings]] = {}
     for label, label_tasks in tqdm(tasks.items(), desc="tuning", unit="label"):
         measured = []
         for task in label_tasks:
@@ -97,7 +98,7 @@ def _validate_at_size(
     sources: Sequence[PredictionPattern],
     crops: Sequence[ValidationCrop],
     workers: int,
-) -> dict[str, Any] | None:
+) -> Scores | None:
     """Tune and score a label at a voxel size; None if no crop annotates it."""
     cases = find_cases(label, voxel_size, sources, crops)
     if not cases:
@@ -111,7 +112,7 @@ def _validate_at_size(
     }
 
 
-def _tune_and_score(label: str, cases: Sequence[ValidationCase], workers: int) -> dict[str, Any]:
+def _tune_and_score(label: str, cases: Sequence[ValidationCase], workers: int) -> Scores:
     """Search settings on parts of large crops, and score them on larger parts."""
     if is_instance(label):
         max_voxels = min(MAX_INSTANCE_VOXELS // len(cases), MAX_INSTANCE_VOXELS_PER_CROP)
@@ -147,7 +148,7 @@ def _validation_crops(datasplits: Sequence[Path], everywhere: bool) -> list[Vali
     ]  # fmt: skip
 
 
-def _overall(classes: dict[str, Any]) -> dict[str, float]:
+def _overall(classes: Scores) -> dict[str, float]:
     """Compute class means and their geometric mean, as the official score does."""
     instance = [value["score"] for label, value in classes.items() if is_instance(label)]
     semantic = [value["score"] for label, value in classes.items() if not is_instance(label)]
