@@ -119,7 +119,7 @@ def test_missing_external_predictions_end_the_first_job(run):
     run.configure(submission={"classes": ["pm"]})
     done = run.snakemake("submission.zip", check=False)
     assert done.returncode != 0
-    assert "predictions.nnunet: external/demo_cell-1/crop5/pm does not exist" in done.stdout
+    assert "labels do not exist, such as external/demo_cell-1/crop5/pm" in done.stdout
     run.configure(predictions={}, submission={})
 
 
