@@ -8,7 +8,7 @@ from typing import Any
 
 from cellmap_pipeline.config.messages import validated
 from cellmap_pipeline.config.run import RunConfig
-from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.config.training import DEFAULT_WEIGHT_DECAY, Training
 from cellmap_pipeline.errors import InputError, did_you_mean
 from cellmap_pipeline.io.yaml_files import read_yaml
 
@@ -76,4 +76,11 @@ def load_training(name: str, folders: Sequence[Path]) -> Training:
             f"trainings: there is no file for {name!r}{did_you_mean(name, known)} (looked for "
             f"{', '.join(str(p) for p in paths)}); there are: {', '.join(known) or 'none'}"
         )
-    return validated(Training, read_yaml(path), str(path), {"config/config.yaml": RunConfig})
+    training = validated(Training, read_yaml(path), str(path), {"config/config.yaml": RunConfig})
+    # Only files are refused: checkpoints of older versions may hold such settings.
+    if training.optimizer != "adamw" and training.weight_decay != DEFAULT_WEIGHT_DECAY:
+        raise InputError(
+            f"{path}: `weight_decay: {training.weight_decay:g}` has no effect with `optimizer: "
+            f"{training.optimizer}`: leave it out, or choose `optimizer: adamw`"
+        )
+    return training

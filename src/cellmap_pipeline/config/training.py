@@ -300,11 +300,6 @@ class Training(Section):
         check_patch_size(self.model, self.patch_size)
         if self.inference.window:
             check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
-        if self.optimizer != "adamw" and self.weight_decay != DEFAULT_WEIGHT_DECAY:
-            raise ValueError(
-                f"`weight_decay: {self.weight_decay:g}` has no effect with `optimizer: "
-                f"{self.optimizer}`: leave it out, or choose `optimizer: adamw`"
-            )
         if self.inference.symmetries > 1 and "affinities" in chain(*self.targets.values()):
             raise ValueError(
                 "`inference.symmetries` above 1 cannot rotate affinities: leave one out"

@@ -245,7 +245,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A unique name: neighboring crops that share chunks of raw may be fetched at the same time.
-    with atomic_write(path, suffix=f".{uuid.uuid4().hex}.partial") as tmp:
+    with atomic_write(path, prefix=".", suffix=f".{uuid.uuid4().hex}.partial") as tmp:
         tmp.write_bytes(content)
 
 

@@ -20,7 +20,7 @@ PARTIAL_SUFFIX = ".partial"
 
 @contextmanager
 def atomic_write(
-    path: str | Path, *, suffix: str = PARTIAL_SUFFIX, fsync: bool = False
+    path: str | Path, *, prefix: str = "", suffix: str = PARTIAL_SUFFIX, fsync: bool = False
 ) -> Iterator[Path]:
     """Yield the path of a temporary file that replaces `path` when the block succeeds.
 
@@ -30,13 +30,13 @@ def atomic_write(
     ----------
     path
         The file to write. Its folder must exist.
-    suffix
-        Suffix of the temporary file, which is appended to `path`.
+    prefix, suffix
+        Text before and after the name of `path` in the temporary file's name.
     fsync
         Flush the file to disk before it replaces `path`, so that the node may crash afterwards.
     """
     path = Path(path)
-    tmp = path.with_name(path.name + suffix)
+    tmp = path.with_name(prefix + path.name + suffix)
     try:
         yield tmp
         if fsync:
@@ -73,7 +73,9 @@ def replace_folder(tmp: Path, path: str | Path) -> None:
     tmp.rename(path)
 
 
-def write_json(path: str | Path, value: Any, *, end: str = "\n") -> None:
+def write_json(
+    path: str | Path, value: Any, *, end: str = "\n", suffix: str = PARTIAL_SUFFIX
+) -> None:
     """Write a value as indented JSON, atomically.
 
     Parameters
@@ -84,8 +86,10 @@ def write_json(path: str | Path, value: Any, *, end: str = "\n") -> None:
         Any JSON-serializable value.
     end
         Text after the value.
+    suffix
+        Suffix of the temporary file, unique where several processes write.
     """
-    with atomic_write(path) as tmp:
+    with atomic_write(path, suffix=suffix) as tmp:
         tmp.write_text(json.dumps(value, indent=1) + end, encoding="utf-8")
 
 

@@ -59,14 +59,7 @@ def monai_basic_unet3d(
     out_channels: int,
     patch_size: Size,
     *,
-    features: Annotated[tuple[Count, ...], Field(min_length=6, max_length=6)] = (
-        32,
-        32,
-        64,
-        128,
-        256,
-        32,
-    ),
+    features: SixCounts = (32, 32, 64, 128, 256, 32),
     dropout: Fraction = 0.0,
 ) -> "Module":
     """MONAI's BasicUNet, after Falk et al. 2019 (doi 10.1038/s41592-018-0261-2)."""

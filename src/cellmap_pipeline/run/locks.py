@@ -234,7 +234,8 @@ def hold(path: Path, outputs: Sequence[str] = ()) -> Iterator[None]:
 
 def update(path: Path, holder: LockHolder) -> None:
     """Replace the content of a lock file."""
-    write_json(path, asdict(holder))
+    # A unique name: a suspended holder may wake up while its successor writes.
+    write_json(path, asdict(holder), suffix=f".{holder.token}")
 
 
 def remove_dead(path: Path, dead: LockHolder) -> None:

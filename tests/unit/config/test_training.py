@@ -2,6 +2,7 @@
 
 import pytest
 
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
 from tests.support.configs import training
 
@@ -87,7 +88,10 @@ def test_weight_decay_without_effect_is_refused(tmp_path, optimizer):
     assert training(tmp_path, optimizer=optimizer).weight_decay == 0.01
     with pytest.raises(InputError, match="`weight_decay: 0.05` has no effect with `optimizer"):
         training(tmp_path, optimizer=optimizer, weight_decay=0.05)
-    assert training(tmp_path, weight_decay=0.05).weight_decay == 0.05
+    made = training(tmp_path, weight_decay=0.05)
+    assert made.weight_decay == 0.05
+    # As a checkpoint of an older version holds it.
+    Training.model_validate(made.model_dump(mode="json") | {"optimizer": optimizer})
 
 
 def test_window_and_context_of_a_prediction(tmp_path):
