@@ -1,6 +1,6 @@
 """Contents of a plan that come from the manifest and from the tables of the configuration.
 
-Read while Snakemake parses.
+They are read while Snakemake parses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from cellmap_pipeline.plan.plan import Plan
 
 
 def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> list[CropLabel]:
-    """The rows that a run submits; `source` is what errors call its configuration.
+    """Select the rows that a run submits.
+
+    Parameters
+    ----------
+    rows
+        All rows of the manifest.
+    run
+        The run's configuration.
+    source
+        How errors refer to the configuration.
 
     Raises
     ------
@@ -30,15 +39,15 @@ def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> li
         `submission` names crops or classes that the manifest does not have.
     """
     crops, classes = run.submission.crops, run.submission.classes
-    for key, wanted, there in (
+    for key, wanted, known in (
         ("crops", crops, {row.crop for row in rows}),
         ("classes", classes, {row.label for row in rows}),
     ):
-        unknown = [] if wanted == "all" else [str(v) for v in wanted if v not in there]
+        unknown = [] if wanted == "all" else [str(v) for v in wanted if v not in known]
         if unknown:
             raise InputError(
                 f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}: name "
-                f"some that are there: {', '.join(sorted(str(v) for v in there))}"
+                f"some that are there: {', '.join(sorted(str(v) for v in known))}"
             )
     return [
         row
@@ -48,7 +57,7 @@ def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> li
 
 
 def parts_by_training(plan: Plan) -> dict[str, dict[str, list[str]]]:
-    """By training and label that it does not predict, its classes that make it together.
+    """By training and label that it does not predict, its classes that compose the label.
 
     Raises
     ------
@@ -84,26 +93,26 @@ def fetched_crops(plan: Plan) -> dict[int, FetchRequest]:
         plan.config.fetch.crops, plan.paths.inputs / "crops.csv", "fetch.crops", parse_crop_table
     )
     table = read_crop_table(path)
-    used = plan.active_trainings()
-    for name in used:
+    active = plan.active_trainings()
+    for name in active:
         numbers = plan.trainings[name].crops or []
-        nowhere = [
+        missing = [
             n for n in numbers if n not in table and not crop_folders(plan.config.data_root, n)
         ]
-        if nowhere:
+        if missing:
             raise InputError(
-                f"{name}: `crops`: {', '.join(map(str, nowhere))} stand neither in the table of "
+                f"{name}: `crops`: {', '.join(map(str, missing))} stand neither in the table of "
                 f"fetch.crops nor below {plan.config.data_root}: correct the numbers"
             )
     return crops_to_fetch(
         table,
-        [plan.trainings[name] for name in used],
-        [plan.rows_by_crop(name) for name in used],
+        [plan.trainings[name] for name in active],
+        [plan.rows_by_crop(name) for name in active],
     )
 
 
 def voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
-    """Those of rows, one of each that count as the same."""
+    """List the voxel sizes of rows (nm; z, y, x), once for all that count as the same."""
     sizes: list[list[float]] = []
     for size in sorted({row.grid.voxel_size for row in rows}):
         if all(size_ratio(size, other) > SAME_SIZE for other in sizes):
