@@ -14,7 +14,7 @@ import numpy as np
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid, union
-from cellmap_pipeline.io.ngff import multiscale_metadata
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata
 
 # The tested classes.
 CLASSES = [

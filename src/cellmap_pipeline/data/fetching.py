@@ -22,9 +22,9 @@ from cellmap_pipeline.data.fetch_request import FetchRequest, TrainUse
 from cellmap_pipeline.data.mirror import Mirror
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector, union
+from cellmap_pipeline.io.formats.n5 import array_metadata, stored_n5_grids
+from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels, read_json
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read
-from cellmap_pipeline.io.n5 import array_metadata, stored_n5_grids
-from cellmap_pipeline.io.ngff import DeclaredLevel, declared_levels, read_json
 
 GROUP_FILES = (".zgroup", ".zattrs")
 ARRAY_FILES = (".zattrs", ".zarray")

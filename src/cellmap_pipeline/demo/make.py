@@ -30,7 +30,7 @@ from cellmap_pipeline.demo.tissue import build_scene
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
 from cellmap_pipeline.io.files import atomic_folder
-from cellmap_pipeline.io.ngff import multiscale_metadata
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata
 
 DemoSize = Literal["full", "small"]
 

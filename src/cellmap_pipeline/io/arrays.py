@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.n5 import array_metadata
-from cellmap_pipeline.io.ngff import read_json
+from cellmap_pipeline.io.formats.n5 import array_metadata
+from cellmap_pipeline.io.formats.ngff import read_json
 from cellmap_pipeline.io.resampling import nearest_indices
 from cellmap_pipeline.io.storage import (
     ABSENT_FILE,

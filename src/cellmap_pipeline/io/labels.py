@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
 from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.ngff import read_json_if_present
+from cellmap_pipeline.io.formats.ngff import read_json_if_present
 from cellmap_pipeline.io.storage import Location, Metadata
 from cellmap_pipeline.io.volumes import Volume
 

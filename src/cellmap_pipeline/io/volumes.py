@@ -2,7 +2,7 @@
 
 Metadata is read as plain JSON, voxels with tensorstore. Formats: OME-NGFF 0.4 multiscales
 (https://ngff.openmicroscopy.org/0.4), arrays with `voxel_size` and `translation` attributes as in
-the challenge's submissions, and n5 (`io.n5`).
+the challenge's submissions, and n5 (`io.formats.n5`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector, intersection
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.availability import available_box
-from cellmap_pipeline.io.levels import is_as_fine, level_to_read
-from cellmap_pipeline.io.n5 import stored_n5_grids
-from cellmap_pipeline.io.ngff import (
+from cellmap_pipeline.io.formats.n5 import stored_n5_grids
+from cellmap_pipeline.io.formats.ngff import (
     multiscale_metadata,
     read_json_if_present,
     stored_grids,
     write_metadata,
 )
+from cellmap_pipeline.io.levels import is_as_fine, level_to_read
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.storage import Location, Metadata, location, read_text
 

@@ -18,7 +18,7 @@ from numcodecs import Zstd
 from numpy.typing import NDArray
 
 from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.ngff import multiscale_metadata
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata
 from cellmap_pipeline.io.volumes import Volume
 
 # Supported by Neuroglancer for zarr 2 (its src/datasource/zarr/metadata/parse.ts).

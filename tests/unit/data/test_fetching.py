@@ -15,8 +15,8 @@ from cellmap_pipeline.data.fetching import fetch_crop
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import storage as stores
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata, write_metadata
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.ngff import multiscale_metadata, write_metadata
 from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.io.volumes import Volume, create
 from tests.support.bucket import NAME, SLOW, reach, serve

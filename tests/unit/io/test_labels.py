@@ -6,8 +6,8 @@ import pytest
 
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import labels
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
-from cellmap_pipeline.io.ngff import multiscale_metadata
 from cellmap_pipeline.io.volumes import Level, create
 
 GRID = Grid((4, 4, 4), (0, 0, 0), (16, 20, 24))

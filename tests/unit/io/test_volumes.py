@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata, write_metadata
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.ngff import multiscale_metadata, write_metadata
 from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.io.volumes import Volume, create
 

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.io.ngff import NANOMETERS, StoredLevel, checked_path, read_json_if_present
+from cellmap_pipeline.io.formats.ngff import (
+    NANOMETERS,
+    StoredLevel,
+    checked_path,
+    read_json_if_present,
+)
 from cellmap_pipeline.io.storage import Location, Metadata
 
 
