@@ -1,7 +1,7 @@
 """Fetching of the data that a run needs from the challenge's bucket, crop by crop.
 
-The local copy has the layout of the bucket: `{dataset}/{dataset}.zarr/{alignment}/…`, OME-NGFF 0.4
-multiscales (https://ngff.openmicroscopy.org/0.4) in zarr 2; raw may be in `{dataset}.n5` instead.
+The local copy has the layout of the bucket: `{dataset}/{dataset}.zarr/{alignment}/…`, OME-NGFF
+multiscales (https://ngff.openmicroscopy.org) in zarr 2 or 3; raw may be in `{dataset}.n5` instead.
 """
 
 from __future__ import annotations
@@ -21,27 +21,34 @@ from cellmap_pipeline.data.datasplit import MAX_LABEL_COARSENESS
 from cellmap_pipeline.data.fetch_request import FetchRequest, TrainUse
 from cellmap_pipeline.data.mirror import Mirror
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Vector, union
-from cellmap_pipeline.io.formats.n5 import array_metadata, stored_n5_grids
-from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels, read_json
+from cellmap_pipeline.geometry import Grid, Vector, shape_of, union
+from cellmap_pipeline.io.arrays import parse_array
+from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
+from cellmap_pipeline.io.formats.n5 import stored_n5_grids
+from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
+from cellmap_pipeline.io.formats.zarr3 import attributes_of
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read
+from cellmap_pipeline.io.storage import Metadata, read_json
 
-GROUP_FILES = (".zgroup", ".zattrs")
-ARRAY_FILES = (".zattrs", ".zarray")
-N5_FILES = ("attributes.json",)
+ZARR_FORMATS: tuple[Format, ...] = ("zarr", "zarr3")
+# Metadata files of a group and of an array, in the order in which they are fetched.
+GROUP_METADATA: dict[Format, tuple[str, ...]] = {
+    "zarr": (".zgroup", ".zattrs"),
+    "zarr3": ("zarr.json",),
+    "n5": ("attributes.json",),
+}
+ARRAY_METADATA = GROUP_METADATA | {"zarr": (".zattrs", ".zarray")}
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ArrayLevel:
-    """A level to fetch: the array at `key`, its grid, and its chunks."""
+    """A level to fetch: the array at `key`, its grid, and its metadata."""
 
     key: str
     grid: Grid
-    chunks: tuple[int, ...]
-    separator: str
-    is_n5: bool = False
+    metadata: ArrayMetadata
 
     @property
     def voxel_size(self) -> tuple[float, ...]:
@@ -51,11 +58,11 @@ class ArrayLevel:
     def files(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[tuple[str, str]]:
         """Yield folder and name of the chunks in a box, clipped to the array."""
         axes = []
-        for a, b, n, chunk in zip(start, stop, self.grid.shape, self.chunks, strict=True):
+        chunks = self.metadata.chunks
+        for a, b, n, chunk in zip(start, stop, self.grid.shape, chunks, strict=True):
             axes.append(range(max(a, 0) // chunk, -(-min(b, n) // chunk)))
         for index in product(*axes):
-            # Axes of n5 are x, y, z.
-            yield self.key, self.separator.join(str(i) for i in index[:: -1 if self.is_n5 else 1])
+            yield self.key, self.metadata.chunk_name(index)
 
 
 Level = TypeVar("Level", DeclaredLevel, ArrayLevel)
@@ -135,43 +142,54 @@ def _labels_to_fetch(
     """Find the levels of each class that trainings read, and the voxel sizes of these trainings."""
     used: dict[str, dict[str, ArrayLevel]] = {}
     voxel_sizes: list[Vector] = []
-    found = [mirror.read_small(key, name) for name in GROUP_FILES]
+    names = [name for stored_as in ZARR_FORMATS for name in GROUP_METADATA[stored_as]]
+    exists = any(mirror.read_small(key, name) is not None for name in names)
     for use in uses:
         for label in use.classes:
-            metadata = mirror.read_small(key, f"{label}/.zattrs")
-            found.append(metadata)
-            if metadata is None:
+            declared = _declared(mirror, key, label)
+            if declared is None:
                 continue
-            declared = _declared(mirror, f"{key}/{label}", metadata)
-            if not is_as_fine(declared[0].voxel_size, use.voxel_size, MAX_LABEL_COARSENESS):
+            exists = True
+            stored_as, levels = declared
+            if not is_as_fine(levels[0].voxel_size, use.voxel_size, MAX_LABEL_COARSENESS):
                 continue
-            level = _level_for(declared, use.voxel_size)
+            level = _level_for(levels, use.voxel_size)
             if level.path not in used.setdefault(label, {}):
-                used[label][level.path] = _array(mirror, level)
+                used[label][level.path] = _array(mirror, level, stored_as)
             # The annotation's counts are in the finest level, whichever level is read.
-            mirror.copy_small(declared[0].path, ".zattrs")
+            _fetch_attributes(mirror, levels[0].path, stored_as)
             if use.voxel_size not in voxel_sizes:
                 voxel_sizes.append(use.voxel_size)
-    if not any(content is not None for content in found):
+    if not exists:
         raise InputError(
             f"{mirror.source}/{key} does not exist: check the crop and its bucket in the crop table"
         )
     return {label: list(levels.values()) for label, levels in used.items()}, voxel_sizes
 
 
+def _fetch_attributes(mirror: Mirror, key: str, stored_as: Format) -> None:
+    """Fetch the attributes of an array, but nothing that makes it look present."""
+    if stored_as == "zarr":
+        mirror.copy_small(key, ".zattrs")
+        return
+    content = mirror.read_small(key, ATTRIBUTES_FILES[stored_as])
+    if content is not None:
+        attributes = _parse_json(content, f"{mirror.source}/{key}").get("attributes", {})
+        mirror.write_small(key, ".zattrs", json.dumps(attributes).encode())
+
+
 def _fetch_labels(
     mirror: Mirror, key: str, labels: Mapping[str, Sequence[ArrayLevel]], progress_text: str
 ) -> None:
-    if labels:
-        _fetch_metadata(mirror, _group_keys(key), GROUP_FILES)
     files: list[tuple[str, str]] = []
     for label, levels in labels.items():
-        _fetch_metadata(mirror, [f"{key}/{label}"], GROUP_FILES)
+        group_metadata = GROUP_METADATA[levels[0].metadata.format]
+        _fetch_metadata(mirror, [*_group_keys(key), f"{key}/{label}"], group_metadata)
         for level in levels:
             files += level.files((0, 0, 0), level.grid.shape)
     mirror.copy(files, progress_text)
-    arrays = [level.key for levels in labels.values() for level in levels]
-    _fetch_metadata(mirror, arrays, ARRAY_FILES)
+    for level in (level for levels in labels.values() for level in levels):
+        _fetch_metadata(mirror, [level.key], ARRAY_METADATA[level.metadata.format])
 
 
 def _fetch_raw(
@@ -188,25 +206,28 @@ def _fetch_raw(
         padded = extent.padded([math.ceil(padding / v) for v in extent.voxel_size])
         # Interpolation reads one voxel more.
         files |= dict.fromkeys(level.files(*level.grid.index_box(padded, margin=1)))
-    is_n5 = levels[0].is_n5
-    _fetch_metadata(mirror, _group_keys(key), N5_FILES if is_n5 else GROUP_FILES)
+    stored_as = levels[0].metadata.format
+    _fetch_metadata(mirror, _group_keys(key), GROUP_METADATA[stored_as])
     mirror.copy(files, f"crop {crop}: raw")
-    _fetch_metadata(mirror, [level.key for level in levels], N5_FILES if is_n5 else ARRAY_FILES)
+    _fetch_metadata(mirror, [level.key for level in levels], ARRAY_METADATA[stored_as])
 
 
 def _raw_arrays(mirror: Mirror, key: str, voxel_sizes: Sequence[Vector]) -> list[ArrayLevel]:
     """Return the level of raw that is read at each voxel size."""
-    is_n5 = mirror.source.endswith(".n5")
-    metadata = mirror.read_small(key, "attributes.json" if is_n5 else ".zattrs")
-    if metadata is None:
-        raise InputError(
-            f"{mirror.source}/{key} does not exist: check em_url and its bucket in the crop table"
-        )
-    if is_n5:
+    if mirror.source.endswith(".n5"):
+        if mirror.read_small(key, ATTRIBUTES_FILES["n5"]) is None:
+            raise InputError(_no_raw(mirror, key))
         arrays = _n5_arrays(mirror, key)
         return [_level_for(arrays, voxel_size) for voxel_size in voxel_sizes]
-    declared = _declared(mirror, key, metadata)
-    return [_array(mirror, _level_for(declared, voxel_size)) for voxel_size in voxel_sizes]
+    declared = _declared(mirror, key)
+    if declared is None:
+        raise InputError(_no_raw(mirror, key))
+    stored_as, levels = declared
+    return [_array(mirror, _level_for(levels, size), stored_as) for size in voxel_sizes]
+
+
+def _no_raw(mirror: Mirror, key: str) -> str:
+    return f"{mirror.source}/{key} does not exist: check em_url and its bucket in the crop table"
 
 
 def _group_keys(key: str) -> list[str]:
@@ -223,39 +244,64 @@ def _fetch_metadata(mirror: Mirror, keys: Iterable[str], names: Sequence[str]) -
     mirror.record_absent()
 
 
-def _declared(mirror: Mirror, key: str, metadata: bytes) -> list[DeclaredLevel]:
-    """List the levels of the multiscale group at `key` with their full keys, finest first."""
-    file = f"{mirror.source}/{key}/.zattrs"
+def _declared(
+    mirror: Mirror, key: str, label: str = ""
+) -> tuple[Format, list[DeclaredLevel]] | None:
+    """List the levels of the multiscale group at `key` with their full keys, finest first.
+
+    Parameters
+    ----------
+    mirror
+        Mirror of the container.
+    key
+        Key of a group of labels, or of raw.
+    label
+        Name of the group of a label in it. Its absence is recorded in the folder of `key`.
+
+    Returns
+    -------
+    The format of the group and its levels; None if there is no group.
+    """
+    for stored_as in ZARR_FORMATS:
+        name = f"{label}/{ATTRIBUTES_FILES[stored_as]}".lstrip("/")
+        content = mirror.read_small(key, name)
+        if content is None:
+            continue
+        file, group = f"{mirror.source}/{key}/{name}", f"{key}/{label}".rstrip("/")
+        stored = _parse_json(content, file)
+        levels = declared_levels(attributes_of(stored) if stored_as == "zarr3" else stored, file)
+        keyed = [level._replace(path=f"{group}/{level.path}") for level in levels]
+        return stored_as, sorted(keyed, key=lambda level: level.voxel_size)
+    return None
+
+
+def _array(mirror: Mirror, level: DeclaredLevel, stored_as: Format) -> ArrayLevel:
+    file = f"{mirror.source}/{level.path}/{ARRAY_FILES[stored_as]}"
+    content = mirror.read_small(level.path, ARRAY_FILES[stored_as])
+    if content is None:
+        raise InputError(f"{file} does not exist: the source is incomplete")
     try:
-        attributes = json.loads(metadata)
+        metadata = parse_array(_parse_json(content, file), stored_as)
+        grid = Grid(level.voxel_size, level.translation, shape_of(metadata.shape))
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{file} does not describe an array ({type(error).__name__}: {error})"
+        ) from None
+    return ArrayLevel(level.path, grid, metadata)
+
+
+def _parse_json(content: bytes, file: str) -> Metadata:
+    try:
+        return json.loads(content)
     except ValueError as error:
         raise InputError(f"{file} is not JSON ({error})") from None
-    levels = declared_levels(attributes, file)
-    keyed = [level._replace(path=f"{key}/{level.path}") for level in levels]
-    return sorted(keyed, key=lambda level: level.voxel_size)
-
-
-def _array(mirror: Mirror, level: DeclaredLevel) -> ArrayLevel:
-    content = mirror.read_small(level.path, ".zarray")
-    if content is None:
-        raise InputError(
-            f"{mirror.source}/{level.path}/.zarray does not exist: the source is incomplete"
-        )
-    try:
-        array = json.loads(content)
-        grid = Grid(level.voxel_size, level.translation, array["shape"])
-        chunks = tuple(int(n) for n in array["chunks"])
-        return ArrayLevel(level.path, grid, chunks, array.get("dimension_separator", "."))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{mirror.source}/{level.path}/.zarray does not describe a zarr 2 array "
-            f"({type(error).__name__}: {error})"
-        ) from None
 
 
 def _n5_arrays(mirror: Mirror, key: str) -> list[ArrayLevel]:
     """List all levels of the n5 group at `key`, finest first, and fetch their metadata."""
-    _fetch_metadata(mirror, _group_keys(key), N5_FILES)
+    _fetch_metadata(mirror, _group_keys(key), GROUP_METADATA["n5"])
     group = read_json(mirror.local / key / "attributes.json")
     multiscales = group.get("multiscales") or [{}]
     names = [entry["path"] for entry in multiscales[0].get("datasets", [])]
@@ -266,10 +312,8 @@ def _n5_arrays(mirror: Mirror, key: str) -> list[ArrayLevel]:
     arrays = []
     for level in stored_n5_grids(mirror.local / key, group):
         if level.grid:
-            chunks = array_metadata(read_json(level.path / "attributes.json"))["chunks"]
-            arrays.append(
-                ArrayLevel(f"{key}/{level.path.name}", level.grid, chunks, "/", is_n5=True)
-            )
+            metadata = parse_array(read_json(level.path / "attributes.json"), "n5")
+            arrays.append(ArrayLevel(f"{key}/{level.path.name}", level.grid, metadata))
     if not arrays:
         raise InputError(f"{mirror.source}/{key} is an n5 group without arrays s0, s1, …")
     return sorted(arrays, key=lambda array: array.voxel_size)

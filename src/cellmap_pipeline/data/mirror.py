@@ -120,6 +120,12 @@ class Mirror:
         else:
             self._write(path, content)
 
+    def write_small(self, folder: str, name: str, content: bytes) -> None:
+        """Write a small file of other content than the source's, unless it is present."""
+        path = self.local / _join(folder, name)
+        if not path.is_file():
+            _write_file(path, content)
+
     def copy(self, files: Iterable[tuple[str, str]], progress_text: str) -> None:
         """Copy those files that are not present yet.
 

@@ -1,14 +1,16 @@
-"""Stored arrays, zarr 2 or n5: their voxels, and which of their chunks are present."""
+"""Stored arrays, zarr 2, zarr 3 or n5: their voxels, and which of their chunks are present."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.formats.n5 import array_metadata
-from cellmap_pipeline.io.formats.ngff import read_json
+from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
+from cellmap_pipeline.io.formats.n5 import parse_n5_array
+from cellmap_pipeline.io.formats.zarr2 import parse_zarray, portable_metadata
+from cellmap_pipeline.io.formats.zarr3 import attributes_of, parse_zarr_json
 from cellmap_pipeline.io.resampling import nearest_indices
 from cellmap_pipeline.io.storage import (
     ABSENT_FILE,
@@ -27,6 +31,8 @@ from cellmap_pipeline.io.storage import (
     S3Path,
     kvstore,
     present,
+    read_json,
+    read_json_files,
     read_text,
 )
 
@@ -34,6 +40,8 @@ from cellmap_pipeline.io.storage import (
 CACHE_BYTES = 1 << 30
 # Blosc's own limit for a decoded chunk. Larger ones are mistakes, or fill the memory on purpose.
 MAX_CHUNK_BYTES = 2**31
+# A chunk of a zarr 2 array, or the folder of its first index.
+CHUNK_NAME = re.compile(r"\d+(\.\d+)*")
 CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
 
 
@@ -43,38 +51,46 @@ def set_cache_bytes(limit: int) -> None:
     CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
 
 
+PARSERS = {"zarr": parse_zarray, "zarr3": parse_zarr_json, "n5": parse_n5_array}
+
+
 @dataclass
 class Level:
     """One resolution of a volume: a stored array and its grid."""
 
     path: Location
     grid: Grid
-    is_n5: bool = False
+    stored_as: Format = "zarr"
 
     @cached_property
-    def metadata(self) -> Metadata:
-        """The array's `.zarray`, or its equivalent for n5.
+    def metadata(self) -> ArrayMetadata:
+        """The array's metadata.
 
         Raises
         ------
         InputError
             The metadata are missing or invalid.
         """
-        file = self.path / ("attributes.json" if self.is_n5 else ".zarray")
+        file = self.path / ARRAY_FILES[self.stored_as]
         stored = read_json(file)
         try:
-            metadata = array_metadata(stored) if self.is_n5 else stored
-            size = np.dtype(metadata["dtype"]).itemsize
-            if len(metadata["chunks"]) != 3 or not all(int(n) > 0 for n in metadata["chunks"]):
-                raise ValueError(f"chunks are {metadata['chunks']}")
-            if math.prod(metadata["chunks"]) * size > MAX_CHUNK_BYTES:
-                raise ValueError(f"a chunk of {metadata['chunks']} voxels is more than 2 GiB")
-        except (KeyError, TypeError, ValueError) as error:
+            metadata = parse_array(stored, self.stored_as)
+            for chunks in (metadata.chunks, metadata.decoded_chunks):
+                if len(chunks) != 3 or not all(n > 0 for n in chunks):
+                    raise ValueError(f"chunks are {list(chunks)}")
+            if math.prod(metadata.decoded_chunks) * metadata.dtype.itemsize > MAX_CHUNK_BYTES:
+                raise ValueError(f"a chunk of {list(chunks)} voxels is more than 2 GiB")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{file} does not say how the array is stored ({type(error).__name__}: {error}): "
                 "copy it again, or write the array again as zarr 2"
             ) from None
         return metadata
+
+    @cached_property
+    def attributes(self) -> Metadata:
+        """Attributes of the array."""
+        return array_attributes(self.path, self.stored_as)
 
     @cached_property
     def array(self) -> ts.TensorStore:
@@ -83,17 +99,23 @@ class Level:
         Raises
         ------
         InputError
-            The array cannot be opened.
+            The array cannot be opened, or its chunks have other names than its metadata say.
         """
-        spec = {"driver": "n5" if self.is_n5 else "zarr", "kvstore": kvstore(self.path)}
+        self.check_chunk_names()
+        spec: Metadata = {"driver": self.stored_as, "kvstore": kvstore(self.path)}
+        options: dict[str, Any] = {"read": True, "context": CONTEXT, "recheck_cached": "open"}
+        if self.stored_as == "zarr":
+            # Tensorstore refuses members that it does not know, such as zstd's `checksum`.
+            spec["metadata"] = portable_metadata(self.metadata.stored)
+            options |= {"open": True, "assume_metadata": True}
         try:
-            array = ts.open(spec, read=True, context=CONTEXT, recheck_cached="open").result()
+            array = ts.open(spec, **options).result()
         except (ValueError, NotImplementedError) as error:
             raise InputError(
                 f"{self.path} cannot be opened ({_reason(error)}): copy or fetch it again, or "
                 "write it again as zarr 2 with a common compressor and no filters"
             ) from None
-        return array.T if self.is_n5 else array
+        return array.T if self.stored_as == "n5" else array
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
         """Read the voxels of a box inside the array.
@@ -158,13 +180,31 @@ class Level:
         absent = np.array([key in self._absent_in_source for key in keys], bool)
         return missing & absent.reshape(shape)
 
+    def check_chunk_names(self) -> None:
+        """Refuse a local array whose chunks have other names than its metadata say.
+
+        They would be read as missing, that is as background.
+
+        Raises
+        ------
+        InputError
+            Chunks are named with the other separator, and none as in the metadata.
+        """
+        metadata = self.metadata
+        if self.stored_as != "zarr" or not isinstance(self.path, Path):
+            return
+        misnamed = misnamed_chunk(self.path, metadata.separator)
+        if misnamed:
+            raise InputError(
+                f"{self.path} has no chunk named as .zarray says (dimension_separator "
+                f"{metadata.separator!r}), but has {misnamed!r}: correct the separator"
+            )
+
     def _chunk_keys(self, start: Sequence[int], stop: Sequence[int]) -> tuple[list[str], list[int]]:
         """Names of the chunks of a box, in C order, and their number along each axis."""
-        chunks = self.metadata["chunks"]
-        separator = "/" if self.is_n5 else self.metadata.get("dimension_separator", ".")
+        chunks = self.metadata.chunks
         axes = [range(a // c, -(-b // c)) for a, b, c in zip(start, stop, chunks, strict=True)]
-        names = [[str(i) for i in index] for index in product(*axes)]
-        keys = [separator.join(name[::-1] if self.is_n5 else name) for name in names]
+        keys = [self.metadata.chunk_name(index) for index in product(*axes)]
         return keys, [len(axis) for axis in axes]
 
     @cached_property
@@ -177,7 +217,43 @@ class Level:
 
     def __getstate__(self) -> dict[str, Any]:
         # Open arrays cannot be pickled: each process opens its own.
-        return {"path": self.path, "grid": self.grid, "is_n5": self.is_n5}
+        return {"path": self.path, "grid": self.grid, "stored_as": self.stored_as}
+
+
+def parse_array(stored: Metadata, stored_as: Format) -> ArrayMetadata:
+    """Parse the content of an array's metadata file.
+
+    Raises
+    ------
+    AttributeError, KeyError, TypeError, ValueError
+        It does not describe an array.
+    """
+    return PARSERS[stored_as](stored)
+
+
+def array_attributes(path: Location, stored_as: Format) -> Metadata:
+    """Read the attributes of an array, of which a local copy may have no voxels."""
+    own, without_voxels = read_json_files(path, [ATTRIBUTES_FILES[stored_as], ".zattrs"])
+    if stored_as == "zarr3" and own is not None:
+        return attributes_of(own)
+    return own or without_voxels or {}
+
+
+def misnamed_chunk(folder: Path, separator: str) -> str | None:
+    """Find a chunk of a zarr 2 array that is named with another separator than `separator`.
+
+    Returns
+    -------
+    Name of the chunk or of its folder; None if any chunk has the right separator.
+    """
+    misnamed = None
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if CHUNK_NAME.fullmatch(entry.name):
+                if entry.is_dir() == (separator == "/"):
+                    return None
+                misnamed = entry.name
+    return misnamed
 
 
 def _reason(error: Exception) -> str:

@@ -49,7 +49,7 @@ def available_box(
             f"{list(shape)} voxels: check the crop's translation"
         )
     missing = level.missing_chunks(low, high)
-    chunks = level.metadata["chunks"]
+    chunks = level.metadata.chunks
     while missing.any():
         layer = _worst_layer(missing, low, high, chunks, *level.grid.index_box(core))
         if layer is None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
-from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.formats.ngff import read_json_if_present
+from cellmap_pipeline.io.arrays import Level, array_attributes
+from cellmap_pipeline.io.label_resampling import resample_labels
+from cellmap_pipeline.io.levels import is_as_fine
 from cellmap_pipeline.io.storage import Location, Metadata
 from cellmap_pipeline.io.volumes import Volume
 
@@ -25,6 +28,48 @@ PREFERRED_COUNTED_VOXELS = 2**21
 MAX_COUNTED_VOXELS = 2**26
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """Values with a meaning in a label volume, as in the encodings of cellmap-schemas.
+
+    Attributes
+    ----------
+    unknown
+        Value of voxels whose label is unknown, if there is one.
+    absent
+        Value of background.
+    """
+
+    unknown: int | None = None
+    absent: int = 0
+
+    def decode(self, values: NDArray) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Convert stored values to ids.
+
+        Returns
+        -------
+        ids
+            0 for background and where not known. All other values are kept; if `absent` is not 0,
+            stored zeros, which then lie in an object, get the value of `absent`.
+        known
+            Where the label is known.
+        """
+        if self.absent:
+            absent = values.dtype.type(self.absent)
+            swapped = np.where(values == 0, absent, values)
+            ids = np.where(values == absent, values.dtype.type(0), swapped)
+        else:
+            ids = values
+        if self.unknown is None:
+            return ids, np.ones(values.shape, bool)
+        known = values != self.unknown
+        return ids * known, known
+
+
+# All values are ids, and 0 is background.
+PLAIN = Encoding()
+
+
 @dataclass
 class LabelVolume:
     """A volume of integer labels.
@@ -33,19 +78,19 @@ class LabelVolume:
     ----------
     volume
         The stored volume.
-    unknown
-        The value of voxels whose label is unknown, if there is one.
+    encoding
+        The meaning of its values.
     """
 
     volume: Volume
-    unknown: int | None
+    encoding: Encoding
 
     @classmethod
     def open(cls, path: str | Location) -> LabelVolume:
-        """Open the label volume at `path` with the value of unknown voxels in its annotation.
+        """Open the label volume at `path` with the encoding in its annotation.
 
-        That is `unknown` in cellmap-schemas' `cellmap.annotation.annotation_type.encoding`, in the
-        attributes of the group or of its finest array.
+        That is cellmap-schemas' `cellmap.annotation.annotation_type.encoding`, in the attributes of
+        the group or of its finest array, which takes precedence.
 
         Raises
         ------
@@ -57,20 +102,27 @@ class LabelVolume:
         if largest.grid.size > MAX_LABEL_VOXELS:
             raise InputError(
                 f"{largest.path}: its shape {list(largest.grid.shape)} is larger than any crop: "
-                "check its .zarray"
+                "check its metadata"
             )
-        unknown = None
+        values: dict[str, Any] = {}
         for attributes in (volume.attributes, annotation_attributes(volume)):
             kind = _named(annotation(attributes, volume.path), "annotation_type", volume.path)
-            unknown = _named(kind, "encoding", volume.path).get("unknown", unknown)
-        if not isinstance(unknown, int | None):
-            raise InputError(
-                f"{volume.path}: the `unknown` of its encoding is {unknown!r}: write a whole number"
-            )
-        return cls(volume, unknown)
+            values |= _named(kind, "encoding", volume.path)
+        encoding = _encoding(values, volume.path)
+        for level in volume.levels:
+            dtype = level.metadata.dtype
+            if dtype.kind in "iu" and encoding.absent > np.iinfo(dtype).max:
+                raise InputError(
+                    f"{level.path}: the `absent` of its encoding is {encoding.absent}, which "
+                    f"{dtype} does not hold: correct it"
+                )
+        return cls(volume, encoding)
 
     def read(self, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
-        """Read ids on `grid`, by nearest voxel, and where they are known.
+        """Read ids on `grid`, by overlap where its voxels are larger than the stored ones.
+
+        `io.label_resampling` defines the ids of voxels that several objects overlap. Where no axis
+        of `grid` is coarser than the level that is read, this is `read_nearest`.
 
         Returns
         -------
@@ -80,20 +132,57 @@ class LabelVolume:
             (z, y, x) bool; False outside the volume and at unknown voxels.
         """
         level = self.volume.level_for(grid.voxel_size)
+        if is_as_fine(grid.voxel_size, level.grid.voxel_size):
+            return self.read_nearest(grid)
+        first, last = level.grid.index_box(grid)
+        low = [max(0, a) for a in first]
+        high = [min(n, b) for n, b in zip(level.grid.shape, last, strict=True)]
+        if any(a >= b for a, b in zip(low, high, strict=True)):
+            return np.zeros(grid.shape, _native_dtype(level)), np.zeros(grid.shape, bool)
+        ids, known = self.encoding.decode(level.read(low, high))
+        return resample_labels(ids, known, level.grid.box(low, ids.shape), grid)
+
+    def read_nearest(self, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Read ids on `grid` by nearest voxel, and where they are known; as `read`."""
+        level = self.volume.level_for(grid.voxel_size)
         used, within = level.nearest_voxels(grid)
-        ids = np.zeros(grid.shape, np.dtype(level.metadata["dtype"]).newbyteorder("="))
-        known = np.zeros(grid.shape, bool)
+        ids, known = np.zeros(grid.shape, _native_dtype(level)), np.zeros(grid.shape, bool)
         if not all(len(index) for index in used):
             return ids, known
         values = level.read([index[0] for index in used], [index[-1] + 1 for index in used])
         for axis, index in enumerate(used):
             if len(index) != values.shape[axis]:
                 values = values.take(index - index[0], axis)
-        ids[within], known[within] = values, True
-        if self.unknown is not None:
-            known &= ids != self.unknown
-            ids *= known
+        ids[within], known[within] = self.encoding.decode(values)
         return ids, known
+
+
+def _native_dtype(level: Level) -> np.dtype[Any]:
+    return level.metadata.dtype.newbyteorder("=")
+
+
+def _encoding(values: Metadata, path: Location) -> Encoding:
+    """Parse an encoding of cellmap-schemas."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InputError(
+                f"{path}: the `{name}` of its encoding is {value!r}: write a whole number"
+            )
+    unknown, absent = values.get("unknown"), values.get("absent", 0)
+    if absent < 0:
+        raise InputError(
+            f"{path}: the `absent` of its encoding is {absent}, but ids are 0 or more: write the "
+            "volume again"
+        )
+    by_value: dict[int, list[str]] = defaultdict(list)
+    for name, value in values.items():
+        by_value[value].append(name)
+    for value, names in by_value.items():
+        if len(names) > 1:
+            raise InputError(
+                f"{path}: its encoding has {value} for both {' and '.join(names)}: correct it"
+            )
+    return Encoding(unknown, absent)
 
 
 def annotation_attributes(volume: Volume) -> Metadata:
@@ -102,7 +191,7 @@ def annotation_attributes(volume: Volume) -> Metadata:
     A local copy may hold them without the array's voxels.
     """
     finest, _ = volume.declared[0]
-    return read_json_if_present(finest / ".zattrs") or {}
+    return array_attributes(finest, volume.stored_as)
 
 
 def annotation(attributes: Metadata, path: Location) -> Metadata:
@@ -157,15 +246,15 @@ def present_voxels(label: LabelVolume) -> float:
     labeled = counted = 0
     for start, stop in _boxes(level):
         voxels = level.read(start, stop)
-        present = voxels > 0 if label.unknown is None else (voxels > 0) & (voxels != label.unknown)
-        labeled += int(np.count_nonzero(present))
+        ids, _ = label.encoding.decode(voxels)
+        labeled += int(np.count_nonzero(ids > 0))
         counted += voxels.size
     return labeled / counted * finest.size
 
 
 def annotated_voxels(level: Level) -> int | None:
     """Number of labeled voxels according to a level's own annotation, or None if not stated."""
-    counts = annotation_counts(read_json_if_present(level.path / ".zattrs") or {}, level.path)
+    counts = annotation_counts(level.attributes, level.path)
     if not counts:
         return None
     present = counts.get("present", level.grid.size - sum(counts.values()))
@@ -194,7 +283,7 @@ def _annotated_voxels(label: LabelVolume) -> float | None:
 def _boxes(level: Level) -> Iterator[tuple[Shape, Shape]]:
     """Yield start and stop of the chunks to count: all, or one of each stretch of chunks."""
     shape = level.grid.shape
-    chunks = level.metadata["chunks"]
+    chunks = level.metadata.chunks
     grid = tuple(-(-n // c) for n, c in zip(shape, chunks, strict=True))
     number = math.prod(grid)
     numbers = np.arange(number)

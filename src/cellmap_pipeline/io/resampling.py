@@ -1,4 +1,4 @@
-"""Resampling of voxels from one grid to another."""
+"""Resampling of intensities and probabilities from one grid to another."""
 
 from __future__ import annotations
 
@@ -75,6 +75,27 @@ def interpolation_weights(n: int, start: float, step: float, n_out: int) -> tupl
             return lower[:, None], np.ones((n_out, 1), np.float32)
         indices = np.stack([lower, np.minimum(lower + 1, n - 1)], axis=1)
         return indices, np.stack([1 - fraction, fraction], axis=1).astype(np.float32)
+    indices, weights = overlap_weights(center, step)
+    return indices.clip(0, n - 1), weights
+
+
+def overlap_weights(center: NDArray, step: float) -> tuple[NDArray, NDArray]:
+    """Compute by how much source voxels overlap with larger target voxels along an axis.
+
+    Parameters
+    ----------
+    center
+        Positions of the target voxels' centers, in source voxels.
+    step
+        Size of the target's voxels, in source voxels.
+
+    Returns
+    -------
+    indices
+        (target voxels, overlapping voxels); they may lie outside of the source.
+    weights
+        Fraction of the target voxel that each one covers, of the same shape, float32.
+    """
     # Voxel i of the source covers i ± ½; a target voxel covers its center ± step / 2.
     low, high = center - step / 2 + 0.5, center + step / 2 + 0.5
     first = np.floor(low + TOLERANCE_VOXELS / 2).astype(np.int64)
@@ -84,7 +105,7 @@ def interpolation_weights(n: int, start: float, step: float, n_out: int) -> tupl
     overlap = np.where(overlap < TOLERANCE_VOXELS, 0, overlap)
     weights = overlap / overlap.sum(axis=1, keepdims=True)
     used = weights.any(axis=0)
-    return indices[:, used].clip(0, n - 1), weights[:, used].astype(np.float32)
+    return indices[:, used], weights[:, used].astype(np.float32)
 
 
 def _weighted_sum(array: NDArray, axis: int, indices: NDArray, weights: NDArray) -> NDArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cellmap_pipeline.errors import InputError
 Metadata = dict[str, Any]
 # For requests that fail; tensorstore backs off exponentially.
 REQUEST_RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
+# Files that mark a group or an array of zarr 2 and zarr 3.
+ZARR_FILES = (".zattrs", "zarr.json")
 # In the folder of a fetched array: the names, as a JSON list, of files that its source lacks.
 ABSENT_FILE = ".absent.json"
 
@@ -168,8 +171,8 @@ def present(folder: Location, names: Sequence[str]) -> list[bool]:
 def volumes_in(folder: Location, names: Sequence[str]) -> list[str]:
     """Select the names that are folders in a folder, or zarr groups or arrays below a key."""
     if isinstance(folder, S3Path):
-        existing = folder.present([f"{name}/.zattrs" for name in names])
-        return [name for name, exists in zip(names, existing, strict=True) if exists]
+        existing = [folder.present([f"{name}/{file}" for name in names]) for file in ZARR_FILES]
+        return [name for name, *exists in zip(names, *existing, strict=True) if any(exists)]
     return [name for name in names if (folder / name).is_dir()]
 
 
@@ -210,3 +213,54 @@ def _read_file(path: Path) -> bytes | None:
             f"{path} cannot be read ({error.strerror}): ask its owner for read permission, or copy "
             "it again"
         ) from None
+
+
+def read_json(path: Location) -> Metadata:
+    """Read the JSON file at `path`.
+
+    Raises
+    ------
+    InputError
+        The file is missing or not JSON.
+    """
+    value = read_json_if_present(path)
+    if value is None:
+        raise InputError(f"{path} does not exist: the volume is incomplete")
+    return value
+
+
+def read_json_if_present(path: Location) -> Metadata | None:
+    """Read the JSON file at `path`; return None if there is none.
+
+    Raises
+    ------
+    InputError
+        The file is not JSON.
+    """
+    (value,) = read_json_files(path.parent, [path.name])
+    return value
+
+
+def read_json_files(folder: Location, names: Sequence[str]) -> list[Metadata | None]:
+    """Read JSON files in a folder, or keys below a key; None for those that do not exist.
+
+    Raises
+    ------
+    InputError
+        A file is not JSON, or cannot be read.
+    """
+    texts = zip(names, read_texts(folder, names), strict=True)
+    return [None if text is None else _parse_json(text, folder / name) for name, text in texts]
+
+
+def _parse_json(text: str, path: Location) -> Metadata:
+    again = "copy or fetch it again, or write the volume again"
+    if not text.strip():
+        raise InputError(f"{path} is empty: {again}")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): {again}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold attributes by name: {again}")
+    return value

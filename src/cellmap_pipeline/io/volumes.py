@@ -1,8 +1,8 @@
-"""Volumes: multiscale zarr 2 (OME-NGFF 0.4), n5 and single arrays, read by world position.
+"""Volumes: multiscale zarr (OME-NGFF), n5 and single arrays, read by world position.
 
-Metadata is read as plain JSON, voxels with tensorstore. Formats: OME-NGFF 0.4 multiscales
-(https://ngff.openmicroscopy.org/0.4), arrays with `voxel_size` and `translation` attributes as in
-the challenge's submissions, and n5 (`io.formats.n5`).
+Metadata is read as plain JSON, voxels with tensorstore. Formats: OME-NGFF multiscales
+(https://ngff.openmicroscopy.org; 0.4 in zarr 2, 0.5 in zarr 3), arrays with `voxel_size` and
+`translation` attributes as in the challenge's submissions, and n5 (`io.formats.n5`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector, intersection
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.availability import available_box
+from cellmap_pipeline.io.formats.array import Format
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
-from cellmap_pipeline.io.formats.ngff import (
-    multiscale_metadata,
-    read_json_if_present,
-    stored_grids,
-    write_metadata,
-)
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata, stored_grids, write_metadata
+from cellmap_pipeline.io.formats.zarr3 import attributes_of
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read
 from cellmap_pipeline.io.resampling import resample
-from cellmap_pipeline.io.storage import Location, Metadata, location, read_text
+from cellmap_pipeline.io.storage import Location, Metadata, location, read_json_files
 
 CHUNK = 64
 
@@ -49,12 +46,15 @@ class Volume:
         Attributes of the group or array.
     absent
         Paths and voxel sizes of the other levels in the metadata. A local copy may lack levels.
+    stored_as
+        Format of the volume.
     """
 
     path: Location
     levels: list[Level]
     attributes: Metadata
     absent: list[tuple[Location, Vector]] = field(default_factory=list)
+    stored_as: Format = "zarr"
 
     @classmethod
     def open(cls, path: str | Location) -> Volume:
@@ -66,15 +66,12 @@ class Volume:
             There is no volume, its metadata do not define voxel sizes, or no level is present.
         """
         place = location(path)
-        attributes = read_json_if_present(place / ".zattrs")
-        n5 = None
-        if attributes is None and read_text(place / ".zarray") is None:
-            n5 = read_json_if_present(place / "attributes.json")
-            if n5 is None:
-                raise InputError(_no_volume(place))
-        attributes = n5 or attributes or {}
-        stored = stored_grids(place, attributes) if n5 is None else stored_n5_grids(place, n5)
-        levels = [Level(level.path, level.grid, n5 is not None) for level in stored if level.grid]
+        stored_as, attributes = _read_container(place)
+        if stored_as == "n5":
+            stored = stored_n5_grids(place, attributes)
+        else:
+            stored = stored_grids(place, attributes, stored_as)
+        levels = [Level(level.path, level.grid, stored_as) for level in stored if level.grid]
         absent = [(level.path, level.voxel_size) for level in stored if not level.grid]
         if not levels:
             raise InputError(
@@ -82,7 +79,7 @@ class Volume:
                 "that is needed (docs/fetching.md)"
             )
         levels.sort(key=lambda level: level.grid.voxel_size)
-        return cls(place, levels, attributes, absent)
+        return cls(place, levels, attributes, absent, stored_as)
 
     @property
     def declared(self) -> list[tuple[Location, Vector]]:
@@ -136,7 +133,7 @@ class Volume:
         if all(len(index) for index in used):
             first, last = [index[0] for index in used], [index[-1] for index in used]
             empty = level.empty_chunks(first, [i + 1 for i in last])
-            chunks = level.metadata["chunks"]
+            chunks = level.metadata.chunks
             chunk_index = [i // n - i[0] // n for i, n in zip(used, chunks, strict=True)]
             inside[within] = ~empty[np.ix_(*chunk_index)]
         return inside
@@ -269,18 +266,29 @@ def reopen(path: Path) -> ts.TensorStore:
     ).result()
 
 
+def _read_container(place: Location) -> tuple[Format, Metadata]:
+    """Read the format and the attributes of the group or array at a location."""
+    names = (".zattrs", ".zarray", "zarr.json", "attributes.json")
+    attributes, array, zarr3, n5 = read_json_files(place, names)
+    if attributes is not None or array is not None:
+        return "zarr", attributes or {}
+    if zarr3 is not None:
+        return "zarr3", attributes_of(zarr3)
+    if n5 is not None:
+        return "n5", n5
+    raise InputError(_no_volume(place))
+
+
 def _no_volume(place: Location) -> str:
     """Explain why there is no volume at a path."""
     if isinstance(place, Path) and place.is_symlink() and not place.exists():
         return f"{place} is a link to {place.readlink()}, which does not exist: correct it"
     if isinstance(place, Path) and place.is_file():
-        return f"{place} is a file, not a volume: convert it to zarr 2 (OME-NGFF 0.4)"
-    if read_text(place / "zarr.json") is not None:
-        return f"{place} is zarr 3, but zarr 2 is read: write it again with zarr_format=2"
+        return f"{place} is a file, not a volume: convert it to zarr (OME-NGFF)"
     if isinstance(place, Path) and place.is_dir():
         return (
-            f"{place} is not a volume: it has neither .zattrs nor .zarray. Copy or fetch it again, "
-            "with files whose names begin with a dot"
+            f"{place} is not a volume: it has neither .zattrs nor .zarray nor zarr.json. Copy or "
+            "fetch it again, with files whose names begin with a dot"
         )
     return f"{place} does not exist"
 

@@ -82,7 +82,7 @@ class CropData:
         box = self.grid.box(start, shape)
         level = self.raw.level_for(self.grid.voxel_size)
         first = level.grid.offset(box)
-        is_bytes = np.dtype(level.metadata["dtype"]) == np.uint8
+        is_bytes = level.metadata.dtype == np.uint8
         if is_bytes and first is not None and level.grid.covers(box):
             last = [a + n for a, n in zip(first, shape, strict=True)]
             if not level.missing_chunks(first, last).any():
@@ -104,7 +104,8 @@ class CropData:
             coarse, factor = self.grid, 1
         found: list[NDArray] = []
         for start, shape in spread_boxes(coarse.shape, MAX_SEARCHED_VOXELS):
-            ids, _ = self.labels[label].read(coarse.box(start, shape))
+            # By nearest voxel: by overlap, thin structures vanish from coarse voxels.
+            ids, _ = self.labels[label].read_nearest(coarse.box(start, shape))
             found.append(np.argwhere(ids > 0) + start)
         voxels = np.concatenate(found)
         if len(voxels) > MAX_POSITIONS:

@@ -52,15 +52,18 @@ class OfficialCropReader:
         ids, known = {}, {}
         for label, volume in self.crop.labels.items():
             values = dataset.target_sources[label][center].numpy()
-            # cellmap-data treats voxels annotated as unknown like any other id.
-            known[label] = ~np.isnan(values) & (values != volume.unknown)
-            ids[label] = np.where(known[label], values, 0).astype(np.int64)
+            # cellmap-data ignores encodings: voxels annotated as unknown are like any other id.
+            inside = ~np.isnan(values)
+            values = np.where(inside, values, 0).astype(np.int64)
+            ids[label], annotated = volume.encoding.decode(values)
+            known[label] = inside & annotated
+            ids[label] *= known[label]
         targets = make_targets(ids, known, self.channels, box.voxel_size)
         fill_implied(targets, self.channels, self.implied)
         codes, rows = encode_targets(targets)
         # Code 0 means unknown, as for voxels that a rotation takes from outside.
         table = np.concatenate([np.full((1, len(self.channels)), UNKNOWN, np.uint8), rows])
-        stored = np.dtype(self.crop.raw.level_for(box.voxel_size).metadata["dtype"])
+        stored = self.crop.raw.level_for(box.voxel_size).metadata.dtype
         raw = raw.astype(stored) if stored == np.uint8 else raw / np.float32(_white_value(stored))
         return raw, (codes + 1).astype(np.uint16), table
 

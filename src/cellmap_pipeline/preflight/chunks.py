@@ -7,14 +7,16 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.io.arrays import Level
+from cellmap_pipeline.io.labels import PLAIN, Encoding
 from cellmap_pipeline.io.storage import S3Path
 
 # If there are more voxels, the same fraction of each array's chunks is decoded.
@@ -66,20 +68,20 @@ class ChunkRequest:
         The array.
     stored
         Indices of the requested chunks that are stored.
-    unknown
-        Value of unknown voxels, which are not counted as present.
+    encoding
+        The meaning of its values. Unknown and absent voxels are not counted as present.
     statistics
         Statistics of the decoded chunks.
     """
 
     level: Level
     stored: set[Shape] = field(default_factory=set)
-    unknown: int | None = None
+    encoding: Encoding = PLAIN
     statistics: ChunkStatistics = field(default_factory=ChunkStatistics)
 
     def add_box(self, start: Sequence[int], stop: Sequence[int]) -> None:
         """Request the chunks of a box inside the array."""
-        chunks = self.level.metadata["chunks"]
+        chunks = self.level.metadata.chunks
         first = [a // c for a, c in zip(start, chunks, strict=True)]
         missing = self.level.missing_chunks(start, stop)
         self.stored |= {shape_of(i) for i in np.argwhere(~missing) + first}
@@ -91,9 +93,9 @@ class ChunkRequest:
 
     @property
     def chunk_bytes(self) -> int:
-        """Size of a decoded chunk, bytes."""
+        """Size of what is decoded at once, bytes."""
         metadata = self.level.metadata
-        return math.prod(metadata["chunks"]) * np.dtype(metadata["dtype"]).itemsize
+        return math.prod(metadata.decoded_chunks) * metadata.dtype.itemsize
 
 
 def decode_chunks(requests: Collection[ChunkRequest], threads: int) -> None:
@@ -102,8 +104,7 @@ def decode_chunks(requests: Collection[ChunkRequest], threads: int) -> None:
     Only one chunk is read of each array in a bucket.
     """
     cost = sum(
-        len(request.stored)
-        * max(MIN_CHUNK_COST_VOXELS, math.prod(request.level.metadata["chunks"]))
+        len(request.stored) * max(MIN_CHUNK_COST_VOXELS, math.prod(request.level.metadata.chunks))
         for request in requests
         if not isinstance(request.level.path, S3Path)
     )
@@ -152,30 +153,39 @@ def _batches(indices: list[Shape], size: int) -> Iterator[list[Shape]]:
 
 
 def _decode_chunk(request: ChunkRequest, index: Shape, lock: threading.Lock) -> None:
-    level, statistics = request.level, request.statistics
-    chunks = level.metadata["chunks"]
-    start = [i * c for i, c in zip(index, chunks, strict=True)]
-    stop = [min(a + c, n) for a, c, n in zip(start, chunks, level.grid.shape, strict=True)]
-    try:
-        voxels = level.read(start, stop)
-    except InputError as error:
-        with lock:
-            statistics.broken.append(str(error))
-        return
-    low, high = voxels.min(), voxels.max()
-    nan = voxels.dtype.kind == "f" and bool(np.isnan(low))
-    if nan and np.isnan(voxels).all():
-        low, high = math.inf, -math.inf
-    elif nan:
-        low, high = np.nanmin(voxels), np.nanmax(voxels)
-    positive = voxels if voxels.dtype.kind in "ub" else voxels > 0
-    present = int(np.count_nonzero(positive)) if high > 0 else 0
-    if request.unknown is not None and high >= request.unknown:
-        present -= int(np.count_nonzero(voxels == request.unknown))
+    """Decode the chunk at `index`, a shard inner chunk by inner chunk, and add its statistics."""
+    metadata, shape = request.level.metadata, request.level.grid.shape
+    axes = [
+        range(i * n, min((i + 1) * n, end), step)
+        for i, n, end, step in zip(
+            index, metadata.chunks, shape, metadata.decoded_chunks, strict=True
+        )
+    ]
+    low, high, present, nan = math.inf, -math.inf, 0, False
+    for start in product(*axes):
+        ends = zip(start, metadata.decoded_chunks, axes, strict=True)
+        try:
+            voxels = request.level.read(start, [min(a + n, axis.stop) for a, n, axis in ends])
+        except InputError as error:
+            with lock:
+                request.statistics.broken.append(str(error))
+            return
+        if voxels.dtype.kind == "f" and np.isnan(voxels.min()):
+            nan, voxels = True, voxels[~np.isnan(voxels)]
+        if voxels.size:
+            low, high = min(low, float(voxels.min())), max(high, float(voxels.max()))
+        present += _count_present(voxels, request.encoding)
     with lock:
+        statistics = request.statistics
         statistics.decoded += 1
-        statistics.low = min(statistics.low, float(low))
-        statistics.high = max(statistics.high, float(high))
+        statistics.low = min(statistics.low, low)
+        statistics.high = max(statistics.high, high)
         statistics.present += present
         statistics.nan |= nan
-        statistics.ranges[index] = float(low), float(high)
+        statistics.ranges[index] = low, high
+
+
+def _count_present(voxels: NDArray, encoding: Encoding) -> int:
+    if encoding == PLAIN and voxels.dtype.kind in "ub":
+        return int(np.count_nonzero(voxels))
+    return int(np.count_nonzero(encoding.decode(voxels)[0] > 0))

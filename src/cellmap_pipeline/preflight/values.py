@@ -31,7 +31,7 @@ def raw_warnings(request: ChunkRequest, crops: Sequence[tuple[str, Grid]]) -> It
         Name and extent of the crops in it.
     """
     level, statistics = request.level, request.statistics
-    dtype: np.dtype[Any] = np.dtype(level.metadata["dtype"])
+    dtype: np.dtype[Any] = level.metadata.dtype
     if dtype.kind == "u" and dtype.itemsize > 1 and request.is_complete and statistics.decoded:
         white = np.iinfo(dtype).max
         if 0 < statistics.high < white * MIN_RANGE_FRACTION:
@@ -41,7 +41,7 @@ def raw_warnings(request: ChunkRequest, crops: Sequence[tuple[str, Grid]]) -> It
             )
     for crop, extent in crops:
         start, stop = level.grid.index_box(extent)
-        chunks = level.metadata["chunks"]
+        chunks = level.metadata.chunks
         axes = [
             range(max(0, a) // c, -(-b // c)) for a, b, c in zip(start, stop, chunks, strict=True)
         ]
@@ -57,7 +57,7 @@ def raw_warnings(request: ChunkRequest, crops: Sequence[tuple[str, Grid]]) -> It
 def float_problems(request: ChunkRequest, kind: str) -> Iterator[str]:
     """List NaN and values outside 0..1 in floats; `kind` names the volume in messages."""
     level, statistics = request.level, request.statistics
-    if np.dtype(level.metadata["dtype"]).kind != "f" or not statistics.decoded:
+    if level.metadata.dtype.kind != "f" or not statistics.decoded:
         return
     if statistics.nan:
         yield f"{level.path} contains NaN: replace it, with 0 where nothing is known"

@@ -6,19 +6,16 @@ are checked (`preflight.values`).
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from cellmap_pipeline.errors import InputError, gathered
 from cellmap_pipeline.geometry import Grid, Vector, fraction_outside, is_plausible
 from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.labels import PLAIN, Encoding, LabelVolume
 from cellmap_pipeline.io.storage import Location
 from cellmap_pipeline.io.volumes import Volume, common_part
 from cellmap_pipeline.preflight.chunks import ChunkRequest
@@ -33,7 +30,6 @@ MAX_FRACTION_OUTSIDE_RAW = 0.25
 MAX_FRACTION_OUTSIDE_PREDICTION = 0.1
 # Coarser raw is interpolated.
 MAX_RAW_COARSENESS = 1.25
-CHUNK_NAME = re.compile(r"\d+(\.\d+)*")
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,7 @@ class InputVolumes:
                 )
             for level in label.volume.levels if validates else [read]:
                 _check_dtype(level, "uib", "labels are whole numbers")
-                self._request_all(self.labels, level, label.unknown)
+                self._request_all(self.labels, level, label.encoding)
 
     def add_ground_truth(self, path: Path) -> None:
         """Check the metadata of a test crop's ground truth, an array that only scoring reads."""
@@ -217,29 +213,13 @@ class InputVolumes:
             self.problems += float_problems(request, "probabilities")
 
     def _request_all(
-        self, requests: dict[Location, ChunkRequest], level: Level, unknown: int | None = None
+        self, requests: dict[Location, ChunkRequest], level: Level, encoding: Encoding = PLAIN
     ) -> None:
-        request = requests.setdefault(level.path, ChunkRequest(level, unknown=unknown))
+        request = requests.setdefault(level.path, ChunkRequest(level, encoding=encoding))
         if not request.stored:
             request.add_box((0, 0, 0), level.grid.shape)
-            self._check_chunk_names(request)
-
-    def _check_chunk_names(self, request: ChunkRequest) -> None:
-        """Refuse chunks with the wrong separator, which would be read as missing: background."""
-        level = request.level
-        if request.stored or level.is_n5 or not isinstance(level.path, Path):
-            return
-        separator = level.metadata.get("dimension_separator", ".")
-        misnamed = [
-            path.name
-            for path in sorted(level.path.iterdir())
-            if CHUNK_NAME.fullmatch(path.name) and path.is_dir() == (separator == ".")
-        ]
-        if misnamed:
-            self.problems.append(
-                f"{level.path} has no chunk named as .zarray says (dimension_separator "
-                f"{separator!r}), but has {misnamed[0]!r}: correct the separator"
-            )
+            with gathered(self.problems):
+                level.check_chunk_names()
 
     def _check_raw_extent(self, level: Level, extent: Grid, reader: Reader) -> None:
         outside = fraction_outside(level.grid, extent)
@@ -309,7 +289,7 @@ def _check_voxel_sizes(volume: Volume) -> None:
 
 
 def _check_dtype(level: Level, kinds: str, requirement: str) -> None:
-    dtype = np.dtype(level.metadata["dtype"])
+    dtype = level.metadata.dtype
     if dtype.kind not in kinds:
         raise InputError(f"{level.path} is {dtype}, but {requirement}: convert it")
 
@@ -317,7 +297,7 @@ def _check_dtype(level: Level, kinds: str, requirement: str) -> None:
 def _plain_level(path: Path) -> Level:
     """Open an array without a grid."""
     level = Level(path, Grid((1, 1, 1), (0, 0, 0), (1, 1, 1)))
-    shape = level.metadata["shape"]
+    shape = level.metadata.shape
     if len(shape) != 3:
         raise InputError(f"{path} has the shape {shape}, but must have the axes z, y, x")
     return level

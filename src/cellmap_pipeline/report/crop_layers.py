@@ -14,6 +14,7 @@ from cellmap_pipeline.data.layout import crop_folders, raw_path
 from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import PARTIAL_SUFFIX
+from cellmap_pipeline.io.storage import ZARR_FILES, present
 from cellmap_pipeline.plan.paths import ResultPaths
 
 Kind = Literal["truth", "labels", "probability"]
@@ -155,7 +156,7 @@ def _layers_in(kind: Kind, folder: Path | None, source: str) -> Iterator[CropLay
     """Find the volumes in a folder; auxiliary channels follow the channel of their class."""
     if folder is not None and folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if (path / ".zattrs").is_file() and path.suffix != PARTIAL_SUFFIX:
+            if any(present(path, ZARR_FILES)) and path.suffix != PARTIAL_SUFFIX:
                 yield CropLayer(kind, path.name, source, path)
 
 

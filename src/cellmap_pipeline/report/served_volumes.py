@@ -74,9 +74,9 @@ class _ServedArray:
         stored = self.level.metadata
         return (
             isinstance(self.level.path, Path)
-            and not self.level.is_n5
-            and stored["dtype"] in SUPPORTED_DTYPES
-            and (stored.get("compressor") or {}).get("id") in SUPPORTED_COMPRESSORS
+            and self.level.stored_as == "zarr"
+            and stored.stored["dtype"] in SUPPORTED_DTYPES
+            and (stored.stored.get("compressor") or {}).get("id") in SUPPORTED_COMPRESSORS
         )
 
     @cached_property
@@ -84,12 +84,12 @@ class _ServedArray:
         """The `.zarray` that describes the chunks of `read_chunk`."""
         stored = self.level.metadata
         if self.is_served_as_stored:
-            return stored
+            return stored.stored
         return {
             "zarr_format": 2,
-            "shape": stored["shape"],
-            "chunks": stored["chunks"],
-            "dtype": _supported_dtype(np.dtype(stored["dtype"])).str,
+            "shape": stored.shape,
+            "chunks": stored.decoded_chunks,
+            "dtype": _supported_dtype(stored.dtype).str,
             "compressor": COMPRESSOR.get_config(),
             "fill_value": 0,
             "order": "C",
@@ -106,13 +106,13 @@ class _ServedArray:
                 return None
         stored = self.level.metadata
         index = [int(part) for part in re.split("[./]", key)]
-        axes = list(zip(index, stored["shape"], stored["chunks"], strict=True))
+        axes = list(zip(index, stored.shape, stored.decoded_chunks, strict=True))
         if any(i >= ceil(n / chunk) for i, n, chunk in axes):
             return None
         start = [i * chunk for i, _, chunk in axes]
         voxels = self.level.read(start, [min(n, (i + 1) * chunk) for i, n, chunk in axes])
         # In zarr, chunks at the end of the array have the full chunk size, too.
-        padding = [(0, chunk - n) for chunk, n in zip(stored["chunks"], voxels.shape, strict=True)]
+        padding = [(0, chunk - n) for (*_, chunk), n in zip(axes, voxels.shape, strict=True)]
         return COMPRESSOR.encode(np.ascontiguousarray(np.pad(_to_supported(voxels), padding)))
 
 

@@ -24,13 +24,14 @@ from tornado.web import RequestHandler
 from cellmap_pipeline.classes import is_instance, style_of
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.labels import Encoding, LabelVolume
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.report.crop_layers import KINDS, CropLayer, CropLayers
 from cellmap_pipeline.report.served_volumes import ServedVolume
 
 RAW = "raw"
 UNKNOWN_COLOR = "#808080"
+ABSENT_COLOR = "#000000"
 # Edge of the box in the crop's middle from which the contrast of raw is estimated.
 CONTRAST_BOX_VOXELS = 128
 GRAY_SHADER = """#uicontrol invlerp contrast
@@ -204,7 +205,7 @@ def initial_state(
         if layer.kind == "probability":
             ng_layer = _probability_layer(layer, urls[layer.name])
         else:
-            ng_layer = _label_layer(layer, LabelVolume.open(layer.path).unknown, urls[layer.name])
+            ng_layer = _label_layer(layer, LabelVolume.open(layer.path).encoding, urls[layer.name])
         is_first = layer.label == tabs[0] and layer.kind not in shown
         shown |= {layer.kind} if is_first else set()
         # An archived layer has no tab, but is in the list of layers.
@@ -231,7 +232,7 @@ def _probability_layer(layer: CropLayer, url: str) -> ng.ImageLayer:
     return ng.ImageLayer(source=url, shader=TINTED_SHADER, shader_controls=controls, opacity=0.7)
 
 
-def _label_layer(layer: CropLayer, unknown: int | None, url: str) -> ng.SegmentationLayer:
+def _label_layer(layer: CropLayer, encoding: Encoding, url: str) -> ng.SegmentationLayer:
     """Create a layer in which objects have different colors, semantic labels that of their class.
 
     As in figures.
@@ -239,8 +240,12 @@ def _label_layer(layer: CropLayer, unknown: int | None, url: str) -> ng.Segmenta
     ng_layer = ng.SegmentationLayer(source=url, selected_alpha=0.4)
     if not is_instance(layer.label):
         ng_layer.segment_default_color = style_of(layer.label).color
-    if unknown is not None:
-        ng_layer.segment_colors = {unknown: UNKNOWN_COLOR}
+    colors = {}
+    if encoding.unknown is not None:
+        colors[encoding.unknown] = UNKNOWN_COLOR
+    if encoding.absent:
+        colors[encoding.absent] = ABSENT_COLOR
+    ng_layer.segment_colors = colors
     return ng_layer
 
 

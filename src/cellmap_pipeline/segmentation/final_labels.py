@@ -12,7 +12,8 @@ from cellmap_pipeline.channels import auxiliary_kinds
 from cellmap_pipeline.classes import is_instance, style_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.files import atomic_folder
-from cellmap_pipeline.io.formats.ngff import read_json, write_metadata
+from cellmap_pipeline.io.formats.ngff import write_metadata
+from cellmap_pipeline.io.storage import read_json
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.method_settings import complete, find_method, usable_methods

@@ -91,7 +91,7 @@ def read_probability(path: Path, grid: Grid) -> NDArray[np.uint8]:
     low = [min(max(0, a), n - 1) for a, n in zip(start, size, strict=True)]
     high = [max(a + 1, min(n, b)) for a, n, b in zip(low, size, stop, strict=True)]
     offset = level.grid.offset(grid)
-    if offset is not None and np.dtype(level.metadata["dtype"]) == np.uint8:
+    if offset is not None and level.metadata.dtype == np.uint8:
         last = [a + n for a, n in zip(offset, grid.shape, strict=True)]
         if all(a >= 0 and b <= n for a, b, n in zip(offset, last, size, strict=True)):
             return level.read(offset, last)

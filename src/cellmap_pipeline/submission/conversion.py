@@ -18,7 +18,7 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.labels import LabelVolume, annotation_attributes
+from cellmap_pipeline.io.labels import PLAIN, LabelVolume, annotation_attributes
 from cellmap_pipeline.io.resampling import nearest_indices, resample
 from cellmap_pipeline.io.volumes import CHUNK, Level
 
@@ -95,20 +95,22 @@ class Converter:
     @property
     def stored_dtype(self) -> np.dtype[Any]:
         """Type of the stored voxels."""
-        return np.dtype(self.level.metadata["dtype"])
+        return self.level.metadata.dtype
 
     def can_copy(self) -> bool:
         """Whether the stored chunks can be copied into the submission without conversion.
 
         An array of kind `labels` is trusted; a mask without a kind is read completely.
         """
-        stored = self.level.metadata
+        if self.level.stored_as != "zarr":
+            return False
+        stored = self.level.metadata.stored
         codec = (stored["compressor"] or {}).get("id")
         plain = stored["fill_value"] == 0 and not stored["filters"] and codec in KNOWN_CODECS
         aligned = self.level.grid.offset(self.row.grid) == (0, 0, 0)
         if not plain or not aligned or self.level.grid.shape != self.row.grid.shape:
             return False
-        if self.kind == "probability" or self.volume.unknown is not None:
+        if self.kind == "probability" or self.volume.encoding != PLAIN:
             return False
         if self.holds_ids:
             return stored["dtype"] in UNSIGNED_DTYPES
@@ -182,7 +184,7 @@ class Converter:
             return values.astype(np.float32)
         if self.kind == "probability" and values.dtype.kind == "u":
             return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
-        return (self._without_unknown(values) > 0).astype(np.float32)
+        return (self.volume.encoding.decode(values)[0] > 0).astype(np.float32)
 
     @cached_property
     def _foreground_value(self) -> int:
@@ -201,7 +203,7 @@ class Converter:
 
     def _blocks(self) -> Iterator[NDArray[Any]]:
         """Read the stored voxels in the crop chunk by chunk; unknown voxels are background."""
-        grid, chunks = self.level.grid, self.level.metadata["chunks"]
+        grid, chunks = self.level.grid, self.level.metadata.chunks
         first, last = grid.index_box(self.row.grid)
         ranges = [
             range(max(0, a) // c * c, min(n, b), c)
@@ -209,8 +211,4 @@ class Converter:
         ]
         for start in itertools.product(*ranges):
             stop = [min(a + c, n) for a, c, n in zip(start, chunks, grid.shape, strict=True)]
-            yield self._without_unknown(self.level.read(start, stop))
-
-    def _without_unknown(self, values: NDArray[Any]) -> NDArray[Any]:
-        unknown = self.volume.unknown
-        return values if unknown is None else np.where(values == unknown, 0, values)
+            yield self.volume.encoding.decode(self.level.read(start, stop))[0]

@@ -112,7 +112,7 @@ def _folder(segmentations: Path, row: CropLabel) -> Path:
 def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
     """Add the entries of a label; return whether its chunks were copied without conversion."""
     converter = Converter.open(path, row)
-    stored, can_copy = converter.level.metadata, converter.can_copy()
+    stored, can_copy = converter.level.metadata.stored, converter.can_copy()
     grid = row.grid
     chunks: Iterator[Entry]
     if can_copy:

@@ -34,15 +34,15 @@ ROWS = {
     ),
     "files with a dot not copied": Row(
         CHECK,
-        "crop1/mito is not a volume: it has neither .zattrs nor .zarray. Copy or fetch it again, "
-        "with files whose names begin with a dot",
+        "crop1/mito is not a volume: it has neither .zattrs nor .zarray nor zarr.json. Copy or "
+        "fetch it again, with files whose names begin with a dot",
         lambda folder: (folder.label() / ".zattrs").unlink(),
     ),
     "no `multiscales`": Row(
         CHECK,
-        "fibsem-uint8/.zattrs is not OME-NGFF 0.4 multiscale metadata (KeyError: 'multiscales'): "
-        "a volume needs `multiscales` with axes z, y, x and a scale per dataset, or is one array "
-        "with `voxel_size` and `translation`",
+        "fibsem-uint8/.zattrs is not OME-NGFF 0.4 or 0.5 multiscale metadata (KeyError: "
+        "'multiscales'): a volume needs `multiscales` with axes z, y, x and a scale per dataset, "
+        "or is one array with `voxel_size` and `translation`",
         lambda folder: (folder.raw / ".zattrs").write_text("{}"),
     ),
     "axes in another order": Row(
@@ -83,15 +83,15 @@ ROWS = {
         "s0/.zarray is not UTF-8 text: copy or fetch it again",
         lambda folder: (folder.raw / "s0/.zarray").write_bytes(b"\xff\xfe{}"),
     ),
-    "zarr 3": Row(
+    "zarr 3 without attributes": Row(
         CHECK,
-        "crop1/mito is zarr 3, but zarr 2 is read: write it again with zarr_format=2",
+        "crop1/mito/zarr.json is not OME-NGFF 0.4 or 0.5 multiscale metadata (KeyError: …",
         lambda folder: (folder.label() / ".zattrs").rename(folder.label() / "zarr.json"),
     ),
     "a level outside its volume": Row(
         CHECK,
-        "fibsem-uint8/.zattrs is not OME-NGFF 0.4 multiscale metadata (ValueError: the level "
-        "'../../s0' lies outside the volume)",
+        "fibsem-uint8/.zattrs is not OME-NGFF 0.4 or 0.5 multiscale metadata (ValueError: the "
+        "level '../../s0' lies outside the volume)",
         lambda folder: rewrite(folder.raw / ".zattrs", '"s0"', '"../../s0"'),
     ),
     "chunks that fill the memory": Row(
@@ -102,7 +102,7 @@ ROWS = {
     ),
     "an implausibly large label": Row(
         CHECK,
-        "s0: its shape [9999999, 9999999, 9999999] is larger than any crop: check its .zarray",
+        "s0: its shape [9999999, 9999999, 9999999] is larger than any crop: check its metadata",
         lambda folder: change_array(folder.label() / "s0", shape=[9999999] * 3),
     ),
     "an unknown compression": Row(

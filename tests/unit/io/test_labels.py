@@ -1,9 +1,11 @@
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import labels
 from cellmap_pipeline.io.formats.ngff import multiscale_metadata
@@ -115,3 +117,53 @@ def test_an_array_as_big_as_the_challenges_largest(tmp_path, reads):
     array[:64, :64, :64].write(1).result()
     assert present_voxels(LabelVolume.open(tmp_path / "a")) <= grid.size / 200
     assert len(reads) <= 2**26 / 64**3
+
+
+ENCODINGS = {
+    "plain": ({}, [0, 1, 2, 3], [1, 1, 1, 1]),
+    "unknown": ({"unknown": 3}, [0, 1, 2, 0], [1, 1, 1, 0]),
+    "absent is 1": ({"unknown": 0, "absent": 1, "present": 2}, [0, 0, 2, 3], [0, 1, 1, 1]),
+    "present is 0": ({"absent": 1, "present": 0}, [1, 0, 2, 3], [1, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize(("encoding", "ids", "known"), ENCODINGS.values(), ids=ENCODINGS)
+def test_the_whole_encoding_is_honored(encoding, ids, known, tmp_path):
+    stored = np.arange(4, dtype=np.uint8).reshape(1, 1, 4)
+    volume = label(tmp_path / "a", stored, {"annotation_type": {"encoding": encoding}})
+    read = volume.read(Grid((4, 4, 4), (0, 0, 0), stored.shape))
+    assert read[0].ravel().tolist() == ids
+    assert read[1].ravel().tolist() == list(map(bool, known))
+    assert present_voxels(volume) == np.count_nonzero(ids)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ({"unknown": "255"}, "the `unknown` of its encoding is '255': write a whole number"),
+        ({"absent": True}, "the `absent` of its encoding is True: write a whole number"),
+        ({"absent": -1}, "the `absent` of its encoding is -1, but ids are 0 or more"),
+        ({"absent": 0, "present": 0}, "its encoding has 0 for both absent and present"),
+        ({"absent": 256}, "the `absent` of its encoding is 256, which uint8 does not hold"),
+    ],
+)
+def test_wrong_encodings_are_refused(encoding, message, tmp_path):
+    with pytest.raises(InputError, match=re.escape(message)):
+        label(tmp_path / "a", ids(), {"annotation_type": {"encoding": encoding}})
+
+
+def test_only_the_finest_level_is_stored(tmp_path):
+    voxels = np.zeros((4, 4, 4), np.uint16)
+    voxels[:2, :2, :2] = 5  # one voxel of 8 nm
+    voxels[2, 2:, 2:] = 7  # half of one
+    voxels[0, 0, 2] = 9  # an eighth of one
+    coarse = Grid((8, 8, 8), (2, 2, 2), (2, 2, 2))
+    read, known = label(tmp_path / "a", voxels).read(coarse)
+    assert known.all() and read.dtype == np.uint16
+    assert read.ravel().tolist() == [5, 0, 0, 0, 0, 0, 0, 7]
+
+
+def test_nothing_is_known_outside_of_the_volume(tmp_path):
+    volume = label(tmp_path / "a", np.ones((4, 4, 4), np.uint8))
+    read, known = volume.read(Grid((8, 8, 8), (1002, 2, 2), (2, 2, 2)))
+    assert not read.any() and not known.any()

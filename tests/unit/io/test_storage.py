@@ -59,7 +59,7 @@ def test_a_bucket_reads_like_a_folder(bucket, tmp_path, monkeypatch, signed):
     bucket(tmp_path / "raw", "a/raw")
     bucket(tmp_path / "crop1", "a/crop1")
     raw, label = Volume.open("s3://cells/a/raw"), LabelVolume.open("s3://cells/a/crop1/mito")
-    assert raw.levels[0].grid == GRID and label.unknown == 255
+    assert raw.levels[0].grid == GRID and label.encoding.unknown == 255
     box = GRID.box((-3, 2, 5), (20, 30, 10))
     assert np.array_equal(raw.read_raw(box), Volume.open(tmp_path / "raw").read_raw(box))
     here = LabelVolume.open(tmp_path / "crop1/mito").read(box)

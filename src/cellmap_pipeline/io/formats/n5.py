@@ -1,4 +1,4 @@
-"""Metadata of n5 volumes, in the form of those of zarr volumes.
+"""Metadata of n5 volumes.
 
 Formats: https://github.com/saalfeldlab/n5, whose arrays are x, y, z; the `transform` of COSEM's
 arrays (axes, scale, translate, units); and n5-viewer's `pixelResolution`, `downsamplingFactors`
@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
-from cellmap_pipeline.io.formats.ngff import (
-    NANOMETERS,
-    StoredLevel,
-    checked_path,
-    read_json_if_present,
-)
-from cellmap_pipeline.io.storage import Location, Metadata
+from cellmap_pipeline.io.formats.array import ArrayMetadata
+from cellmap_pipeline.io.formats.ngff import NANOMETERS, StoredLevel, checked_path
+from cellmap_pipeline.io.storage import Location, Metadata, read_json_if_present
 
 
 def stored_n5_grids(path: Location, group: Metadata) -> list[StoredLevel]:
@@ -73,19 +69,24 @@ def stored_n5_grids(path: Location, group: Metadata) -> list[StoredLevel]:
     return stored
 
 
-def array_metadata(attributes: Metadata) -> Metadata:
-    """Convert the `attributes.json` of an n5 array to the keys of `.zarray`, in z, y, x.
+def parse_n5_array(attributes: Metadata) -> ArrayMetadata:
+    """Parse the `attributes.json` of an n5 array.
 
     Raises
     ------
-    KeyError, TypeError
+    KeyError, TypeError, ValueError
         The attributes are not those of an array.
     """
-    return {
-        "shape": attributes["dimensions"][::-1],
-        "chunks": attributes["blockSize"][::-1],
-        "dtype": np.dtype(attributes["dataType"]).str,
-    }
+    chunks = tuple(map(int, attributes["blockSize"][::-1]))
+    return ArrayMetadata(
+        format="n5",
+        shape=tuple(map(int, attributes["dimensions"][::-1])),
+        chunks=chunks,
+        decoded_chunks=chunks,
+        dtype=np.dtype(attributes["dataType"]),
+        stored=attributes,
+        separator="/",
+    )
 
 
 def _transforms(group: Metadata) -> Metadata:

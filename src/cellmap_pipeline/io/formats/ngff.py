@@ -1,12 +1,11 @@
-"""Metadata of zarr 2 volumes: OME-NGFF 0.4 multiscales, and arrays with `voxel_size`.
+"""Attributes of zarr volumes: OME-NGFF multiscales, and arrays with `voxel_size`.
 
-Formats: https://ngff.openmicroscopy.org/0.4, and the challenge's submissions, whose arrays have
-`voxel_size` and `translation` attributes.
+Formats: https://ngff.openmicroscopy.org/0.4 (zarr 2), https://ngff.openmicroscopy.org/0.5 (zarr 3),
+and the challenge's submissions, whose arrays have `voxel_size` and `translation` attributes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,8 @@ import numpy as np
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.io.files import write_json
-from cellmap_pipeline.io.storage import Location, Metadata, read_text, read_texts
+from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
+from cellmap_pipeline.io.storage import Location, Metadata, read_json_files, read_json_if_present
 
 # Units of length by their names in OME-NGFF and n5.
 NANOMETERS = {
@@ -41,18 +41,29 @@ class StoredLevel(NamedTuple):
     grid: Grid | None
 
 
-def stored_grids(path: Location, attributes: Metadata) -> list[StoredLevel]:
+def stored_grids(path: Location, attributes: Metadata, stored_as: Format) -> list[StoredLevel]:
     """List the arrays of the multiscale group, or the single array, at `path`.
+
+    Parameters
+    ----------
+    path
+        The group or array.
+    attributes
+        Its attributes.
+    stored_as
+        Format of its arrays, zarr 2 or zarr 3.
 
     Raises
     ------
     InputError
         The metadata do not define voxel sizes.
     """
-    if "multiscales" not in attributes and read_text(path / ".zarray") is not None:
-        grid = _array_grid(path, attributes)
-        return [StoredLevel(path, grid.voxel_size, grid)]
-    return _multiscale_grids(path, attributes)
+    if "multiscales" not in attributes:
+        array = read_json_if_present(path / ARRAY_FILES[stored_as])
+        if array is not None and "shape" in array:
+            grid = _array_grid(attributes, array, f"{path}/{ATTRIBUTES_FILES[stored_as]}")
+            return [StoredLevel(path, grid.voxel_size, grid)]
+    return _multiscale_grids(path, attributes, stored_as)
 
 
 def multiscale_metadata(name: str, grids: Sequence[Grid]) -> Metadata:
@@ -69,50 +80,6 @@ def multiscale_metadata(name: str, grids: Sequence[Grid]) -> Metadata:
     ]
     axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
     return {"version": "0.4", "name": name, "axes": axes, "datasets": datasets}
-
-
-def read_json(path: Location) -> Metadata:
-    """Read the JSON file at `path`.
-
-    Raises
-    ------
-    InputError
-        The file is missing or not JSON.
-    """
-    value = read_json_if_present(path)
-    if value is None:
-        raise InputError(f"{path} does not exist: the volume is incomplete")
-    return value
-
-
-def read_json_if_present(path: Location) -> Metadata | None:
-    """Read the JSON file at `path`; return None if there is none.
-
-    Raises
-    ------
-    InputError
-        The file is not JSON.
-    """
-    (value,) = _read_json_files(path.parent, [path.name])
-    return value
-
-
-def _read_json_files(folder: Location, names: Sequence[str]) -> list[Metadata | None]:
-    texts = zip(names, read_texts(folder, names), strict=True)
-    return [None if text is None else _parse_json(text, folder / name) for name, text in texts]
-
-
-def _parse_json(text: str, path: Location) -> Metadata:
-    again = "copy or fetch it again, or write the volume again"
-    if not text.strip():
-        raise InputError(f"{path} is empty: {again}")
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}): {again}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold attributes by name: {again}")
-    return value
 
 
 def write_metadata(path: Path, metadata: Metadata) -> None:
@@ -133,7 +100,8 @@ def declared_levels(attributes: Metadata, file: str) -> list[DeclaredLevel]:
     Raises
     ------
     InputError
-        The attributes are not OME-NGFF 0.4, or their axes are not z, y, x in a unit of length.
+        The attributes are not OME-NGFF 0.4 or 0.5, or their axes are not z, y, x in a unit of
+        length.
     """
     try:
         multiscale = attributes["multiscales"][0]
@@ -159,7 +127,7 @@ def declared_levels(attributes: Metadata, file: str) -> list[DeclaredLevel]:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
-            f"{file} is not OME-NGFF 0.4 multiscale metadata "
+            f"{file} is not OME-NGFF 0.4 or 0.5 multiscale metadata "
             f"({type(error).__name__}: {error}): a volume needs `multiscales` with axes z, y, x "
             "and a scale per dataset, or is one array with `voxel_size` and `translation`"
         ) from None
@@ -181,18 +149,19 @@ def checked_path(path: str) -> str:
     return path
 
 
-def _multiscale_grids(path: Location, attributes: Metadata) -> list[StoredLevel]:
-    levels = declared_levels(attributes, f"{path}/.zattrs")
+def _multiscale_grids(path: Location, attributes: Metadata, stored_as: Format) -> list[StoredLevel]:
+    levels = declared_levels(attributes, f"{path}/{ATTRIBUTES_FILES[stored_as]}")
     stored = []
     # A local copy may lack levels.
-    arrays = _read_json_files(path, [f"{level.path}/.zarray" for level in levels])
+    arrays = read_json_files(path, [f"{level.path}/{ARRAY_FILES[stored_as]}" for level in levels])
     for level, array in zip(levels, arrays, strict=True):
         try:
             grid = array and Grid(level.voxel_size, level.translation, array["shape"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}/{level.path}: its voxel size, translation and shape are not a grid "
-                f"({type(error).__name__}: {error}): check its .zarray and {path}/.zattrs"
+                f"({type(error).__name__}: {error}): check its "
+                f"{ARRAY_FILES[stored_as]} and {path}/{ATTRIBUTES_FILES[stored_as]}"
             ) from None
         stored.append(StoredLevel(path / level.path, level.voxel_size, grid or None))
     return stored
@@ -220,12 +189,11 @@ def _vector(values: Iterable[float]) -> Vector:
     return z, y, x
 
 
-def _array_grid(path: Location, attributes: Metadata) -> Grid:
-    array = read_json(path / ".zarray")
+def _array_grid(attributes: Metadata, array: Metadata, file: str) -> Grid:
     try:
         return Grid(attributes["voxel_size"], attributes["translation"], array["shape"])
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}/.zattrs must hold the array's `voxel_size` and `translation`, nm, z, y, x "
+            f"{file} must hold the array's `voxel_size` and `translation`, nm, z, y, x "
             f"({type(error).__name__}: {error}): add them"
         ) from None

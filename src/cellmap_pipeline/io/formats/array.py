@@ -1,0 +1,54 @@
+"""How an array is stored, in the same terms for zarr 2, zarr 3 and n5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from cellmap_pipeline.io.storage import Metadata
+
+# Tensorstore's names of its drivers.
+Format = Literal["zarr", "zarr3", "n5"]
+# Names of the files with an array's metadata, and with the attributes of an array or a group.
+ARRAY_FILES: dict[Format, str] = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
+ATTRIBUTES_FILES = ARRAY_FILES | {"zarr": ".zattrs"}
+
+
+@dataclass(frozen=True)
+class ArrayMetadata:
+    """Metadata of a stored array, axes z, y, x.
+
+    Attributes
+    ----------
+    format
+        Format of the array.
+    shape
+        Number of voxels along each axis.
+    chunks
+        Number of voxels in each file along each axis. The files of a sharded array are its shards.
+    decoded_chunks
+        Number of voxels that are decoded at once: `chunks`, or the chunks inside of shards.
+    dtype
+        Type of the voxels.
+    stored
+        The metadata as stored.
+    chunk_prefix, separator
+        Text before the indices of a chunk in its name, and between them.
+    """
+
+    format: Format
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    decoded_chunks: tuple[int, ...]
+    dtype: np.dtype[Any]
+    stored: Metadata
+    chunk_prefix: str = ""
+    separator: str = "."
+
+    def chunk_name(self, index: Sequence[int]) -> str:
+        """Name of the file of the chunk with an index (z, y, x)."""
+        in_order = index[::-1] if self.format == "n5" else index
+        return self.chunk_prefix + self.separator.join(map(str, in_order))

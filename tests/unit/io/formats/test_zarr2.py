@@ -1,0 +1,72 @@
+"""Variants of zarr 2 that other tools write."""
+
+import json
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.arrays import Level
+
+GRID = Grid((4, 4, 4), (0, 0, 0), (20, 24, 28))
+RAW = np.random.default_rng(0).integers(1, 255, GRID.shape).astype(np.uint16)
+COMPRESSORS = {
+    "none": None,
+    "zstd with `checksum`": numcodecs.Zstd(6),
+    "zstd with a checksum": numcodecs.Zstd(1, checksum=True),
+    "blosc": numcodecs.Blosc("zstd", shuffle=numcodecs.Blosc.BITSHUFFLE),
+    "blosc with automatic shuffling": numcodecs.Blosc("lz4", shuffle=numcodecs.Blosc.AUTOSHUFFLE),
+    "gzip": numcodecs.GZip(1),
+    "zlib": numcodecs.Zlib(1),
+    "bz2": numcodecs.BZ2(1),
+}
+
+
+def write(path, **options):
+    array = zarr.open(
+        str(path), mode="w", shape=RAW.shape, chunks=(8, 8, 8), dtype=RAW.dtype, **options
+    )
+    array[:] = RAW
+
+
+def change(path, **changes):
+    file = path / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_compressors_of_numcodecs_are_read(tmp_path, compressor, order):
+    write(tmp_path, compressor=compressor, order=order)
+    voxels = Level(tmp_path, GRID).read((1, 2, 3), (20, 24, 28))
+    np.testing.assert_array_equal(voxels, RAW[1:, 2:, 3:])
+
+
+def test_unknown_members_of_the_metadata_are_ignored(tmp_path):
+    write(tmp_path, compressor=numcodecs.Blosc())
+    blosc = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "typesize": 2, "x": 1}
+    change(tmp_path, compressor=blosc, _ARRAY_DIMENSIONS=["z", "y", "x"])
+    np.testing.assert_array_equal(Level(tmp_path, GRID).read((0, 0, 0), GRID.shape), RAW)
+
+
+@pytest.mark.parametrize(("written", "stated"), [("/", "."), ("/", None), (".", "/")])
+def test_chunks_named_otherwise_than_stated_are_refused(tmp_path, written, stated):
+    write(tmp_path, dimension_separator=written)
+    change(tmp_path, dimension_separator=stated)
+    if stated is None:
+        file = tmp_path / ".zarray"
+        metadata = json.loads(file.read_text())
+        del metadata["dimension_separator"]
+        file.write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match=r"has no chunk named as \.zarray says"):
+        Level(tmp_path, GRID).read((0, 0, 0), GRID.shape)
+
+
+def test_array_without_chunks_holds_its_fill_value(tmp_path):
+    write(tmp_path, fill_value=7)
+    for file in tmp_path.glob("*.*.*"):
+        file.unlink()
+    assert (Level(tmp_path, GRID).read((0, 0, 0), GRID.shape) == 7).all()
