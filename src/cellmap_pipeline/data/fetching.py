@@ -28,6 +28,7 @@ from cellmap_pipeline.io.formats.n5 import stored_n5_grids
 from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
 from cellmap_pipeline.io.formats.zarr3 import attributes_of
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read
+from cellmap_pipeline.io.pyramids import with_common_edges
 from cellmap_pipeline.io.storage import Metadata, read_json
 
 ZARR_FORMATS: tuple[Format, ...] = ("zarr", "zarr3")
@@ -270,8 +271,12 @@ def _declared(
         file, group = f"{mirror.source}/{key}/{name}", f"{key}/{label}".rstrip("/")
         stored = _parse_json(content, file)
         levels = declared_levels(attributes_of(stored) if stored_as == "zarr3" else stored, file)
-        keyed = [level._replace(path=f"{group}/{level.path}") for level in levels]
-        return stored_as, sorted(keyed, key=lambda level: level.voxel_size)
+        levels.sort(key=lambda level: level.voxel_size)
+        sizes, stated = [level.voxel_size for level in levels], [x.translation for x in levels]
+        return stored_as, [
+            DeclaredLevel(f"{group}/{level.path}", level.voxel_size, translation)
+            for level, translation in zip(levels, with_common_edges(sizes, stated), strict=True)
+        ]
     return None
 
 

@@ -26,6 +26,7 @@ from cellmap_pipeline.io.formats.n5 import stored_n5_grids
 from cellmap_pipeline.io.formats.ngff import multiscale_metadata, stored_grids, write_metadata
 from cellmap_pipeline.io.formats.zarr3 import attributes_of
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read
+from cellmap_pipeline.io.pyramids import settle_positions
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.storage import Location, Metadata, location, read_json_files
 
@@ -48,6 +49,8 @@ class Volume:
         Paths and voxel sizes of the other levels in the metadata. A local copy may lack levels.
     stored_as
         Format of the volume.
+    assumption
+        Positions of the levels that are assumed, if the metadata do not state them.
     """
 
     path: Location
@@ -55,6 +58,7 @@ class Volume:
     attributes: Metadata
     absent: list[tuple[Location, Vector]] = field(default_factory=list)
     stored_as: Format = "zarr"
+    assumption: str = ""
 
     @classmethod
     def open(cls, path: str | Location) -> Volume:
@@ -79,7 +83,8 @@ class Volume:
                 "that is needed (docs/fetching.md)"
             )
         levels.sort(key=lambda level: level.grid.voxel_size)
-        return cls(place, levels, attributes, absent, stored_as)
+        levels, assumption = settle_positions(levels)
+        return cls(place, levels, attributes, absent, stored_as, assumption)
 
     @property
     def declared(self) -> list[tuple[Location, Vector]]:

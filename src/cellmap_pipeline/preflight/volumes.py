@@ -16,6 +16,7 @@ from cellmap_pipeline.errors import InputError, gathered
 from cellmap_pipeline.geometry import Grid, Vector, fraction_outside, is_plausible
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.labels import PLAIN, Encoding, LabelVolume
+from cellmap_pipeline.io.pyramids import misplaced_level
 from cellmap_pipeline.io.storage import Location
 from cellmap_pipeline.io.volumes import Volume, common_part
 from cellmap_pipeline.preflight.chunks import ChunkRequest
@@ -109,6 +110,7 @@ class InputVolumes:
             volume = self._open(path)
             level = volume.level_for(voxel_size)
             _check_voxel_sizes(volume)
+            self._check_positions(volume)
             _check_dtype(level, "uf", "raw is uint8, uint16 or float from 0 to 1")
             core = volume.aligned(extent, voxel_size)
             volume.available(core, core=extent)
@@ -137,6 +139,7 @@ class InputVolumes:
         with gathered(self.problems, f"{crop}: "):
             label = self._open_label(path)
             _check_voxel_sizes(label.volume)
+            self._check_positions(label.volume)
             read = label.volume.level_for(voxel_size)
             if not read.grid.overlaps(extent):
                 raise InputError(
@@ -220,6 +223,18 @@ class InputVolumes:
             request.add_box((0, 0, 0), level.grid.shape)
             with gathered(self.problems):
                 level.check_chunk_names()
+
+    def _check_positions(self, volume: Volume) -> None:
+        """Warn of levels whose position is assumed, or contradicts that of the finest level."""
+        if volume.assumption:
+            self.warnings.append(
+                f"{volume.path}: {volume.assumption}: state the translations in its metadata"
+            )
+        if misplaced := misplaced_level(volume.levels):
+            self.warnings.append(
+                f"{volume.path}: its levels do not coincide: {misplaced}: correct the translations "
+                "in its metadata"
+            )
 
     def _check_raw_extent(self, level: Level, extent: Grid, reader: Reader) -> None:
         outside = fraction_outside(level.grid, extent)

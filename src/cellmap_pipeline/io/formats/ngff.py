@@ -34,7 +34,7 @@ class DeclaredLevel(NamedTuple):
 
 
 class StoredLevel(NamedTuple):
-    """A level of a volume; `grid` is None if its array is not present."""
+    """A level of a volume, at its stated translation; `grid` is None if it is not present."""
 
     path: Location
     voxel_size: Vector

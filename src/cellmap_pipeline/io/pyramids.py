@@ -1,0 +1,210 @@
+"""Positions of the levels of a volume whose metadata give all of them the same translation.
+
+Many writers state a scale per level only. Taken literally, the centers of the levels' first voxels
+then coincide, as in levels made by taking every other voxel. Levels made of means have common edges
+instead, and taken literally lie up to half of their voxels off. The voxels tell which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector, shape_of
+from cellmap_pipeline.io.arrays import Level
+from cellmap_pipeline.io.formats.array import Format
+from cellmap_pipeline.io.label_resampling import resample_labels
+from cellmap_pipeline.io.resampling import nearest_indices, resample
+from cellmap_pipeline.io.storage import Location
+
+# Boxes of the coarser level that are compared, per axis, and their side.
+BOXES_PER_AXIS = 3
+BOX_SIDE_VOXELS = 16
+# Values that differ by more, in the stored unit, are not equal: means are rounded.
+ROUNDING_ERROR = {"u": 1.0, "i": 1.0, "f": 1 / 128, "b": 0.0}
+# Larger offsets between the edges, and between the centers, of two levels contradict each other.
+MAX_OFFSET_VOXELS = 0.25
+# A position is certain if under the other one so many times as many voxels differ.
+MIN_ERROR_RATIO = 2
+
+
+def with_common_edges(
+    voxel_sizes: Sequence[Vector], translations: Sequence[Vector]
+) -> list[Vector]:
+    """Move levels that have the finest level's translation so that their edges coincide with its.
+
+    Parameters
+    ----------
+    voxel_sizes, translations
+        Of all levels, nm, finest first. Levels with another translation stay where they are.
+
+    Returns
+    -------
+    Translations of all levels, nm.
+    """
+    finest_size, finest = np.array(voxel_sizes[0]), np.array(translations[0])
+    moved = []
+    for size, translation in zip(voxel_sizes, translations, strict=True):
+        is_same = np.all(np.abs(finest - translation) <= TOLERANCE_VOXELS * finest_size)
+        shift = (np.array(size) - finest_size) / 2 if is_same else np.zeros(3)
+        z, y, x = (float(value) for value in translation + shift)
+        moved.append((z, y, x))
+    return moved
+
+
+def settle_positions(levels: Sequence[Level]) -> tuple[list[Level], str]:
+    """Decide where levels lie that have the same translation as the finest one.
+
+    Their edges coincide with the finest level's, unless the voxels show that the centers of the
+    first voxels do.
+
+    Parameters
+    ----------
+    levels
+        Levels at their stated translations, finest first.
+
+    Returns
+    -------
+    levels
+        Levels at their positions.
+    assumption
+        What was assumed and why; empty if the metadata state the positions.
+    """
+    finest, *others = levels
+    moved = with_common_edges(
+        [level.grid.voxel_size for level in levels], [level.grid.translation for level in levels]
+    )
+    settled, reasons = [finest], []
+    for level, translation in zip(others, moved[1:], strict=True):
+        if translation == level.grid.translation:
+            settled.append(level)
+            continue
+        grid = replace(level.grid, translation=translation)
+        agree = centers_agree(finest.path, finest.grid, level.path, grid, level.stored_as)
+        settled.append(level if agree else replace(level, grid=grid))
+        place = "centers of their first voxels" if agree else "edges"
+        fit = "which fits their voxels best" if agree is not None else "which may be wrong"
+        reasons.append(
+            f"{level.path.name} has the same translation as {finest.path.name} and is read as if "
+            f"the {place} coincided, {fit}"
+        )
+    return settled, "; ".join(reasons)
+
+
+def misplaced_level(levels: Sequence[Level]) -> str:
+    """Describe the first level that has neither its edges nor its centers where the finest has.
+
+    Parameters
+    ----------
+    levels
+        Levels of a volume, finest first.
+
+    Returns
+    -------
+    An empty string if there is none.
+    """
+    finest, *others = levels
+    for level in others:
+        size = np.array(level.grid.voxel_size)
+        off_edges = np.abs(np.subtract(level.grid.lower, finest.grid.lower))
+        off_centers = np.abs(np.subtract(level.grid.translation, finest.grid.translation))
+        if np.any(np.minimum(off_edges, off_centers) > MAX_OFFSET_VOXELS * size):
+            return (
+                f"{level.path.name} begins at {list(level.grid.lower)} nm, but "
+                f"{finest.path.name} at {list(finest.grid.lower)} nm"
+            )
+    return ""
+
+
+@lru_cache(maxsize=1024)
+def centers_agree(
+    fine_path: Location,
+    fine_grid: Grid,
+    coarse_path: Location,
+    coarse_grid: Grid,
+    stored_as: Format,
+) -> bool | None:
+    """Whether the voxels of two levels agree if the centers of their first voxels coincide.
+
+    The levels are compared in a few boxes that are present.
+
+    Parameters
+    ----------
+    fine_path, coarse_path
+        Arrays of the levels.
+    fine_grid, coarse_grid
+        Their grids, with common edges.
+    stored_as
+        Format of the arrays.
+
+    Returns
+    -------
+    bool or None
+        False if they agree if the edges of the levels coincide; None if the voxels do not tell.
+    """
+    fine = Level(fine_path, fine_grid, stored_as)
+    coarse = Level(coarse_path, coarse_grid, stored_as)
+    centered = replace(coarse_grid, translation=fine_grid.translation)
+    edges_error = centers_error = 0.0
+    for start, stop in _boxes(coarse):
+        shape = [b - a for a, b in zip(start, stop, strict=True)]
+        voxels = coarse.read(start, stop)
+        if voxels.min() == voxels.max():
+            continue
+        by_edges = _candidates(fine, coarse_grid.box(start, shape))
+        by_centers = _candidates(fine, centered.box(start, shape))
+        if by_edges is None or by_centers is None:
+            continue
+        # A single voxel cannot lie at the center of an even number of voxels.
+        mean, commonest, _ = by_edges
+        edges_error += _error(voxels, [mean, commonest])
+        centers_error += _error(voxels, by_centers)
+    if edges_error * MIN_ERROR_RATIO <= centers_error and centers_error:
+        return False
+    if centers_error * MIN_ERROR_RATIO <= edges_error and edges_error:
+        return True
+    return None
+
+
+def _boxes(level: Level) -> Iterator[tuple[Shape, Shape]]:
+    """Yield start and stop of evenly spread boxes whose chunks are present."""
+    side = [min(BOX_SIDE_VOXELS, n) for n in level.grid.shape]
+    places = (np.arange(BOXES_PER_AXIS) + 0.5) / BOXES_PER_AXIS
+    for index in np.ndindex((BOXES_PER_AXIS,) * 3):
+        room = [n - s for n, s in zip(level.grid.shape, side, strict=True)]
+        start = shape_of(int(places[i] * n) for i, n in zip(index, room, strict=True))
+        stop = shape_of(a + s for a, s in zip(start, side, strict=True))
+        if not level.missing_chunks(start, stop).any():
+            yield start, stop
+
+
+def _candidates(fine: Level, grid: Grid) -> list[NDArray] | None:
+    """Downsample a level to `grid`: means, commonest values, and nearest voxels.
+
+    Returns None if a part of the level is missing.
+    """
+    start, stop = fine.grid.index_box(grid, margin=1)
+    low = [max(0, a) for a in start]
+    high = [min(n, b) for n, b in zip(fine.grid.shape, stop, strict=True)]
+    if any(a >= b for a, b in zip(low, high, strict=True)) or fine.missing_chunks(low, high).any():
+        return None
+    values = fine.read(low, high)
+    source = fine.grid.box(low, values.shape)
+    nearest = values
+    for axis, position in enumerate(source.position(grid)):
+        step = grid.voxel_size[axis] / source.voxel_size[axis]
+        indices = nearest_indices(position, step, grid.shape[axis])
+        nearest = nearest.take(indices.clip(0, values.shape[axis] - 1), axis)
+    commonest, _ = resample_labels(values, np.ones(values.shape, bool), source, grid)
+    return [resample(values, source, grid), commonest, nearest]
+
+
+def _error(voxels: NDArray, candidates: Sequence[NDArray]) -> float:
+    """Return the fraction of voxels that differ from the most similar candidate."""
+    allowed = ROUNDING_ERROR[voxels.dtype.kind]
+    differences = [np.abs(c.astype(np.float64) - voxels) > allowed for c in candidates]
+    return min(float(d.mean()) for d in differences)

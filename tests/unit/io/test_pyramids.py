@@ -1,0 +1,95 @@
+"""Levels whose metadata give no positions of their own."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata
+from cellmap_pipeline.io.pyramids import misplaced_level
+from cellmap_pipeline.io.volumes import Volume, create
+
+FINE = Grid((4, 4, 4), (10, 20, 30), (48, 40, 44))
+COARSE = FINE.at((8, 8, 8))
+
+
+def write(path, fine, coarse, translation=FINE.translation):
+    """A volume of two levels, the coarse one at a translation; None: no level states one."""
+    grids = [FINE, Grid(COARSE.voxel_size, translation or (0, 0, 0), COARSE.shape)]
+    for i, (grid, voxels) in enumerate(zip(grids, (fine, coarse), strict=True)):
+        create(path / f"{i}", grid, voxels.dtype.name, chunk=16).write(voxels).result()
+        (path / f"{i}/s0").rename(path / f"s{i}")
+    multiscale = multiscale_metadata("", grids)
+    if translation is None:
+        for dataset in multiscale["datasets"]:
+            del dataset["coordinateTransformations"][1]
+    (path / ".zattrs").write_text(json.dumps({"multiscales": [multiscale]}))
+    return Volume.open(path)
+
+
+def raw():
+    noise = np.random.default_rng(0).normal(size=FINE.shape)
+    return (128 + 40 * noise).clip(0, 255).astype(np.uint8)
+
+
+def means(voxels):
+    z, y, x = (n // 2 for n in voxels.shape)
+    return np.round(voxels.reshape(z, 2, y, 2, x, 2).mean(axis=(1, 3, 5))).astype(voxels.dtype)
+
+
+def objects():
+    return np.random.default_rng(0).integers(0, 5, COARSE.shape).repeat(2, 0).repeat(2, 1).repeat(
+        2, 2
+    ).astype(np.uint16)  # fmt: skip
+
+
+EDGES, CENTERS = COARSE.translation, FINE.translation
+CASES = {
+    "means": (raw(), means(raw()), EDGES, "edges coincided, which fits"),
+    "every other voxel": (raw(), raw()[::2, ::2, ::2], CENTERS, "first voxels coincided, which fi"),
+    "blocks of ids": (objects(), objects()[::2, ::2, ::2], None, ""),
+    "nothing to see": (np.full(FINE.shape, 7, "u1"), np.full(COARSE.shape, 7, "u1"), EDGES,
+                       "edges coincided, which may be wrong"),
+    "unlike each other": (raw(), raw()[-24:, -20:, -22:], EDGES, "which may be wrong"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fine", "coarse", "expected", "assumption"), CASES.values(), ids=CASES)
+def test_voxels_show_where_the_coarser_level_lies(fine, coarse, expected, assumption, tmp_path):
+    volume = write(tmp_path, fine, coarse)
+    if expected:
+        assert volume.levels[1].grid.translation == expected
+    assert assumption in volume.assumption
+
+
+def test_levels_with_a_scale_alone(tmp_path):
+    volume = write(tmp_path, raw(), means(raw()), translation=None)
+    assert [level.grid.translation for level in volume.levels] == [(0, 0, 0), (2, 2, 2)]
+    # A mean of voxels is read where these lie.
+    part = Grid((8, 8, 8), (18, 18, 18), (4, 4, 4))
+    expected = means(raw())[2:6, 2:6, 2:6] / np.float32(255)
+    np.testing.assert_allclose(volume.read_raw(part), expected, rtol=1e-6)
+
+
+def test_stated_positions_are_kept(tmp_path):
+    volume = write(tmp_path, raw(), raw()[::2, ::2, ::2], EDGES)
+    assert volume.levels[1].grid == COARSE and not volume.assumption
+
+
+def test_missing_chunks_are_not_compared(tmp_path):
+    write(tmp_path / "whole", raw(), raw()[::2, ::2, ::2])
+    for chunk in (tmp_path / "whole/s0").glob("*/*/*"):
+        chunk.unlink()
+    (tmp_path / "whole").rename(tmp_path / "partial")
+    volume = Volume.open(tmp_path / "partial")
+    assert volume.levels[1].grid.translation == EDGES and "may be wrong" in volume.assumption
+
+
+@pytest.mark.parametrize(("translation", "is_misplaced"), [
+    (EDGES, False), (tuple(t + 1 for t in EDGES), False), ((22, 22, 32), True),
+])  # fmt: skip
+def test_levels_that_contradict_each_other(translation, is_misplaced, tmp_path):
+    volume = write(tmp_path, raw(), means(raw()), translation)
+    text = "s1 begins at [18.0, 18.0, 28.0] nm, but s0 at [8.0, 18.0, 28.0] nm"
+    assert misplaced_level(volume.levels) == (text if is_misplaced else "")
