@@ -190,15 +190,8 @@ class Level:
         InputError
             Chunks are named with the other separator, and none as in the metadata.
         """
-        metadata = self.metadata
-        if self.stored_as != "zarr" or not isinstance(self.path, Path):
-            return
-        misnamed = misnamed_chunk(self.path, metadata.separator)
-        if misnamed:
-            raise InputError(
-                f"{self.path} has no chunk named as .zarray says (dimension_separator "
-                f"{metadata.separator!r}), but has {misnamed!r}: correct the separator"
-            )
+        if self.stored_as == "zarr" and isinstance(self.path, Path):
+            check_chunk_names(self.path, self.metadata.separator)
 
     def _chunk_keys(self, start: Sequence[int], stop: Sequence[int]) -> tuple[list[str], list[int]]:
         """Names of the chunks of a box, in C order, and their number along each axis."""
@@ -239,21 +232,35 @@ def array_attributes(path: Location, stored_as: Format) -> Metadata:
     return own or without_voxels or {}
 
 
-def misnamed_chunk(folder: Path, separator: str) -> str | None:
-    """Find a chunk of a zarr 2 array that is named with another separator than `separator`.
+def check_chunk_names(folder: Path, separator: str) -> bool:
+    """Look for the chunks of a zarr 2 array; return whether there are any.
 
-    Returns
-    -------
-    Name of the chunk or of its folder; None if any chunk has the right separator.
+    Parameters
+    ----------
+    folder
+        Folder of the array.
+    separator
+        Text between the indices in the names of its chunks, according to its metadata.
+
+    Raises
+    ------
+    InputError
+        Chunks are named with the other separator, and none with this one. They would be read as
+        missing, that is as background.
     """
     misnamed = None
     with os.scandir(folder) as entries:
         for entry in entries:
             if CHUNK_NAME.fullmatch(entry.name):
                 if entry.is_dir() == (separator == "/"):
-                    return None
+                    return True
                 misnamed = entry.name
-    return misnamed
+    if misnamed is not None:
+        raise InputError(
+            f"{folder} has no chunk named as .zarray says (dimension_separator {separator!r}), but "
+            f"has {misnamed!r}: correct the separator"
+        )
+    return False
 
 
 def _reason(error: Exception) -> str:

@@ -77,6 +77,11 @@ def check_label(request: ChunkRequest, problems: list[str], warnings: list[str])
             "with an `unknown` value (docs/own-data.md)"
         )
     annotated = annotated_voxels(level)
+    if annotated is None and not request.stored:
+        warnings.append(
+            f"{level.path} has no chunks, so that all of it is read as background: is the copy "
+            "complete?"
+        )
     if annotated is None or not request.is_complete or statistics.broken:
         return
     present = statistics.present

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.arrays import check_chunk_names
 from cellmap_pipeline.io.storage import Metadata
 from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader
 
 # Exceptions of zarr, its codecs and zipfile for broken or truncated chunks.
 DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
+CHUNK_KEY = re.compile(r"\d+([./]\d+){2}")
 # Codecs that execute code from the data.
 UNSAFE_CODECS = {"pickle"}
 
@@ -111,6 +114,8 @@ class Archive:
         the evaluator.
     zip
         Reader of the zip; None for a folder.
+    first_chunks
+        Name of a chunk of each label of a zip, by crop and label.
     """
 
     path: Path
@@ -118,6 +123,7 @@ class Archive:
     root: str = ""
     labels: dict[str, list[str]] = field(default_factory=dict)
     zip: ZipReader | None = None
+    first_chunks: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | Path, reader: ZipReader | None = None) -> Archive:
@@ -145,14 +151,17 @@ class Archive:
         else:
             raise InputError(f"{path} is neither a zip nor a folder of crop*/label arrays")
         labels: dict[str, list[str]] = {}
+        first_chunks: dict[tuple[str, str], str] = {}
         for key in keys:
             parts = key.removeprefix(root).split("/")
             if key.startswith(root) and len(parts) > 1:
                 crop_labels = labels.setdefault(parts[0], [])
                 if len(parts) == 3 and parts[2] == ".zarray":
                     crop_labels.append(parts[1])
+                elif len(parts) > 2 and CHUNK_KEY.fullmatch("/".join(parts[2:])):
+                    first_chunks.setdefault((parts[0], parts[1]), "/".join(parts[2:]))
         sorted_labels = {crop: sorted(labels[crop]) for crop in sorted(labels)}
-        return cls(path, store, root, sorted_labels, reader)
+        return cls(path, store, root, sorted_labels, reader, first_chunks)
 
     def array(self, crop: str, label: str) -> StoredArray:
         """Open the array of a label.
@@ -174,6 +183,31 @@ class Archive:
         if array.dtype.kind == "O" or codecs & UNSAFE_CODECS:
             raise InputError(f"{name} holds Python objects: write numbers")
         return StoredArray(array, name)
+
+    def has_chunks(self, crop: str, label: str) -> bool:
+        """Whether a label has any chunks; without them, all of it is background.
+
+        Raises
+        ------
+        InputError
+            Its chunks have other names than its metadata say, and would be read as background.
+        """
+        separator = chunk_separator(self.array(crop, label).array)
+        if self.zip is None:
+            return check_chunk_names(self.path / crop / label, separator)
+        chunk = self.first_chunks.get((crop, label))
+        if chunk is not None and len(chunk.split(separator)) != 3:
+            raise InputError(
+                f"{self.path}: {crop}/{label} has no chunk named as .zarray says "
+                f"(dimension_separator {separator!r}), but has {chunk!r}: correct the separator"
+            )
+        return chunk is not None
+
+
+def chunk_separator(array: zarr.Array) -> str:
+    """Text between the indices in the names of an array's chunks."""
+    # Zarr 2 keeps it in this attribute alone.
+    return getattr(array, "_dimension_separator", None) or "."
 
 
 def _zarr_folder(path: Path, names: list[str]) -> str:

@@ -5,6 +5,7 @@ Method: cellmap-segmentation-challenge, utils.eval_utils (2026-06-30).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from cellmap_pipeline.scoring.summary import MASK_SUFFIX, Scores, combine
 BYTES_PER_SLAB_VOXEL = 40
 BYTES_PER_INSTANCE_VOXEL = 6
 BYTES_PER_RESAMPLED_VOXEL = 24
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -216,13 +219,21 @@ def _scoring_tasks(
     for crop, labels in truth.labels.items():
         submitted_crop = submitted_crops.get(crop)
         for label in labels:
+            _check_chunks(truth, crop, label)
             grid = grids.get((crop, label))
             if submitted_crop is not None and label in submission.labels[submitted_crop]:
                 name = submitted_crop
+                _check_chunks(submission, name, label)
             else:
                 name = None
             tasks.append(ScoringTask(crop, label, name, grid, without_collisions))
     return tasks
+
+
+def _check_chunks(archive: Archive, crop: str, label: str) -> None:
+    """Say that a label has no chunks; refuse one whose chunks would be read as missing."""
+    if not archive.has_chunks(crop, label):
+        log.warning("%s: %s/%s has no chunks and is scored as empty", archive.path, crop, label)
 
 
 def _needed_bytes(submission: Archive, truth: Archive, task: ScoringTask) -> int:

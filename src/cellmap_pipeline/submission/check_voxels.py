@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.scoring.archive import chunk_separator
 from cellmap_pipeline.scoring.objects import SlabComponents
 from cellmap_pipeline.scoring.zip_reader import ZipReader
 from cellmap_pipeline.submission.check_zip import Severity
@@ -112,11 +113,6 @@ def scan_chunks(
 def chunk_counts(array: zarr.Array) -> list[int]:
     """Number of chunks along each axis."""
     return [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
-
-
-def chunk_separator(array: zarr.Array) -> str:
-    """Separator of the indices in the names of chunks."""
-    return getattr(array, "_dimension_separator", None) or "."
 
 
 def value_findings(values: NDArray[Any], label: str) -> Iterator[Finding]:

@@ -40,7 +40,7 @@ class Converter:
     probabilities in floats, or a mask in integers, whose only value above 0 is inside.
 
     Semantic labels become uint8 0/1: they are interpolated linearly, then thresholded above one
-    half (from 128 of 255). Instance labels are resampled by nearest neighbor and stored in the
+    half (from 128 of 255). Instance labels are resampled by overlap and stored in the
     smallest unsigned type that holds the ids; probabilities of an instance class become a mask,
     whose connected components the evaluator counts as objects. Voxels outside the stored extent
     are background.

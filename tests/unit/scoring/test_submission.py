@@ -267,3 +267,32 @@ def test_several_zarr_folders(truth: Path, tmp_path: Path) -> None:
         archive.writestr("b.zarr/.zgroup", "{}")
     with pytest.raises(InputError, match="several zarr folders"):
         score_submission(path, truth, MANIFEST)
+
+
+def test_chunks_named_otherwise_than_stated_are_refused(truth: Path, tmp_path: Path) -> None:
+    submission = zip_folder(truth, tmp_path / "s.zip")
+    metadata = truth / "crop1/er/.zarray"
+    stated = json.loads(metadata.read_text()) | {"dimension_separator": "/"}
+    metadata.write_text(json.dumps(stated))
+    wrong = zip_folder(truth, tmp_path / "wrong.zip")
+    message = (
+        r"er has no chunk named as .zarray says \(dimension_separator '/'\), but has '0.\d.\d'"
+    )
+    with pytest.raises(InputError, match=message):
+        score_submission(submission, truth, MANIFEST)
+    metadata.write_text(json.dumps(stated | {"dimension_separator": "."}))
+    with pytest.raises(InputError, match=message):
+        score_submission(wrong, truth, MANIFEST)
+
+
+def test_labels_without_chunks_are_reported(
+    truth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    submission = zip_folder(truth, tmp_path / "s.zip")
+    for chunk in (truth / "crop2/er").glob("*.*.*"):
+        chunk.unlink()
+    scores = score_submission(submission, truth, MANIFEST)
+    assert scores["crop2"]["er"]["fp"] == 240
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{truth}: crop2/er has no chunks and is scored as empty"
+    ]

@@ -83,13 +83,14 @@ def test_probabilities_are_thresholded_at_one_half(tmp_path: Path) -> None:
     np.testing.assert_array_equal(converted(tmp_path, "er", ramp(1, "f4")), ramp(1, "f4") > 0.5)
 
 
-def test_ids_of_another_grid_are_resampled_by_nearest_neighbor(tmp_path: Path) -> None:
-    # At half the voxel size a coarse center lies on the border of two fine voxels; the lower one is
-    # taken.
+def test_ids_of_a_finer_grid_are_resampled_by_overlap(tmp_path: Path) -> None:
+    # Objects of whole voxels, and single fine voxels that are at most an eighth of one.
     fine = GRID.at((4, 4, 4))
-    z, y, x = np.indices(fine.shape) // 5
+    z, y, x = np.indices(fine.shape) // 10
     voxels = (z * 10 + y) * 10 + x
-    np.testing.assert_array_equal(converted(tmp_path, "mito", voxels, fine), voxels[::2, ::2, ::2])
+    expected = voxels[::2, ::2, ::2].copy()
+    voxels[1::20, 1::20, 1::20] = 7
+    np.testing.assert_array_equal(converted(tmp_path, "mito", voxels, fine), expected)
 
 
 def test_masks_of_a_coarser_grid_are_interpolated(tmp_path: Path) -> None:
