@@ -19,12 +19,12 @@ from cellmap_pipeline.run.resume import fingerprint_of
 RESULT_VERSION = {
     "fetch": 1,
     "datasplit": 2,
-    "train": 3,
-    "validate": 6,
+    "train": 4,
+    "validate": 7,
     "predict": 3,
     "select": 2,
     "segment": 4,
-    "package": 2,
+    "package": 3,
     "score": 2,
     "figures": 1,
 }
