@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from cellmap_pipeline.demo.make import make_demo
+from tests.support.forked import run_snakemake
 
 # Small enough that a whole run takes a minute or two.
 TINY = {
@@ -74,9 +75,12 @@ class Run:
     def command(self, *arguments: str, entry: bool = False) -> list[str]:
         """Return the command line of Snakemake, or of `cellmap-pipeline run` if `entry`."""
         start = ["cellmap_pipeline.cli", "run"] if entry else ["snakemake"]
+        return [sys.executable, "-m", *start, *self._options(*arguments)]
+
+    def _options(self, *arguments: str) -> list[str]:
         snakefile, profile = self.root / "Snakefile", self.root / "profiles" / self.profile
         files = ["--snakefile", str(snakefile), "--profile", str(profile)]
-        return [sys.executable, "-m", *start, *files, *self.options, *arguments]
+        return [*files, *self.options, *arguments]
 
     def start(self, *arguments: str, entry: bool = False) -> subprocess.Popen[str]:
         """Start a run in a new session; its output is appended to the file `output`."""
@@ -92,15 +96,23 @@ class Run:
         """File with the output of started runs."""
         return self.folder / "output.log"
 
+    @property
+    def plan_output(self) -> Path:
+        """File with the output of dry runs."""
+        return self.folder / "plan.log"
+
     def snakemake(
         self, *arguments: str, check: bool = True, entry: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end; `stdout` has both output streams."""
-        done = subprocess.run(
-            self.command(*arguments, entry=entry), cwd=self.folder, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False,
-        )  # fmt: skip
+        if "--dry-run" in arguments and not entry:
+            done = run_snakemake(self._options(*arguments), self.folder, self.plan_output)
+        else:
+            done = subprocess.run(
+                self.command(*arguments, entry=entry), cwd=self.folder, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False,
+            )  # fmt: skip
         assert not check or done.returncode == 0, done.stdout
         return done
 

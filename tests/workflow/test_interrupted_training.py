@@ -16,7 +16,7 @@ def read_steps(run):
 def test_retries_resume_after_sigterm_and_sigkill(new_run):
     """The training of one run gets SIGTERM, and its retry gets SIGKILL."""
     run = new_run()
-    run.train("tiny", epochs=3, iterations_per_epoch=40, checkpoint_minutes=0.001)
+    run.train("tiny", epochs=3, iterations_per_epoch=16, checkpoint_minutes=0.001)
     process = run.start("results/tiny/model.ckpt")
     last = run.folder / "results/tiny/training/checkpoints/last.ckpt"
     log = run.folder / "results/logs/train/tiny.log"
@@ -32,5 +32,5 @@ def test_retries_resume_after_sigterm_and_sigkill(new_run):
     assert process.wait(300) == 0, run.output.read_text()
     assert run.output.read_text().count("Trying to restart job") == 2
     assert "resuming from" in log.read_text()
-    assert read_steps(run) == [40, 80, 120]
+    assert read_steps(run) == [16, 32, 48]
     assert run.planned("results/tiny/model.ckpt") == {}
