@@ -62,11 +62,8 @@ def commands(page: Path) -> list[str]:
 
 
 # Each command, with the first page that has it.
-COMMANDS = sorted(
-    {
-        c: page.relative_to(ROOT).as_posix() for page in reversed(PAGES) for c in commands(page)
-    }.items()
-)
+FIRST_PAGES = {c: page.relative_to(ROOT).as_posix() for page in PAGES[::-1] for c in commands(page)}
+COMMANDS = sorted(FIRST_PAGES.items())
 
 
 @pytest.fixture(scope="module")

@@ -57,8 +57,5 @@ def test_next_run_resumes_the_prediction(finished_run, small_data):
     log = (run.folder / f"results/logs/predict/tiny/{row.dataset}/crop{row.crop}.log").read_text()
     assert "resuming where it stopped" in log
     assert not state.parent.exists()
-    resumed = read_voxels(run.folder / path)
-    run.snakemake("--forcerun", "predict", "--", path)
-    whole = read_voxels(run.folder / path)
-    assert sorted(resumed) == sorted(whole) != []
-    assert all(np.array_equal(whole[channel], resumed[channel]) for channel in whole)
+    # tests/unit/prediction/test_predict.py compares such a prediction with a whole one.
+    assert read_voxels(run.folder / path)["mito"].any()
