@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs import Zstd
 from numpy.typing import NDArray
 
 # Filters that do not execute code. The encoded data are at most MAX_FILTER_RATIO times as large as
@@ -22,6 +23,9 @@ from numpy.typing import NDArray
 SAFE_FILTERS = {"astype", "bitround", "crc32", "adler32", "delta", "fixedscaleoffset", "fletcher32",
                 "packbits", "quantize", "shuffle"}  # fmt: skip
 MAX_FILTER_RATIO = 8
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# Bits of the frame header's descriptor.
+ZSTD_SIZE_OF_8_BYTES = 0b1100_0000
 
 
 class ChunkError(ValueError):
@@ -84,7 +88,7 @@ def _decompressed(raw: bytes, compressor: Any, limit: int) -> Any:
         return data
     declared = DECLARED_SIZE[compressor.codec_id](raw)
     if declared is None:
-        raise ChunkError("it is cut off, or its header is broken")
+        raise ChunkError("it is cut off, or its header is broken or does not declare its size")
     if declared > limit:
         raise ChunkError(f"its header says {declared} bytes, but a chunk has {limit}")
     return compressor.decode(raw)
@@ -96,16 +100,47 @@ def _blosc_size(raw: bytes) -> int | None:
     return int.from_bytes(raw[4:8], "little") if 16 <= compressed <= len(raw) else None
 
 
-def _zstd_size(raw: bytes) -> int | None:
-    """Content size of a Zstandard frame (RFC 8878, 3.1.1.1); None if it is not given."""
-    if len(raw) < 6 or raw[:4] != b"\x28\xb5\x2f\xfd":
+def zstd_size(raw: bytes) -> int | None:
+    """Content size that a Zstandard frame declares; None if it does not, or is no such frame."""
+    if not _is_zstd(raw):
         return None
-    flag, single, dictionary = raw[4] >> 6, raw[4] >> 5 & 1, raw[4] & 3
-    start = 5 + (not single) + (0, 1, 2, 4)[dictionary]
-    length = (single, 2, 4, 8)[flag]
+    start, length = _zstd_size_field(raw)
     if not length:
         return None
     return int.from_bytes(raw[start : start + length], "little") + (256 if length == 2 else 0)
+
+
+def declare_zstd_size(raw: bytes, size: int) -> bytes:
+    """Add the content size to the header of a Zstandard frame that does not declare it.
+
+    Tools that compress a stream do not declare it, but numcodecs before 0.16 cannot decode frames
+    without it. The frame is decoded, into at most `size` bytes, to verify the size.
+
+    Raises
+    ------
+    ChunkError
+        It is not a frame of `size` bytes.
+    """
+    if not _is_zstd(raw):
+        raise ChunkError("it is not a Zstandard frame")
+    start, _ = _zstd_size_field(raw)
+    descriptor = bytes([raw[4] | ZSTD_SIZE_OF_8_BYTES])
+    declared = raw[:4] + descriptor + raw[5:start] + size.to_bytes(8, "little") + raw[start:]
+    try:
+        Zstd().decode(declared)
+    except RuntimeError as error:
+        raise ChunkError(f"it does not hold {size} bytes: {error}") from None
+    return declared
+
+
+def _is_zstd(raw: bytes) -> bool:
+    return len(raw) >= 6 and raw[:4] == ZSTD_MAGIC
+
+
+def _zstd_size_field(raw: bytes) -> tuple[int, int]:
+    """Start and length of the content size in a Zstandard frame (RFC 8878, 3.1.1.1), bytes."""
+    flag, single, dictionary = raw[4] >> 6, raw[4] >> 5 & 1, raw[4] & 3
+    return 5 + (not single) + (0, 1, 2, 4)[dictionary], (single, 2, 4, 8)[flag]
 
 
 def _gunzip(raw: bytes, limit: int, codec: Any) -> bytes:
@@ -129,7 +164,7 @@ def _unxz(raw: bytes, limit: int, codec: Any) -> bytes:
 DECLARED_SIZE: dict[str, Callable[[bytes], int | None]] = {
     "blosc": _blosc_size,
     "lz4": lambda raw: int.from_bytes(raw[:4], "little"),
-    "zstd": _zstd_size,
+    "zstd": zstd_size,
 }
 BOUNDED_DECODERS: dict[str, Callable[[bytes, int, Any], bytes]] = {
     "gzip": _gunzip,

@@ -14,8 +14,9 @@ import os
 import re
 import zipfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ from tqdm import tqdm
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.formats.zarr2 import portable_compressor
 from cellmap_pipeline.io.storage import Metadata
 from cellmap_pipeline.scoring.alignment import safe_translation
+from cellmap_pipeline.submission.chunk_codecs import ChunkError, declare_zstd_size, zstd_size
 from cellmap_pipeline.submission.conversion import CHUNK, CODEC, Converter
 
 GROUP = {"zarr_format": 2}
@@ -52,8 +55,9 @@ def package(
 ) -> dict[str, list[str]]:
     """Write `submission.zip` from `{dataset}/crop{id}/{label}`, each an OME-NGFF group or an array.
 
-    The compressed chunks of labels that need no conversion (see `Converter`) are copied; other
-    labels are converted. The same labels make the same bytes. The zip is written atomically.
+    The compressed chunks of labels that need no conversion (see `Converter`) are copied, and
+    Zstandard frames without a size, which the evaluator cannot decode, get one; other labels are
+    converted. The same labels make the same bytes. The zip is written atomically.
 
     Parameters
     ----------
@@ -116,7 +120,8 @@ def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
     grid = row.grid
     chunks: Iterator[Entry]
     if can_copy:
-        encoding = {key: stored[key] for key in ("chunks", "compressor", "dtype", "order")}
+        encoding = {key: stored[key] for key in ("chunks", "dtype", "order")}
+        encoding["compressor"] = portable_compressor(stored["compressor"])
         chunks = _read_ahead(_chunk_files(_name(row), str(converter.level.path), stored), stored)
     else:
         dtype = converter.target_dtype()
@@ -171,19 +176,34 @@ def _is_chunk(key: str, counts: Sequence[int]) -> bool:
 def _read_ahead(files: Sequence[ChunkFile], metadata: Metadata) -> Iterator[Entry]:
     """Read files in order, in threads that are a few batches ahead of the consumer."""
     chunk_bytes = math.prod(metadata["chunks"]) * np.dtype(metadata["dtype"]).itemsize
+    is_zstd = (metadata["compressor"] or {}).get("id") == "zstd"
+    read = partial(_read_zstd, chunk_bytes) if is_zstd else Path.read_bytes
     size = max(1, min(BATCH_FILES, MAX_BATCH_BYTES // chunk_bytes))
     with ThreadPoolExecutor(READER_THREADS) as pool:
         pending: deque[Future[list[Entry]]] = deque()
         for start in range(0, len(files), size):
-            pending.append(pool.submit(_read_files, files[start : start + size]))
+            pending.append(pool.submit(_read_files, files[start : start + size], read))
             if len(pending) > READER_THREADS:
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
 
 
-def _read_files(files: Iterable[ChunkFile]) -> list[Entry]:
-    return [(name, Path(path).read_bytes()) for name, path in files]
+def _read_files(files: Iterable[ChunkFile], read: Callable[[Path], bytes]) -> list[Entry]:
+    return [(name, read(Path(path))) for name, path in files]
+
+
+def _read_zstd(chunk_bytes: int, path: Path) -> bytes:
+    """Read a chunk and, if its Zstandard frame does not declare its size, add that."""
+    raw = path.read_bytes()
+    if zstd_size(raw) is not None:
+        return raw
+    try:
+        return declare_zstd_size(raw, chunk_bytes)
+    except ChunkError as error:
+        raise InputError(
+            f"{path} cannot be decoded ({error}): copy or write the label again"
+        ) from None
 
 
 def _add_json(archive: zipfile.ZipFile, name: str, value: Metadata) -> None:

@@ -21,11 +21,21 @@ from tests.support.spoiled import (
 
 def zip_bomb(path: Path) -> None:
     """Replace a chunk by one of some kilobytes that unpacks to a quarter of a gigabyte."""
+    replace_chunk(path, Zstd().encode(bytes(2**28)))
+
+
+def omit_size(path: Path) -> None:
+    """Replace a chunk by a Zstandard frame (RFC 8878) of one block, without its content size."""
+    header, voxels = b"\x28\xb5\x2f\xfd\x00\x58", bytes(32**3)
+    replace_chunk(path, header + (len(voxels) << 3 | 1).to_bytes(3, "little") + voxels)
+
+
+def replace_chunk(path: Path, content: bytes) -> None:
+    """Replace a chunk of a label that is compressed with Zstandard."""
     with zipfile.ZipFile(path) as archive:
         metadata = json.loads(archive.read("crop3/mito/.zarray"))
     metadata["compressor"] = Zstd().get_config()
-    bomb = Zstd().encode(bytes(2**28))
-    rezip(path, {"crop3/mito/.zarray": json.dumps(metadata).encode(), "crop3/mito/0.0.0": bomb})
+    rezip(path, {"crop3/mito/.zarray": json.dumps(metadata).encode(), "crop3/mito/0.0.0": content})
 
 
 def rezip(path: Path, changed: dict[str, bytes]) -> None:
@@ -41,6 +51,11 @@ SUBMISSIONS = {
     "a zip bomb": (
         "crop3/mito: a chunk cannot be decoded (0.0.0: …): package the labels again",
         zip_bomb,
+    ),
+    "a Zstandard frame without its size": (
+        "crop3/mito: a chunk cannot be decoded (0.0.0: it is cut off, or its header is broken or "
+        "does not declare its size…): package the labels again",
+        omit_size,
     ),
     "metadata that fill the memory": (
         "mito/.zarray has 100000000 bytes, far more than metadata take: package the labels again",

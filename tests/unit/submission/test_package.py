@@ -146,6 +146,59 @@ def test_plain_arrays_of_any_layout(tmp_path: Path) -> None:
     assert check(tmp_path / "s.zip", [row]) == []
 
 
+def without_size(frame: bytes) -> bytes:
+    """Return a Zstandard frame as tools write it that compress a stream of unknown length."""
+    flag, single = frame[4] >> 6, frame[4] >> 5 & 1
+    assert single
+    window = b"\x58"  # 2 MiB
+    return frame[:4] + bytes([frame[4] & 0b111]) + window + frame[5 + (1, 2, 4, 8)[flag] :]
+
+
+@pytest.fixture
+def zstd_label(tmp_path: Path) -> Path:
+    """Write ids of mito in five chunks; that of the first chunk does not declare its size."""
+    path = tmp_path / "in" / "a-1" / "crop10" / "mito"
+    array = zarr.open(
+        str(path), mode="w", shape=GRID.shape, dtype="u2", chunks=(16, 20, 30), fill_value=0,
+        compressor=zarr.Zstd(6),
+    )  # fmt: skip
+    array[:] = ids() + 1
+    array.attrs.update(voxel_size=GRID.voxel_size, translation=GRID.translation)
+    chunk = path / "0.0.0"
+    chunk.write_bytes(without_size(chunk.read_bytes()))
+    return path
+
+
+def test_zstd_frames_without_a_size_get_one(zstd_label: Path, tmp_path: Path) -> None:
+    metadata = json.loads((zstd_label / ".zarray").read_text())
+    metadata["compressor"] = {"id": "zstd", "level": 6, "checksum": False}
+    (zstd_label / ".zarray").write_text(json.dumps(metadata))
+    assert package(tmp_path / "in", MANIFEST[:1], tmp_path / "s.zip")["copied"] == ["crop10/mito"]
+    with zarr.ZipStore(str(tmp_path / "s.zip"), mode="r") as store:
+        np.testing.assert_array_equal(zarr.open_group(store, mode="r")["crop10/mito"][:], ids() + 1)
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        compressor = json.loads(archive.read("crop10/mito/.zarray"))["compressor"]
+        assert compressor == {"id": "zstd", "level": 6}
+        for chunk in ("1.0.0", "4.0.0"):
+            assert archive.read(f"crop10/mito/{chunk}") == (zstd_label / chunk).read_bytes()
+    assert check(tmp_path / "s.zip", MANIFEST[:1]) == []
+
+
+@pytest.mark.parametrize("size", [16 * 20 * 30 * 2 - 2, 16 * 20 * 30 * 2 + 2])
+def test_a_zstd_frame_of_another_size_is_an_error(
+    zstd_label: Path, tmp_path: Path, size: int
+) -> None:
+    (zstd_label / "0.0.0").write_bytes(without_size(zarr.Zstd().encode(bytes(size))))
+    with pytest.raises(InputError, match=r"mito/0\.0\.0 cannot be decoded .*write the label again"):
+        package(tmp_path / "in", MANIFEST[:1], tmp_path / "s.zip")
+
+
+def test_a_chunk_that_is_no_zstd_frame_is_an_error(zstd_label: Path, tmp_path: Path) -> None:
+    (zstd_label / "0.0.0").write_bytes(b"no frame at all")
+    with pytest.raises(InputError, match="cannot be decoded .it is not a Zstandard frame"):
+        package(tmp_path / "in", MANIFEST[:1], tmp_path / "s.zip")
+
+
 def test_written_translation_is_placed_correctly_by_the_evaluator(tmp_path: Path) -> None:
     grid = Grid((3.48, 4, 4), (20.88, 8, 12), (9, 8, 7))
     row = CropLabel(3, "a-1", "mito", grid)
