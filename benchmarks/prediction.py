@@ -91,11 +91,14 @@ def _host() -> float:
     window, shape = (128,) * 3, (384, 512, 512)
     task = _task(SMALL, 128)
     values = torch.randint(0, 8000, (1, len(CLASSES), *window), dtype=torch.int16)
+    finite = torch.ones(1, dtype=torch.bool)
     windows = []
 
-    def given(_: Predictor, starts: list, *__: object) -> Iterator[tuple[list, torch.Tensor]]:
+    def given(
+        _: Predictor, starts: list, *__: object
+    ) -> Iterator[tuple[list, torch.Tensor, torch.Tensor]]:
         windows.extend(starts)
-        yield starts, values
+        yield starts, values, finite
 
     with tempfile.TemporaryDirectory() as name, patch.object(Predictor, "run", given):
         raw = _raw(Path(name), shape)

@@ -34,7 +34,12 @@ from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.prediction.output import PartialResult
 from cellmap_pipeline.prediction.predictor import Predictor
-from cellmap_pipeline.prediction.window_sums import HostTransfer, RowSums, WindowSums
+from cellmap_pipeline.prediction.window_sums import (
+    FiniteWindows,
+    HostTransfer,
+    RowSums,
+    WindowSums,
+)
 from cellmap_pipeline.prediction.windows import WindowLayer, Windows, overlaps, plan_layers
 from cellmap_pipeline.run.scratch import scratch
 from cellmap_pipeline.training.task import SegmentationTask
@@ -77,7 +82,8 @@ def predict_crop(
     Raises
     ------
     InputError
-        The network does not predict a label, or raw is missing under the crop.
+        The network does not predict a label, or returns values that are not finite; or raw is
+        missing under the crop.
     """
     settings = tasks[0].training_settings
     unknown = [row.label for row in rows if row.label not in settings.classes]
@@ -111,7 +117,8 @@ def predict_crop(
         total = len(layers) * len(corners)
         with tqdm(total=total, unit="window", desc=output.name) as bar:
             predictor = Predictor(tasks, list(grids), window, inference)
-            layer_predictor = _LayerPredictor(predictor, raw, region, windows)
+            crop_name = f"{rows[0].dataset}/crop{rows[0].crop}"
+            layer_predictor = _LayerPredictor(predictor, raw, region, windows, crop_name)
             layer_predictor.run(layers, corners, sums, result, bar)
     result.finish()
 
@@ -123,9 +130,12 @@ class _LayerPredictor:
     has helpers resample and write.
     """
 
-    def __init__(self, predictor: Predictor, raw: Volume, region: Grid, windows: Windows) -> None:
+    def __init__(
+        self, predictor: Predictor, raw: Volume, region: Grid, windows: Windows, crop_name: str
+    ) -> None:
         self.predictor = predictor
         self.raw, self.region, self.windows = raw, region, windows
+        self.crop_name = crop_name
 
     def run(
         self,
@@ -146,32 +156,37 @@ class _LayerPredictor:
             ThreadPoolExecutor(helper_threads) as helpers,
         ):
             pending: deque[Future] = deque()
+            previous: Future | None = None
 
             def submit(work: Callable[..., None], *arguments: object) -> None:
+                nonlocal previous
                 while len(pending) >= MAX_WAITING_ROWS:
                     pending.popleft().result()
-                pending.append(writer.submit(work, *arguments))
+                previous = writer.submit(_unless_failed, previous, work, *arguments)
+                pending.append(previous)
 
             for layer in layers:
                 starts = [shape_of((layer.start, *corner)) for corner in corners]
                 rows = RowSums(sums.channels, window, along_x, device)
                 y = starts[0][1]
-                for start, values in self._values(starts, reader, bar):
+                row: dict[Shape, torch.Tensor] = {}
+                for start, values, finite in self._values(starts, reader, bar):
                     if start[1] > y:
-                        done = rows.advance(start[1] - y)
-                        submit(_add, sums, (layer.start, y, along_x[0]), done, helpers)
-                        y = start[1]
+                        done = rows.advance(start[1] - y), FiniteWindows(row)
+                        submit(self._add, sums, (layer.start, y, along_x[0]), *done, helpers)
+                        y, row = start[1], {}
                     rows.add(start[2], values)
-                done = rows.advance(window[1])
-                submit(_add, sums, (layer.start, y, along_x[0]), done, helpers)
+                    row[start] = finite
+                done = rows.advance(window[1]), FiniteWindows(row)
+                submit(self._add, sums, (layer.start, y, along_x[0]), *done, helpers)
                 submit(result.write, layer, self.region, sums, helpers)
             for future in pending:
                 future.result()
 
     def _values(
         self, starts: Sequence[Shape], reader: ThreadPoolExecutor, bar: tqdm
-    ) -> Iterator[tuple[Shape, torch.Tensor]]:
-        """Yield the weighted probabilities of the windows of a layer, on the device.
+    ) -> Iterator[tuple[Shape, torch.Tensor, torch.Tensor]]:
+        """Yield the weighted probabilities of windows of a layer, and whether they are finite.
 
         A batch never spans two layers, so that batches, and every bit of the result, do not
         depend on the layer at which a run resumes.
@@ -180,9 +195,9 @@ class _LayerPredictor:
         while batch := list(islice(images, self.predictor.batch)):
             batch_starts, raw = zip(*batch, strict=True)
             weights = [self.windows.weights(s, self.predictor.device) for s in batch_starts]
-            for done, values in self.predictor.run(batch_starts, raw, torch.stack(weights)):
-                yield from zip(done, values, strict=True)
-                bar.update(len(done))
+            for done in self.predictor.run(batch_starts, raw, torch.stack(weights)):
+                yield from zip(*done, strict=True)
+                bar.update(len(done[0]))
 
     def _images(
         self, starts: Sequence[Shape], reader: ThreadPoolExecutor
@@ -197,14 +212,38 @@ class _LayerPredictor:
                 x = start[2] - row[0][2]
                 yield start, image[:, :, x : x + self.windows.window[2]]
 
+    def _add(
+        self,
+        sums: WindowSums,
+        start: Shape,
+        values: HostTransfer,
+        windows: FiniteWindows,
+        helpers: Executor,
+    ) -> None:
+        """Add rows of voxels at `start`, unless a window of the last row is not finite."""
+        infinite = windows.first_infinite()
+        if infinite is not None:
+            grid = self.region.box(infinite, self.windows.window)
+            precisions = {task.training_settings.precision for task in self.predictor.tasks}
+            raise InputError(
+                f"{self.crop_name}: the network returned values that are not finite (NaN or "
+                f"infinity) in the window of {list(grid.shape)} voxels at "
+                f"{list(grid.translation)} nm: `precision: {', '.join(sorted(precisions))}` may "
+                "have overflowed, then train with `precision: 32`; or raw is not finite there"
+            )
+        sums.add(start, values.numpy().view(np.uint16), helpers)
+
     def _read(self, row: Sequence[Shape]) -> NDArray[np.float32]:
         window = self.windows.window
         shape = [window[0], window[1], row[-1][2] - row[0][2] + window[2]]
         return self.raw.read_raw(self.region.box(row[0], shape), core=self.region)
 
 
-def _add(sums: WindowSums, start: Shape, values: HostTransfer, helpers: Executor) -> None:
-    sums.add(start, values.numpy(), helpers)
+def _unless_failed(previous: Future | None, work: Callable[..., None], *arguments: object) -> None:
+    """Do the work unless the previous one failed: raise its error instead."""
+    if previous:
+        previous.result()
+    work(*arguments)
 
 
 def _region(raw: Volume, crop: Grid, window: Shape, context: Shape) -> tuple[Grid, Grid]:

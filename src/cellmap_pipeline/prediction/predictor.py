@@ -68,7 +68,7 @@ class Predictor:
 
     def run(
         self, starts: Sequence[Shape], images: Sequence[NDArray[np.float32]], weights: Tensor
-    ) -> Iterator[tuple[Sequence[Shape], Tensor]]:
+    ) -> Iterator[tuple[Sequence[Shape], Tensor, Tensor]]:
         """Predict windows, without waiting for the GPU to finish.
 
         If the GPU's memory is too small for all of them, the batch is halved, also for later
@@ -85,8 +85,10 @@ class Predictor:
 
         Yields
         ------
-        Starts of windows, and their weighted probabilities: int16 (n, c, z, y, x) that hold the
-        bits of uint16, with `PROBABILITY_ONE` for probability 1 where the weight is 1.
+        Starts of windows; their weighted probabilities, int16 (n, c, z, y, x) that hold the bits of
+        uint16, with `PROBABILITY_ONE` for probability 1 where the weight is 1; and whether all that
+        the networks returned for a window is finite, bool (n,). Where it is not, the probabilities
+        are meaningless.
 
         Raises
         ------
@@ -94,7 +96,7 @@ class Predictor:
             The GPU's memory is too small for one window.
         """
         try:
-            values = self._weighted(images, weights)
+            values, finite = self._weighted(images, weights)
         except torch.OutOfMemoryError as error:
             if len(images) == 1:
                 raise InputError(
@@ -104,7 +106,7 @@ class Predictor:
             self.batch = fewer = (len(images) + 1) // 2
             log.warning("the GPU's memory is too small: continuing with batch %d", fewer)
         else:
-            yield starts, values
+            yield starts, values, finite
             return
         # Outside of the handler, because the error keeps references to the memory.
         torch.cuda.empty_cache()
@@ -113,26 +115,33 @@ class Predictor:
             yield from self.run(starts[some], images[some], weights[some])
 
     @torch.inference_mode()
-    def _weighted(self, images: Sequence[NDArray[np.float32]], weights: Tensor) -> Tensor:
+    def _weighted(
+        self, images: Sequence[NDArray[np.float32]], weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
         batch = torch.from_numpy(np.stack(images)[:, None])
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
-        values = self._probabilities(batch)
+        values, finite = self._probabilities(batch)
         values *= weights[:, None] * PROBABILITY_ONE
         values += 0.5
         # Cast via int32: values above 32767 do not fit int16 directly.
-        return values.to(torch.int32).to(torch.int16)
+        return values.to(torch.int32).to(torch.int16), finite
 
-    def _probabilities(self, batch: Tensor) -> Tensor:
+    def _probabilities(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities (n, c, z, y, x), and whether all logits of a window are finite."""
         total: Tensor | None = None
+        finite = torch.ones(len(batch), dtype=torch.bool, device=self.device)
         for task, channels in zip(self.tasks, self.channels, strict=True):
             for symmetry in self.symmetries:
                 with autocast(task.training_settings.precision, self.device):
-                    logits = task(apply_symmetry(batch, symmetry))
-                values = undo_symmetry(torch.sigmoid(logits[:, channels].float()), symmetry)
+                    logits = task(apply_symmetry(batch, symmetry))[:, channels]
+                # Of logits, as a sigmoid hides infinity. Extremes take no memory and preserve NaN.
+                axes = (1, 2, 3, 4)
+                finite &= logits.amin(axes).isfinite() & logits.amax(axes).isfinite()
+                values = undo_symmetry(torch.sigmoid(logits.float()), symmetry)
                 total = values if total is None else total.add_(values)
         assert total is not None
-        return total.div_(len(self.tasks) * len(self.symmetries))
+        return total.div_(len(self.tasks) * len(self.symmetries)), finite
 
     def _fastest_batch(self) -> int:
         if self.device.type == "cpu":

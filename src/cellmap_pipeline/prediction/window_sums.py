@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from operator import iadd
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -174,8 +175,27 @@ class HostTransfer:
         self._ready = torch.cuda.Event()
         self._ready.record()
 
-    def numpy(self) -> NDArray[np.uint16]:
+    def numpy(self) -> NDArray[Any]:
         """Wait for the copy and return the values."""
         if self._ready is not None:
             self._ready.synchronize()
-        return self._host.numpy().view(np.uint16)
+        return self._host.numpy()
+
+
+class FiniteWindows:
+    """An asynchronous copy of which windows are finite to the host.
+
+    Parameters
+    ----------
+    finite
+        By the start of a window, whether it is finite, a bool tensor of no axes on the device.
+    """
+
+    def __init__(self, finite: Mapping[Shape, Tensor]) -> None:
+        self._starts = list(finite)
+        self._finite = HostTransfer(torch.stack(list(finite.values())))
+
+    def first_infinite(self) -> Shape | None:
+        """Wait for the copy and return the start of the first window that is not finite, if any."""
+        finite = self._finite.numpy()
+        return None if finite.all() else self._starts[int(finite.argmin())]

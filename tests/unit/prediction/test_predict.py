@@ -231,6 +231,33 @@ def test_a_partial_result_of_another_network_is_discarded(task, raw, tmp_path, m
     assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "c/pm"))
 
 
+class FailingNetwork(torch.nn.Module):
+    """A network of three channels that returns zeros, but NaN from the `last` window on."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.left = last
+
+    def forward(self, raw):
+        self.left -= 1
+        return torch.full((1, 3, *raw.shape[2:]), 0.0 if self.left else torch.nan)
+
+
+def test_nan_ends_the_prediction(raw, tmp_path):
+    """Neither does the layer with the window count as done."""
+    failing = tiny_task()
+    failing.network = FailingNetwork(27)
+    message = (
+        r"^d/crop1: the network returned values that are not finite \(NaN or infinity\) in the "
+        r"window of \[32, 32, 32\] voxels at \[232.0, 224.0, 336.0\] nm: `precision: mixed` may "
+    )
+    rows = [CropLabel(1, "d", "pm", RAW_GRID)]
+    with pytest.raises(InputError, match=message):
+        predict_crop([failing], raw, rows, tmp_path / "c", Inference(overlap=0.5, batch=1))
+    assert json.loads((tmp_path / "c.partial/done.json").read_text())["done"] == {"pm": 0}
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize("n", [2, 4, 9])
 def test_joined_parts_equal_the_whole_crop(task, raw, tmp_path, monkeypatch, n):
     monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (8,) * 3))

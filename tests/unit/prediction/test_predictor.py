@@ -23,7 +23,8 @@ def predictor(task, batch):
 
 def values(made):
     found = {}
-    for starts, sums in made.run(STARTS, IMAGES, WEIGHTS):
+    for starts, sums, finite in made.run(STARTS, IMAGES, WEIGHTS):
+        assert finite.all()
         found |= dict(zip(starts, sums.numpy().view(np.uint16), strict=True))
     return found
 
@@ -34,6 +35,34 @@ def test_values_are_probabilities():
     with torch.inference_mode():
         wanted = torch.sigmoid(task(torch.from_numpy(IMAGES[3])[None, None]))[0, [2]].numpy()
     assert np.abs(found[STARTS[3]] - wanted * PROBABILITY_ONE).max() < 2
+
+
+class SpoilingNetwork(torch.nn.Module):
+    """A network of three channels that returns zeros, but one other value in the third window."""
+
+    def __init__(self, channel, value):
+        super().__init__()
+        self.channel, self.value = channel, value
+
+    def forward(self, raw):
+        logits = torch.zeros(len(raw), 3, *raw.shape[2:])
+        logits[2, self.channel, 3, 4, 5] = self.value
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("channel", "value", "finite"),
+    [(2, np.nan, False), (2, np.inf, False), (2, -np.inf, False), (2, 1e30, True),
+     (0, np.nan, True)],
+)  # fmt: skip
+def test_windows_with_nan_or_infinity_are_found(channel, value, finite):
+    tasks = tiny_task(), tiny_task()
+    for task, own in zip(tasks, (0, value), strict=True):
+        task.network = SpoilingNetwork(channel, own)
+    # Any of the averaged networks and symmetries counts.
+    made = Predictor(tasks, ["pm"], WINDOW, Inference(batch=5, symmetries=8))
+    ((_, _, found),) = made.run(STARTS, IMAGES, WEIGHTS)
+    assert found.tolist() == [True, True, finite, True, True]
 
 
 class SmallMemoryNetwork(torch.nn.Module):

@@ -134,4 +134,5 @@ def test_row_sums_equal_the_sums_of_all_windows():
             rows.add(x, torch.from_numpy(values.view(np.int16)))
         parts.append(rows.advance(step))
     assert wanted.max() > 1 << 15
-    assert np.array_equal(np.concatenate([part.numpy() for part in parts], axis=2), wanted)
+    found = np.concatenate([part.numpy() for part in parts], axis=2)
+    assert np.array_equal(found.view(np.uint16), wanted)
