@@ -221,9 +221,9 @@ class _LayerPredictor:
         helpers: Executor,
     ) -> None:
         """Add rows of voxels at `start`, unless a window of the last row is not finite."""
-        infinite = windows.first_infinite()
-        if infinite is not None:
-            grid = self.region.box(infinite, self.windows.window)
+        nonfinite = windows.first_nonfinite()
+        if nonfinite is not None:
+            grid = self.region.box(nonfinite, self.windows.window)
             precisions = {task.training_settings.precision for task in self.predictor.tasks}
             raise InputError(
                 f"{self.crop_name}: the network returned values that are not finite (NaN or "

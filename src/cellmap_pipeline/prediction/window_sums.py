@@ -195,7 +195,7 @@ class FiniteWindows:
         self._starts = list(finite)
         self._finite = HostTransfer(torch.stack(list(finite.values())))
 
-    def first_infinite(self) -> Shape | None:
+    def first_nonfinite(self) -> Shape | None:
         """Wait for the copy and return the start of the first window that is not finite, if any."""
         finite = self._finite.numpy()
         return None if finite.all() else self._starts[int(finite.argmin())]

@@ -47,7 +47,7 @@ def segment_blocks(
     attributes: dict[str, Any],
     threads: int = 1,
     size: int | None = None,
-) -> None:
+) -> bool:
     """Write the final label of a crop, block by block; see `segment.segment` for the result.
 
     Parameters
@@ -64,6 +64,10 @@ def segment_blocks(
         Maximum number of processes; it does not change the result.
     size
         Edge of a block, voxels; None means the method's own.
+
+    Returns
+    -------
+    Whether any voxel is labeled.
     """
     label, grid = probabilities.label, probabilities.grid
     blocks = split_into_blocks(grid.shape, size or find_method(settings).block_voxels)
@@ -78,6 +82,7 @@ def segment_blocks(
         create(output, grid, labels.dtype, attributes)
         for _ in pool.run(partial(_write_block, labels, output), blocks, "labels"):
             pass
+        return bool(labels.object_labels.any())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,13 @@ from cellmap_pipeline.io.formats.ngff import write_metadata
 from cellmap_pipeline.io.storage import read_json
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
+from cellmap_pipeline.segmentation.blocks import split_into_blocks
 from cellmap_pipeline.segmentation.method_settings import complete, find_method, usable_methods
+from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.segmentation.probabilities import Prediction, Probabilities
 from cellmap_pipeline.segmentation.segment import segment
+
+log = logging.getLogger(__name__)
 
 # Packaging copies arrays with these attributes without checking their values.
 LABEL_ATTRIBUTES = {"cellmap_pipeline": {"kind": "labels"}}
@@ -40,6 +45,8 @@ def segment_crop(
     threads: int = 1,
 ) -> None:
     """Make the label of a manifest row and write it on the row's grid.
+
+    If the label is empty although some probability is not 0, a warning is logged.
 
     Parameters
     ----------
@@ -66,12 +73,27 @@ def segment_crop(
     settings = complete(row.label, {**tuned, **configured}, predicted)
     with atomic_folder(output) as tmp:
         if row.grid.size > find_method(settings).max_voxels_in_memory:
-            segment_blocks(probabilities, settings, tmp, LABEL_ATTRIBUTES, threads)
+            labeled = segment_blocks(probabilities, settings, tmp, LABEL_ATTRIBUTES, threads)
         else:
             voxel_size = row.grid.voxel_size
             labels = segment(row.label, probabilities.read(), voxel_size, settings, threads)
             create(tmp, row.grid, labels.dtype.name, LABEL_ATTRIBUTES).write(labels).result()
+            labeled = bool(labels.any())
         _mark_as_labels(tmp, row.label)
+    if not labeled:
+        _warn_of_empty_label(row, probabilities, settings)
+
+
+def _warn_of_empty_label(row: CropLabel, probabilities: Probabilities, settings: Settings) -> None:
+    blocks = split_into_blocks(row.grid.shape, find_method(settings).block_voxels)
+    highest = max(probabilities.read(block, [row.label])[row.label].max() for block in blocks)
+    if highest:
+        log.warning(
+            "%s/crop%d: %s is empty: its largest probability is %.3f, the threshold %g after "
+            "smoothing by %g nm, and objects below %g nm³ are removed",
+            row.dataset, row.crop, row.label, highest / 255, settings["threshold"],
+            settings["smooth_nm"], settings["min_size_nm3"],
+        )  # fmt: skip
 
 
 def _mark_as_labels(path: Path, label: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.volumes import Volume
@@ -84,6 +85,11 @@ def read_probability(path: Path, grid: Grid) -> NDArray[np.uint8]:
     """Read a volume's probabilities on `grid`, uint8 0..255.
 
     Floats are stored as 0..1, unsigned integers as 0 to the highest value of their type.
+
+    Raises
+    ------
+    InputError
+        The probabilities are missing, broken, or not finite.
     """
     level = Volume.open(path).level_for(grid.voxel_size)
     start, stop = level.grid.index_box(grid, margin=1)
@@ -96,6 +102,10 @@ def read_probability(path: Path, grid: Grid) -> NDArray[np.uint8]:
         if all(a >= 0 and b <= n for a, b, n in zip(offset, last, size, strict=True)):
             return level.read(offset, last)
     values = level.read(low, high)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(
+            f"{level.path} contains NaN or infinity: replace it, with 0 where nothing is known"
+        )
     scale = 255 / np.iinfo(values.dtype).max if values.dtype.kind == "u" else 255
     resampled = resample(values, level.grid.box(low, values.shape), grid) * scale
     return np.round(resampled).clip(0, 255).astype(np.uint8)

@@ -8,6 +8,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.config.sections import Inference
@@ -23,8 +24,20 @@ RESUME_KEYS = (
 
 
 def export_checkpoint(source: Path, target: Path) -> None:
-    """Copy a checkpoint atomically, without the state that is only needed to resume training."""
+    """Copy a checkpoint atomically, without the state that is only needed to resume training.
+
+    Raises
+    ------
+    InputError
+        Weights are not finite.
+    """
     checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    if name := first_nonfinite(checkpoint["state_dict"]):
+        raise InputError(
+            f"the training's best checkpoint {source} has weights that are not finite (NaN or "
+            f"infinity), first in {name}: lower `learning_rate`, raise `scheduler.warmup_steps`, "
+            "or set `precision: 32`"
+        )
     for key in RESUME_KEYS:
         checkpoint.pop(key, None)
     with atomic_write(target) as tmp:
@@ -37,7 +50,8 @@ def load_checkpoint(path: Path) -> SegmentationTask:
     Raises
     ------
     InputError
-        The file is not a checkpoint of this pipeline, or holds code.
+        The file is not a checkpoint of this pipeline, holds code, or has weights that are not
+        finite.
     """
     try:
         task = SegmentationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
@@ -49,7 +63,17 @@ def load_checkpoint(path: Path) -> SegmentationTask:
             f"{path} is not a checkpoint of this pipeline ({why}): give the model.ckpt that its "
             "training wrote; it holds tensors and plain settings only"
         ) from error
+    if name := first_nonfinite(task.state_dict()):
+        raise InputError(
+            f"{path} has weights that are not finite (NaN or infinity), first in {name}: its "
+            "training diverged; give another checkpoint"
+        )
     return task.eval()
+
+
+def first_nonfinite(weights: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with NaN or infinity, or None."""
+    return next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
 
 
 def load_networks(

@@ -14,6 +14,7 @@ from torch import Tensor
 from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.build import build_model
+from cellmap_pipeline.training.checkpoints import first_nonfinite
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def load_initial_weights(task: SegmentationTask, path: Path) -> None:
     Raises
     ------
     InputError
-        The file cannot be read, or holds less than half of the network's weights.
+        The file cannot be read, holds less than half of the network's weights, or some that are not
+        finite.
     """
     content = _read(path)
     source = _without_prefixes(_state_dict(content))
@@ -63,6 +65,11 @@ def load_initial_weights(task: SegmentationTask, path: Path) -> None:
         raise InputError(
             f"initial_weights: {path} has {copied:,} of this network's {total:,} weights: it "
             f"belongs to another `model` than {task.training_settings.model}"
+        )
+    if nonfinite := first_nonfinite(own):
+        raise InputError(
+            f"initial_weights: {path} has weights that are not finite (NaN or infinity), first in "
+            f"{nonfinite}: its training diverged; give another file"
         )
     log.info("initial weights from %s: %s of %s", path, f"{copied:,}", f"{total:,}")
 

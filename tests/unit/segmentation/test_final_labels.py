@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.segmentation.final_labels import segment_crop
@@ -85,6 +86,16 @@ def test_external_predictions_may_have_other_grids(tmp_path):
     assert np.array_equal(read_probability(source, inside), read[4:12, 4:12, 4:12])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_are_an_error(tmp_path, value):
+    values = np.zeros(GRID.shape, np.float32)
+    values[20, 3, 5] = value
+    source = stored(tmp_path / "nn/pm", values)
+    assert not read_probability(source, GRID.box((0, 0, 0), (8, 8, 8))).any()
+    with pytest.raises(InputError, match=r"pm/s0 contains NaN or infinity: replace it"):
+        read_probability(source, GRID)
+
+
 def test_a_label_composed_of_parts(tmp_path):
     parts = []
     for i, name in enumerate(("mito_mem", "mito_lum", "mito_ribo")):
@@ -95,6 +106,27 @@ def test_a_label_composed_of_parts(tmp_path):
     row = CropLabel(1, "d", "mito", GRID)
     segment_crop(row, [parts], {}, {"threshold": 0.7}, tmp_path / "s/mito")
     assert sorted(np.flatnonzero(made(tmp_path / "s/mito").any(axis=(1, 2)))) == [*range(8, 16)]
+
+
+@pytest.mark.parametrize("max_voxels_in_memory", [24**3, 1000])
+@pytest.mark.parametrize("label", ["pm", "mito"])
+def test_an_empty_label_is_reported(
+    tmp_path, monkeypatch, caplog, probability, max_voxels_in_memory, label
+):
+    monkeypatch.setattr(Method, "max_voxels_in_memory", max_voxels_in_memory)
+    row = CropLabel(3, "d", label, GRID)
+    for values, threshold, warnings in (
+        (probability, 0.95, 1), (probability, 0.94, 0), (np.zeros_like(probability), 0.5, 0)
+    ):  # fmt: skip
+        source = stored(tmp_path / "p" / label, values)
+        caplog.clear()
+        segment_crop(row, [[source]], {}, {"threshold": threshold}, tmp_path / "s" / label)
+        assert made(tmp_path / "s" / label).any() == (threshold == 0.94)
+        assert len(caplog.messages) == warnings
+        if warnings:
+            assert caplog.messages[0].startswith(
+                f"d/crop3: {label} is empty: its largest probability is 0.941, the threshold 0.95"
+            )
 
 
 def test_large_crops_are_processed_in_blocks(tmp_path, monkeypatch, probability):

@@ -1,5 +1,6 @@
 """Files that are not weights of the training's network: ``check_inputs`` finds each."""
 
+import math
 import os
 import pickle
 
@@ -16,6 +17,8 @@ from tests.support.spoiled import (
     truncate,
 )
 
+WEIGHT = "network.final_conv.weight"
+
 
 class RunsCommand:
     """An object that runs a command when it is unpickled."""
@@ -24,9 +27,11 @@ class RunsCommand:
         return os.system, ("touch ran",)
 
 
-def use_checkpoint(folder: Folder, **changes) -> None:
-    """Predict with the checkpoint of a training with other settings."""
+def use_checkpoint(folder: Folder, value: float = 0.0, **changes) -> None:
+    """Predict with the checkpoint of a training with other settings, or a weight of this value."""
     task = tiny_task(**changes)
+    with torch.no_grad():
+        dict(task.named_parameters())[WEIGHT].view(-1)[7] = value
     content = {
         "state_dict": task.state_dict(),
         "hyper_parameters": dict(task.hparams),
@@ -34,6 +39,12 @@ def use_checkpoint(folder: Folder, **changes) -> None:
     }
     torch.save(content, folder.path / "other.ckpt")
     folder.configure_training(inference={"checkpoint": "other.ckpt"})
+
+
+def use_weights(folder: Folder, value: float) -> None:
+    """Train from weights of which one has this value."""
+    use_checkpoint(folder, value)
+    folder.configure_training(inference={}, initial_weights="other.ckpt")
 
 
 def use_bytes(folder: Folder, content: bytes, key: str = "") -> None:
@@ -78,6 +89,19 @@ ROWS = {
         "the training's `voxel_size` is [8.0, 8.0, 8.0]: set it to that, or give another "
         "checkpoint",
         lambda folder: use_checkpoint(folder, voxel_size=4),
+    ),
+    "a checkpoint with an infinite weight": Row(
+        CHECK,
+        f"training tiny: inference.checkpoint: other.ckpt has weights that are not finite (NaN or "
+        f"infinity), first in {WEIGHT}: its training diverged; give another checkpoint",
+        lambda folder: use_checkpoint(folder, math.inf),
+    ),
+    "initial weights with NaN": Row(
+        CHECK,
+        "training tiny: initial_weights: other.ckpt has weights that are not finite (NaN or "
+        f"infinity), first in {WEIGHT.removeprefix('network.')}: its training diverged; give "
+        "another file",
+        lambda folder: use_weights(folder, math.nan),
     ),
     "initial weights with code": Row(
         CHECK,

@@ -11,7 +11,12 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.prediction.predict import predict_crop
-from cellmap_pipeline.training.checkpoints import best_checkpoints, check_matches, load_networks
+from cellmap_pipeline.training.checkpoints import (
+    best_checkpoints,
+    check_matches,
+    export_checkpoint,
+    load_networks,
+)
 from cellmap_pipeline.training.train import train
 from tests.support.networks import tiny_task
 from tests.support.trainings import make_datasplit, settings
@@ -69,6 +74,14 @@ def test_the_best_are_chosen_by_dice_then_epoch(tmp_path):
     assert [p.stem for p in best_checkpoints(tmp_path, 3)] == ["10-0.9000", "1-0.7000", "2-0.7000"]
     with pytest.raises(InputError, match="5 are requested, but .* holds 4"):
         best_checkpoints(tmp_path, 5)
+
+
+def test_a_checkpoint_with_nan_is_not_exported(tmp_path):
+    weights = {"a": torch.zeros(3), "steps": torch.tensor(1), "b": torch.tensor([1, torch.nan])}
+    torch.save({"state_dict": weights}, tmp_path / "0-0.1000.ckpt")
+    with pytest.raises(InputError, match=r"0-0.1000.ckpt has weights .* first in b: lower"):
+        export_checkpoint(tmp_path / "0-0.1000.ckpt", tmp_path / "model.ckpt")
+    assert not (tmp_path / "model.ckpt").exists()
 
 
 @pytest.mark.parametrize(
