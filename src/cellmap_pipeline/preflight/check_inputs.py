@@ -199,7 +199,7 @@ def _add_predictions(plan: Plan, name: str, volumes: InputVolumes, problems: lis
     """Register the required external predictions of test crops for checking."""
     template = plan.config.predictions[name].path
     paths = {
-        Path(template.format(dataset=row.dataset, crop=row.crop, label=row.label)): row.grid
+        Path(template.format(dataset=row.dataset, crop=row.crop, label=row.label)): row
         for row in plan.crop_labels
         if name in plan.sources(row)
     }
@@ -210,9 +210,9 @@ def _add_predictions(plan: Plan, name: str, volumes: InputVolumes, problems: lis
             f"{missing[0]}: add them, or list the classes that exist as "
             f"`predictions: {{{name}: {{path: …, classes: […]}}}}`"
         )
-    for path, grid in paths.items():
+    for path, row in paths.items():
         if path not in missing:
-            volumes.add_prediction(name, path, grid)
+            volumes.add_prediction(name, row.label, path, row.grid)
 
 
 def _add_validation_predictions(
@@ -232,7 +232,7 @@ def _add_validation_predictions(
             with gathered(volumes.problems, f"predictions.{name}: {crop.name}: "):
                 truth = crop.truth(label, size)
                 if truth:
-                    volumes.add_validation_prediction(name, place, crop.name, truth[1])
+                    volumes.add_validation_prediction(name, label, place, crop.name, truth[1])
 
 
 def _missing_auxiliary_channels(plan: Plan) -> Iterator[str]:

@@ -27,6 +27,8 @@ MAX_DECODING_BYTES = 1_500_000_000
 CHUNKS_PER_TASK = 16
 # Threads also wait for the disk.
 THREADS_PER_PROCESSOR = 4
+# Percentiles are of the voxels at this distance along each axis.
+SAMPLE_STEP_VOXELS = 4
 
 
 @dataclass
@@ -45,6 +47,9 @@ class ChunkStatistics:
         Whether any voxel is NaN.
     ranges
         Smallest and largest value of each chunk.
+    percentiles
+        1st and 99th percentile of each chunk (of a shard, of each inner chunk) that is not
+        constant, from a sample of its voxels.
     broken
         Errors of chunks that cannot be decoded.
     """
@@ -55,6 +60,7 @@ class ChunkStatistics:
     present: int = 0
     nan: bool = False
     ranges: dict[Shape, tuple[float, float]] = field(default_factory=dict)
+    percentiles: list[tuple[float, float]] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
 
@@ -162,6 +168,7 @@ def _decode_chunk(request: ChunkRequest, index: Shape, lock: threading.Lock) -> 
         )
     ]
     low, high, present, nan = math.inf, -math.inf, 0, False
+    percentiles: list[tuple[float, float]] = []
     for start in product(*axes):
         ends = zip(start, metadata.decoded_chunks, axes, strict=True)
         try:
@@ -173,7 +180,10 @@ def _decode_chunk(request: ChunkRequest, index: Shape, lock: threading.Lock) -> 
         if voxels.dtype.kind == "f" and np.isnan(voxels.min()):
             nan, voxels = True, voxels[~np.isnan(voxels)]
         if voxels.size:
-            low, high = min(low, float(voxels.min())), max(high, float(voxels.max()))
+            own_low, own_high = float(voxels.min()), float(voxels.max())
+            low, high = min(low, own_low), max(high, own_high)
+            if own_low < own_high:
+                percentiles.append(_percentiles(voxels))
         present += _count_present(voxels, request.encoding)
     with lock:
         statistics = request.statistics
@@ -183,9 +193,18 @@ def _decode_chunk(request: ChunkRequest, index: Shape, lock: threading.Lock) -> 
         statistics.present += present
         statistics.nan |= nan
         statistics.ranges[index] = low, high
+        statistics.percentiles += percentiles
 
 
 def _count_present(voxels: NDArray, encoding: Encoding) -> int:
     if encoding == PLAIN and voxels.dtype.kind in "ub":
         return int(np.count_nonzero(voxels))
     return int(np.count_nonzero(encoding.decode(voxels)[0] > 0))
+
+
+def _percentiles(voxels: NDArray) -> tuple[float, float]:
+    # np.percentile takes longer than all other statistics together.
+    sample = voxels[(slice(None, None, SAMPLE_STEP_VOXELS),) * voxels.ndim]
+    ordered = np.sort(sample, axis=None)
+    skipped = ordered.size // 100
+    return float(ordered[skipped]), float(ordered[-1 - skipped])

@@ -20,7 +20,12 @@ from cellmap_pipeline.io.pyramids import misplaced_level
 from cellmap_pipeline.io.storage import Location
 from cellmap_pipeline.io.volumes import Volume, common_part
 from cellmap_pipeline.preflight.chunks import ChunkRequest
-from cellmap_pipeline.preflight.values import check_label, float_problems, raw_warnings
+from cellmap_pipeline.preflight.values import (
+    check_label,
+    check_scale,
+    float_problems,
+    raw_warnings,
+)
 from cellmap_pipeline.segmentation.probabilities import auxiliary_paths
 
 # Fraction of a crop outside its raw or its prediction above which there is a warning.
@@ -73,6 +78,10 @@ class InputVolumes:
         self._open_label = cache(LabelVolume.open)
         # Name and extent of the crops in each level of raw.
         self._crops: dict[Location, list[tuple[str, Grid]]] = defaultdict(list)
+        # External predictions by source and label.
+        self._sources: dict[str, dict[str, list[ChunkRequest]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         # Trainings and raw for which there is a warning about the voxel size.
         self._interpolated: set[tuple[str, Location]] = set()
 
@@ -154,8 +163,8 @@ class InputVolumes:
         with gathered(self.problems, "ground_truth: "):
             _check_dtype(_plain_level(path), "uib", "labels are whole numbers")
 
-    def add_prediction(self, name: str, path: Path, wanted: Grid) -> None:
-        """Register an external prediction for a label on the grid `wanted` for checking.
+    def add_prediction(self, name: str, label: str, path: Path, wanted: Grid) -> None:
+        """Register an external prediction of a label on the grid `wanted` for checking.
 
         Its auxiliary channels are registered, too.
         """
@@ -171,8 +180,12 @@ class InputVolumes:
                     )
                 self._check_coverage(name, level, wanted)
                 self._request_all(self.predictions, level)
+                if channel == path:
+                    self._sources[name][label].append(self.predictions[level.path])
 
-    def add_validation_prediction(self, name: str, path: Path, crop: str, wanted: Grid) -> None:
+    def add_validation_prediction(
+        self, name: str, label: str, path: Path, crop: str, wanted: Grid
+    ) -> None:
         """Register an external prediction of a validation crop for checking.
 
         `wanted` is the grid of the ground truth. The prediction is scored where it exists.
@@ -185,7 +198,7 @@ class InputVolumes:
                     f"predictions.{name}: {path} does not cover {missing:.0%} of {crop} and is "
                     "scored on the rest alone: check its translation"
                 )
-            self.add_prediction(name, path, part or wanted)
+            self.add_prediction(name, label, path, part or wanted)
 
     def summary(self) -> list[str]:
         """Return a line about the decoded chunks of each kind of volume."""
@@ -214,6 +227,8 @@ class InputVolumes:
             check_label(request, self.problems, self.warnings)
         for request in self.predictions.values():
             self.problems += float_problems(request, "probabilities")
+        for name, by_label in self._sources.items():
+            check_scale(name, by_label, self.problems, self.warnings)
 
     def _request_all(
         self, requests: dict[Location, ChunkRequest], level: Level, encoding: Encoding = PLAIN

@@ -70,7 +70,7 @@ ROWS = {
         f"{CONFIG}: submission.select.pm: predictions 'nnunet' do not contain it (their classes: "
         "mito)",
         lambda folder: [
-            external_predictions(folder, np.ones(CROP, np.uint8)),
+            external_predictions(folder, np.full(CROP, 200, np.uint8)),
             folder.configure(submission={"select": {"pm": "nnunet"}}),
         ],
     ),

@@ -155,14 +155,14 @@ ROWS = {
         CHECK,
         "predictions.nnunet: …s0 at [0.0, 0.0, 0.0] nm does not overlap the crop at [128.0, "
         "128.0, 512.0] nm: correct its translation and voxel size",
-        lambda folder: external_predictions(folder, np.ones(CROP, np.uint8), (0, 0, 0)),
+        lambda folder: external_predictions(folder, np.full(CROP, 200, np.uint8), (0, 0, 0)),
     ),
     "predictions of half a crop": Row(
         CHECK,
         "predictions.nnunet: …s0 does not cover 50% of its crop (voxels [0, 0, 0] to [32, 32, 32] "
         "of [16, 32, 32]): predict all of it, with 0 where nothing is known, or correct its "
         "translation and voxel size",
-        lambda folder: external_predictions(folder, np.ones((16, 32, 32), np.uint8)),
+        lambda folder: external_predictions(folder, np.full((16, 32, 32), 200, np.uint8)),
     ),
     "logits as predictions": Row(
         CHECK,
@@ -170,13 +170,19 @@ ROWS = {
         "scale it, or store it as uint8",
         lambda folder: external_predictions(folder, np.full(CROP, -3, np.float32)),
     ),
+    "masks as predictions": Row(
+        CHECK,
+        "predictions.nnunet: no value of mito is above 1 (as in other/a/crop3/mito/s0), but in "
+        "uint8, 255 is a probability of 1: multiply by 255, or write floats from 0 to 1",
+        lambda folder: external_predictions(folder, np.ones(CROP, np.uint8)),
+    ),
     "an average without the channels for its method": Row(
         CHECK,
         "predictions.nnunet: other/a/crop3/mito is averaged with `method: watershed_boundary`, "
         "which training 'tiny' sets, but other/a/crop3/mito_boundary does not exist: add it, "
         "leave these predictions out of the average, or set another method",
         lambda folder: [
-            external_predictions(folder, np.ones(CROP, np.uint8)),
+            external_predictions(folder, np.full(CROP, 200, np.uint8)),
             folder.configure_training(postprocess={"mito": {"method": "watershed_boundary"}}),
             folder.configure(submission={"select": "average"}),
         ],

@@ -164,7 +164,7 @@ def crop_grid(crop=TEST_CROP):
     return RAW.box(STARTS[crop], CROP)
 
 
-def predict(folder, grid, value=1, dtype=np.uint8, **where):
+def predict(folder, grid, value=200, dtype=np.uint8, **where):
     folder.write_predictions(np.full(grid.shape, value, dtype), grid, **where)
 
 

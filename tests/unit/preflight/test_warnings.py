@@ -35,15 +35,31 @@ def write_dark_raw(folder: Folder) -> None:
     folder.store(folder.raw, np.full(RAW.shape, 200, np.uint16), RAW)
 
 
+def write_flat_raw(folder: Folder) -> None:
+    """Write values of 30000 to 33000 in uint16, with black padding at the edge and in a chunk."""
+    voxels = np.random.default_rng(0).integers(30000, 33001, RAW.shape).astype(np.uint16)
+    voxels[:, :, :3], voxels[:32, 32:, 64:] = 0, 0
+    folder.store(folder.raw, voxels, RAW)
+
+
+def write_two_labels(folder: Folder, mito: int, pm: int, dtype: type = np.uint8) -> None:
+    """Store external predictions of both labels with these largest values."""
+    for label, high in (("mito", mito), ("pm", pm)):
+        voxels = np.full(CROP, high, dtype)
+        voxels[:16] = 0
+        folder.write_predictions(voxels, RAW.box(STARTS[TEST_CROP], CROP), channel=label)
+    folder.configure(predictions={"nnunet": "other/{dataset}/crop{crop}/{label}"})
+
+
 def write_most_of_a_crop(folder: Folder) -> None:
-    external_predictions(folder, np.ones((32, 32, 30), np.uint8))
+    external_predictions(folder, np.full((32, 32, 30), 200, np.uint8))
 
 
 def write_half_of_validation_crops(folder: Folder) -> None:
-    external_predictions(folder, np.ones(CROP, np.uint8))
+    external_predictions(folder, np.full(CROP, 200, np.uint8))
     for crop in set(STARTS) - {TEST_CROP}:
         grid = RAW.box(STARTS[crop], (16, 32, 32))
-        folder.write_predictions(np.ones(grid.shape, np.uint8), grid, crop)
+        folder.write_predictions(np.full(grid.shape, 200, np.uint8), grid, crop)
 
 
 WARNINGS = {
@@ -60,6 +76,27 @@ WARNINGS = {
         "s0 is uint16 but has no values above 200 around the crops, and 65535 is read as white: "
         "scale it, or store it as uint8",
         write_dark_raw,
+    ),
+    "raw of little contrast": (
+        "s0 is uint16, but 98% of its voxels around the crops are 300… to 329…, 4.5% of the range "
+        "that is read as black to white, so that networks see almost no contrast: rescale it to "
+        "use the range",
+        write_flat_raw,
+    ),
+    "predictions in percent": (
+        "predictions.nnunet: no value of mito is above 100 (as in other/a/crop3/mito/s0), but in "
+        "uint8, 255 is a probability of 1: multiply by 2.55, or write floats from 0 to 1",
+        lambda folder: write_two_labels(folder, 100, 200),
+    ),
+    "predictions of 8 bits in 16": (
+        "predictions.nnunet: no value of pm is above 255 (as in other/a/crop3/pm/s0), but in "
+        "uint16, 65535 is a probability of 1: multiply by 257, or write floats from 0 to 1",
+        lambda folder: write_two_labels(folder, 50000, 255, np.uint16),
+    ),
+    "a prediction that may be a mask": (
+        "predictions.nnunet: no value of pm is above 1 (as in other/a/crop3/pm/s0), but in uint8, "
+        "255 is a probability of 1: multiply by 255, or write floats from 0 to 1",
+        lambda folder: write_two_labels(folder, 200, 1),
     ),
     "constant raw": (
         "a/crop1: all of its raw in …s0 is 7 and shows nothing: check its translation",

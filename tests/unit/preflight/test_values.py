@@ -1,0 +1,53 @@
+"""Warnings about the contrast of raw."""
+
+import re
+
+import numpy as np
+import pytest
+
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.preflight.chunks import ChunkRequest, decode_chunks
+from cellmap_pipeline.preflight.values import raw_warnings
+
+GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
+RNG = np.random.default_rng(0)
+
+
+def warnings_of(path, voxels):
+    create(path, GRID, voxels.dtype.name, chunk=32).write(voxels).result()
+    (level,) = Volume.open(path).levels
+    request = ChunkRequest(level)
+    request.add_box((0, 0, 0), GRID.shape)
+    decode_chunks([request], 1)
+    return list(raw_warnings(request, [("crop1", GRID)]))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "span"),
+    [
+        (60, 200, np.uint8, ""),
+        # 32 of 255 are just above an eighth.
+        (110, 143, np.uint8, ""),
+        (110, 142, np.uint8, "110 to 141, 12.2%"),
+        (26000, 36000, np.uint16, ""),
+        (30000, 33000, np.uint16, r"300\d\d to 329\d\d, 4.5%"),
+        (0.45, 0.65, np.float32, ""),
+        (0.45, 0.5, np.float32, r"0.450\d* to 0.499\d*, 4.9%"),
+    ],
+)
+def test_the_contrast_of_raw(tmp_path, low, high, dtype, span):
+    found = warnings_of(tmp_path / "raw", RNG.uniform(low, high, GRID.shape).astype(dtype))
+    assert len(found) == bool(span)
+    if span:
+        message = f"raw/s0 is {np.dtype(dtype)}, but 98% of its voxels around the crops are {span}"
+        assert re.search(message, found[0])
+
+
+def test_a_few_bright_voxels_and_padding_do_not_hide_low_contrast(tmp_path):
+    voxels = RNG.normal(31500, 400, GRID.shape).astype(np.uint16)
+    voxels[RNG.random(GRID.shape) < 0.002] = 65535
+    # Padding covers two of eight chunks, and an edge of two others.
+    voxels[:32, :32], voxels[:2] = 0, 0
+    (message,) = warnings_of(tmp_path / "raw", voxels)
+    assert "networks see almost no contrast" in message
