@@ -220,7 +220,7 @@ class _LayerPredictor:
         windows: FiniteWindows,
         helpers: Executor,
     ) -> None:
-        """Add rows of voxels at `start`, unless a window of the last row is not finite."""
+        """Add rows of voxels at `start`, unless a window that is complete in them is not finite."""
         nonfinite = windows.first_nonfinite()
         if nonfinite is not None:
             grid = self.region.box(nonfinite, self.windows.window)

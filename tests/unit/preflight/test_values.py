@@ -48,6 +48,6 @@ def test_a_few_bright_voxels_and_padding_do_not_hide_low_contrast(tmp_path):
     voxels = RNG.normal(31500, 400, GRID.shape).astype(np.uint16)
     voxels[RNG.random(GRID.shape) < 0.002] = 65535
     # Padding covers two of eight chunks, and an edge of two others.
-    voxels[:32, :32], voxels[:2] = 0, 0
+    voxels[:32, :32], voxels[:2] = 1, 1
     (message,) = warnings_of(tmp_path / "raw", voxels)
     assert "networks see almost no contrast" in message

@@ -36,9 +36,9 @@ def write_dark_raw(folder: Folder) -> None:
 
 
 def write_flat_raw(folder: Folder) -> None:
-    """Write values of 30000 to 33000 in uint16, with black padding at the edge and in a chunk."""
+    """Write values of 30000 to 33000 in uint16, with black padding at an edge."""
     voxels = np.random.default_rng(0).integers(30000, 33001, RAW.shape).astype(np.uint16)
-    voxels[:, :, :3], voxels[:32, 32:, 64:] = 0, 0
+    voxels[:, :, :3] = 0
     folder.store(folder.raw, voxels, RAW)
 
 
