@@ -7,6 +7,7 @@ instead, and taken literally lie up to half of their voxels off. The voxels tell
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -21,11 +22,15 @@ from cellmap_pipeline.io.label_resampling import resample_labels
 from cellmap_pipeline.io.resampling import nearest_indices, resample
 from cellmap_pipeline.io.storage import Location
 
-# Boxes of the coarser level that are compared, per axis, and their side.
-BOXES_PER_AXIS = 3
-BOX_SIDE_VOXELS = 16
-# Values that differ by more, in the stored unit, are not equal: means are rounded.
-ROUNDING_ERROR = {"u": 1.0, "i": 1.0, "f": 1 / 128, "b": 0.0}
+# Boxes of the coarser level in which levels are compared: their side, how many that are not
+# constant, and how many are read to find these.
+BOX_SIDE_VOXELS = 32
+MAX_COMPARED_BOXES = 8
+MAX_READ_BOXES = 1000
+# Means are rounded: in the stored unit of integers, and as a part of the range of floats.
+ROUNDING_ERROR, ROUNDING_ERROR_OF_FLOATS = 1.0, 1 / 128
+# Values of a smaller range are labels, or too few to tell a mean from its rounding.
+MIN_INTENSITY_RANGE = 8 * ROUNDING_ERROR
 # Larger offsets between the edges, and between the centers, of two levels contradict each other.
 MAX_OFFSET_VOXELS = 0.25
 # A position is certain if under the other one so many times as many voxels differ.
@@ -72,7 +77,7 @@ def settle_positions(levels: Sequence[Level]) -> tuple[list[Level], str]:
     levels
         Levels at their positions.
     assumption
-        What was assumed and why; empty if the metadata state the positions.
+        What was assumed and why; empty if levels lie where the metadata state.
     """
     finest, *others = levels
     moved = with_common_edges(
@@ -86,12 +91,16 @@ def settle_positions(levels: Sequence[Level]) -> tuple[list[Level], str]:
         grid = replace(level.grid, translation=translation)
         agree = centers_agree(finest.path, finest.grid, level.path, grid, level.stored_as)
         settled.append(level if agree else replace(level, grid=grid))
-        place = "centers of their first voxels" if agree else "edges"
-        fit = "which fits their voxels best" if agree is not None else "which may be wrong"
-        reasons.append(
-            f"{level.path.name} has the same translation as {finest.path.name} and is read as if "
-            f"the {place} coincided, {fit}"
-        )
+        if agree is None:
+            reasons.append(
+                f"{level.path.name} has the same translation as {finest.path.name} and is read as "
+                "if their edges coincided, but its voxels do not show whether they do"
+            )
+        elif not agree:
+            reasons.append(
+                f"{level.path.name} has the same translation as {finest.path.name}, but its voxels "
+                "are means of others, and it is read as if their edges coincided"
+            )
     return settled, "; ".join(reasons)
 
 
@@ -150,6 +159,7 @@ def centers_agree(
     coarse = Level(coarse_path, coarse_grid, stored_as)
     centered = replace(coarse_grid, translation=fine_grid.translation)
     edges_error = centers_error = 0.0
+    compared = 0
     for start, stop in _boxes(coarse):
         shape = [b - a for a, b in zip(start, stop, strict=True)]
         voxels = coarse.read(start, stop)
@@ -161,8 +171,11 @@ def centers_agree(
             continue
         # A single voxel cannot lie at the center of an even number of voxels.
         mean, commonest, _ = by_edges
-        edges_error += _error(voxels, [mean, commonest])
-        centers_error += _error(voxels, by_centers)
+        edges_error += _error(voxels, mean, [commonest])
+        centers_error += _error(voxels, by_centers[0], by_centers[1:])
+        compared += 1
+        if compared == MAX_COMPARED_BOXES:
+            break
     if edges_error * MIN_ERROR_RATIO <= centers_error and centers_error:
         return False
     if centers_error * MIN_ERROR_RATIO <= edges_error and edges_error:
@@ -171,13 +184,16 @@ def centers_agree(
 
 
 def _boxes(level: Level) -> Iterator[tuple[Shape, Shape]]:
-    """Yield start and stop of evenly spread boxes whose chunks are present."""
-    side = [min(BOX_SIDE_VOXELS, n) for n in level.grid.shape]
-    places = (np.arange(BOXES_PER_AXIS) + 0.5) / BOXES_PER_AXIS
-    for index in np.ndindex((BOXES_PER_AXIS,) * 3):
-        room = [n - s for n, s in zip(level.grid.shape, side, strict=True)]
-        start = shape_of(int(places[i] * n) for i, n in zip(index, room, strict=True))
-        stop = shape_of(a + s for a, s in zip(start, side, strict=True))
+    """Yield start and stop of boxes whose chunks are present, in a random order."""
+    counts = [-(-n // BOX_SIDE_VOXELS) for n in level.grid.shape]
+    number = math.prod(counts)
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(number, min(number, MAX_READ_BOXES), replace=False, shuffle=True)
+    for index in zip(*np.unravel_index(chosen, counts), strict=True):
+        start = shape_of(int(i) * BOX_SIDE_VOXELS for i in index)
+        stop = shape_of(
+            min(a + BOX_SIDE_VOXELS, n) for a, n in zip(start, level.grid.shape, strict=True)
+        )
         if not level.missing_chunks(start, stop).any():
             yield start, stop
 
@@ -203,8 +219,11 @@ def _candidates(fine: Level, grid: Grid) -> list[NDArray] | None:
     return [resample(values, source, grid), commonest, nearest]
 
 
-def _error(voxels: NDArray, candidates: Sequence[NDArray]) -> float:
+def _error(voxels: NDArray, mean: NDArray, others: Sequence[NDArray]) -> float:
     """Return the fraction of voxels that differ from the most similar candidate."""
-    allowed = ROUNDING_ERROR[voxels.dtype.kind]
-    differences = [np.abs(c.astype(np.float64) - voxels) > allowed for c in candidates]
-    return min(float(d.mean()) for d in differences)
+    differences = [candidate != voxels for candidate in others]
+    if voxels.dtype.kind == "f":
+        differences.append(np.abs(mean - voxels) > ROUNDING_ERROR_OF_FLOATS * np.ptp(voxels))
+    elif int(voxels.max()) - int(voxels.min()) >= MIN_INTENSITY_RANGE:
+        differences.append(np.abs(mean - voxels) > ROUNDING_ERROR)
+    return min(float(different.mean()) for different in differences)

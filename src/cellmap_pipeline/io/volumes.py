@@ -50,7 +50,7 @@ class Volume:
     stored_as
         Format of the volume.
     assumption
-        Positions of the levels that are assumed, if the metadata do not state them.
+        Positions of levels that are assumed, other than the metadata state; see `io.pyramids`.
     """
 
     path: Location

@@ -82,6 +82,8 @@ class InputVolumes:
         self._sources: dict[str, dict[str, list[ChunkRequest]]] = defaultdict(
             lambda: defaultdict(list)
         )
+        # Volumes whose levels do not lie where their metadata state, by what is assumed.
+        self._assumed: dict[str, dict[Location, None]] = defaultdict(dict)
         # Trainings and raw for which there is a warning about the voxel size.
         self._interpolated: set[tuple[str, Location]] = set()
 
@@ -214,7 +216,12 @@ class InputVolumes:
         ]  # fmt: skip
 
     def check_values(self) -> None:
-        """Check the values of decoded chunks."""
+        """Check the values of decoded chunks, and warn of positions that are assumed."""
+        for assumption, paths in self._assumed.items():
+            more = f" and {len(paths) - 1} more volumes" if len(paths) > 1 else ""
+            self.warnings.append(
+                f"{next(iter(paths))}{more}: {assumption}: state the translations in the metadata"
+            )
         for request in self.requests:
             if request.statistics.broken:
                 first, *others = request.statistics.broken
@@ -242,9 +249,7 @@ class InputVolumes:
     def _check_positions(self, volume: Volume) -> None:
         """Warn of levels whose position is assumed, or contradicts that of the finest level."""
         if volume.assumption:
-            self.warnings.append(
-                f"{volume.path}: {volume.assumption}: state the translations in its metadata"
-            )
+            self._assumed[volume.assumption][volume.path] = None
         if misplaced := misplaced_level(volume.levels):
             self.warnings.append(
                 f"{volume.path}: its levels do not coincide: {misplaced}: correct the translations "
