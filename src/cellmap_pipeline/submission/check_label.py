@@ -17,6 +17,7 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, check_codecs
 from cellmap_pipeline.scoring.alignment import (
     check_placeable,
     matches_grid,
@@ -30,7 +31,6 @@ from cellmap_pipeline.scoring.slabs import slabs
 from cellmap_pipeline.scoring.submission import aligned_pair
 from cellmap_pipeline.submission.check_voxels import ChunkScan, chunk_counts, scan_chunks
 from cellmap_pipeline.submission.check_zip import REPACK, Problem, rejection
-from cellmap_pipeline.submission.chunk_codecs import ChunkError, check_codecs
 
 # Codecs cannot produce larger chunks.
 MAX_CHUNK_BYTES = 2**31

@@ -18,11 +18,11 @@ import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, decode_chunk
 from cellmap_pipeline.scoring.archive import chunk_separator
 from cellmap_pipeline.scoring.objects import SlabComponents
 from cellmap_pipeline.scoring.zip_reader import ZipReader
 from cellmap_pipeline.submission.check_zip import Severity
-from cellmap_pipeline.submission.chunk_codecs import ChunkError, decode_chunk
 
 # The objects of an instance label are counted only if a layer of its chunks is not larger.
 MAX_LAYER_BYTES = 2**31

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, declare_zstd_size, zstd_size
 from cellmap_pipeline.io.formats.zarr2 import portable_compressor
 from cellmap_pipeline.io.storage import Metadata
 from cellmap_pipeline.scoring.alignment import safe_translation
-from cellmap_pipeline.submission.chunk_codecs import ChunkError, declare_zstd_size, zstd_size
 from cellmap_pipeline.submission.conversion import CHUNK, CODEC, Converter
 
 GROUP = {"zarr_format": 2}
