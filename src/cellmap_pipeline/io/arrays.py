@@ -21,7 +21,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
 from cellmap_pipeline.io.formats.n5 import parse_n5_array
-from cellmap_pipeline.io.formats.zarr2 import parse_zarray, portable_metadata
+from cellmap_pipeline.io.formats.zarr2 import needs_numcodecs, parse_zarray, portable_metadata
 from cellmap_pipeline.io.formats.zarr3 import attributes_of, parse_zarr_json
 from cellmap_pipeline.io.resampling import nearest_indices
 from cellmap_pipeline.io.storage import (
@@ -102,20 +102,28 @@ class Level:
             The array cannot be opened, or its chunks have other names than its metadata say.
         """
         self.check_chunk_names()
-        spec: Metadata = {"driver": self.stored_as, "kvstore": kvstore(self.path)}
-        options: dict[str, Any] = {"read": True, "context": CONTEXT, "recheck_cached": "open"}
-        if self.stored_as == "zarr":
-            # Tensorstore refuses members that it does not know, such as zstd's `checksum`.
-            spec["metadata"] = portable_metadata(self.metadata.stored)
-            options |= {"open": True, "assume_metadata": True}
         try:
-            array = ts.open(spec, **options).result()
+            array = self._open()
         except (ValueError, NotImplementedError) as error:
             raise InputError(
                 f"{self.path} cannot be opened ({_reason(error)}): copy or fetch it again, or "
-                "write it again as zarr 2 with a common compressor and no filters"
+                "write it again as zarr 2 with a common compressor"
             ) from None
         return array.T if self.stored_as == "n5" else array
+
+    def _open(self) -> ts.TensorStore:
+        spec: Metadata = {"driver": self.stored_as, "kvstore": kvstore(self.path)}
+        options: dict[str, Any] = {"read": True, "context": CONTEXT, "recheck_cached": "open"}
+        if self.stored_as == "zarr":
+            if needs_numcodecs(self.metadata.stored):
+                # Imports zarr, which few arrays need.
+                from cellmap_pipeline.io.formats.numcodecs_array import open_with_numcodecs
+
+                return open_with_numcodecs(self.metadata, spec["kvstore"], CONTEXT)
+            # Tensorstore refuses members that it does not know, such as zstd's `checksum`.
+            spec["metadata"] = portable_metadata(self.metadata.stored)
+            options |= {"open": True, "assume_metadata": True}
+        return ts.open(spec, **options).result()
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
         """Read the voxels of a box inside the array.

@@ -53,3 +53,10 @@ def portable_compressor(config: Any) -> Any:
     if not isinstance(config, dict) or config.get("id") not in COMPRESSOR_MEMBERS:
         return config
     return {name: config[name] for name in COMPRESSOR_MEMBERS[config["id"]] if name in config}
+
+
+def needs_numcodecs(stored: Metadata) -> bool:
+    """Whether tensorstore cannot decode the chunks of the array with this `.zarray`."""
+    compressor = stored.get("compressor")
+    known = compressor is None or compressor.get("id") in COMPRESSOR_MEMBERS
+    return bool(stored.get("filters")) or not known

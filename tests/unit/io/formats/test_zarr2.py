@@ -22,7 +22,10 @@ COMPRESSORS = {
     "gzip": numcodecs.GZip(1),
     "zlib": numcodecs.Zlib(1),
     "bz2": numcodecs.BZ2(1),
+    "lz4": numcodecs.LZ4(),
+    "lzma": numcodecs.LZMA(preset=0),
 }
+FILTERS = [numcodecs.Delta("<u2"), numcodecs.Shuffle(2)]
 
 
 def write(path, **options):
@@ -43,6 +46,36 @@ def test_compressors_of_numcodecs_are_read(tmp_path, compressor, order):
     write(tmp_path, compressor=compressor, order=order)
     voxels = Level(tmp_path, GRID).read((1, 2, 3), (20, 24, 28))
     np.testing.assert_array_equal(voxels, RAW[1:, 2:, 3:])
+
+
+@pytest.mark.parametrize("compressor", [None, numcodecs.Zstd(1), numcodecs.LZ4()])
+def test_filters_are_read(tmp_path, compressor):
+    write(tmp_path, compressor=compressor, filters=FILTERS)
+    np.testing.assert_array_equal(
+        Level(tmp_path, GRID).read((5, 0, 9), (20, 23, 28)), RAW[5:, :23, 9:]
+    )
+
+
+def test_missing_chunks_of_lz4_hold_the_fill_value(tmp_path):
+    write(tmp_path, compressor=numcodecs.LZ4(), fill_value=7)
+    (tmp_path / "0.0.0").unlink()
+    voxels = Level(tmp_path, GRID).read((0, 0, 0), GRID.shape)
+    assert (voxels[:8, :8, :8] == 7).all()
+    np.testing.assert_array_equal(voxels[8:], RAW[8:])
+
+
+def test_broken_chunks_of_lz4_are_reported(tmp_path):
+    write(tmp_path, compressor=numcodecs.LZ4())
+    (tmp_path / "0.0.0").write_bytes(b"\xff\xff\xff\x7f" + 20 * b"x")
+    with pytest.raises(InputError, match="cannot read voxels .* its header says 2147483647 bytes"):
+        Level(tmp_path, GRID).read((0, 0, 0), (4, 4, 4))
+
+
+def test_codecs_that_run_code_are_refused(tmp_path):
+    write(tmp_path, compressor=numcodecs.LZ4())
+    change(tmp_path, filters=[{"id": "pickle", "protocol": 4}])
+    with pytest.raises(InputError, match="cannot be opened .the filter pickle is not one"):
+        _ = Level(tmp_path, GRID).array
 
 
 def test_unknown_members_of_the_metadata_are_ignored(tmp_path):
