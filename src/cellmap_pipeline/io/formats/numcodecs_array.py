@@ -1,4 +1,4 @@
-"""Zarr 2 arrays with codecs of numcodecs that tensorstore does not have, such as lz4 and filters."""
+"""Zarr 2 arrays with codecs that tensorstore does not have, such as lz4, lzma and filters."""
 
 from __future__ import annotations
 

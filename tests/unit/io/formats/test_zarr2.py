@@ -67,7 +67,7 @@ def test_missing_chunks_of_lz4_hold_the_fill_value(tmp_path):
 def test_broken_chunks_of_lz4_are_reported(tmp_path):
     write(tmp_path, compressor=numcodecs.LZ4())
     (tmp_path / "0.0.0").write_bytes(b"\xff\xff\xff\x7f" + 20 * b"x")
-    with pytest.raises(InputError, match="cannot read voxels .* its header says 2147483647 bytes"):
+    with pytest.raises(InputError, match=r"cannot read voxels .*\(its header says 2147483647 "):
         Level(tmp_path, GRID).read((0, 0, 0), (4, 4, 4))
 
 
