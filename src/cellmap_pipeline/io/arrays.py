@@ -188,18 +188,17 @@ class Level:
         absent = np.array([key in self._absent_in_source for key in keys], bool)
         return missing & absent.reshape(shape)
 
-    def check_chunk_names(self) -> None:
-        """Refuse a local array whose chunks have other names than its metadata say.
-
-        They would be read as missing, that is as background.
+    def check_chunk_names(self) -> bool:
+        """Return whether the array has chunks, as far as a zarr 2 array in a folder shows.
 
         Raises
         ------
         InputError
-            Chunks are named with the other separator, and none as in the metadata.
+            Its chunks have other names than its metadata say.
         """
-        if self.stored_as == "zarr" and isinstance(self.path, Path):
-            check_chunk_names(self.path, self.metadata.separator)
+        if self.stored_as != "zarr" or not isinstance(self.path, Path):
+            return True
+        return check_chunk_names(self.path, self.metadata.separator)
 
     def _chunk_keys(self, start: Sequence[int], stop: Sequence[int]) -> tuple[list[str], list[int]]:
         """Names of the chunks of a box, in C order, and their number along each axis."""

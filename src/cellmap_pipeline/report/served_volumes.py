@@ -30,9 +30,17 @@ COMPRESSOR = Zstd(level=1)
 
 
 class ServedVolume:
-    """The local levels of a volume as `s0`, `s1` and so on, the finest first."""
+    """The local levels of a volume as `s0`, `s1` and so on, the finest first.
+
+    Raises
+    ------
+    InputError
+        Chunks have other names than the metadata say, and would be shown as background.
+    """
 
     def __init__(self, volume: Volume) -> None:
+        for level in volume.levels:
+            level.check_chunk_names()
         self.volume = volume
         self._arrays = {f"s{i}": _ServedArray(level) for i, level in enumerate(volume.levels)}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import os
 import re
@@ -48,6 +49,8 @@ READER_THREADS = 2
 ChunkFile = tuple[str, str]
 # Name of an entry, and its contents.
 Entry = tuple[str, bytes]
+
+log = logging.getLogger(__name__)
 
 
 def package(
@@ -116,6 +119,8 @@ def _folder(segmentations: Path, row: CropLabel) -> Path:
 def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
     """Add the entries of a label; return whether its chunks were copied without conversion."""
     converter = Converter.open(path, row)
+    if not converter.level.check_chunk_names():
+        log.warning("%s has no chunks and is packaged as empty", converter.level.path)
     stored, can_copy = converter.level.metadata.stored, converter.can_copy()
     grid = row.grid
     chunks: Iterator[Entry]

@@ -16,7 +16,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import storage as stores
 from cellmap_pipeline.io.formats.ngff import multiscale_metadata, write_metadata
-from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.io.volumes import Volume, create
 from tests.support.bucket import NAME, SLOW, reach, serve
@@ -27,6 +27,10 @@ EM = f"{ZARR}/recon-1/em/fibsem-uint8"
 # Raw at 4, 8 and 16 nm; the crop at 4 and 8 nm lies in it.
 FINE = Grid((4, 4, 4), (100, 0, 40), (96, 96, 96))
 INSIDE = Grid((4, 4, 4), (100 + 32 * 4, 30 * 4, 40 + 34 * 4), (32, 32, 32))
+SHARDS_OF_8 = [
+    {"name": "sharding_indexed",
+     "configuration": {"chunk_shape": [8, 8, 8], "codecs": [{"name": "bytes"}]}}
+]  # fmt: skip
 RAW = np.random.default_rng(0).integers(1, 255, FINE.shape).astype(np.uint8)
 
 
@@ -125,6 +129,54 @@ def assert_copied(source, here):
         strict=True,
     ):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.fixture(scope="module")
+def source_in_zarr_3(source, tmp_path_factory):
+    """The dataset in zarr 3, in shards of 16 voxels."""
+    root = tmp_path_factory.mktemp("zarr3")
+    for folder in (EM, f"{CROP}/nuc"):
+        volume = Volume.open(source / folder)
+        for level in volume.levels:
+            metadata = {
+                "shape": level.grid.shape, "data_type": "uint8", "codecs": SHARDS_OF_8,
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [16, 16, 16]}},
+                "attributes": level.attributes,
+            }  # fmt: skip
+            store = {"driver": "file", "path": f"{root / folder / level.path.name}/"}
+            spec = {"driver": "zarr3", "kvstore": store, "metadata": metadata}
+            array = ts.open(spec, create=True).result()
+            array.write(level.read((0, 0, 0), level.grid.shape)).result()
+        write_metadata(root / folder / "zarr.json", zarr3_group(ome=volume.attributes))
+    for folder in (ZARR, f"{ZARR}/recon-1", CROP):
+        write_metadata(root / folder / "zarr.json", zarr3_group())
+    return root
+
+
+def zarr3_group(**attributes):
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def test_zarr_3_is_fetched(source_in_zarr_3, tmp_path):
+    done = fetch_crop(7, request(root=str(source_in_zarr_3)), tmp_path, 64)
+    copied = files_below(tmp_path)
+    original = files_below(source_in_zarr_3)
+    # The counts of the finest level are copied without what would make it look present.
+    counts = json.loads(copied.pop(f"{CROP}/nuc/s0/.zattrs"))
+    assert counts["cellmap"]["annotation"]["complement_counts"]["absent"] == 16384
+    assert copied.items() <= original.items()
+    levels = {name.rpartition("/")[0] for name in copied if name.count("/s1/c/")}
+    assert done["classes"] == ["nuc"] and levels
+    assert not [name for name in copied if "/s0/" in name or "/s2/" in name]
+    raw, grid = Volume.open(tmp_path / EM), INSIDE.at((8, 8, 8))
+    around = grid.padded((8, 8, 8))
+    np.testing.assert_array_equal(
+        raw.read_raw(raw.aligned(around, (8, 8, 8)), core=around),
+        Volume.open(source_in_zarr_3 / EM).read_raw(raw.aligned(around, (8, 8, 8))),
+    )
+    label = LabelVolume.open(tmp_path / CROP / "nuc")
+    assert present_voxels(label) == (INSIDE.size - 16384) / 8
+    assert np.count_nonzero(label.read(grid)[0]) == grid.size / 2
 
 
 def test_only_what_is_used_is_fetched(bucket, source, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import tensorstore as ts
 import zarr
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.report.served_volumes import ServedVolume
@@ -113,3 +114,16 @@ def test_other_files_are_not_served(tmp_path):
     for key in ("s0/2.2.1", "s0/9.9.9", "s1/.zarray", "s0/../secret", "s0/", "", ".zarray"):
         assert served.read(key) is None
     assert not read(served)[14:, 32:, 9:].any()
+
+
+def test_chunks_named_otherwise_than_stated_are_refused(tmp_path):
+    serve_array(tmp_path / "a")
+    file = tmp_path / "a/.zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dimension_separator": "/"}))
+    with pytest.raises(InputError, match="has no chunk named as .zarray says"):
+        ServedVolume(Volume.open(tmp_path / "a"))
+
+
+def test_compressors_that_neuroglancer_lacks_are_decoded(tmp_path):
+    served = serve_array(tmp_path / "a", compressor=numcodecs.LZ4())
+    np.testing.assert_array_equal(read(served), VOXELS)

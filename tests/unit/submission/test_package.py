@@ -264,3 +264,22 @@ def test_submission_passes_the_check_and_scores_as_its_arrays_do(
                 else score_semantic(pred, truth)
             )
             assert {key: score[key] for key in expected} == expected
+
+
+def test_chunks_named_otherwise_than_stated_are_refused(
+    segmentations: Path, tmp_path: Path
+) -> None:
+    file = segmentations / "a-1/crop9/er/s0/.zarray"
+    file.write_text(file.read_text().replace('"dimension_separator":"/"', '"x":1'))
+    with pytest.raises(InputError, match=r"er/s0 has no chunk named as .zarray says"):
+        package(segmentations, MANIFEST, tmp_path / "submission.zip")
+
+
+def test_labels_without_chunks_are_reported(
+    segmentations: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(segmentations / "a-1/crop9/er/s0/0")
+    shutil.rmtree(segmentations / "a-1/crop9/er/s0/1")
+    package(segmentations, MANIFEST, tmp_path / "submission.zip")
+    (record,) = caplog.records
+    assert record.getMessage().endswith("crop9/er/s0 has no chunks and is packaged as empty")
