@@ -18,7 +18,7 @@ class Augmentation(Section):
     flip: bool = Field(True, description="mirror along each axis")
     transpose: bool = Field(True, description="swap axes of equal voxel size")
     rotate90: bool = Field(True, description="rotate by multiples of 90°")
-    rotate: float = Field(0.0, ge=0, le=180, description="free rotation by up to so many degrees")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest angle of free rotations, degrees")
     contrast: float = Field(0.2, ge=0, lt=1, description="change of contrast and brightness, ±")
     gamma: float = Field(0.2, ge=0, lt=1, description="change of gamma, ±")
     noise: float = Field(0.02, ge=0, le=1, description="largest σ of added noise; raw is 0..1")

@@ -33,7 +33,7 @@ ROUNDING_ERROR, ROUNDING_ERROR_OF_FLOATS = 1.0, 1 / 128
 MIN_INTENSITY_RANGE = 8 * ROUNDING_ERROR
 # Larger offsets between the edges, and between the centers, of two levels contradict each other.
 MAX_OFFSET_VOXELS = 0.25
-# A position is certain if under the other one so many times as many voxels differ.
+# A position is certain if at least this many times as many voxels differ at the other one.
 MIN_ERROR_RATIO = 2
 
 

@@ -101,7 +101,7 @@ def fetched_crops(plan: Plan) -> dict[int, FetchRequest]:
         ]
         if missing:
             raise InputError(
-                f"{name}: `crops`: {', '.join(map(str, missing))} stand neither in the table of "
+                f"{name}: `crops`: {', '.join(map(str, missing))} are neither in the table of "
                 f"fetch.crops nor below {plan.config.data_root}: correct the numbers"
             )
     return crops_to_fetch(
