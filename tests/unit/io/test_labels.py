@@ -44,7 +44,7 @@ def reads(monkeypatch):
     return boxes
 
 
-def test_what_the_annotation_counts_is_not_read(tmp_path, reads):
+def test_annotated_counts_avoid_reading(tmp_path, reads):
     # the voxels say otherwise, so that it shows which of the two is taken
     counts = {"absent": GRID.size - 700, "unknown": 400}
     assert present_voxels(label(tmp_path / "a", ids(), {"complement_counts": counts})) == 300
@@ -79,11 +79,11 @@ def test_counts_of_the_finest_array_hold_for_a_coarser_one(tmp_path, reads):
 
 
 @pytest.mark.parametrize(("annotation", "expected"), [(UNKNOWN, 50), ({}, 150)])
-def test_voxels_are_counted_without_the_unknown(annotation, expected, tmp_path):
+def test_unknown_voxels_are_not_counted(annotation, expected, tmp_path):
     assert present_voxels(label(tmp_path / "a", ids(), annotation, chunk=7)) == expected
 
 
-def test_a_coarser_level_stands_for_a_big_one(tmp_path, monkeypatch, reads):
+def test_coarser_level_of_a_large_label_is_counted(tmp_path, monkeypatch, reads):
     fine = ids(unknown=1).repeat(2, 0).repeat(2, 1).repeat(2, 2)
     label(tmp_path / "a", fine)
     label(tmp_path / "coarse", ids(unknown=1))
@@ -99,7 +99,7 @@ def test_a_coarser_level_stands_for_a_big_one(tmp_path, monkeypatch, reads):
     assert reads[1:] == [((0, 0, 0), GRID.shape)]
 
 
-def test_some_chunks_stand_for_a_big_array(tmp_path, monkeypatch, reads):
+def test_some_chunks_of_a_large_array_are_counted(tmp_path, monkeypatch, reads):
     z, y, x = np.ogrid[:128, :120, :136]
     voxels = ((z - 60) ** 2 + (y - 40) ** 2 + (x - 80) ** 2 < 50**2).astype(np.uint16)
     volume = label(tmp_path / "a", voxels, chunk=8)
@@ -111,7 +111,7 @@ def test_some_chunks_stand_for_a_big_array(tmp_path, monkeypatch, reads):
     assert present_voxels(volume) == estimate
 
 
-def test_an_array_as_big_as_the_challenges_largest(tmp_path, reads):
+def test_array_as_large_as_the_challenges_largest(tmp_path, reads):
     grid = Grid((2, 2, 2), (0, 0, 0), (1600, 1796, 2250))
     array = create(tmp_path / "a", grid, "uint8", chunk=64)
     array[:64, :64, :64].write(1).result()

@@ -89,7 +89,7 @@ def test_shifts_along_an_axis(axis, whole, half):
 
 @settings(deadline=None, max_examples=50)
 @given(st.tuples(*[st.sampled_from([1, 2, 3])] * 3))
-def test_finer_and_coarser_again_gives_back_what_varies_slowly(factor):
+def test_upsampling_then_downsampling_keeps_smooth_values(factor):
     source = Grid((6, 6, 6), (30, 30, 30), (10, 10, 10))
     z, y, x = np.indices(source.shape)
     values = (3 * z - 2 * y + x).astype(np.float32)

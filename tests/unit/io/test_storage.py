@@ -68,7 +68,7 @@ def test_a_bucket_reads_like_a_folder(bucket, tmp_path, monkeypatch, signed):
     assert np.array_equal(crop.read_raw((1, 2, 3), (20, 20, 10)), RAW[1:21, 2:22, 3:13])
 
 
-def test_a_datasplit_may_name_a_bucket(bucket, tmp_path):
+def test_datasplit_refers_to_a_bucket(bucket, tmp_path):
     """Labels and raw of a bucket, or only raw; in five columns, in three, and as written again."""
     recon = tmp_path / "b.zarr/recon-1"
     create(recon / "em/raw", GRID, "uint8", chunk=16).write(RAW).result()
@@ -145,7 +145,7 @@ def test_chunks_that_a_bucket_lacks_are_missing(bucket, tmp_path):
     assert np.array_equal(volume.inside(GRID), inside)
 
 
-def test_what_is_not_there(bucket):
+def test_missing_keys(bucket):
     assert read_text(S3Path("cells", "none")) is None
     with pytest.raises(InputError, match="s3://cells/none does not exist"):
         Volume.open("s3://cells/none")
@@ -163,7 +163,7 @@ def test_parts_of_an_address():
     assert path.parents == [S3Path("cells", "a"), S3Path("cells")] and path.parent.name == "a"
 
 
-def test_only_the_names_asked_for_are_there(bucket, tmp_path):
+def test_presence_of_names(bucket, tmp_path):
     """Not those that begin alike."""
     for name in ("1", "10", "1.a/b"):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,7 @@ def test_raw_beyond_missing_chunks_is_mirrored(raw):
     assert volume.available(box, core) == core
 
 
-def test_raw_of_another_crop_behind_missing_chunks_is_not_wanted(raw):
+def test_raw_of_another_crop_behind_missing_chunks_is_not_read(raw):
     """The last layer of chunks is here, the one before it is not."""
     shutil.rmtree(raw / "s0/1")
     core = FINE.box((4, 0, 0), (12, 8, 8))
@@ -91,7 +91,7 @@ def test_raw_of_another_crop_behind_missing_chunks_is_not_wanted(raw):
     assert volume.available(FINE.box((4, 0, 0), (40, 8, 8)), core) == core
 
 
-def test_raw_that_should_be_there_is_an_error(raw):
+def test_missing_chunks_of_the_core_are_an_error(raw):
     (raw / "s0/1/1/1").unlink()
     with pytest.raises(InputError, match="chunks of raw are missing"):
         Volume.open(raw).read_raw(FINE.box((10, 10, 10), (20, 20, 20)))
@@ -105,7 +105,7 @@ def test_a_broken_chunk_is_an_error_with_its_name(raw):
         Volume.open(raw).read_raw(FINE.box((0, 0, 0), (4, 4, 4)))
 
 
-def test_stored_voxels_are_read_as_they_are_even_half_a_voxel_off(raw):
+def test_stored_voxels_are_not_interpolated_half_a_voxel_off(raw):
     volume = Volume.open(raw)
     extent = Grid((4, 4, 4), (102, 2, 2), (8, 8, 8))
     grid = volume.aligned(extent, (8, 8, 8))
@@ -232,7 +232,7 @@ def pyramid(path, *voxel_sizes):
         ([4], 16, 4), ([8, 16], 4, "s0: [4.0"), ([16], 8, "s1: [8.0"), ([8, 16], 2, "s0: [4.0"),
     ],
 )  # fmt: skip
-def test_levels_that_are_here_and_that_are_not(tmp_path, here, wanted, read):
+def test_present_and_absent_levels(tmp_path, here, wanted, read):
     pyramid(tmp_path / "raw", 4, 8, 16)
     for i, size in enumerate((4, 8, 16)):
         if size not in here:
@@ -264,7 +264,7 @@ def test_flyem(shared):
         (Grid((8, 8, 8), (80, 0, 0), (2, 2, 2)), np.s_[0:0]),
     ],
 )
-def test_which_voxels_lie_inside(tmp_path, grid, inside):
+def test_voxels_inside_the_volume(tmp_path, grid, inside):
     create(tmp_path / "raw", Grid((8, 8, 8), (0, 0, 0), (4, 5, 6)), "uint8")
     expected = np.zeros(grid.shape, bool)
     expected[inside] = True
@@ -312,7 +312,7 @@ def test_a_crop_where_the_source_has_no_raw_at_all(raw):
     empty=st.sets(st.tuples(*[st.integers(0, 2)] * 3), max_size=4),
 )
 @settings(max_examples=40)
-def test_what_is_inside_by_hand(tmp_path_factory, start, shape, size, empty):
+def test_voxels_inside_a_small_volume(tmp_path_factory, start, shape, size, empty):
     path = tmp_path_factory.mktemp("inside") / "raw"
     create(path, FINE, "uint8", chunk=16)
     (path / "s0" / ABSENT_FILE).write_text(json.dumps(["/".join(map(str, key)) for key in empty]))
@@ -363,7 +363,7 @@ def test_voxels_of_6_96_nm_count_as_8(tmp_path):
     assert volume.aligned(grid.box((1, 0, 0), (8, 8, 8)), (8, 8, 8)).voxel_size == (8, 8, 8)
 
 
-def test_what_the_finest_level_says_of_a_label_holds_without_its_voxels(tmp_path):
+def test_encoding_of_an_absent_finest_level_is_used(tmp_path):
     pyramid(tmp_path / "mito", 4, 8)
     encoding = {"annotation_type": {"encoding": {"unknown": 7}}}
     write_metadata(tmp_path / "mito/s0/.zattrs", {"cellmap": {"annotation": encoding}})

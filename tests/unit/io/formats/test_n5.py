@@ -59,7 +59,7 @@ def test_pixel_resolution_and_downsampling_factors_are_x_y_z(tmp_path):
     assert coarse.grid == Grid((6, 10, 8), (0, 2.5, 2), (10, 6, 7))
 
 
-def test_levels_that_are_not_here(tmp_path):
+def test_absent_levels(tmp_path):
     datasets = [{"path": f"s{i}", "transform": transform(*[4 * 2**i] * 3)} for i in range(2)]
     for i in range(2):
         write(tmp_path / f"s{i}", {})
@@ -144,13 +144,13 @@ def test_missing_chunks(tmp_path):
     assert missing.shape == (2, 2, 2) and np.argwhere(missing).tolist() == [[0, 0, 1]]
 
 
-def test_an_array_that_does_not_say_where_it_lies(tmp_path):
+def test_array_without_a_position(tmp_path):
     write(tmp_path / "raw", {})
     with pytest.raises(InputError, match="raw/attributes.json does not say.*pixelResolution"):
         Volume.open(tmp_path / "raw")
 
 
-def test_raw_is_n5_where_there_is_no_zarr(tmp_path):
+def test_raw_is_n5_without_a_zarr(tmp_path):
     folder = tmp_path / "a/a.n5/recon-1/em/fibsem-uint8"
     folder.mkdir(parents=True)
     assert raw_path(tmp_path, "a") == folder
