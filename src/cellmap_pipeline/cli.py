@@ -104,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also report scores without the effect of colliding ids in the evaluator",
     )
+    score.add_argument(
+        "--rules",
+        metavar="NAME",
+        help="the evaluator's rules, such as 2026-07 (docs/scoring.md lists them); default: those "
+        "by which the workflow tunes",
+    )
     score.set_defaults(execute=_score)
 
     for command in (package, check, score):
@@ -193,6 +199,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from cellmap_pipeline.io.files import write_json
+    from cellmap_pipeline.scoring.rules.registry import DEFAULT_RULES, rules_named
     from cellmap_pipeline.scoring.submission import score_submission
     from cellmap_pipeline.scoring.summary import overall_scores, write_csv
 
@@ -204,11 +211,14 @@ def _score(options: argparse.Namespace) -> int:
         options.workers,
         options.memory_gb,
         options.without_collisions,
+        options.rules or DEFAULT_RULES,
     )
     write_json(options.output, scores)
     write_csv(scores, options.output.with_suffix(".csv"))
     for name, value in overall_scores(scores).items():
         print(f"{name:45} {value:.6f}")
+    if note := rules_named(scores["rules"]).note:
+        print(f"note on the rules of {scores['rules']}: {note}")
     return 0
 
 

@@ -25,7 +25,7 @@ RESULT_VERSION = {
     "select": 2,
     "segment": 4,
     "package": 3,
-    "score": 2,
+    "score": 3,
     "figures": 1,
 }
 

@@ -1,14 +1,14 @@
 """Instance scores of a label, as the CellMap challenge's official evaluator computes them.
 
 Predicted ids are split into connected components, matched one to one to the true instances, and
-each true instance gets a Hausdorff distance. Method: cellmap-segmentation-challenge,
-utils.eval_utils (2026-06-30).
+each true instance gets a Hausdorff distance, which a set of rules (`scoring.rules`) turns into a
+score. Method: cellmap-segmentation-challenge, utils.eval_utils (2026-06-30).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import fastremap
@@ -18,6 +18,8 @@ from ortools.graph.python import min_cost_flow
 
 from cellmap_pipeline.scoring.hausdorff import hausdorff_distance
 from cellmap_pipeline.scoring.objects import Objects, label_components, objects_from_ids
+from cellmap_pipeline.scoring.rules.base import Rules
+from cellmap_pipeline.scoring.rules.registry import DEFAULT_RULES, RULES
 from cellmap_pipeline.scoring.slabs import ArrayLike, TransposedView, is_fortran, slabs
 
 # The evaluator's constants.
@@ -36,8 +38,58 @@ def score_instance(
     truth: ArrayLike | NDArray[Any],
     voxel_size: Sequence[float],
     without_collisions: bool = False,
+    rules: Rules | None = None,
 ) -> dict[str, Any]:
     """Count and measure the objects of a predicted label against the ground truth.
+
+    Parameters
+    ----------
+    pred, truth, voxel_size
+        As for `match_objects`.
+    without_collisions
+        Also measure each true object against its match alone, if the rules let ids collide.
+    rules
+        The evaluator's rules (default: `DEFAULT_RULES`).
+
+    Returns
+    -------
+    `tp`, `fp`, `fn`
+        Number of objects.
+    `hausdorff_norm_sum`, `n_hausdorff`
+        Sum and number of the normalized distances, where 1 is perfect; the rules decide how much
+        an unmatched object counts.
+    `status`
+        `scored`, or why the crop is ignored (`skipped_too_many_instances`, `matching_failed`).
+    `hausdorff_norm_sum_without_collisions`
+        Only if `without_collisions`, and the rules let ids collide.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ, or true ids are negative or fractional.
+    TypeError
+        The prediction has a type that the evaluator cannot split into components.
+    """
+    rules = rules or RULES[DEFAULT_RULES]
+    found = match_objects(pred, truth, voxel_size)
+    counts = {
+        "tp": found.tp,
+        "fp": found.fp,
+        "fn": found.fn,
+        "hausdorff_norm_sum": found.score_sum(rules, rules.ids_collide),
+        "n_hausdorff": found.tp + found.fp + found.fn,
+        "status": found.status,
+    }
+    if without_collisions and rules.ids_collide:
+        norm_sum = found.score_sum(rules, ids_collide=False)
+        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = norm_sum
+    return counts
+
+
+def match_objects(
+    pred: ArrayLike | NDArray[Any], truth: ArrayLike | NDArray[Any], voxel_size: Sequence[float]
+) -> MatchedObjects:
+    """Match the objects of a predicted label to those of the ground truth.
 
     Arrays larger than a slab are read in slabs. Each is kept in memory as object numbers of two
     bytes a voxel, or four if there are more than 65,535 objects.
@@ -51,20 +103,6 @@ def score_instance(
         (z, y, x) whole ids; 0 is background.
     voxel_size
         nm, z, y, x.
-    without_collisions
-        Also measure each true object against its match alone.
-
-    Returns
-    -------
-    `tp`, `fp`, `fn`
-        Number of objects.
-    `hausdorff_norm_sum`, `n_hausdorff`
-        Sum and number of the normalized distances, where 1 is perfect; an unmatched object counts
-        at the capped distance.
-    `status`
-        `scored`, or why the crop is ignored (`skipped_too_many_instances`, `matching_failed`).
-    `hausdorff_norm_sum_without_collisions`
-        Only if `without_collisions`.
 
     Raises
     ------
@@ -82,15 +120,98 @@ def score_instance(
     limit = instance_ratio_limit(true.highest) * true.highest if true.highest else None
     components = label_components(pred, limit)
     if components is None:
-        return _skipped("skipped_too_many_instances", without_collisions)
+        return MatchedObjects("skipped_too_many_instances")
     predicted = Objects.from_numbers(components)
     overlaps = _overlaps(true, predicted)
     if overlaps.true.size > MAX_OVERLAPS:
-        return _skipped("skipped_too_many_instances", without_collisions)
+        return MatchedObjects("skipped_too_many_instances")
     matches = _match(overlaps, true, predicted.highest)
     if matches is None:
-        return _skipped("matching_failed", without_collisions)
-    return _measure(true, predicted, matches, voxel_size, without_collisions)
+        return MatchedObjects("matching_failed")
+    return MatchedObjects("scored", true, predicted, matches, tuple(voxel_size))
+
+
+@dataclass(frozen=True)
+class MatchedObjects:
+    """True and predicted objects of a label, and which of them match.
+
+    Attributes
+    ----------
+    status
+        `scored`, or why there are no objects (`skipped_too_many_instances`, `matching_failed`).
+    true, predicted
+        The objects.
+    matches
+        Number of the predicted object that each matched true object has, by its number.
+    voxel_size
+        nm, in the order of the axes of the objects.
+    """
+
+    status: str
+    true: Objects | None = None
+    predicted: Objects | None = None
+    matches: Mapping[int, int] = field(default_factory=dict)
+    voxel_size: tuple[float, ...] = ()
+
+    @property
+    def tp(self) -> int:
+        """Number of matches."""
+        return len(self.matches)
+
+    @property
+    def fp(self) -> int:
+        """Number of predicted objects without a match."""
+        return self.predicted.highest - self.tp if self.predicted else 0
+
+    @property
+    def fn(self) -> int:
+        """Number of true objects without a match."""
+        return len(self.true.numbers) - self.tp if self.true else 0
+
+    @property
+    def cap_nm(self) -> float:
+        """The largest distance that is measured."""
+        assert self.true is not None
+        shape = self.true.volume.shape
+        return min(v * n / 2 for v, n in zip(self.voxel_size, shape, strict=True))
+
+    def distances(self, ids_collide: bool) -> NDArray[np.float64]:
+        """Measure the distance of each true object, by ascending id, to its match, nm.
+
+        Parameters
+        ----------
+        ids_collide
+            Whether unmatched predicted objects keep their numbers, and so join the true object
+            with that id.
+
+        Returns
+        -------
+        NaN for true objects without a match, unless an unmatched object has its id.
+        """
+        assert self.true is not None and self.predicted is not None
+        spacing = np.asarray(self.voxel_size, np.float64)
+        matched = set(self.matches.values())
+        distances = []
+        for number in self.true.numbers.tolist():
+            components = [self.matches[number]] if number in self.matches else []
+            id_ = int(self.true.ids[number])
+            if ids_collide and id_ <= self.predicted.highest and id_ not in matched:
+                components.append(id_)
+            distance = hausdorff_distance(
+                self.true, number, self.predicted, components, spacing, self.cap_nm
+            )
+            distances.append(distance if components else np.nan)
+        return np.array(distances, np.float64)
+
+    def score_sum(self, rules: Rules, ids_collide: bool) -> float:
+        """Sum of the scores of all objects, matched or not."""
+        if self.true is None:
+            return 0.0
+        distances = np.concatenate([self.distances(ids_collide), np.full(self.fp, np.nan)])
+        # The evaluator stores distances in float32, then normalizes them in float64.
+        rounded = distances.astype(np.float32).astype(np.float64)
+        cap = float(np.float32(self.cap_nm))
+        return float(np.sum(rules.object_scores(rounded, cap, self.voxel_size)))
 
 
 def instance_ratio_limit(n_true: int) -> float:
@@ -113,14 +234,6 @@ class Overlaps:
     true: NDArray[np.int64]
     predicted: NDArray[np.int64]
     iou: NDArray[np.float32]
-
-
-def _skipped(status: str, without_collisions: bool) -> dict[str, Any]:
-    counts: dict[str, Any] = {"tp": 0, "fp": 0, "fn": 0}
-    counts |= {"hausdorff_norm_sum": 0.0, "n_hausdorff": 0, "status": status}
-    if without_collisions:
-        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = 0.0
-    return counts
 
 
 def _overlaps(true: Objects, predicted: Objects) -> Overlaps:
@@ -197,48 +310,3 @@ def _match(overlaps: Overlaps, true: Objects, n_pred: int) -> dict[int, int] | N
     arcs = np.arange(2 * n_true, 2 * n_true + len(overlaps.true))
     used = np.flatnonzero(flow.flows(arcs) == 1)
     return {int(overlaps.true[k]): int(overlaps.predicted[k]) for k in used}
-
-
-def _measure(
-    true: Objects,
-    predicted: Objects,
-    matches: dict[int, int],
-    voxel_size: Sequence[float],
-    without_collisions: bool,
-) -> dict[str, Any]:
-    spacing = np.asarray(voxel_size, np.float64)
-    cap = min(v * n / 2 for v, n in zip(voxel_size, true.volume.shape, strict=True))
-    matched = set(matches.values())
-    distances, match_distances = [], []
-    for number in true.numbers.tolist():
-        match = [matches[number]] if number in matches else []
-        # In the evaluator an unmatched component keeps its number, and so joins the true object
-        # with that id.
-        id_ = int(true.ids[number])
-        colliding = [id_] if id_ <= predicted.highest and id_ not in matched else []
-        components = match + colliding
-        distance = hausdorff_distance(true, number, predicted, components, spacing, cap)
-        distances.append(distance)
-        if without_collisions:
-            if colliding:
-                distance = hausdorff_distance(true, number, predicted, match, spacing, cap)
-            match_distances.append(distance)
-    unmatched = [cap] * (predicted.highest - len(matched))
-    counts = {
-        "tp": len(matches),
-        "fp": len(unmatched),
-        "fn": len(distances) - len(matches),
-        "hausdorff_norm_sum": _norm_sum(distances + unmatched, spacing),
-        "n_hausdorff": len(distances) + len(unmatched),
-        "status": "scored",
-    }
-    if without_collisions:
-        norm_sum = _norm_sum(match_distances + unmatched, spacing)
-        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = norm_sum
-    return counts
-
-
-def _norm_sum(distances: Sequence[float], spacing: NDArray[np.float64]) -> float:
-    # The evaluator stores distances in float32, then normalizes them in float64.
-    rounded = np.asarray(distances, np.float32).astype(np.float64)
-    return float(np.sum(1.01 ** (-rounded / np.linalg.norm(spacing))))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellmap_pipeline.classes import is_instance
@@ -20,6 +20,7 @@ from cellmap_pipeline.scoring.alignment import aligned_view, submitted_grid, wil
 from cellmap_pipeline.scoring.archive import Archive, StoredArray
 from cellmap_pipeline.scoring.instances import WITHOUT_COLLISIONS, score_instance
 from cellmap_pipeline.scoring.objects import count_ids
+from cellmap_pipeline.scoring.rules.registry import DEFAULT_RULES, rules_named
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, ArrayLike, MaskedView
 from cellmap_pipeline.scoring.summary import MASK_SUFFIX, Scores, combine
@@ -47,6 +48,8 @@ class ScoringTask:
         Grid of the label in the manifest; None takes it from the ground truth's attributes.
     without_collisions
         As for `score_instance`.
+    rules
+        Name of the evaluator's rules.
     """
 
     crop: str
@@ -54,6 +57,7 @@ class ScoringTask:
     submitted_crop: str | None
     grid: Grid | None
     without_collisions: bool = False
+    rules: str = DEFAULT_RULES
 
 
 def score_label(submission: Archive, truth: Archive, task: ScoringTask) -> Scores:
@@ -82,7 +86,9 @@ def score_label(submission: Archive, truth: Archive, task: ScoringTask) -> Score
     pred, true = aligned_pair(submission, truth, task.submitted_crop, task.crop, task.label, target)
     try:
         if is_instance(task.label):
-            score = score_instance(pred, true, target.voxel_size, task.without_collisions)
+            score = score_instance(
+                pred, true, target.voxel_size, task.without_collisions, rules_named(task.rules)
+            )
         else:
             score = score_semantic(pred, true)
     except InputError:
@@ -150,6 +156,7 @@ def score_submission(
     workers: int = 1,
     memory_gb: float | None = None,
     without_collisions: bool = False,
+    rules: str = DEFAULT_RULES,
 ) -> Scores:
     """Compute all scores of a submission: per crop and label, per class, and overall.
 
@@ -168,21 +175,28 @@ def score_submission(
         takes more is scored alone.
     without_collisions
         Also give the scores without the effect of the evaluator's colliding ids.
+    rules
+        Name of the evaluator's rules.
 
     Returns
     -------
     `crop{id}` -> label -> result of `score_label`; the result of `combine`; `total_evals` rows in
-    the manifest and `num_evals_done` labels scored.
+    the manifest and `num_evals_done` labels scored; the name of the `rules`.
 
     Raises
     ------
     InputError
-        The submission or the ground truth cannot be read, or they have no crop in common.
+        The rules are not known, the submission or the ground truth cannot be read, or they have no
+        crop in common.
     """
+    without_collisions &= rules_named(rules).ids_collide
     _worker_archives.clear()
     _open_archives(submission, truth)
     (archives,) = _worker_archives.values()
-    tasks = _scoring_tasks(*archives, rows, without_collisions)
+    tasks = [
+        replace(task, without_collisions=without_collisions, rules=rules)
+        for task in _scoring_tasks(*archives, rows)
+    ]
     per_crop: dict[str, Scores] = {}
     for task, score in run_bounded(
         _score_task,
@@ -197,12 +211,12 @@ def score_submission(
         per_crop.setdefault(task.crop, {})[task.label] = score
     _worker_archives.clear()
     ordered = {crop: dict(sorted(per_crop[crop].items())) for crop in sorted(per_crop)}
-    progress = {"total_evals": len(rows), "num_evals_done": len(tasks)}
+    progress = {"total_evals": len(rows), "num_evals_done": len(tasks), "rules": rules}
     return ordered | combine(ordered) | progress
 
 
 def _scoring_tasks(
-    submission: Archive, truth: Archive, rows: Sequence[CropLabel], without_collisions: bool
+    submission: Archive, truth: Archive, rows: Sequence[CropLabel]
 ) -> list[ScoringTask]:
     submitted_crops = {crop: crop for crop in submission.labels if crop in truth.labels}
     if not submitted_crops:
@@ -226,7 +240,7 @@ def _scoring_tasks(
                 _check_chunks(submission, name, label)
             else:
                 name = None
-            tasks.append(ScoringTask(crop, label, name, grid, without_collisions))
+            tasks.append(ScoringTask(crop, label, name, grid))
     return tasks
 
 

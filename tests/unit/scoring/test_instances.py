@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.scoring import hausdorff, objects, slabs
 from cellmap_pipeline.scoring import instances as scoring_instances
-from cellmap_pipeline.scoring.instances import instance_ratio_limit, score_instance
+from cellmap_pipeline.scoring.instances import instance_ratio_limit, match_objects, score_instance
+from cellmap_pipeline.scoring.rules.registry import RULES
 from tests.support.drawn_volumes import KINDS, draw_pair
 
 # Results of the official evaluator (2026-06-30) for `draw_case` of each seed.
@@ -96,6 +97,27 @@ def test_equals_the_official_evaluator_on_the_golden_cases(shared: Path) -> None
     for name, case in instance.items():
         pred, truth = volumes[f"{name}/pred"], volumes[f"{name}/truth"]
         assert_score(score_instance(pred, truth, case["voxel_size"]), case["result"])
+
+
+def test_equals_the_golden_cases_of_july_2026(shared: Path) -> None:
+    volumes = np.load(shared / "golden" / "scoring_cases.npz")
+    cases = json.loads((shared / "golden" / "scoring_expected_2026_07.json").read_text())
+    assert len(cases) == 12
+    for name, case in cases.items():
+        pred, truth = volumes[f"{name}/pred"], volumes[f"{name}/truth"]
+        found = match_objects(pred, truth, case["voxel_size"])
+        assert found.status == case["status"]
+        if found.status != "scored":
+            continue
+        assert (found.tp, found.fp, found.fn) == (case["tp"], case["fp"], case["fn"])
+        assert found.cap_nm == pytest.approx(case["cap_nm"])
+        expected = np.array(case["distances_nm"], float)  # None becomes NaN.
+        distances = found.distances(ids_collide=False)
+        np.testing.assert_allclose(distances, expected, rtol=1e-6)
+        score = score_instance(pred, truth, case["voxel_size"], rules=RULES["2026-07"])
+        total = np.nansum(0.1 ** (expected / case["cap_nm"]))
+        assert score["hausdorff_norm_sum"] == pytest.approx(total)
+        assert score["n_hausdorff"] == case["n_hausdorff"]
 
 
 def test_perfect_prediction_with_other_ids() -> None:

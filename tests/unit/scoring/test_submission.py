@@ -84,6 +84,7 @@ def test_equals_the_official_evaluator_on_drawn_submissions(seed: int, tmp_path:
         for name in list(scores):
             if name.endswith("_without_masks"):
                 assert scores.pop(name) >= scores[name.removesuffix("_without_masks")]
+        assert scores.pop("rules") == "2026-06-30"
         assert_same(json.loads(json.dumps(scores)), DRAWN[seed])
 
 
@@ -267,6 +268,22 @@ def test_several_zarr_folders(truth: Path, tmp_path: Path) -> None:
         archive.writestr("b.zarr/.zgroup", "{}")
     with pytest.raises(InputError, match="several zarr folders"):
         score_submission(path, truth, MANIFEST)
+
+
+def test_rules_of_july_2026_count_unmatched_objects_as_zero(truth: Path, tmp_path: Path) -> None:
+    array = zarr.open(str(truth / "crop2/mito"), mode="r+")
+    submission = zip_folder(truth, tmp_path / "s.zip")
+    array[5:7, 5:9, 5:9] = 0  # One object of the submission then has no match.
+    scores = score_submission(submission, truth, MANIFEST, rules="2026-07", without_collisions=True)
+    assert scores["rules"] == "2026-07"
+    mito = scores["crop2"]["mito"]
+    assert (mito["tp"], mito["fp"], mito["fn"], mito["n_hausdorff"]) == (1, 1, 0, 2)
+    assert mito["hausdorff_norm_sum"] == 1
+    # These rules let no ids collide.
+    assert not [name for name in scores if "collisions" in name]
+    by_default = score_submission(submission, truth, MANIFEST)
+    assert by_default["rules"] == "2026-06-30"
+    assert by_default["crop2"]["mito"]["hausdorff_norm_sum"] > 1
 
 
 def test_chunks_named_otherwise_than_stated_are_refused(truth: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Sets of rules of the official evaluator, one per module."""
