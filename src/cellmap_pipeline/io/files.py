@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,10 +13,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.io.tables import decode_csv
 
 PARTIAL_SUFFIX = ".partial"
+# System errors that the path or the content of a file causes. Decoders raise some without a number.
+CONTENT_ERRNOS = {
+    None, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR
+}  # fmt: skip
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Tell a disk or a machine that fails while the block reads `path` from broken content.
+
+    Raises
+    ------
+    UnavailableError
+        The path cannot be read now. Errors of its content are raised as they are.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise _unavailable(path, os.strerror(errno.ENOMEM)) from error
+    except OSError as error:
+        if error.errno in CONTENT_ERRNOS:
+            raise
+        raise _unavailable(path, str(error.strerror)) from error
+    except RuntimeError as error:
+        # The error of torch if there is not enough memory.
+        if os.strerror(errno.ENOMEM) not in str(error):
+            raise
+        raise _unavailable(path, os.strerror(errno.ENOMEM)) from error
+
+
+def _unavailable(path: str | Path, reason: str) -> UnavailableError:
+    return UnavailableError(
+        f"{path} cannot be read now ({reason}): check its disk and your access to it, and start "
+        "again; it was left as it is"
+    )
 
 
 @contextmanager
