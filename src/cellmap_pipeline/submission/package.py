@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.files import atomic_write, reading
 from cellmap_pipeline.io.storage import Metadata
 from cellmap_pipeline.scoring.alignment import safe_translation
 from cellmap_pipeline.submission.conversion import CHUNK, CODEC, Converter
@@ -73,6 +73,8 @@ def package(
     ------
     InputError
         The folder has none of the labels, or a label cannot be read or converted.
+    UnavailableError
+        A file cannot be read now.
     """
     segmentations, output = Path(segmentations), Path(output)
     rows = sorted(manifest, key=lambda row: f"{_name(row)}/")
@@ -153,12 +155,12 @@ def _file_names(folder: str, depth: int) -> list[str]:
     """Relative paths of the files at `depth` (1: in the folder itself), with dots for slashes."""
     if depth == 1:
         return [entry.name for entry in os.scandir(folder) if entry.is_file()]
-    subfolders = [entry.name for entry in os.scandir(folder) if entry.name.isdecimal()]
+    subfolders = [entry for entry in os.scandir(folder) if entry.name.isdecimal()]
     return [
-        f"{name}.{file}"
-        for name in subfolders
-        if os.path.isdir(f"{folder}/{name}")
-        for file in _file_names(f"{folder}/{name}", depth - 1)
+        f"{entry.name}.{file}"
+        for entry in subfolders
+        if entry.is_dir()
+        for file in _file_names(entry.path, depth - 1)
     ]
 
 
@@ -183,7 +185,11 @@ def _read_ahead(files: Sequence[ChunkFile], metadata: Metadata) -> Iterator[Entr
 
 
 def _read_files(files: Iterable[ChunkFile]) -> list[Entry]:
-    return [(name, Path(path).read_bytes()) for name, path in files]
+    entries = []
+    for name, path in files:
+        with reading(path):
+            entries.append((name, Path(path).read_bytes()))
+    return entries
 
 
 def _add_json(archive: zipfile.ZipFile, name: str, value: Metadata) -> None:

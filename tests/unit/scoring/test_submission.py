@@ -1,7 +1,9 @@
 """Scoring of whole submissions."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,8 +15,9 @@ import zarr
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.submission import score_submission
 from cellmap_pipeline.scoring.summary import combine, write_csv
@@ -267,3 +270,18 @@ def test_several_zarr_folders(truth: Path, tmp_path: Path) -> None:
         archive.writestr("b.zarr/.zgroup", "{}")
     with pytest.raises(InputError, match="several zarr folders"):
         score_submission(path, truth, MANIFEST)
+
+
+def test_ground_truth_on_a_disk_that_fails_is_not_called_broken(
+    truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive.open(truth)
+    array = archive.array("crop1", "mito")
+
+    def fail(self: zarr.DirectoryStore, name: str) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(zarr.DirectoryStore, "_fromfile", fail)
+    for read in (lambda: array[:1], lambda: archive.array("crop1", "er")):
+        with pytest.raises(UnavailableError, match="crop1/.* cannot be read now .Stale file"):
+            read()
