@@ -5,9 +5,19 @@ import shutil
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
+
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.checks import check_folders
 from cellmap_pipeline.run import failures, locks, restart
+
+
+def log_completely():
+    """Log all that `cellmap-pipeline status` reads, even if `--quiet` hides it in the terminal."""
+    for handler in logger.handlers:
+        if handler.name == "DefaultLogFileHandler":
+            for part in (handler.formatter, *handler.filters):
+                part.quiet = set()
 
 
 def check_start():
@@ -52,6 +62,10 @@ def print_failures():
         # On a full disk no log could be written.
         if shutil.disk_usage(PATHS.logs).free < 1e6:
             print(f"the disk of {PATHS.output.resolve()} is full", file=sys.stderr)
+
+
+# Snakemake logs the planned jobs before `onstart`.
+log_completely()
 
 
 onstart:
