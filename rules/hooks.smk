@@ -69,6 +69,8 @@ log_completely()
 
 
 onstart:
+    # With `--quiet`, Snakemake would not log that a job has finished.
+    workflow.scheduler.print_progress = True
     check_start()
     restart.acquire_run_lock(PATHS.logs)
 

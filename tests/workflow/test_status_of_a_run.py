@@ -11,7 +11,7 @@ def test_status_of_a_running_training(new_run, monkeypatch):
     run.train("tiny", epochs=2, iterations_per_epoch=40)
     monkeypatch.chdir(run.folder)
     plan = read_plan(run.folder / "config/config.yaml")
-    process = run.start("results/tiny/model.ckpt", "--quiet", "all")
+    process = run.start("results/tiny/model.ckpt", "--quiet")
 
     def training():
         status = read_status(plan)
