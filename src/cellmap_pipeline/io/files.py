@@ -25,7 +25,7 @@ CONTENT_ERRNOS = {
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Tell a disk or a machine that fails while the block reads `path` from broken content.
+    """Tell a disk that fails while the block reads `path` from broken content.
 
     Raises
     ------
@@ -34,24 +34,13 @@ def reading(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError as error:
-        raise _unavailable(path, os.strerror(errno.ENOMEM)) from error
     except OSError as error:
         if error.errno in CONTENT_ERRNOS:
             raise
-        raise _unavailable(path, str(error.strerror)) from error
-    except RuntimeError as error:
-        # The error of torch if there is not enough memory.
-        if os.strerror(errno.ENOMEM) not in str(error):
-            raise
-        raise _unavailable(path, os.strerror(errno.ENOMEM)) from error
-
-
-def _unavailable(path: str | Path, reason: str) -> UnavailableError:
-    return UnavailableError(
-        f"{path} cannot be read now ({reason}): check its disk and your access to it, and start "
-        "again; it was left as it is"
-    )
+        raise UnavailableError(
+            f"{path} cannot be read now ({error.strerror}): check its disk and your access to it, "
+            "and start again; it was left as it is"
+        ) from error
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit import SplitSettings, find_crops, split
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
 from cellmap_pipeline.data.layout import raw_path
-from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.errors import InputError, UnavailableError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, union
 from cellmap_pipeline.plan.choices import method_and_channels
 from cellmap_pipeline.plan.lineage import choice_for, prediction_paths
@@ -179,7 +179,7 @@ def _add_ground_truth(plan: Plan, volumes: InputVolumes, problems: list[str]) ->
     folder = Path(plan.config.ground_truth)
     try:
         labels = Archive.open(folder).labels
-    except InputError as error:
+    except (InputError, UnavailableError) as error:
         problems.append(f"ground_truth: {error}")
         return
     covered = plan.covered_rows()

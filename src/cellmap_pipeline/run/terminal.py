@@ -6,10 +6,7 @@ import codecs
 import io
 import sys
 
-ASCII = {
-    "×": "x", "µ": "u", "\u03bc": "u", "σ": "sigma", "…": "...", "–": "-", "±": "+-", "≥": ">=",
-    "≤": "<=", "²": "2", "³": "3", "½": "1/2", "✓": "x",
-}  # fmt: skip
+ASCII = {"×": "x", "µ": "u", "\u03bc": "u", "…": "...", "–": "-", "≥": ">=", "≤": "<=", "³": "3"}
 
 
 def replace_unprintable() -> None:

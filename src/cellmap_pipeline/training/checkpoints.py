@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
@@ -48,17 +51,37 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         torch.save(content, file)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a checkpoint for torch, which does not map it into memory then.
+
+    Some file systems do not support that.
+
+    Raises
+    ------
+    UnavailableError
+        The file cannot be read now, also for lack of memory. For broken files, one of
+        `BROKEN_ERRORS` is raised in the block.
+    """
+    no_memory = os.strerror(errno.ENOMEM)
+    with reading(path), path.open("rb") as file:
+        try:
+            yield file
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or no_memory in str(error):
+                raise OSError(errno.ENOMEM, no_memory) from error
+            raise
+
+
 def read_checkpoint(path: Path) -> Any:
     """Read what torch saved, on the CPU: tensors and plain values only.
-
-    The file is not mapped into memory, which some file systems do not support.
 
     Raises
     ------
     UnavailableError
         The file cannot be read now. For broken files, one of `BROKEN_ERRORS` is raised.
     """
-    with reading(path), path.open("rb") as file:
+    with opened(path) as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -96,7 +119,7 @@ def load_checkpoint(path: Path) -> SegmentationTask:
         It cannot be read now.
     """
     try:
-        with reading(path), path.open("rb") as file:
+        with opened(path) as file:
             task = SegmentationTask.load_from_checkpoint(
                 file, map_location="cpu", weights_only=True
             )

@@ -170,16 +170,27 @@ def test_a_file_system_without_mmap(tmp_path, monkeypatch):
     assert find_resumable(tmp_path).step == 2
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), "Permission denied"),
+        (MemoryError(), "Cannot allocate memory"),
+        # That of torch.
+        (RuntimeError("error code 12 (Cannot allocate memory)"), "Cannot allocate memory"),
+    ],
+    ids=repr,
+)
 def test_a_training_does_not_start_over_when_no_checkpoint_can_be_read(
-    tmp_path, failing_load, number
+    tmp_path, failing_load, error, reason
 ):
     for name in ("0-0.5", "last"):
         checkpoint(tmp_path / f"{name}.ckpt", global_step=2)
-    failing_load(OSError(number, os.strerror(number)))
+    failing_load(error)
     with pytest.raises(UnavailableError, match=pattern(NONE_READABLE)) as raised:
         find_resumable(tmp_path)
-    assert os.strerror(number) in str(raised.value)
+    assert reason in str(raised.value)
     assert sorted(os.listdir(tmp_path)) == ["0-0.5.ckpt", "last.ckpt"]
 
 
