@@ -5,9 +5,19 @@ import shutil
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
+
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.checks import check_folders
 from cellmap_pipeline.run import failures, locks, restart
+
+
+def log_completely():
+    """Log all that `cellmap-pipeline status` reads, even if `--quiet` hides it in the terminal."""
+    for handler in logger.handlers:
+        if handler.name == "DefaultLogFileHandler":
+            for part in (handler.formatter, *handler.filters):
+                part.quiet = set()
 
 
 def check_start():
@@ -54,7 +64,13 @@ def print_failures():
             print(f"the disk of {PATHS.output.resolve()} is full", file=sys.stderr)
 
 
+# Snakemake logs the planned jobs before `onstart`.
+log_completely()
+
+
 onstart:
+    # With `--quiet`, Snakemake would not log that a job has finished.
+    workflow.scheduler.print_progress = True
     check_start()
     restart.acquire_run_lock(PATHS.logs)
 

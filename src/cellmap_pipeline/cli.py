@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
+from cellmap_pipeline.run.terminal import replace_unprintable
 
 MANIFEST_HELP = "test-crop manifest, path or URL"
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     and `package` exit with 1 if the submission would be rejected, and with 2 if it would be
     accepted but lose score. Every command exits with 1 on bad input.
     """
+    replace_unprintable()
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if options.execute is _run:
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return options.execute(options)
-    except InputError as error:
+    except (InputError, UnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

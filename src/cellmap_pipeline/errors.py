@@ -1,4 +1,4 @@
-"""The error for what users can correct."""
+"""The errors that end a run with a message alone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ class InputError(ValueError):
     """
 
 
+class UnavailableError(Exception):
+    """A file or folder cannot be read now, because of its disk, its mount or the machine.
+
+    The message is complete, as that of an `InputError`. The error says nothing about the content:
+    it is neither an `InputError` nor an `OSError`, so that nobody takes the file for broken.
+    """
+
+
 @contextmanager
 def gathered(problems: list[str], where: str = "") -> Iterator[None]:
-    """Catch an `InputError` and append its lines, prefixed with `where`, to `problems`."""
+    """Catch an error of this module and append its lines, prefixed with `where`, to `problems`."""
     try:
         yield
-    except InputError as error:
+    except (InputError, UnavailableError) as error:
         problems += [where + line for line in str(error).splitlines()]
 
 

@@ -50,6 +50,16 @@ def test_submission_matches_the_manifest(run, small_data):
     assert check(run.folder / "submission.zip", rows) == []
 
 
+def test_results_name_no_absolute_path(run):
+    """The run was made in a folder of this name, and then copied."""
+    named = {
+        str(path.relative_to(run.folder / "results"))
+        for path in (run.folder / "results").rglob("*")
+        if path.is_file() and b"/finished_run" in path.read_bytes()
+    }
+    assert named <= {"report.html", "logs/check_inputs.log"}
+
+
 def test_scores_and_report_are_written(run):
     scores = json.loads((run.folder / "scores.json").read_text())
     assert 0 <= scores["overall_score"] <= 1

@@ -6,11 +6,12 @@ from tests.support.runs import wait_until
 
 
 def test_status_of_a_running_training(new_run, monkeypatch):
+    """Even if Snakemake prints nothing."""
     run = new_run()
     run.train("tiny", epochs=2, iterations_per_epoch=40)
     monkeypatch.chdir(run.folder)
     plan = read_plan(run.folder / "config/config.yaml")
-    process = run.start("results/tiny/model.ckpt")
+    process = run.start("results/tiny/model.ckpt", "--quiet")
 
     def training():
         status = read_status(plan)

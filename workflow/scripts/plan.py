@@ -8,7 +8,9 @@ from pathlib import Path
 
 from cellmap_pipeline.plan.make import make_plan
 from cellmap_pipeline.preflight.outlook import outlook_text
+from cellmap_pipeline.run.terminal import replace_unprintable
 
+replace_unprintable()
 params = snakemake.params
 plan = make_plan(params.config, params.source, [Path(folder) for folder in params.folders])
 text = outlook_text(plan)

@@ -212,7 +212,7 @@ def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) 
         dataset=Path(zarr.name).stem,
         crop=int(re.sub(r"\D", "", folder.name) or 0),
         zarr=zarr,
-        raw=_raw_in(zarr, raw),
+        raw=raw,
         labels=str(folder).removeprefix(f"{zarr}/"),
         grid=next(iter(labels.values())).volume.levels[0].grid,
         present=present,
@@ -230,13 +230,6 @@ def _open_labels(
         except InputError as error:
             problems.append(str(error))
     return opened
-
-
-def _raw_in(zarr: Location, raw: Location) -> str:
-    """Return the raw's path as a datasplit names it: relative to `zarr`, or else absolute."""
-    if str(raw).startswith(f"{zarr}/"):
-        return str(raw).removeprefix(f"{zarr}/")
-    return str(raw.absolute() if isinstance(raw, Path) else raw)
 
 
 def _is_usable(label: LabelVolume, settings: SplitSettings) -> bool:

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import isabs, join
+from os.path import join
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class LabeledCrop:
     zarr
         Container of its labels.
     raw
-        Path of its raw, relative to `zarr` or absolute, or its URL.
+        Its raw.
     labels
         Path of the folder of its labels, relative to `zarr`.
     grid
@@ -41,7 +41,7 @@ class LabeledCrop:
     dataset: str
     crop: int
     zarr: Location
-    raw: str
+    raw: Location
     labels: str
     grid: Grid
     present: dict[str, float]
@@ -50,12 +50,6 @@ class LabeledCrop:
     def name(self) -> str:
         """Name in errors and logs."""
         return f"{self.dataset}/crop{self.crop}"
-
-    @property
-    def raw_location(self) -> Location:
-        """Location of the raw."""
-        is_absolute = "://" in self.raw or isabs(self.raw)
-        return location(self.raw) if is_absolute else self.zarr / self.raw
 
 
 class DatasplitRow(NamedTuple):
@@ -88,7 +82,17 @@ def write_datasplit(
         for crop, use in zip(crops, usage, strict=True):
             annotated = ",".join(label for label in classes if label in crop.present)
             labels = f"{crop.labels}/[{annotated}]"
-            writer.writerow([use, crop.zarr, crop.raw, crop.zarr, labels])
+            writer.writerow([use, *_raw_fields(crop), crop.zarr, labels])
+
+
+def _raw_fields(crop: LabeledCrop) -> tuple[str, str]:
+    """Zarr of a crop's raw, and path in it; a relative path stays relative."""
+    zarr, raw = str(crop.zarr), str(crop.raw)
+    if raw.startswith(f"{zarr}/"):
+        return zarr, raw.removeprefix(f"{zarr}/")
+    if isinstance(crop.raw, Path) and not crop.raw.is_absolute():
+        return str(crop.raw.parent), crop.raw.name
+    return zarr, raw
 
 
 def write_summary(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,10 +13,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.io.tables import decode_csv
 
 PARTIAL_SUFFIX = ".partial"
+# System errors that the path or the content of a file causes. Decoders raise some without a number.
+CONTENT_ERRNOS = {
+    None, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR
+}  # fmt: skip
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Tell a disk that fails while the block reads `path` from broken content.
+
+    Raises
+    ------
+    UnavailableError
+        The path cannot be read now. Errors of its content are raised as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in CONTENT_ERRNOS:
+            raise
+        raise UnavailableError(
+            f"{path} cannot be read now ({error.strerror}): check its disk and your access to it, "
+            "and start again; it was left as it is"
+        ) from error
 
 
 @contextmanager

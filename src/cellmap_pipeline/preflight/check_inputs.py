@@ -23,7 +23,7 @@ from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit import SplitSettings, find_crops, split
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
 from cellmap_pipeline.data.layout import raw_path
-from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.errors import InputError, UnavailableError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid, union
 from cellmap_pipeline.plan.choices import method_and_channels
 from cellmap_pipeline.plan.lineage import choice_for, prediction_paths
@@ -143,7 +143,7 @@ def _add_training(
     for crop, use in zip(bar, usage, strict=True):
         margin = _margin(training, crop.grid)
         reader = Reader(crop.name, name, trains=True)
-        volumes.add_raw(crop.raw_location, crop.grid, training.voxel_size, margin, reader)
+        volumes.add_raw(crop.raw, crop.grid, training.voxel_size, margin, reader)
         for label in crop.present:
             path = crop.zarr / crop.labels / label
             volumes.add_label(path, crop.name, crop.grid, training.voxel_size, use == "validate")
@@ -179,7 +179,7 @@ def _add_ground_truth(plan: Plan, volumes: InputVolumes, problems: list[str]) ->
     folder = Path(plan.config.ground_truth)
     try:
         labels = Archive.open(folder).labels
-    except InputError as error:
+    except (InputError, UnavailableError) as error:
         problems.append(f"ground_truth: {error}")
         return
     covered = plan.covered_rows()

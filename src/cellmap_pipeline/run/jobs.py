@@ -14,14 +14,18 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import BinaryIO, TextIO
 
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.run.gpu_use import record_gpu_use
 from cellmap_pipeline.run.locks import hold
 
 # Read when torch is first imported. On a shared node, threads that spin while they wait make a job
 # more than ten times slower as soon as other jobs use its cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-DISK_FULL = os.strerror(errno.ENOSPC)
+# What is full, by the text of the system's error: libraries raise exceptions of their own for it.
+FULL = {
+    os.strerror(errno.ENOSPC): "the disk is full",
+    os.strerror(errno.EDQUOT): "your disk quota is used up",
+}
 
 
 class _Tee:
@@ -37,7 +41,7 @@ class _Tee:
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            self.file.write(text.encode())
+            self.file.write(text.encode(errors="backslashreplace"))
         with suppress(OSError):
             self.terminal.write(text)
         return len(text)
@@ -69,7 +73,7 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
     ------
     SystemExit
         With code 1 after any exception. The log holds its traceback, or only its message for an
-        `InputError`.
+        error of `errors`.
     """
     # Lightning sets this variable in the processes that it starts.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -90,27 +94,31 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
                     stack.enter_context(hold(Path(log).with_suffix(".owner"), outputs))
                     stack.enter_context(record_gpu_use(Path(log).with_suffix(".gpu.json")))
                 yield
-        except InputError as error:
+        except (InputError, UnavailableError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         except Exception as error:
             text = "".join(traceback.format_exception(error))
-            # Libraries raise exceptions of their own for it.
-            if DISK_FULL in text:
-                text = f"error: {_disk_full_message(outputs)}"
-            print(text, file=sys.stderr)
+            full = next((FULL[reason] for reason in FULL if reason in text), None)
+            print(f"error: {_full_message(full, outputs)}" if full else text, file=sys.stderr)
             sys.exit(1)
 
 
-def _disk_full_message(outputs: Sequence[str]) -> str:
+def _full_message(full: str, outputs: Sequence[str]) -> str:
     free = [(shutil.disk_usage(folder).free, folder) for folder in _folders(outputs)]
     where = ", ".join(f"{folder}: {size / 1e6:.0f} MB free" for size, folder in free)
-    return f"the disk is full ({where}): free some space and start again; finished work is kept"
+    return (
+        f"{full} ({where}): free some space, or set TMPDIR to another folder if that of temporary "
+        "files is full, and start again; finished work is kept"
+    )
 
 
 def _folders(outputs: Sequence[str]) -> list[Path]:
     """List the nearest existing folders of the outputs, and that of scratch files."""
-    folders = [Path(gettempdir())]
+    folders = []
+    # Nothing can be written in any folder for them if all are full.
+    with suppress(FileNotFoundError):
+        folders.append(Path(gettempdir()))
     for output in outputs:
         folders.append(next(f for f in Path(output).resolve().parents if f.is_dir()))
     return list(dict.fromkeys(folders))

@@ -261,19 +261,13 @@ def start_heartbeat(path: Path, holder: LockHolder) -> Callable[[], None]:
     def beat() -> None:
         while not stopped.wait(HEARTBEAT_S):
             try:
-                os.utime(path)
-                found = read_holder(path)
-                if found is None or found.token == holder.token:
-                    continue
-            except FileNotFoundError:
-                if try_acquire(path, holder):
-                    continue
-                found = read_holder(path)
+                found = _renew(path, holder)
             except OSError as error:  # The file server may be unavailable for a while.
                 log.warning("%s: %s", path, error)
                 continue
-            print(f"error: {path} is now held by {found}: exiting", file=sys.stderr, flush=True)
-            os._exit(LOCK_LOST_EXIT_CODE)
+            if found and found.token != holder.token:
+                print(f"error: {path} is now held by {found}: exiting", file=sys.stderr, flush=True)
+                os._exit(LOCK_LOST_EXIT_CODE)
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -285,12 +279,25 @@ def start_heartbeat(path: Path, holder: LockHolder) -> Callable[[], None]:
     return stop
 
 
+def _renew(path: Path, holder: LockHolder) -> LockHolder | None:
+    """Update a lock file's time, or create it again if it is gone; return who holds it now."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        try_acquire(path, holder)
+    return read_holder(path)
+
+
 def _link(tmp: Path, path: Path) -> None:
     try:
         os.link(tmp, path)
-    except FileExistsError:
-        raise
-    except OSError:  # The file system has no hard links.
+    except OSError as error:
+        # Over NFS, it may have been linked, although the answer was lost: see open(2), O_EXCL.
+        if tmp.stat().st_nlink > 1:
+            return
+        if isinstance(error, FileExistsError):
+            raise
+        # The file system has no hard links.
         with path.open("x", encoding="utf-8") as file:
             file.write(tmp.read_text(encoding="utf-8"))
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from cellmap_pipeline.io.arrays import set_cache_bytes
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +49,8 @@ def run_bounded(
     memory_bytes
         Memory for all running tasks together; by default half of the machine's.
     workers
-        Number of processes; 1 runs all tasks in this process.
+        Number of processes; 1 runs all tasks in this process, as happens with a warning where
+        the machine allows no others.
     initializer, initargs
         Called once in every process before its first task.
     description
@@ -55,14 +61,16 @@ def run_bounded(
     order = sorted(range(len(tasks)), key=lambda i: -task_bytes[i])
     # disable=None shows no bar unless stderr is a terminal.
     with tqdm(total=len(tasks), desc=description, unit="label", disable=None) as bar:
-        if workers == 1:
+        initialize = partial(_initialize_worker, initializer, initargs)
+        context = multiprocessing.get_context()
+        pool = _start_pool(workers, context, initialize) if workers > 1 else None
+        if pool is None:
             initializer(*initargs)
             for i in order:
                 yield tasks[i], work(tasks[i])
                 bar.update()
             return
-        initialize = partial(_initialize_worker, initializer, initargs)
-        with ProcessPoolExecutor(workers, initializer=initialize) as pool:
+        with pool:
             running: dict[Future[R], int] = {}
             try:
                 while order or running:
@@ -79,6 +87,22 @@ def run_bounded(
                         bar.update()
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_pool(
+    number: int, context: BaseContext, initializer: Callable[[], None]
+) -> ProcessPoolExecutor | None:
+    """Start a pool of processes; None, after a warning, if the machine allows no others."""
+    try:
+        if context.get_start_method() == "forkserver":
+            forkserver.ensure_running()
+        return ProcessPoolExecutor(number, mp_context=context, initializer=initializer)
+    except (OSError, NotImplementedError) as error:
+        log.warning(
+            "working in one process instead of %d: this machine allows no others (%s), which need "
+            "a writable /dev/shm, and a TMPDIR with a short path", number, error,
+        )  # fmt: skip
+        return None
 
 
 def _initialize_worker(initializer: Callable[..., None], initargs: tuple[Any, ...]) -> None:
@@ -121,15 +145,14 @@ class Workers:
 
 @contextmanager
 def workers(number: int) -> Iterator[Workers]:
-    """Start `number` worker processes; 1 means to work in this process."""
-    if number == 1:
-        yield Workers(None)
-        return
+    """Start `number` worker processes; 1 means to work in this process.
+
+    Where the machine allows no other processes, this one works alone, after a warning.
+    """
     # A fork of this process would lack its threads, such as those of tensorstore.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(
-        number, mp_context=context, initializer=_initialize_block_worker
-    ) as pool:
+    pool = _start_pool(number, context, _initialize_block_worker) if number > 1 else None
+    with pool or nullcontext():
         yield Workers(pool)
 
 

@@ -239,8 +239,9 @@ def _unrecorded_outputs(folder: Path, path: Path, holder: LockHolder) -> list[Pa
         record = folder / SNAKEMAKE_FOLDER / "metadata" / _record_name(output)
         mark = folder / SNAKEMAKE_FOLDER / "incomplete" / _record_name(output)
         recorded = record.is_file() and record.stat().st_mtime_ns >= since and not mark.exists()
-        if not recorded and os.path.lexists(folder / output):
-            unrecorded.append(folder / output)
+        path = folder / output
+        if not recorded and (path.is_symlink() or path.exists()):
+            unrecorded.append(path)
     return unrecorded
 
 

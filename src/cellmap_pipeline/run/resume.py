@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.io.files import write_json
+from cellmap_pipeline.io.files import reading, write_json
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,11 @@ def prepare_state(folder: Path, settings: dict[str, Any], keep: bool = True) -> 
     Returns
     -------
     Whether there is state of the same settings to resume from.
+
+    Raises
+    ------
+    UnavailableError
+        The state cannot be read now.
     """
     fingerprint = fingerprint_of(settings)
     path = folder / "fingerprint.json"
@@ -54,7 +59,8 @@ def prepare_state(folder: Path, settings: dict[str, Any], keep: bool = True) -> 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        with reading(path):
+            return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):  # A crashed machine can leave it incomplete.
         return {}
 

@@ -12,6 +12,7 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.run.locks import is_alive, read_holder, this_process, try_acquire
 
 PREFIX, LOCK_NAME = "cellmap-", "owner"
@@ -23,9 +24,15 @@ def scratch() -> Iterator[Path]:
 
     Slurm sends SIGTERM at a time limit and on `scancel`. Folders of processes that were killed at
     once, such as for lack of memory, are removed first. Only for a process's main thread.
+
+    Raises
+    ------
+    InputError
+        Nothing can be written in any folder for temporary files.
     """
-    _remove_orphans()
-    with TemporaryDirectory(prefix=PREFIX) as name:
+    parent = _temporary_folder()
+    _remove_orphans(parent)
+    with TemporaryDirectory(prefix=PREFIX, dir=parent) as name:
         try_acquire(Path(name, LOCK_NAME), this_process())
         folder = Path(name, "files")
         folder.mkdir()
@@ -49,8 +56,17 @@ def scratch() -> Iterator[Path]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _remove_orphans() -> None:
-    for folder in Path(gettempdir()).glob(f"{PREFIX}*"):
+def _temporary_folder() -> Path:
+    try:
+        return Path(gettempdir())
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.strerror}: free some space in one of them, or set TMPDIR to another folder"
+        ) from None
+
+
+def _remove_orphans(parent: Path) -> None:
+    for folder in parent.glob(f"{PREFIX}*"):
         # It may belong to another user, or another process may be removing it.
         with suppress(OSError):
             holder = read_holder(folder / LOCK_NAME)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.arrays import check_chunk_names
+from cellmap_pipeline.io.files import reading
 from cellmap_pipeline.io.storage import Metadata
-from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader
+from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader, is_zip
 
 # Exceptions of zarr, its codecs and zipfile for broken or truncated chunks.
 DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
@@ -73,7 +74,8 @@ class StoredArray:
             The attributes cannot be read.
         """
         try:
-            attributes = self.array.attrs.asdict()
+            with reading(self.name):
+                attributes = self.array.attrs.asdict()
         except DECODE_ERRORS as error:
             raise InputError(f"{self.name}: .zattrs cannot be read ({error})") from None
         if not isinstance(attributes, dict):
@@ -89,7 +91,8 @@ class StoredArray:
             Chunks are broken.
         """
         try:
-            return np.asarray(self.array[box])
+            with reading(self.name):
+                return np.asarray(self.array[box])
         except DECODE_ERRORS as error:
             raise InputError(
                 f"{self.name} cannot be read ({type(error).__name__}: {error}): write it again"
@@ -140,7 +143,7 @@ class Archive:
             keys += [f"{p.name}/" for p in path.iterdir() if p.is_dir()]
             store = zarr.DirectoryStore(str(path))
             root = ""
-        elif zipfile.is_zipfile(path):
+        elif is_zip(path):
             try:
                 reader = reader or ZipReader(path)
             except DIRECTORY_ERRORS as error:
@@ -173,7 +176,8 @@ class Archive:
         """
         name = f"{self.path}: {crop}/{label}"
         try:
-            array = zarr.Array(self.store, path=f"{self.root}{crop}/{label}", read_only=True)
+            with reading(name):
+                array = zarr.Array(self.store, path=f"{self.root}{crop}/{label}", read_only=True)
         except (KeyError, TypeError, zarr.errors.MetadataError, *DECODE_ERRORS) as error:
             raise InputError(
                 f"{name} has broken zarr 2 metadata ({type(error).__name__}: {error}): write it "

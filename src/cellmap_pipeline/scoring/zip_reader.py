@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cellmap_pipeline.io.files import reading
+
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 # Bytes read past an entry's data, so that a local header with extra fields rarely takes a second
 # read.
@@ -19,6 +21,22 @@ EXTRA_FIELD_BYTES = 64
 # Exceptions of `zipfile` for a broken directory.
 DIRECTORY_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error)
 FAST_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+
+
+def is_zip(path: str | Path) -> bool:
+    """Whether there is a zip at `path`.
+
+    Raises
+    ------
+    UnavailableError
+        The file cannot be read now, which `zipfile.is_zipfile` takes for another kind of file.
+    """
+    with reading(path):
+        if not Path(path).is_file():
+            return False
+        with open(path, "rb") as file:
+            file.read(1)
+            return zipfile.is_zipfile(file)
 
 
 class ZipReader(Mapping[str, bytes]):
@@ -30,14 +48,20 @@ class ZipReader(Mapping[str, bytes]):
     ----------
     path
         Path of the zip.
+
+    Raises
+    ------
+    UnavailableError
+        The file cannot be read now; also when its entries are read.
     """
 
     def __init__(self, path: str | Path) -> None:
-        with zipfile.ZipFile(path) as archive:
-            self.entries = archive.infolist()
+        with reading(path):
+            with zipfile.ZipFile(path) as archive:
+                self.entries = archive.infolist()
+            self._file = os.open(path, os.O_RDONLY)
         self.by_name = {entry.filename: entry for entry in self.entries}
         self.path = path
-        self._file = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -63,6 +87,10 @@ class ZipReader(Mapping[str, bytes]):
         zipfile.BadZipFile
             The entry is truncated, or does not match the directory.
         """
+        with reading(self.path):
+            return self._read(entry)
+
+    def _read(self, entry: zipfile.ZipInfo) -> bytes:
         if entry.compress_type not in FAST_METHODS:
             with zipfile.ZipFile(self.path) as archive, archive.open(entry) as stream:
                 return stream.read(entry.file_size)

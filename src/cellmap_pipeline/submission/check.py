@@ -21,7 +21,7 @@ from cellmap_pipeline.run.pools import run_bounded
 from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.scoring.summary import MASK_SUFFIX
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
-from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader
+from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader, is_zip
 from cellmap_pipeline.submission.check_label import LabelCheck, check_against_truth, check_label
 from cellmap_pipeline.submission.check_zip import (
     MAX_METADATA_BYTES,
@@ -68,7 +68,7 @@ def check(
     workers
         Number of processes that check labels in parallel.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return [rejection(f"{path} is not a zip file, or is cut off: {REPACK}")]
     try:
         reader = ZipReader(path)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.files import atomic_write, reading
 from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, declare_zstd_size, zstd_size
 from cellmap_pipeline.io.formats.zarr2 import portable_compressor
 from cellmap_pipeline.io.storage import Metadata
@@ -80,6 +80,8 @@ def package(
     ------
     InputError
         The folder has none of the labels, or a label cannot be read or converted.
+    UnavailableError
+        A file cannot be read now.
     """
     segmentations, output = Path(segmentations), Path(output)
     rows = sorted(manifest, key=lambda row: f"{_name(row)}/")
@@ -163,12 +165,12 @@ def _file_names(folder: str, depth: int) -> list[str]:
     """Relative paths of the files at `depth` (1: in the folder itself), with dots for slashes."""
     if depth == 1:
         return [entry.name for entry in os.scandir(folder) if entry.is_file()]
-    subfolders = [entry.name for entry in os.scandir(folder) if entry.name.isdecimal()]
+    subfolders = [entry for entry in os.scandir(folder) if entry.name.isdecimal()]
     return [
-        f"{name}.{file}"
-        for name in subfolders
-        if os.path.isdir(f"{folder}/{name}")
-        for file in _file_names(f"{folder}/{name}", depth - 1)
+        f"{entry.name}.{file}"
+        for entry in subfolders
+        if entry.is_dir()
+        for file in _file_names(entry.path, depth - 1)
     ]
 
 
@@ -195,7 +197,11 @@ def _read_ahead(files: Sequence[ChunkFile], metadata: Metadata) -> Iterator[Entr
 
 
 def _read_files(files: Iterable[ChunkFile], read: Callable[[Path], bytes]) -> list[Entry]:
-    return [(name, read(Path(path))) for name, path in files]
+    entries = []
+    for name, path in files:
+        with reading(path):
+            entries.append((name, read(Path(path))))
+    return entries
 
 
 def _read_zstd(chunk_bytes: int, path: Path) -> bytes:

@@ -19,9 +19,12 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.patches.loader import PatchLoader
 from cellmap_pipeline.patches.targets import UNKNOWN
+from cellmap_pipeline.training.checkpoints import list_checkpoints
 
 METRICS_FILE = "metrics.csv"
 STEP_LOSS = "train_loss_step"
+# Keys of paths in the state of Lightning's `ModelCheckpoint`.
+PATH_KEYS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class EpochTable(pl.Callback):
@@ -172,7 +175,10 @@ def overlay_masks(
 
 
 class BestCheckpoints(ModelCheckpoint):
-    """Keeps the checkpoints with the best validation Dice."""
+    """Keeps the checkpoints with the best validation Dice.
+
+    Its state names them without their folder, which may be moved or mounted elsewhere.
+    """
 
     def __init__(self, folder: Path, number: int) -> None:
         super().__init__(
@@ -186,16 +192,34 @@ class BestCheckpoints(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the list of the best, by file name."""
+        state = super().state_dict()
+        state |= {key: Path(state[key]).name for key in PATH_KEYS}
+        models = {Path(path).name: dice for path, dice in state["best_k_models"].items()}
+        return state | {"dirpath": None, "best_k_models": models}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the list of the best, without files that the killed job had removed already."""
-        present = {p: v for p, v in state_dict["best_k_models"].items() if Path(p).is_file()}
-        super().load_state_dict(state_dict)
-        self.best_k_models = present
-        if present:
-            self.best_model_path = max(present, key=lambda p: float(present[p]))
-            self.kth_best_model_path = min(present, key=lambda p: float(present[p]))
-        else:
-            self.best_model_path = self.kth_best_model_path = ""
+        """Restore the list of the best, without files that the killed job had removed already.
+
+        Older checkpoints name files with the folder that they were in.
+        """
+        assert self.dirpath
+        paths = {path.name: str(path) for path in list_checkpoints(Path(self.dirpath))}
+        dice = {Path(path).name: value for path, value in state_dict["best_k_models"].items()}
+        present = {paths[name]: value for name, value in dice.items() if name in paths}
+        best = max(present, key=lambda path: float(present[path]), default="")
+        worst = min(present, key=lambda path: float(present[path]), default="")
+        super().load_state_dict(
+            state_dict
+            | {
+                "dirpath": self.dirpath,
+                "best_k_models": present,
+                "best_model_path": best,
+                "kth_best_model_path": worst,
+                "last_model_path": "",
+            }
+        )
 
 
 class Patience(EarlyStopping):

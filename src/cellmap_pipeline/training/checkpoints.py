@@ -1,19 +1,23 @@
-"""Checkpoints: export them at the end of a training, and load networks from them."""
+"""Checkpoints: write them, export the best one of a training, and load networks from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from pytorch_lightning.plugins import TorchCheckpointIO
 from torch import Tensor
 
 from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.files import atomic_write, reading
 from cellmap_pipeline.training.task import SegmentationTask
 
 # Keys of a checkpoint that are needed to resume a training, but not to predict.
@@ -21,6 +25,80 @@ RESUME_KEYS = (
     "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch_loss",
     "current_model_state", "averaging_state",
 )  # fmt: skip
+# Raised for files that are truncated, hold code, or are no checkpoints.
+BROKEN_ERRORS = (
+    RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError
+)  # fmt: skip
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Lightning's reading and writing of checkpoints, but writing in their own folder.
+
+    Lightning would write to `TMPDIR` first, and move the file from there.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint atomically; `storage_options` are not used."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(checkpoint, Path(path))
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint atomically, through a temporary file next to it."""
+    # From a path, torch would not say why it cannot be written.
+    with atomic_write(path, fsync=True) as tmp, tmp.open("wb") as file:
+        torch.save(content, file)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a checkpoint for torch, which does not map it into memory then.
+
+    Some file systems do not support that.
+
+    Raises
+    ------
+    UnavailableError
+        The file cannot be read now, also for lack of memory. For broken files, one of
+        `BROKEN_ERRORS` is raised in the block.
+    """
+    no_memory = os.strerror(errno.ENOMEM)
+    with reading(path), path.open("rb") as file:
+        try:
+            yield file
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, MemoryError) or no_memory in str(error):
+                raise OSError(errno.ENOMEM, no_memory) from error
+            raise
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read what torch saved, on the CPU: tensors and plain values only.
+
+    Raises
+    ------
+    UnavailableError
+        The file cannot be read now. For broken files, one of `BROKEN_ERRORS` is raised.
+    """
+    with opened(path) as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints in a folder; none if there is no folder.
+
+    Raises
+    ------
+    UnavailableError
+        The folder cannot be read now.
+    """
+    try:
+        with reading(folder):
+            return [path for path in folder.iterdir() if path.suffix == ".ckpt"]
+    except FileNotFoundError:
+        return []
 
 
 def export_checkpoint(source: Path, target: Path) -> None:
@@ -30,8 +108,10 @@ def export_checkpoint(source: Path, target: Path) -> None:
     ------
     InputError
         Weights are not finite.
+    UnavailableError
+        The checkpoint cannot be read now.
     """
-    checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(source)
     if name := first_nonfinite(checkpoint["state_dict"]):
         raise InputError(
             f"the training's best checkpoint {source} has weights that are not finite (NaN or "
@@ -40,8 +120,7 @@ def export_checkpoint(source: Path, target: Path) -> None:
         )
     for key in RESUME_KEYS:
         checkpoint.pop(key, None)
-    with atomic_write(target) as tmp:
-        torch.save(checkpoint, tmp)
+    write_checkpoint(checkpoint, target)
 
 
 def load_checkpoint(path: Path) -> SegmentationTask:
@@ -52,12 +131,15 @@ def load_checkpoint(path: Path) -> SegmentationTask:
     InputError
         The file is not a checkpoint of this pipeline, holds code, or has weights that are not
         finite.
+    UnavailableError
+        It cannot be read now.
     """
     try:
-        task = SegmentationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError, KeyError, TypeError, EOFError, OSError, ValueError, UnpicklingError
-    ) as error:  # fmt: skip
+        with opened(path) as file:
+            task = SegmentationTask.load_from_checkpoint(
+                file, map_location="cpu", weights_only=True
+            )
+    except BROKEN_ERRORS as error:
         why = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise InputError(
             f"{path} is not a checkpoint of this pipeline ({why}): give the model.ckpt that its "
@@ -120,9 +202,10 @@ def best_checkpoints(folder: Path, number: int) -> list[Path]:
         There are fewer checkpoints.
     """
     scored = []
-    for path in folder.glob("*-*.ckpt"):
-        epoch, dice = path.stem.split("-", 1)
-        scored.append((-float(dice), int(epoch), path))
+    for path in list_checkpoints(folder):
+        epoch, separator, dice = path.stem.partition("-")
+        if separator:
+            scored.append((-float(dice), int(epoch), path))
     if len(scored) < number:
         raise InputError(
             f"inference.checkpoints: {number} are requested, but {folder} holds {len(scored)}: "

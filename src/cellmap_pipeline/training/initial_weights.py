@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.build import build_model
-from cellmap_pipeline.training.checkpoints import first_nonfinite
+from cellmap_pipeline.training.checkpoints import BROKEN_ERRORS, first_nonfinite, read_checkpoint
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,10 @@ def load_initial_weights(task: SegmentationTask, path: Path) -> None:
     Raises
     ------
     InputError
-        The file cannot be read, holds less than half of the network's weights, or some that are not
+        The file is broken, holds less than half of the network's weights, or some that are not
         finite.
+    UnavailableError
+        The file cannot be read now.
     """
     content = _read(path)
     source = _without_prefixes(_state_dict(content))
@@ -76,8 +77,8 @@ def load_initial_weights(task: SegmentationTask, path: Path) -> None:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError) as error:
+        content = read_checkpoint(path)
+    except BROKEN_ERRORS as error:
         why = str(error).splitlines()[:1]
         raise InputError(
             f"initial_weights: {path} cannot be read as weights ({' '.join(why)}): give a "

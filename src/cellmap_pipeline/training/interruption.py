@@ -12,14 +12,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.errors import UnavailableError
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX, reading
+from cellmap_pipeline.training.checkpoints import (
+    BROKEN_ERRORS,
+    list_checkpoints,
+    read_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +32,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # EX_TEMPFAIL of sysexits.h: not finished, to be retried.
 EXIT_CODE = 75
 LAST_CHECKPOINT = "last.ckpt"
-READ_ERRORS = (RuntimeError, EOFError, OSError, ValueError, KeyError, UnpicklingError)
 
 
 class Interrupted(SystemExit):
@@ -116,35 +119,61 @@ class LastCheckpoint(Checkpoint):
             raise Interrupted
 
     def _write(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
-            with atomic_write(self.path, fsync=True) as tmp:
-                trainer.save_checkpoint(tmp)
-        else:
-            # All processes take part, but only the first one writes.
-            trainer.save_checkpoint(self.path)
+        # All processes take part, but only the first one writes.
+        trainer.save_checkpoint(self.path)
         self._written_at = time.monotonic()
 
 
-def find_resumable(folder: Path) -> Path | None:
+class Resumable(NamedTuple):
+    """A checkpoint to resume from.
+
+    Attributes
+    ----------
+    path
+        Path of the checkpoint.
+    step
+        Number of optimizer steps of the training so far.
+    """
+
+    path: Path
+    step: int
+
+
+def find_resumable(folder: Path) -> Resumable | None:
     """Find the checkpoint to resume from: `last.ckpt`, else the newest readable one.
 
-    Unreadable checkpoints, such as truncated ones left by a broken disk or a crashed node, are
-    renamed to `*.unreadable`. One of the best checkpoints may be newer than `last.ckpt`, but a
-    training resumed from it would not complete its epoch.
+    Broken checkpoints, such as truncated ones left by a broken disk or a crashed node, are renamed
+    to `*.unreadable`. One of the best checkpoints may be newer than `last.ckpt`, but a training
+    resumed from it would not complete its epoch.
+
+    Raises
+    ------
+    UnavailableError
+        There are checkpoints, but none can be read now.
     """
 
     def priority(path: Path) -> tuple[bool, int]:
         return path.name == LAST_CHECKPOINT, path.stat().st_mtime_ns
 
-    for path in sorted(folder.glob("*.ckpt"), key=priority, reverse=True):
+    with reading(folder):
+        for tmp in folder.glob(f"*{PARTIAL_SUFFIX}"):  # Left by a killed job.
+            tmp.unlink(missing_ok=True)
+        paths = sorted(list_checkpoints(folder), key=priority, reverse=True)
+    unavailable: list[UnavailableError] = []
+    for path in paths:
         try:
-            torch.load(path, map_location="cpu", weights_only=True, mmap=True)["loops"]
-        except READ_ERRORS as error:
+            content = read_checkpoint(path)
+            content["loops"]  # Only checkpoints of trainings have it.
+            return Resumable(path, int(content["global_step"]))
+        except UnavailableError as error:
+            log.warning("%s", error)
+            unavailable.append(error)
+        except BROKEN_ERRORS as error:
             renamed = path.with_name(path.name + ".unreadable")
             path.rename(renamed)
-            log.warning("%s cannot be read (%s): kept as %s", path, error, renamed.name)
-        else:
-            return path
+            log.warning("%s is broken (%s): kept as %s", path, error, renamed.name)
+    if unavailable:
+        raise UnavailableError(f"{unavailable[0]}. To train from the beginning, move {folder} away")
     return None
 
 

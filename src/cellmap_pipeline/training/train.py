@@ -37,10 +37,15 @@ from cellmap_pipeline.training.callbacks import (
     Patience,
     TimeLeftBar,
 )
-from cellmap_pipeline.training.checkpoints import export_checkpoint
+from cellmap_pipeline.training.checkpoints import CheckpointFiles, export_checkpoint
 from cellmap_pipeline.training.devices import check_gpus, resolve_precision
 from cellmap_pipeline.training.initial_weights import load_initial_weights
-from cellmap_pipeline.training.interruption import LAST_CHECKPOINT, LastCheckpoint, find_resumable
+from cellmap_pipeline.training.interruption import (
+    LAST_CHECKPOINT,
+    LastCheckpoint,
+    Resumable,
+    find_resumable,
+)
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -86,6 +91,8 @@ def train(
     InputError
         The datasplit cannot be used, more GPUs are requested than available, or their memory is
         too small.
+    UnavailableError
+        Checkpoints of an earlier job exist, but cannot be read now.
     Interrupted
         A signal stopped the training; the next call resumes it.
     """
@@ -123,8 +130,8 @@ def train(
         len(crops["validate"]), trainer.strategy.root_device, trainer.precision,
     )  # fmt: skip
     if resume_from:
-        log.info("resuming from %s, step %d", resume_from, _optimizer_steps(resume_from))
-    path = str(resume_from) if resume_from else None
+        log.info("resuming from %s, step %d", *resume_from)
+    path = str(resume_from.path) if resume_from else None
     try:
         # Like all progress bars of jobs, Lightning's goes to stderr.
         with last.handling_signals(), redirect_stdout(sys.stderr):
@@ -136,18 +143,19 @@ def train(
 
 
 def _trainer(
-    training: Training, state: Path, callbacks: Sequence[Callback], resume_from: Path | None
+    training: Training, state: Path, callbacks: Sequence[Callback], resume_from: Resumable | None
 ) -> pl.Trainer:
     check_gpus(training.devices)
     gpu = torch.cuda.is_available()
     distributed = training.devices > 1
     # Without it, Lightning would expect a batch system such as Slurm to start its processes.
     environment = LightningEnvironment()
+    checkpoint_files = CheckpointFiles()
     return pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=training.devices,
         strategy=DDPStrategy(cluster_environment=environment) if distributed else "auto",
-        plugins=None if distributed else environment,
+        plugins=[checkpoint_files] if distributed else [environment, checkpoint_files],
         precision=resolve_precision(training.precision),
         max_epochs=training.epochs,
         accumulate_grad_batches=training.accumulate_grad_batches,
@@ -163,7 +171,7 @@ def _trainer(
             state,
             name="",
             version="tensorboard",
-            purge_step=_optimizer_steps(resume_from) if resume_from else None,
+            purge_step=resume_from.step if resume_from else None,
         ),
         default_root_dir=state,
     )
@@ -213,11 +221,6 @@ def _file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"initial_weights: {path} cannot be read: {error.strerror}") from error
-
-
-def _optimizer_steps(path: Path) -> int:
-    """Read the number of optimizer steps from a checkpoint."""
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
 
 
 def _out_of_memory_message(training: Training, error: Exception) -> str:

@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,10 +135,12 @@ def test_written_in_the_challenges_format(data_root, tmp_path):
     assert again.read_text() == path.read_text()
 
 
-def test_raw_outside_the_zarr(data_root, tmp_path):
-    """Raw outside the zarr keeps its absolute path in a written datasplit."""
-    recon = data_root / "a/a.zarr/recon-1"
-    raw = data_root / "elsewhere.zarr/raw"
+@pytest.mark.parametrize("relative", [True, False])
+def test_raw_outside_the_zarr(data_root, tmp_path, monkeypatch, relative):
+    """Raw outside the zarr keeps its path in a written datasplit; a relative one can be moved."""
+    monkeypatch.chdir(data_root)
+    base = Path() if relative else data_root
+    recon, raw = base / "a/a.zarr/recon-1", base / "elsewhere.zarr/raw"
     own, path = tmp_path / "own.csv", tmp_path / "datasplit.csv"
     own.write_text(
         f"train,{raw},{recon}/labels/groundtruth/crop1\n"
@@ -148,6 +151,7 @@ def test_raw_outside_the_zarr(data_root, tmp_path):
     for row in read_datasplit(path, ["mito"]):
         assert row[1] == raw
         assert row[2].parent == recon / "labels/groundtruth"
+    assert (str(data_root) in path.read_text()) != relative
 
 
 def test_cellmap_data_opens_it(data_root, tmp_path):

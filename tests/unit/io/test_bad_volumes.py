@@ -108,7 +108,7 @@ ROWS = {
     "an unknown compression": Row(
         CHECK,
         "s0 cannot be opened (…): copy or fetch it again, or write it again as zarr 2 with a "
-        "common compressor and no filters",
+        "common compressor",
         lambda folder: change_array(folder.raw / "s0", compressor={"id": "zfp"}),
     ),
     "a broken chunk": Row(

@@ -1,8 +1,22 @@
+import errno
 import os
 
 import pytest
 
-from cellmap_pipeline.io.files import atomic_folder, atomic_write, replace_folder, write_json
+from cellmap_pipeline.errors import UnavailableError
+from cellmap_pipeline.io.files import (
+    atomic_folder,
+    atomic_write,
+    reading,
+    replace_folder,
+    write_json,
+)
+from tests.support.spoiled import pattern
+
+UNAVAILABLE = (
+    "last.ckpt cannot be read now (…): check its disk and your access to it, and start again; it "
+    "was left as it is"
+)
 
 
 @pytest.fixture
@@ -86,3 +100,35 @@ def test_json(path):
     with pytest.raises(TypeError):
         write_json(path, {"path": path})
     assert path.read_bytes() == b"{}"
+
+
+def system_error(number):
+    return OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *map(system_error, (errno.EIO, errno.ESTALE, errno.EACCES, errno.ENODEV, errno.ENOMEM)),
+    ],
+    ids=repr,
+)
+def test_a_failing_disk_is_no_broken_file(error):
+    with pytest.raises(UnavailableError, match=pattern(UNAVAILABLE)), reading("last.ckpt"):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *map(system_error, (errno.ENOENT, errno.EISDIR, errno.EINVAL)),
+        OSError("Invalid data stream"),
+        RuntimeError("failed finding central directory"),
+        ValueError(),
+    ],
+    ids=repr,
+)
+def test_errors_of_the_path_or_the_content_are_raised_as_they_are(error):
+    with pytest.raises(type(error)) as raised, reading("last.ckpt"):
+        raise error
+    assert raised.value is error

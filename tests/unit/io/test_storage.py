@@ -87,8 +87,8 @@ def test_datasplit_refers_to_a_bucket(bucket, tmp_path):
         make_crops(tmp_path, settings, own)
     settings = SplitSettings(["mito"], (8, 8, 8))
     far, near = make_crops(tmp_path, settings, own)
-    assert (far.name, far.zarr, far.raw) == ("b/crop1", location(url), "recon-1/em/raw")
-    assert near.raw_location == far.raw_location == location(f"{url}/recon-1/em/raw")
+    assert (far.name, far.zarr) == ("b/crop1", location(url))
+    assert near.raw == far.raw == location(f"{url}/recon-1/em/raw")
     assert far.present["mito"] == 16**3 * 8**3 and near.present["mito"] == 9**3 * 8**3
     make_datasplit(tmp_path, settings, own, tmp_path / "split.csv", tmp_path / "summary.csv")
     for path in (own, tmp_path / "split.csv"):

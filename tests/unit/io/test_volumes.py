@@ -183,6 +183,10 @@ def test_bad_metadata_is_named(raw, attributes, message):
     "unit,own,shared,size,center",
     [
         ("micrometer", [[0.008] * 3, [0.1, 0, 0]], [], 8, 100),
+        ("\u00b5m", [[0.008] * 3, [0.1, 0, 0]], [], 8, 100),
+        ("\u03bcm", [[0.008] * 3, [0.1, 0, 0]], [], 8, 100),
+        ("meter", [[8e-9] * 3, [1e-7, 0, 0]], [], 8, 100),
+        ("picometer", [[8000.0] * 3, [100_000.0, 0, 0]], [], 8, 100),
         # What stands beside the datasets is done after theirs.
         ("nanometer", [[2.0] * 3, [10, 0, 0]], [[4.0] * 3, [1, 0, 0]], 8, 41),
         ("nanometer", [[1.0] * 3, [10, 0, 0]], [[8.0] * 3], 8, 80),

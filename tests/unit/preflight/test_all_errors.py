@@ -6,12 +6,13 @@ import re
 from tests.support.spoiled import PARSING, check_run, make_folder, pattern
 from tests.unit.config import test_bad_config
 from tests.unit.data import test_bad_tables
-from tests.unit.io import test_bad_volumes, test_bad_yaml
+from tests.unit.io import test_bad_volumes, test_bad_yaml, test_files
 from tests.unit.models import test_bad_model
 from tests.unit.plan import test_bad_plan
 from tests.unit.preflight import test_bad_data, test_resources, test_warnings
+from tests.unit.run import test_jobs, test_pools, test_scratch
 from tests.unit.submission import test_bad_zip
-from tests.unit.training import test_bad_weights
+from tests.unit.training import test_bad_weights, test_interruption
 
 TABLES = (
     test_bad_yaml,
@@ -55,6 +56,9 @@ def test_docs_quote_tested_messages(repo_root):
     tested |= {message for message, _ in test_warnings.WARNINGS.values()}
     tested |= {message for message, _ in test_bad_zip.SUBMISSIONS.values()}
     tested |= {test_resources.DISK_FULL, test_resources.TOO_FEW_GPUS, test_resources.UNUSABLE_GPU}
+    tested |= {test_files.UNAVAILABLE, test_interruption.NONE_READABLE}
+    tested |= {test_jobs.DISK_FULL, test_jobs.NO_QUOTA}
+    tested |= {test_scratch.NO_FOLDER, test_pools.ONE_PROCESS}
     assert len(tested) >= 40
     text = (repo_root / "docs/troubleshooting.md").read_text()
     quoted = re.findall(r"^\| `` (.+?) `` \|", text, re.MULTILINE)

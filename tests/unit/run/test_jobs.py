@@ -1,13 +1,23 @@
 import errno
 import io
 import logging
+import os
+import re
 import sys
 
 import pytest
 
-from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.run import locks
+from cellmap_pipeline.errors import InputError, UnavailableError
+from cellmap_pipeline.run import jobs, locks
 from cellmap_pipeline.run.jobs import job
+from tests.support.spoiled import pattern
+
+REMEDY = (
+    "free some space, or set TMPDIR to another folder if that of temporary files is full, and "
+    "start again; finished work is kept"
+)
+DISK_FULL = f"error: the disk is full (…): {REMEDY}"
+NO_QUOTA = f"error: your disk quota is used up (…): {REMEDY}"
 
 
 @pytest.fixture
@@ -29,7 +39,11 @@ def test_lock_file_names_the_outputs(log):
     ("error", "message"),
     [
         (InputError("a.csv has no rows: add one"), "error: a.csv has no rows: add one\n"),
-        (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full ("),
+        (UnavailableError("a.csv: look"), "error: a.csv: look\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), DISK_FULL),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), NO_QUOTA),
+        # Libraries have exceptions of their own.
+        (ValueError("writing failed: Disk quota exceeded [EDQUOT]"), NO_QUOTA),
         (KeyError("crop9"), "KeyError: 'crop9'"),
     ],
 )
@@ -37,7 +51,7 @@ def test_log_states_the_error(log, error, message):
     with pytest.raises(SystemExit) as ended, job(str(log), [str(log.parent / "out")]):
         raise error
     assert ended.value.code == 1
-    assert message in log.read_text()
+    assert re.search(pattern(message), log.read_text())
     assert ("Traceback" in log.read_text()) == isinstance(error, KeyError)
     assert not log.with_suffix(".owner").exists()
 
@@ -62,3 +76,19 @@ def test_job_continues_without_its_terminal(log, monkeypatch):
     with job(str(log)):
         print("still here", file=sys.stderr)
     assert "still here" in log.read_text()
+
+
+def test_a_full_disk_is_reported_even_if_temporary_files_have_no_folder(log, monkeypatch):
+    def fail():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(jobs, "gettempdir", fail)
+    with pytest.raises(SystemExit), job(str(log), [str(log.parent / "out")]):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert log.read_text().startswith(f"error: the disk is full ({log.parent}: ")
+
+
+def test_names_that_are_not_utf_8_are_logged(log):
+    with job(str(log)):
+        print(os.fsdecode(b"caf\xe9.zarr"), file=sys.stderr)
+    assert "caf\\udce9.zarr" in log.read_text()

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from cellmap_pipeline.run.locks import (
     this_process,
     try_acquire,
 )
+from tests.support.runs import wait_until
 
 PROGRAM = """
 import sys, time
@@ -214,3 +216,40 @@ def test_file_system_without_links(tmp_path, monkeypatch):
     assert try_acquire(path, this_process())
     assert not try_acquire(path, this_process())
     assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileExistsError(errno.EEXIST, "File exists"), OSError(errno.EIO, "Input/output error")],
+)
+def test_lock_is_acquired_although_the_answer_was_lost(tmp_path, monkeypatch, error):
+    link = os.link
+
+    def link_without_answer(*arguments):
+        link(*arguments)
+        raise error
+
+    monkeypatch.setattr(os, "link", link_without_answer)
+    holder = this_process()
+    assert try_acquire(tmp_path / "a.owner", holder)
+    assert read_holder(tmp_path / "a.owner") == holder
+    monkeypatch.setattr(os, "link", link)
+    assert not try_acquire(tmp_path / "a.owner", this_process())
+
+
+def test_heartbeat_survives_a_file_server_that_is_away_while_the_file_is_restored(
+    tmp_path, monkeypatch
+):
+    path, acquire, failures = tmp_path / "a.owner", locks.try_acquire, []
+
+    def fail_once(*arguments):
+        if not failures:
+            failures.append(1)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return acquire(*arguments)
+
+    with hold(path):
+        monkeypatch.setattr(locks, "try_acquire", fail_once)
+        path.unlink()
+        wait_until(path.exists, seconds=10)
+    assert failures and is_released(path)

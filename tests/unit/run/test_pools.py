@@ -1,18 +1,27 @@
 """Tasks that run in parallel within a memory limit."""
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
+from multiprocessing.synchronize import SemLock
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cellmap_pipeline.run.pools import run_bounded
+from cellmap_pipeline.run.pools import run_bounded, workers
 from tests.support.runs import wait_until
+from tests.support.spoiled import pattern
 
+ONE_PROCESS = (
+    "working in one process instead of 3: this machine allows no others (…), which need a writable "
+    "/dev/shm, and a TMPDIR with a short path"
+)
 folder: list[Path] = []
 
 
@@ -70,6 +79,39 @@ def test_a_failure_is_raised(tmp_path: Path, workers: int) -> None:
 
 def test_nothing_to_do(tmp_path: Path) -> None:
     assert run(tmp_path, [], workers=2, memory=None) == {}
+
+
+def no_semaphores(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+def no_socket() -> None:
+    raise OSError("AF_UNIX path too long")
+
+
+def test_one_process_works_where_dev_shm_is_not_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(SemLock, "__init__", no_semaphores)
+    with caplog.at_level(logging.WARNING):
+        assert list(run(tmp_path, [1, 9, 2], workers=3, memory=None)) == [9, 2, 1]
+    (message,) = caplog.messages
+    assert re.match(pattern(ONE_PROCESS), message) and "Permission denied" in message
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fail"),
+    [(SemLock, "__init__", no_semaphores), (forkserver, "ensure_running", no_socket)],
+)
+def test_blocks_are_worked_on_in_one_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place, name, fail
+) -> None:
+    monkeypatch.setattr(place, name, fail)
+    with caplog.at_level(logging.WARNING), workers(2) as pool:
+        assert list(pool.run(lambda task: task * os.getpid(), [1, 2], "blocks")) == [
+            os.getpid(), 2 * os.getpid()
+        ]  # fmt: skip
+    assert len(caplog.messages) == 1 and "writable /dev/shm" in caplog.messages[0]
 
 
 SCRIPT = """

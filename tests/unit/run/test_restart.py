@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -73,6 +74,23 @@ def test_recorded_outputs_are_kept(outputs):
     restart.remove_recorded_locks(Path("results/logs"))
     assert not path.exists()
     assert all(os.path.lexists(output) for output in outputs)
+
+
+def test_an_output_that_cannot_be_looked_at_now_is_not_taken_for_absent(outputs, monkeypatch):
+    record("another")
+    path = finish("job", "results/crop1")
+    stat = os.stat
+
+    def fail_there(place, *arguments, **options):
+        if str(place) == "results/crop1":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return stat(place, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", fail_there)
+    monkeypatch.setattr(os, "lstat", fail_there)
+    with pytest.raises(OSError, match="Stale file handle"):
+        restart._clean_up(Path(), Path("results/logs"))
+    assert path.exists()
 
 
 @pytest.mark.parametrize("spoil", ["older", "incomplete"])

@@ -1,3 +1,9 @@
+import errno
+from pathlib import Path
+
+import pytest
+
+from cellmap_pipeline.errors import UnavailableError
 from cellmap_pipeline.run.resume import prepare_state
 
 
@@ -33,3 +39,16 @@ def test_truncated_fingerprint_does_not_count(tmp_path):
     prepare_state(folder, {"rate": 1})
     (folder / "fingerprint.json").write_text('{"fingerp')
     assert not prepare_state(folder, {"rate": 1})
+
+
+def test_state_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
+    folder = tmp_path / "training"
+    prepare_state(folder, {"rate": 1})
+
+    def fail(self):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patch, pytest.raises(UnavailableError, match="fingerprint.json"):
+        patch.setattr(Path, "read_text", fail)
+        prepare_state(folder, {"rate": 1})
+    assert prepare_state(folder, {"rate": 1})

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.run import scratch as module
 from cellmap_pipeline.run.scratch import scratch
 from tests.support.runs import wait_until
+from tests.support.spoiled import pattern
 
+NO_FOLDER = (
+    "No usable temporary directory found in …: free some space in one of them, or set TMPDIR to "
+    "another folder"
+)
 SCRIPT = """
 from functools import partial
 
@@ -105,3 +112,19 @@ def test_signal_handler_is_restored():
     with pytest.raises(KeyError), scratch():
         raise KeyError
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_without_its_folder_it_takes_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with scratch() as folder:
+        assert folder.is_dir() and tmp_path not in folder.parents
+
+
+def test_without_any_folder_the_message_says_what_to_do(monkeypatch):
+    def fail():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(module, "gettempdir", fail)
+    with pytest.raises(InputError, match=pattern(NO_FOLDER)), scratch():
+        pass

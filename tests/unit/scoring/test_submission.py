@@ -1,7 +1,9 @@
 """Scoring of whole submissions."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,8 +15,9 @@ import zarr
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.submission import score_submission
 from cellmap_pipeline.scoring.summary import combine, write_csv
@@ -72,6 +75,7 @@ def test_equals_the_official_evaluator_on_the_golden_submission(shared: Path) ->
     assert scores.pop("overall_score_without_masks") == pytest.approx(
         (0.6117702153570944 * 0.45860897550509566 / 3) ** 0.5, rel=0, abs=1e-9
     )
+    assert scores.pop("rules") == "2026-06-30"
     assert_same(json.loads(json.dumps(scores)), expected)
 
 
@@ -313,3 +317,18 @@ def test_labels_without_chunks_are_reported(
     assert [record.getMessage() for record in caplog.records] == [
         f"{truth}: crop2/er has no chunks and is scored as empty"
     ]
+
+
+def test_ground_truth_on_a_disk_that_fails_is_not_called_broken(
+    truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive.open(truth)
+    array = archive.array("crop1", "mito")
+
+    def fail(self: zarr.DirectoryStore, name: str) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(zarr.DirectoryStore, "_fromfile", fail)
+    for read in (lambda: array[:1], lambda: archive.array("crop1", "er")):
+        with pytest.raises(UnavailableError, match="crop1/.* cannot be read now .Stale file"):
+            read()

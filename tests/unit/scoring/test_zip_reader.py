@@ -1,13 +1,18 @@
 """Reading of zips, compared with `zipfile`."""
 
+import errno
+import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline.scoring.zip_reader import ZipReader
+from cellmap_pipeline.errors import UnavailableError
+from cellmap_pipeline.scoring import zip_reader
+from cellmap_pipeline.scoring.zip_reader import ZipReader, is_zip
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="/\\\0"), min_size=1, max_size=20)
 contents = st.dictionaries(names, st.binary(max_size=200), max_size=8)
@@ -56,3 +61,25 @@ def test_more_entries_than_16_bits_count(tmp_path: Path) -> None:
     reader = ZipReader(path)
     assert len(reader) == 70_000
     assert reader["crop1/mito/69999.0.0"] == b"x"
+
+
+def fail(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_disk_that_fails_makes_no_broken_zip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"1")
+    assert is_zip(path) and not is_zip(tmp_path) and not is_zip(tmp_path / "none")
+    reader = ZipReader(path)
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(UnavailableError, match="a.zip cannot be read now .Input/output error"):
+        reader["a"]
+    for name, call in (("open", is_zip), ("zipfile", ZipReader)):
+        with monkeypatch.context() as patch, pytest.raises(UnavailableError, match="a.zip"):
+            fails = SimpleNamespace(ZipFile=fail) if name == "zipfile" else fail
+            patch.setattr(zip_reader, name, fails, raising=False)
+            call(path)

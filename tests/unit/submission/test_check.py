@@ -1,7 +1,9 @@
 """Checks of a submission.zip."""
 
+import errno
 import json
 import lzma
+import os
 import shutil
 import stat
 import warnings
@@ -17,6 +19,7 @@ from numcodecs import LZ4, GZip, Zstd
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
+from cellmap_pipeline.errors import UnavailableError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.scoring.submission import score_submission
 from cellmap_pipeline.submission import check_voxels, check_zip
@@ -500,3 +503,14 @@ def test_objects_of_a_layer_too_large_for_memory_are_not_counted(
     assert check(zipped(folder), MANIFEST) != []
     monkeypatch.setattr(check_voxels, "MAX_LAYER_BYTES", 100)
     assert check(zipped(folder), MANIFEST) == []
+
+
+def test_a_disk_that_fails_is_no_reason_for_rejection(folder, monkeypatch):
+    path = zipped(folder)
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(UnavailableError, match=r"submission.zip cannot be read now \(Input/output"):
+        check(path, MANIFEST)

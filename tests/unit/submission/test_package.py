@@ -1,6 +1,8 @@
 """Packaging of a folder of labels as submission.zip."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.scoring.instances import score_instance
@@ -283,3 +285,35 @@ def test_labels_without_chunks_are_reported(
     package(segmentations, MANIFEST, tmp_path / "submission.zip")
     (record,) = caplog.records
     assert record.getMessage().endswith("crop9/er/s0 has no chunks and is packaged as empty")
+
+
+def test_a_folder_of_chunks_that_cannot_be_looked_at_is_not_left_out(
+    segmentations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(segmentations, MANIFEST, tmp_path / "a.zip")
+    stat = os.stat
+
+    def fail_in_chunks(path, *arguments, **options):
+        if str(path).endswith("s0/1"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", fail_in_chunks)
+    package(segmentations, MANIFEST, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_disk_that_fails_leaves_no_chunk_out(
+    segmentations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_bytes = Path.read_bytes
+
+    def fail_for_chunks(path: Path) -> bytes:
+        if path.name.isdecimal():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail_for_chunks)
+    with pytest.raises(UnavailableError, match="s0.* cannot be read now .Input/output error"):
+        package(segmentations, MANIFEST, tmp_path / "submission.zip")
+    assert not (tmp_path / "submission.zip").exists()

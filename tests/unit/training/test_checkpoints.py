@@ -1,4 +1,8 @@
-"""Checkpoints to predict with: how they are chosen, and whether they match the training."""
+"""Checkpoints: where they are written, which are chosen, and whether they match the training."""
+
+import errno
+import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -7,16 +11,20 @@ import torch
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import NETWORK_KEYS, training_settings
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.prediction.predict import predict_crop
 from cellmap_pipeline.training.checkpoints import (
+    CheckpointFiles,
     best_checkpoints,
     check_matches,
     export_checkpoint,
+    load_checkpoint,
     load_networks,
+    write_checkpoint,
 )
+from cellmap_pipeline.training.initial_weights import load_initial_weights
 from cellmap_pipeline.training.train import train
 from tests.support.networks import tiny_task
 from tests.support.trainings import make_datasplit, settings
@@ -121,3 +129,44 @@ def test_normalization_comes_from_the_checkpoint(trained, tmp_path):
 def test_checkpoints_that_cannot_be_averaged(inference, message):
     with pytest.raises(ValueError, match=message):
         settings(inference=inference)
+
+
+def test_checkpoints_are_written_in_their_own_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "TMPDIR")
+
+    monkeypatch.setattr(tempfile, "mkstemp", fail)
+    path = tmp_path / "checkpoints/last.ckpt"
+    CheckpointFiles().save_checkpoint({"a": torch.arange(3)}, path)
+    assert CheckpointFiles().load_checkpoint(path, weights_only=True)["a"].tolist() == [0, 1, 2]
+    assert os.listdir(path.parent) == ["last.ckpt"]
+
+
+def test_a_checkpoint_that_cannot_be_written_keeps_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    write_checkpoint({"a": 1}, path)
+
+    def fail(content, file):
+        file.write(b"half")
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="quota"):
+        write_checkpoint({"a": 2}, path)
+    assert torch.load(path, weights_only=True) == {"a": 1}
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "load", [load_checkpoint, lambda path: load_initial_weights(tiny_task(), path)]
+)
+def test_a_file_that_cannot_be_read_now_is_not_called_broken(tmp_path, monkeypatch, load):
+    path = tmp_path / "model.ckpt"
+    write_checkpoint({"state_dict": {}}, path)
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UnavailableError, match="model.ckpt cannot be read now .Input/output error"):
+        load(path)

@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import random
 import signal
@@ -7,6 +8,7 @@ import time
 import pytest
 import torch
 
+from cellmap_pipeline.errors import UnavailableError
 from cellmap_pipeline.training.interruption import (
     EXIT_CODE,
     STOP_SIGNALS,
@@ -15,6 +17,7 @@ from cellmap_pipeline.training.interruption import (
 )
 from cellmap_pipeline.training.train import train
 from tests.support.runs import wait_until
+from tests.support.spoiled import pattern
 from tests.support.trainings import make_datasplit, settings, start, warm_up
 
 # Long enough to be interrupted, with all options whose state must be restored.
@@ -28,6 +31,7 @@ LONG = {
     "augment": {"rotate": 180, "noise": 0.1},
     "ema": 0.9,
 }  # fmt: skip
+NONE_READABLE = "last.ckpt cannot be read now (…): …. To train from the beginning, move … away"
 
 
 @pytest.fixture
@@ -127,12 +131,93 @@ def checkpoint(path, **content):
 def test_a_truncated_checkpoint_is_renamed(tmp_path):
     checkpoint(tmp_path / "0-0.5.ckpt", global_step=1)
     checkpoint(tmp_path / "last.ckpt", global_step=2)
-    assert find_resumable(tmp_path).name == "last.ckpt"
+    assert find_resumable(tmp_path) == (tmp_path / "last.ckpt", 2)
     whole = (tmp_path / "last.ckpt").read_bytes()
     (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
-    assert find_resumable(tmp_path).name == "0-0.5.ckpt"
+    assert find_resumable(tmp_path) == (tmp_path / "0-0.5.ckpt", 1)
     assert (tmp_path / "last.ckpt.unreadable").is_file()
     assert find_resumable(tmp_path / "nowhere") is None
+
+
+@pytest.fixture
+def failing_load(monkeypatch):
+    """A function that makes torch fail to load the files with a name, or all of them."""
+    load = torch.load
+
+    def fail(error, name=""):
+        def load_unless_it_fails(file, *arguments, **options):
+            if name in file.name:
+                raise error
+            return load(file, *arguments, **options)
+
+        monkeypatch.setattr(torch, "load", load_unless_it_fails)
+
+    return fail
+
+
+def test_a_file_system_without_mmap(tmp_path, monkeypatch):
+    checkpoint(tmp_path / "last.ckpt", global_step=2)
+    load = torch.load
+
+    def load_without_mmap(*arguments, mmap=None, **options):
+        if mmap:
+            raise RuntimeError(
+                "unable to mmap 900 bytes from file <last.ckpt>: No such device (19)"
+            )
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", load_without_mmap)
+    assert find_resumable(tmp_path).step == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), "Stale file handle"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), "Permission denied"),
+        (MemoryError(), "Cannot allocate memory"),
+        # That of torch.
+        (RuntimeError("error code 12 (Cannot allocate memory)"), "Cannot allocate memory"),
+    ],
+    ids=repr,
+)
+def test_a_training_does_not_start_over_when_no_checkpoint_can_be_read(
+    tmp_path, failing_load, error, reason
+):
+    for name in ("0-0.5", "last"):
+        checkpoint(tmp_path / f"{name}.ckpt", global_step=2)
+    failing_load(error)
+    with pytest.raises(UnavailableError, match=pattern(NONE_READABLE)) as raised:
+        find_resumable(tmp_path)
+    assert reason in str(raised.value)
+    assert sorted(os.listdir(tmp_path)) == ["0-0.5.ckpt", "last.ckpt"]
+
+
+def test_one_checkpoint_that_cannot_be_read_now_is_left_alone(tmp_path, failing_load):
+    checkpoint(tmp_path / "0-0.5.ckpt", global_step=1)
+    checkpoint(tmp_path / "last.ckpt", global_step=2)
+    failing_load(OSError(errno.EIO, os.strerror(errno.EIO)), "last.ckpt")
+    assert find_resumable(tmp_path).path.name == "0-0.5.ckpt"
+    assert (tmp_path / "last.ckpt").is_file()
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_read_now(tmp_path, monkeypatch):
+    checkpoint(tmp_path / "last.ckpt", global_step=2)
+
+    def fail(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, fail)
+    with pytest.raises(UnavailableError, match="Permission denied"):
+        find_resumable(tmp_path)
+
+
+def test_what_a_killed_job_was_writing_is_removed(tmp_path):
+    (tmp_path / "3-0.5.ckpt.partial").touch()
+    assert find_resumable(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_resumes_from_another_checkpoint_if_the_last_is_truncated(datasplit, tmp_path):

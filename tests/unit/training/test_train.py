@@ -1,5 +1,7 @@
 import csv
+import os
 import pickle
+import tempfile
 
 import pytest
 import torch
@@ -37,16 +39,23 @@ def test_it_learns_and_the_checkpoint_suffices_to_predict(datasplit, tmp_path):
     assert (tmp_path / "training/tensorboard").is_dir()
 
 
-def test_a_training_extended_to_more_epochs_equals_one_run(datasplit, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+def test_a_training_extended_to_more_epochs_equals_one_run(datasplit, tmp_path, monkeypatch):
+    """Also if its folder was moved in between; and no checkpoint is written to TMPDIR first."""
+    monkeypatch.setattr(tempfile, "mkstemp", None)
+    whole, parts, begun = tmp_path / "whole", tmp_path / "parts", tmp_path / "begun"
     whole.mkdir()
-    parts.mkdir()
+    begun.mkdir()
     train(settings(epochs=4), datasplit, whole / "training", whole / "model.ckpt")
-    train(settings(epochs=2), datasplit, parts / "training", parts / "model.ckpt")
+    train(settings(epochs=2), datasplit, begun / "training", begun / "model.ckpt")
+    begun.rename(parts)
     train(settings(epochs=4), datasplit, parts / "training", parts / "model.ckpt")
-    last = "training/checkpoints/last.ckpt"
-    one, other = weights(whole / last), weights(parts / last)
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    for name in ("training/checkpoints/last.ckpt", "model.ckpt"):
+        one, other = weights(whole / name), weights(parts / name)
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    kept = [sorted(os.listdir(folder / "training/checkpoints")) for folder in (whole, parts)]
+    assert kept[0] == kept[1] and len(kept[0]) == 4
+    state = (parts / "training/checkpoints/last.ckpt").read_bytes()
+    assert str(tmp_path).encode() not in state
     assert [row["epoch"] for row in rows(parts / "training")] == ["0", "1", "2", "3"]
 
 

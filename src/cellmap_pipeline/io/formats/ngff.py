@@ -20,8 +20,9 @@ from cellmap_pipeline.io.storage import Location, Metadata, read_json_files, rea
 
 # Units of length by their names in OME-NGFF and n5.
 NANOMETERS = {
-    "nanometer": 1.0, "nm": 1.0, "angstrom": 0.1, "micrometer": 1e3, "µm": 1e3, "um": 1e3,
-    "millimeter": 1e6, "mm": 1e6,
+    "nanometer": 1.0, "nm": 1.0, "picometer": 1e-3, "angstrom": 0.1,
+    "micrometer": 1e3, "um": 1e3, "\u00b5m": 1e3, "\u03bcm": 1e3,  # The micro sign, Greek mu.
+    "millimeter": 1e6, "mm": 1e6, "meter": 1e9,
 }  # fmt: skip
 
 
