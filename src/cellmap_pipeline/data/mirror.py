@@ -21,6 +21,7 @@ import tensorstore as ts
 from tqdm import tqdm
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.arrays import read_absent
 from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.io.storage import ABSENT_FILE, kvstore, location
 
@@ -234,7 +235,7 @@ def _matches_md5(answer: ts.KvStore.ReadResult) -> bool:
 
 
 def _recorded(path: Path) -> set[str]:
-    return set(json.loads(path.read_text())) if path.is_file() else set()
+    return set(read_absent(path.parent))
 
 
 @contextmanager

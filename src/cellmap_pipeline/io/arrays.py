@@ -213,11 +213,27 @@ class Level:
 
     @cached_property
     def _absent_in_source(self) -> frozenset[str]:
-        return frozenset(json.loads(read_text(self.path / ABSENT_FILE) or "[]"))
+        return read_absent(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         # Open arrays cannot be pickled: each process opens its own.
         return {"path": self.path, "grid": self.grid, "stored_as": self.stored_as}
+
+
+def read_absent(folder: Location) -> frozenset[str]:
+    """Read the names of files that the source of a fetched array lacks.
+
+    Raises
+    ------
+    InputError
+        The record is broken.
+    """
+    try:
+        return frozenset(json.loads(read_text(folder / ABSENT_FILE) or "[]"))
+    except ValueError as error:
+        raise InputError(
+            f"{folder / ABSENT_FILE} is not JSON ({error}): delete it, and fetch again"
+        ) from None
 
 
 def parse_array(stored: Metadata, stored_as: Format) -> ArrayMetadata:

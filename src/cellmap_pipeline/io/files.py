@@ -10,6 +10,7 @@ import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def local_copy(source: str, copy: Path, key: str, parse: Callable[[str, str], ob
         try:
             with urllib.request.urlopen(source, timeout=60) as answer:
                 content = answer.read()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise InputError(
                 f"{key}: {source} cannot be downloaded ({error}): check the address, or give "
                 "the path of a local copy"

@@ -90,7 +90,8 @@ class LabelVolume:
         """Open the label volume at `path` with the encoding in its annotation.
 
         That is cellmap-schemas' `cellmap.annotation.annotation_type.encoding`, in the attributes of
-        the group or of its finest array, which takes precedence.
+        the group, of the finest array that is present, or of the finest one, which a local copy may
+        lack; later ones take precedence.
 
         Raises
         ------
@@ -105,7 +106,8 @@ class LabelVolume:
                 "check its metadata"
             )
         values: dict[str, Any] = {}
-        for attributes in (volume.attributes, annotation_attributes(volume)):
+        present = volume.levels[0].attributes
+        for attributes in (volume.attributes, present, annotation_attributes(volume)):
             kind = _named(annotation(attributes, volume.path), "annotation_type", volume.path)
             values |= _named(kind, "encoding", volume.path)
         encoding = _encoding(values, volume.path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,7 +166,7 @@ def present(folder: Location, names: Sequence[str]) -> list[bool]:
     """Check which files of a folder, or keys below a key, exist."""
     if isinstance(folder, S3Path):
         return folder.present(names)
-    return [(folder / name).is_file() for name in names]
+    return [_is(stat.S_ISREG, folder / name) for name in names]
 
 
 def volumes_in(folder: Location, names: Sequence[str]) -> list[str]:
@@ -173,7 +174,17 @@ def volumes_in(folder: Location, names: Sequence[str]) -> list[str]:
     if isinstance(folder, S3Path):
         existing = [folder.present([f"{name}/{file}" for name in names]) for file in ZARR_FILES]
         return [name for name, *exists in zip(names, *existing, strict=True) if any(exists)]
-    return [name for name in names if (folder / name).is_dir()]
+    return [name for name in names if _is(stat.S_ISDIR, folder / name)]
+
+
+def _is(kind: Callable[[int], bool], path: Path) -> bool:
+    """Whether there is a file or folder; what cannot be looked at now is not taken for missing."""
+    try:
+        return kind(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InputError(_unreadable(path, error)) from None
 
 
 def read_text(path: Location) -> str | None:
@@ -209,10 +220,14 @@ def _read_file(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): ask its owner for read permission, or copy "
-            "it again"
-        ) from None
+        raise InputError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return (
+        f"{path} cannot be read ({error.strerror}): ask its owner for read permission, or copy it "
+        "again"
+    )
 
 
 def read_json(path: Location) -> Metadata:

@@ -9,6 +9,7 @@ import numpy as np
 from cellmap_data import CellMapDataset
 from numpy.typing import NDArray
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.label_codes import encode_targets
@@ -61,6 +62,11 @@ class OfficialCropReader:
         targets = make_targets(ids, known, self.channels, box.voxel_size)
         fill_implied(targets, self.channels, self.implied)
         codes, rows = encode_targets(targets)
+        if len(rows) >= np.iinfo(np.uint16).max:
+            raise InputError(
+                f"{self.crop.label_folder}: its labels overlap in more than 65,534 ways in one "
+                "patch: train on fewer classes at once"
+            )
         # Code 0 means unknown, as for voxels that a rotation takes from outside.
         table = np.concatenate([np.full((1, len(self.channels)), UNKNOWN, np.uint8), rows])
         stored = self.crop.raw.level_for(box.voxel_size).metadata.dtype

@@ -90,6 +90,15 @@ def float_problems(request: ChunkRequest, kind: str) -> Iterator[str]:
         )
 
 
+def check_chunks(source: str, request: ChunkRequest, problems: list[str]) -> None:
+    """Refuse an external prediction without any chunk, all of which would be read as 0."""
+    if not request.stored:
+        problems.append(
+            f"predictions.{source}: {request.level.path} has no chunks, so that all of it is read "
+            "as probability 0: copy it again, or leave the label out of `classes`"
+        )
+
+
 def check_scale(
     source: str,
     by_label: Mapping[str, Sequence[ChunkRequest]],

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from cellmap_pipeline.errors import InputError, gathered
@@ -21,6 +22,7 @@ from cellmap_pipeline.io.storage import Location
 from cellmap_pipeline.io.volumes import Volume, common_part
 from cellmap_pipeline.preflight.chunks import ChunkRequest
 from cellmap_pipeline.preflight.values import (
+    check_chunks,
     check_label,
     check_scale,
     float_problems,
@@ -235,6 +237,8 @@ class InputVolumes:
         for request in self.predictions.values():
             self.problems += float_problems(request, "probabilities")
         for name, by_label in self._sources.items():
+            for request in chain.from_iterable(by_label.values()):
+                check_chunks(name, request, self.problems)
             check_scale(name, by_label, self.problems, self.warnings)
 
     def _request_all(

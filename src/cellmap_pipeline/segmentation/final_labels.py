@@ -69,8 +69,16 @@ def segment_crop(
     name = configured.get("method", tuned.get("method"))
     if name != tuned.get("method") or name not in {None, *usable_methods(row.label, predicted)}:
         # They were tuned for another method, or for channels that some predictions lack.
-        tuned = {}
+        unused, tuned = tuned, {}
+    else:
+        unused = {}
     settings = complete(row.label, {**tuned, **configured}, predicted)
+    if unused and "method" not in configured:
+        log.warning(
+            "%s/crop%d: settings of %s were tuned for %s, for which predictions lack channels: %s "
+            "is used, with its defaults",
+            row.dataset, row.crop, row.label, unused["method"], settings["method"],
+        )  # fmt: skip
     with atomic_folder(output) as tmp:
         if row.grid.size > find_method(settings).max_voxels_in_memory:
             labeled = segment_blocks(probabilities, settings, tmp, LABEL_ATTRIBUTES, threads)

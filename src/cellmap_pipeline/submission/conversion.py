@@ -85,6 +85,11 @@ class Converter:
                 f"{path}: the attribute cellmap_pipeline.kind is {kind!r} but must be 'labels' or "
                 "'probability'"
             )
+        if kind == "probability" and level.metadata.dtype.kind == "i":
+            raise InputError(
+                f"{path}: its probabilities are {level.metadata.dtype}, but must be floats from 0 "
+                "to 1, or unsigned integers up to the highest value of their type: convert them"
+            )
         return cls(row, volume, level, kind)
 
     @property
@@ -105,8 +110,9 @@ class Converter:
         if self.level.stored_as != "zarr":
             return False
         stored = self.level.metadata.stored
-        codec = (stored["compressor"] or {}).get("id")
-        plain = stored["fill_value"] == 0 and not stored["filters"] and codec in KNOWN_CODECS
+        codec = (stored.get("compressor") or {}).get("id")
+        plain = stored.get("fill_value") == 0 and not stored.get("filters")
+        plain = plain and codec in KNOWN_CODECS and "order" in stored
         aligned = self.level.grid.offset(self.row.grid) == (0, 0, 0)
         if not plain or not aligned or self.level.grid.shape != self.row.grid.shape:
             return False

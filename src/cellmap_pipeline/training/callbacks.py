@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
 from cellmap_pipeline.classes import style_of
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.patches.loader import PatchLoader
@@ -62,13 +63,10 @@ class EpochTable(pl.Callback):
         seconds = max(self.training_s, 1e-9)
         waited = (self.loader.waited_s - self.waited_before_s) / seconds
         loss = task.pop_epoch_loss()
-        if not loss.isfinite():
-            settings = task.training_settings
-            raise InputError(
-                f"the loss of epoch {trainer.current_epoch} is not a finite number: lower "
-                f"`learning_rate` ({settings.learning_rate:g}), raise `scheduler.warmup_steps` "
-                f"({settings.scheduler.warmup_steps}), or set `precision: 32`"
-            )
+        losses = {"loss": loss, "validation loss": trainer.callback_metrics["val_loss"]}
+        for name, value in losses.items():
+            if not value.isfinite():
+                raise InputError(_not_finite(name, trainer.current_epoch, task.training_settings))
         task.log_dict(
             {
                 "train_loss": loss,
@@ -94,6 +92,14 @@ class EpochTable(pl.Callback):
         self.begin = time.monotonic()
         self.patches, self.training_s = 0, 0.0
         self.waited_before_s = self.loader.waited_s
+
+
+def _not_finite(name: str, epoch: int, settings: Training) -> str:
+    return (
+        f"the {name} of epoch {epoch} is not a finite number: lower `learning_rate` "
+        f"({settings.learning_rate:g}), raise `scheduler.warmup_steps` "
+        f"({settings.scheduler.warmup_steps}), or set `precision: 32`"
+    )
 
 
 class ExampleSlices(pl.Callback):

@@ -184,6 +184,8 @@ def select_and_segment(
                 "%s from %s, with the settings tuned for %s", row.label, ", ".join(chosen), name
             )
             break
+    else:
+        log.info("%s from %s, with default settings", row.label, ", ".join(chosen))
     segment_crop(
         row,
         [predictions[name] for name in chosen],

@@ -167,3 +167,12 @@ def test_nothing_is_known_outside_of_the_volume(tmp_path):
     volume = label(tmp_path / "a", np.ones((4, 4, 4), np.uint8))
     read, known = volume.read(Grid((8, 8, 8), (1002, 2, 2), (2, 2, 2)))
     assert not read.any() and not known.any()
+
+
+def test_encoding_of_the_finest_level_that_is_present(tmp_path):
+    volume = label(tmp_path / "a", ids(), UNKNOWN)
+    grids = [GRID.at((2, 2, 2)), GRID]
+    (tmp_path / "a/s0").rename(tmp_path / "a/s1")
+    metadata = {"multiscales": [multiscale_metadata("a", grids)]}
+    (tmp_path / "a/.zattrs").write_text(json.dumps(metadata))
+    assert LabelVolume.open(tmp_path / "a").encoding == volume.encoding

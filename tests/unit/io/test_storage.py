@@ -1,3 +1,7 @@
+import errno
+import os
+from pathlib import Path
+
 import boto3
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from cellmap_pipeline.data.datasplit import SplitSettings, make_crops, make_data
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.storage import S3Path, location, present, read_text
+from cellmap_pipeline.io.storage import S3Path, location, present, read_text, volumes_in
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.patches.crops import CropData, open_crops
 
@@ -174,3 +178,17 @@ def test_presence_of_names(bucket, tmp_path):
     assert present(location("s3://cells/e"), names) == present(tmp_path / "x", names) == there
     with pytest.raises(InputError, match="s3://nobucket/a cannot be listed"):
         present(location("s3://nobucket/a"), ["b"])
+
+
+def test_what_cannot_be_looked_at_is_not_missing(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    assert present(tmp_path, ["a", "b"]) == [False, False]
+    assert volumes_in(tmp_path, ["a", "b"]) == ["a"]
+
+    def fail(self, **_):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(Path, "stat", fail)
+    for look in (present, volumes_in):
+        with pytest.raises(InputError, match="a cannot be read .Stale file handle"):
+            look(tmp_path, ["a"])

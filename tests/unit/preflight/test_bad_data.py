@@ -164,6 +164,12 @@ ROWS = {
         "translation and voxel size",
         lambda folder: external_predictions(folder, np.full((16, 32, 32), 200, np.uint8)),
     ),
+    "predictions without any chunk": Row(
+        CHECK,
+        "predictions.nnunet: …s0 has no chunks, so that all of it is read as probability 0: copy it "
+        "again, or leave the label out of `classes`",
+        lambda folder: external_predictions(folder, np.zeros(CROP, np.uint8)),
+    ),
     "logits as predictions": Row(
         CHECK,
         "s0 has values from -3 to -3, but probabilities stored as float must be from 0 to 1: "

@@ -83,6 +83,11 @@ def test_probabilities_are_thresholded_at_one_half(tmp_path: Path) -> None:
     np.testing.assert_array_equal(converted(tmp_path, "er", ramp(1, "f4")), ramp(1, "f4") > 0.5)
 
 
+def test_probabilities_in_signed_integers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="its probabilities are int16, but must be floats"):
+        converted(tmp_path, "er", ramp(255, "i2"), attributes=mark("probability"))
+
+
 def test_ids_of_a_finer_grid_are_resampled_by_overlap(tmp_path: Path) -> None:
     # Objects of whole voxels, and single fine voxels that are at most an eighth of one.
     fine = GRID.at((4, 4, 4))

@@ -162,6 +162,19 @@ def test_non_finite_loss_stops_the_training(datasplit, tmp_path, monkeypatch):
         train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
 
 
+def test_non_finite_validation_stops_the_training(datasplit, tmp_path, monkeypatch):
+    forward = SegmentationTask.forward
+
+    def spoiled(self, raw):
+        logits = forward(self, raw)
+        return logits if self.training else logits * torch.nan
+
+    monkeypatch.setattr(SegmentationTask, "forward", spoiled)
+    with pytest.raises(InputError, match=r"the validation loss of epoch 0 is not a finite"):
+        train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    assert not (tmp_path / "model.ckpt").exists()
+
+
 def test_out_of_memory_names_the_settings_to_lower(datasplit, tmp_path, monkeypatch):
     def no_room(self, batch, index):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.io.formats.array import ArrayMetadata
-from cellmap_pipeline.io.formats.ngff import NANOMETERS, StoredLevel, checked_path
+from cellmap_pipeline.io.formats.ngff import NANOMETERS, StoredLevel, checked_path, combine_steps
 from cellmap_pipeline.io.storage import Location, Metadata, read_json_if_present
 
 
@@ -96,14 +96,14 @@ def _transforms(group: Metadata) -> Metadata:
         for level in multiscale["datasets"]:
             transforms[checked_path(level["path"])] = level.get("transform")
             if "coordinateTransformations" in level:
-                steps = {step["type"]: step for step in level["coordinateTransformations"]}
-                scale = steps["scale"]["scale"]
+                shared = multiscale.get("coordinateTransformations", [])
+                scale, translation = combine_steps([*level["coordinateTransformations"], *shared])
                 transforms[level["path"]] = {
                     # The names give the order.
                     "axes": [axis["name"] for axis in multiscale["axes"]],
                     "units": [axis.get("unit", "nm") for axis in multiscale["axes"]],
-                    "scale": scale,
-                    "translate": steps.get("translation", {}).get("translation", [0] * len(scale)),
+                    "scale": scale.tolist(),
+                    "translate": translation.tolist(),
                 }
     return transforms
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
@@ -113,17 +114,9 @@ def declared_levels(attributes: Metadata, file: str) -> list[DeclaredLevel]:
             own = dataset["coordinateTransformations"]
             if not any(step["type"] == "scale" for step in own):
                 raise KeyError("scale")
-            size, center = np.full(3, unit), np.zeros(3)
-            for step in [*own, *shared]:
-                value = np.array(step[step["type"]], float).reshape(3)
-                if step["type"] == "scale":
-                    size, center = size * value, center * value
-                elif step["type"] == "translation":
-                    center = center + value * unit
-                else:
-                    raise ValueError(f"a {step['type']!r} transformation")
+            size, center = combine_steps([*own, *shared])
             path = checked_path(dataset["path"])
-            levels.append(DeclaredLevel(path, _vector(size), _vector(center)))
+            levels.append(DeclaredLevel(path, _vector(size * unit), _vector(center * unit)))
     except InputError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -135,6 +128,32 @@ def declared_levels(attributes: Metadata, file: str) -> list[DeclaredLevel]:
     if not levels:
         raise InputError(f"{file}: `multiscales` lists no datasets")
     return levels
+
+
+def combine_steps(
+    steps: Sequence[Metadata],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Combine `coordinateTransformations`, in the order in which they apply.
+
+    Returns
+    -------
+    Scale and translation, in the unit of the axes.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        A step is neither a scale nor a translation of three axes.
+    """
+    scale, translation = np.ones(3), np.zeros(3)
+    for step in steps:
+        value = np.array(step[step["type"]], float).reshape(3)
+        if step["type"] == "scale":
+            scale, translation = scale * value, translation * value
+        elif step["type"] == "translation":
+            translation = translation + value
+        else:
+            raise ValueError(f"a {step['type']!r} transformation")
+    return scale, translation
 
 
 def checked_path(path: str) -> str:

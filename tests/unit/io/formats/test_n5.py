@@ -110,6 +110,16 @@ def test_multiscales_as_in_ngff(tmp_path):
     assert np.allclose(level.grid.voxel_size, (6, 5, 4))
     assert np.allclose(level.grid.translation, (300, 200, 100))
     assert level.grid.shape == SHAPE
+    # Transformations of the whole multiscale apply after those of its levels.
+    shared = [
+        {"type": "translation", "translation": [1, 2, 3]},
+        {"type": "scale", "scale": [2] * 3},
+    ]
+    group["multiscales"][0]["coordinateTransformations"] = shared
+    (tmp_path / "attributes.json").write_text(json.dumps(group))
+    (level,) = Volume.open(tmp_path).levels
+    assert np.allclose(level.grid.voxel_size, (12, 10, 8))
+    assert np.allclose(level.grid.translation, (6600, 4400, 2200))
 
 
 @pytest.mark.parametrize(
