@@ -143,10 +143,10 @@ def centers_agree(
 
     Parameters
     ----------
-    fine_path, coarse_path
-        Arrays of the levels.
-    fine_grid, coarse_grid
-        Their grids, with common edges.
+    fine_path, fine_grid
+        Array of the finer level, and its grid.
+    coarse_path, coarse_grid
+        Those of the coarser level; the grids have common edges.
     stored_as
         Format of the arrays.
 
