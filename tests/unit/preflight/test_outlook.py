@@ -1,9 +1,12 @@
 """The outlook of shipped trainings on the challenge's test crops."""
 
+import json
+import re
+
 import pytest
 
 from cellmap_pipeline.data.manifest import read_manifest
-from cellmap_pipeline.plan.make import make_plan
+from cellmap_pipeline.plan.make import make_plan, read_plan
 from cellmap_pipeline.preflight.outlook import outlook_text
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 
@@ -50,3 +53,19 @@ def test_outlook_names_missing_data_and_labels(repo_root, challenge, tmp_path):
     # At 32 nm some labels are not predicted at all, and some only of a part of the crops.
     assert "  crops 557, 558, 559, 560, 561, 562, 986: cell, cyto, " in text
     assert "  crops 557, 558, 559, 560, 561, 562, 980, 981, 982, 986: " in text
+
+
+def test_outlook_names_classes_missing_in_the_data(folder):
+    folder.configure_training(classes=["mito", "golgi"])
+    assert "a labeled voxel of golgi" in outlook_text(read_plan(folder.config))
+
+
+def test_outlook_uses_the_calibration_of_the_same_window(folder):
+    calibrated = read_plan(folder.config).paths.calibration("tiny")
+    calibrated.parent.mkdir(parents=True, exist_ok=True)
+    found = {"window": [32, 32, 32], "seconds_per_pass": 3600, "device": "cpu", "batch": 1}
+    calibrated.write_text(json.dumps(found))
+    text = outlook_text(read_plan(folder.config))
+    assert re.search(r"as calibrated on cpu, batch 1: about \d+ h", text)
+    folder.configure_training(inference={"window": 64})
+    assert "as calibrated" not in outlook_text(read_plan(folder.config))
