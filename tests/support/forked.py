@@ -1,10 +1,11 @@
-"""Snakemake in processes that have imported it already: imports are most of a dry run's cost."""
+"""Snakemake in processes that have imported it already, since imports take most of its time."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def run_snakemake(
-    arguments: Sequence[str], folder: Path, output: Path, timeout_s: float = 300
+    arguments: Sequence[str], folder: Path, output: Path, timeout_s: float = 1200
 ) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in `folder` to its end.
 
@@ -35,6 +36,7 @@ def _run(arguments: list[str], folder: Path, output: Path, environment: dict[str
     os.environ.clear()
     os.environ.update(environment, OMP_NUM_THREADS="2")
     os.chdir(folder)
+    sys.argv = ["snakemake", *arguments]  # It and our rules look for options there.
     with output.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

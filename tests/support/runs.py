@@ -97,16 +97,16 @@ class Run:
         return self.folder / "output.log"
 
     @property
-    def plan_output(self) -> Path:
-        """File with the output of dry runs."""
-        return self.folder / "plan.log"
+    def waited_output(self) -> Path:
+        """File with the output of the last run that was waited for."""
+        return self.folder / "waited.log"
 
     def snakemake(
         self, *arguments: str, check: bool = True, entry: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end; `stdout` has both output streams."""
-        if "--dry-run" in arguments and not entry:
-            done = run_snakemake(self._options(*arguments), self.folder, self.plan_output)
+        if not entry:
+            done = run_snakemake(self._options(*arguments), self.folder, self.waited_output)
         else:
             done = subprocess.run(
                 self.command(*arguments, entry=entry), cwd=self.folder, text=True,

@@ -128,7 +128,8 @@ def test_documented_command_works(run, page, command):
 def planned(run, arguments):
     """Assert that a Snakemake command can be planned."""
     own = [] if "--snakefile" in arguments else ["--snakefile", f"{ROOT}/Snakefile"]
-    done = run_snakemake([*own, *arguments, "--dry-run", "--quiet"], run.folder, run.plan_output)
+    options = [*own, *arguments, "--dry-run", "--quiet"]
+    done = run_snakemake(options, run.folder, run.waited_output)
     assert done.returncode == 0, done.stdout
 
 

@@ -57,9 +57,6 @@ def test_fetched_data_give_the_same_datasplit_as_local_data(
     assert sum(crop["files"] > 0 for crop in done) > len(numbers)
 
     assert run.planned(target) == {}
-    bucket.requests.clear()
-    run.snakemake("--forcerun", "fetch_crop", "--", "fetch")
-    assert not bucket.requests, "local files are not requested again"
 
 
 def test_malformed_crop_table_ends_with_one_message(new_run, small_data):

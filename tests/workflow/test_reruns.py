@@ -126,14 +126,24 @@ JOBS = {
 
 
 @pytest.fixture(scope="module")
-def finished(finished_run):
-    """A finished run of two trainings."""
+def checked(finished_run):
+    """A finished run whose changed configuration, with a second training, was checked."""
     run = finished_run()
     # The second training's results are not read: only their existence and settings matter.
     run.train("other", classes=["mito"])
     run.configure(trainings=["tiny", "other"])
     shutil.copytree(run.folder / "results/tiny", run.folder / "results/other")
+    run.train("tiny", validation_fraction=0.4)
     run.snakemake("check_inputs")
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(checked):
+    """A finished run of two trainings."""
+    run = replace(checked, folder=checked.folder.with_name("touched"))
+    shutil.copytree(checked.folder, run.folder, symlinks=True)
+    run.train("tiny")
     run.snakemake("--touch", *TARGETS)
     assert run.planned(*TARGETS) == {}
     return run
@@ -160,10 +170,11 @@ def test_change_reruns_the_documented_stages(run, change):
     assert planned == planned | JOBS.get(change, {})
 
 
-def test_inputs_are_checked_once_unless_requested(run):
-    assert run.planned("check_inputs") == {"check_inputs": 1}
-    run.train("tiny", validation_fraction=0.4)
-    run.snakemake("check_inputs")
-    assert "check_inputs" not in run.planned(*TARGETS)
-    # A data split that the check did not see is rerun.
-    assert run.planned(*TARGETS)["datasplit"] == 1
+def test_inputs_are_checked_once_unless_requested(checked):
+    log = (checked.folder / "results/logs/check_inputs.log").read_text()
+    assert "raw: " in log and "are free, at most" in log and "0 problems, 0 warnings" in log
+    planned = checked.planned(*TARGETS)
+    assert "check_inputs" not in planned
+    # A check makes no data split.
+    assert planned["datasplit"] == 1
+    assert checked.planned("check_inputs") == {"check_inputs": 1}

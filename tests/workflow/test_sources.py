@@ -1,8 +1,9 @@
-"""Several trainings, averages, composed labels and external predictions in one run."""
+"""Several trainings, an average, a composed label and external predictions in one run."""
 
 import csv
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,26 +12,76 @@ import yaml
 
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import read_datasplit
-from cellmap_pipeline.data.manifest import read_manifest
+from cellmap_pipeline.data.manifest import read_manifest, write_manifest
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume, create
 
 pytestmark = pytest.mark.slow
+CLASS_TABLE = 'nuc,1,""\nmito,2,""\npm,3,""\ncell,9,"1,2,3"\n'
+CROP = "demo_cell-1/crop5"
+
+
+def write_manifests(run):
+    """Let crop 5 have five labels, and crop 6, which has other voxels, one."""
+    rows = read_manifest(run.folder / "data/test_crop_manifest.csv")
+    nuc, mito, pm = (row for row in rows if row.crop == 5)
+    (small,) = (row for row in rows if row.crop == 6 and row.label == "mito")
+    more = [replace(nuc, label=label) for label in ("cell", "golgi")]
+    write_manifest([nuc, mito, pm, *more, small], run.folder / "manifest.csv")
+    (run.folder / "classes.csv").write_text(CLASS_TABLE)
+
+
+def spoil_ground_truth(run):
+    """Let no chunk of the test crops' ground truth be readable; all labels are there."""
+    crop = run.folder / "data/ground_truth.zarr/crop5"
+    for label in ("cell", "golgi"):
+        shutil.copytree(crop / "nuc", crop / label)
+    for chunk in crop.parent.rglob("*"):
+        if chunk.is_file() and not chunk.name.startswith("."):
+            chunk.write_bytes(b"no chunk")
+
+
+def write_external_predictions(run):
+    """Predict mito as the ground truth in validation crops, and everywhere in test crops."""
+    split = read_datasplit(run.folder / "results/tiny/datasplit.csv", None)
+    crops = [ValidationCrop.of(folder) for usage, _, folder, _ in split if usage == "validate"]
+    for crop in crops:
+        volume = LabelVolume.open(crop.folder / "mito")
+        grid = volume.volume.levels[0].grid
+        ids, _ = volume.read(grid)
+        write_prediction(run, crop.dataset, crop.number, grid, ids > 0)
+    for row in read_manifest(run.folder / "manifest.csv"):
+        if row.label == "mito":
+            write_prediction(run, row.dataset, row.crop, row.grid, np.ones(row.grid.shape))
+
+
+def write_prediction(run, dataset, number, grid, mask):
+    path = run.folder / f"external/{dataset}/crop{number}/mito"
+    path.parent.mkdir(parents=True)
+    create(path, grid, "uint8").write(np.where(mask, 255, 0).astype(np.uint8)).result()
 
 
 @pytest.fixture(scope="module")
 def run(finished_run):
-    """A run of two finished trainings, without any later results."""
+    """A run that makes each label in another way, without readable ground truth of test crops."""
     made = finished_run()
-    results = made.folder / "results"
-    for name in ("tiny/validation", "tiny/predictions", "segmentations", "figures"):
-        shutil.rmtree(results / name)
-    links = [path for path in made.folder.iterdir() if path.is_symlink()]
-    for path in [made.folder / "submission.zip", *links, *results.glob("*.csv")]:
-        path.unlink()
-    made.train("other", learning_rate=2e-2)  # with the same split
-    made.configure(trainings=["tiny", "other"])
-    made.snakemake("results/other/model.ckpt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made.folder)
+        write_manifests(made)
+        spoil_ground_truth(made)
+        write_external_predictions(made)
+    (made.folder / "submission.zip").unlink()
+    made.train("other", classes=["nuc", "pm"], learning_rate=2e-2)
+    made.configure(
+        trainings=["tiny", "other"],
+        test_crops="manifest.csv",
+        class_table="classes.csv",
+        predictions={
+            "nnunet": {"path": "external/{dataset}/crop{crop}/{label}", "classes": ["mito"]}
+        },
+        submission={"select": {"pm": ["tiny", "other"]}, "missing": "empty"},
+    )
+    made.snakemake("submission.zip", "selection.csv")
     return made
 
 
@@ -45,130 +96,92 @@ def read_selection(run):
         return list(csv.DictReader(file))
 
 
+def chosen(run, label):
+    return {row["training"] for row in read_selection(run) if
+            row["label"] == label and row["chosen"] == "yes"}  # fmt: skip
+
+
+def read_label(label):
+    """Return the grid and the voxels of a submitted label of crop 5."""
+    (level,) = Volume.open(f"results/segmentations/{CROP}/{label}").levels
+    return level.grid, level.array.read().result()
+
+
 def test_selection_stops_before_test_crops_are_predicted(run):
-    planned = run.planned("selection.csv")
-    assert planned["predict_validation"] == planned["validate"] == 2
+    planned = run.planned("--forceall", "selection.csv")
+    assert planned["predict_validation"] == 2
+    assert planned["validate"] == 4
     assert "predict" not in planned and "segment" not in planned
-    run.snakemake("selection.csv")
+
+
+def test_selection_has_the_scores_of_all_sources(run):
     rows = read_selection(run)
-    kinds = {(row["label"], row["voxel_size"], row["training"]) for row in rows}
-    asked = [("nuc", "8 8 8"), *product(("mito", "pm"), ("8 8 8", "3.48 4 4"))]
-    assert kinds == {(*kind, name) for kind in asked for name in ("tiny", "other")}
-    assert all(row["score"] for row in rows)
-    chosen = [(row["label"], row["voxel_size"]) for row in rows if row["chosen"] == "yes"]
-    assert len(chosen) == len(set(chosen)) == 5
+    asked = {("cell", "8 8 8", "tiny:parts")}
+    asked |= set(product(("nuc", "pm"), ("8 8 8",), ("tiny", "other")))
+    asked |= set(product(("mito",), ("8 8 8", "3.48 4 4"), ("tiny", "nnunet")))
+    assert {(row["label"], row["voxel_size"], row["training"]) for row in rows} == asked
+    # No crop annotates cell.
+    assert all(row["score"] for row in rows if row["label"] != "cell")
+    nuc = {row["training"]: float(row["score"]) for row in rows if row["label"] == "nuc"}
+    assert chosen(run, "nuc") == {max(nuc, key=nuc.get)}
 
 
-def test_printed_selection_skips_unused_predictions(run):
+def test_printed_selection_skips_unused_predictions(run, tmp_path):
     log = (run.folder / "results/logs/select.log").read_text()
     (line,) = [line for line in log.splitlines() if line.startswith("select: ")]
-    kept = (run.folder / "config/config.yaml").read_text()
-    losers = {row["training"] for row in read_selection(run)} - {
-        row["training"] for row in read_selection(run) if row["chosen"] == "yes"
-    }
-    run.configure(submission=yaml.safe_load(line))
-    planned = run.planned("submission.zip")
-    rows = read_manifest(yaml.safe_load(kept)["test_crops"])
-    assert planned["segment"] == len(rows) == 5
-    assert planned["predict"] <= 4 - 2 * len(losers)
+    copy = replace(run, folder=tmp_path / "copy")
+    shutil.copytree(run.folder, copy.folder, symlinks=True)
+    for name in ("tiny/predictions", "other/predictions", "segmentations"):
+        shutil.rmtree(copy.folder / "results" / name)
+    (copy.folder / "submission.zip").unlink()
+    assert copy.planned("submission.zip")["predict"] == 3
+    copy.configure(submission=yaml.safe_load(line) | {"missing": "empty"})
+    planned = copy.planned("submission.zip")
+    # Of crop 6, only mito is submitted, which nnunet predicts better.
+    assert planned["predict"] == 2
+    assert planned["segment"] == 6
     assert "train" not in planned
-    (run.folder / "config/config.yaml").write_text(kept)
 
 
-def write_perfect_predictions(run, name, crops, classes):
-    """Write external predictions that equal the ground truth."""
-    for crop in crops:
-        for label in classes:
-            volume = LabelVolume.open(crop.folder / label)
-            grid = volume.volume.levels[0].grid
-            path = run.folder / name / crop.dataset / f"crop{crop.number}" / label
-            path.parent.mkdir(parents=True, exist_ok=True)
-            ids, _ = volume.read(grid)
-            create(path, grid, "uint8").write(np.where(ids > 0, 255, 0).astype(np.uint8)).result()
-
-
-def test_external_predictions_are_selected(run, small_data):
-    split = read_datasplit(run.folder / "results/tiny/datasplit.csv", None)
-    crops = [ValidationCrop.of(folder) for usage, _, folder, _ in split if usage == "validate"]
-    write_perfect_predictions(run, "external", crops, ["mito", "pm"])
-    rows = read_manifest(small_data / "test_crop_manifest.csv")
-    for row in rows:
-        path = run.folder / f"external/{row.dataset}/crop{row.crop}/{row.label}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        create(path, row.grid, "uint8").write(np.full(row.grid.shape, 255, np.uint8)).result()
-    template = "external/{dataset}/crop{crop}/{label}"
-    run.configure(predictions={"nnunet": {"path": template, "classes": ["mito", "pm"]}})
-    run.snakemake("selection.csv", "submission.zip")
-    best = {
-        (r["label"], r["voxel_size"]): r["training"]
-        for r in read_selection(run)
-        if r["chosen"] == "yes"
-    }
-    assert best.pop(("nuc", "8 8 8")) in ("tiny", "other")
-    assert set(best.values()) == {"nnunet"}
+def test_external_predictions_are_selected(run):
+    assert chosen(run, "mito") == {"nnunet"}
     found = json.loads((run.folder / "results/nnunet/validation/scores.json").read_text())
-    assert found["classes"]["pm"]["score"] > 0.95
-    for row in rows:
-        if row.label == "pm":
-            path = run.folder / f"results/segmentations/{row.dataset}/crop{row.crop}/pm"
-            assert Volume.open(path).levels[0].array.read().result().all()
-
-
-def test_missing_external_predictions_end_the_first_job(run):
-    shutil.move(run.folder / "external/demo_cell-1/crop5/pm", run.folder / "away")
-    run.configure(submission={"classes": ["pm"]})
-    done = run.snakemake("submission.zip", check=False)
-    assert done.returncode != 0
-    assert "labels do not exist, such as external/demo_cell-1/crop5/pm" in done.stdout
-    run.configure(predictions={}, submission={})
+    assert found["classes"]["mito"]["score"] > 0.95
+    grid, voxels = read_label("mito")
+    assert grid == Volume.open(f"external/{CROP}/mito").levels[0].grid
+    assert voxels.all()
 
 
 def test_averages_are_tuned_as_a_source(run):
-    run.configure(submission={"select": {"pm": ["tiny", "other"]}, "classes": ["pm"]})
-    run.snakemake("submission.zip")
     found = json.loads((run.folder / "results/average/validation/scores.json").read_text())
     (pm,) = found["classes"].values()
-    assert len(pm["voxel_sizes"]) == 2
-    log = (run.folder / "results/logs/segment/demo_cell-1/crop5/pm.log").read_text()
+    assert len(pm["voxel_sizes"]) == 1
+    assert chosen(run, "pm") == {"tiny", "other"}
+    log = (run.folder / f"results/logs/segment/{CROP}/pm.log").read_text()
     assert "pm from tiny, other, with the settings tuned for average" in log
 
 
-def test_label_composed_of_parts_and_label_without_a_source(run, small_data):
-    rows = [r for r in read_manifest(small_data / "test_crop_manifest.csv") if r.crop == 5]
-    (run.folder / "classes.csv").write_text('nuc,1,""\nmito,2,""\npm,3,""\ncell,9,"1,2,3"\n')
-    lines = (small_data / "test_crop_manifest.csv").read_text().splitlines()
-    more = [lines[1].replace(",nuc,", f",{label},") for label in ("cell", "golgi")]
-    (run.folder / "manifest.csv").write_text("\n".join([*lines, *more]) + "\n")
-    run.configure(
-        trainings=["tiny"],
-        test_crops="manifest.csv",
-        ground_truth=None,
-        class_table="classes.csv",
-        submission={"classes": ["cell", "golgi"], "missing": "empty"},
-    )
-    run.snakemake("submission.zip", "selection.csv")
-    made = run.folder / "results/segmentations/demo_cell-1/crop5"
-    (level,) = Volume.open(made / "golgi").levels
-    assert level.grid == rows[0].grid and not level.array.read().result().any()
-    assert [row["training"] for row in read_selection(run)] == ["tiny:parts"]
-    parts = run.folder / "results/tiny/predictions/demo_cell-1/crop5"
+def test_label_is_composed_of_parts(run):
+    assert chosen(run, "cell") == {"tiny:parts"}
+    parts = run.folder / f"results/tiny/predictions/{CROP}"
     assert {path.name for path in parts.iterdir() if path.is_dir()} >= {"nuc", "mito", "pm"}
-    assert (made / "cell").is_dir()
-    run.configure(submission={"classes": ["cell", "golgi"]})
+    grid, _ = read_label("cell")
+    assert grid == read_label("nuc")[0]
+
+
+def test_label_without_a_source_is_empty_or_missing(run):
+    grid, voxels = read_label("golgi")
+    assert grid == read_label("nuc")[0] and not voxels.any()
+    kept = (run.folder / "config/config.yaml").read_text()
+    run.configure(submission={"select": {"pm": ["tiny", "other"]}})
     run.snakemake("submission.zip")
     log = (run.folder / "results/logs/package.log").read_text()
     assert "crop5/golgi: the label is missing" in log
+    (run.folder / "config/config.yaml").write_text(kept)
 
 
-def test_ground_truth_of_test_crops_is_read_only_for_scores(finished_run):
-    """The submission is the same if the ground truth is unreadable."""
-    run = finished_run()
-    expected = (run.folder / "submission.zip").read_bytes()
-    run.remove_results()
-    for chunk in (run.folder / run.setting("ground_truth")).rglob("*"):
-        if chunk.is_file() and not chunk.name.startswith("."):
-            chunk.write_bytes(b"no chunk")
-    run.snakemake("submission.zip")
-    assert (run.folder / "submission.zip").read_bytes() == expected
-    failed = run.snakemake("scores.json", check=False)
+def test_ground_truth_of_test_crops_is_read_only_for_scores(run):
+    """The submission was made while the ground truth was unreadable."""
+    assert (run.folder / "submission.zip").is_file()
+    failed = run.snakemake("results/scores.json", check=False)
     assert failed.returncode != 0 and "cannot be read (" in failed.stdout

@@ -34,11 +34,9 @@ from cellmap_pipeline.io.volumes import Volume
 from tests.support.bands import best_band_iou
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("demo") / "data"
-    make_demo(root, progress=False, size="small")
-    return root
+@pytest.fixture
+def demo(small_data: Path) -> Path:
+    return small_data
 
 
 def _crops(plans: tuple[DatasetPlan, ...]) -> Iterator[tuple[DatasetPlan, CropPlan]]:

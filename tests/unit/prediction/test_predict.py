@@ -23,6 +23,12 @@ from cellmap_pipeline.prediction.predict import predict_crop
 from tests.support.networks import tiny_task
 
 RAW_GRID = Grid((8, 8, 8), (40, 0, 80), (56, 60, 64))
+# With few windows in y and x.
+NARROW_GRID = RAW_GRID.box((0, 0, 0), (56, 36, 40))
+NARROW_ROWS = [
+    CropLabel(1, "d", "mito", NARROW_GRID),
+    CropLabel(1, "d", "pm", Grid((16, 16, 16), (44, 4, 84), (28, 18, 20))),
+]
 RAW = np.random.default_rng(0).integers(0, 255, RAW_GRID.shape).astype(np.uint8)
 
 
@@ -39,6 +45,13 @@ def task():
 @pytest.fixture
 def raw(tmp_path):
     create(tmp_path / "raw", RAW_GRID, "uint8", chunk=16).write(RAW).result()
+    return Volume.open(tmp_path / "raw")
+
+
+@pytest.fixture
+def narrow_raw(tmp_path):
+    voxels = RAW[tuple(map(slice, NARROW_GRID.shape))]
+    create(tmp_path / "raw", NARROW_GRID, "uint8", chunk=16).write(voxels).result()
     return Volume.open(tmp_path / "raw")
 
 
@@ -161,17 +174,14 @@ class Killed(Exception):
     [(0, 0.5), (2, 0.5), (4, 0.5), pytest.param(7, 0.75, marks=pytest.mark.slow)],
 )
 def test_a_killed_prediction_resumes_where_it_stopped(
-    task, raw, tmp_path, monkeypatch, layers, overlap
+    task, narrow_raw, tmp_path, monkeypatch, layers, overlap
 ):
     monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (4,) * 3))
-    grids = {"mito": RAW_GRID, "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32))}
-    rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
     inference = Inference(window=[16, 32, 32], overlap=overlap, batch=2)
-    predict_crop([task], raw, rows, tmp_path / "whole", inference)
     windows = []
     forward = task.forward
     monkeypatch.setattr(task, "forward", lambda x: windows.append(len(x)) or forward(x))
-    predict_crop([task], raw, rows, tmp_path / "counted", inference)
+    predict_crop([task], narrow_raw, NARROW_ROWS, tmp_path / "whole", inference)
     every = sum(windows)
 
     write, left = PartialResult.write, [layers]
@@ -184,7 +194,7 @@ def test_a_killed_prediction_resumes_where_it_stopped(
 
     monkeypatch.setattr(PartialResult, "write", write_until_killed)
     with pytest.raises(Killed):
-        predict_crop([task], raw, rows, tmp_path / "c", inference)
+        predict_crop([task], narrow_raw, NARROW_ROWS, tmp_path / "c", inference)
     assert not (tmp_path / "c").exists()
     # Simulate planes that were written but not recorded as done.
     array = Volume.open(tmp_path / "c.partial/pm").levels[0]
@@ -192,7 +202,7 @@ def test_a_killed_prediction_resumes_where_it_stopped(
 
     monkeypatch.setattr(PartialResult, "write", write)
     windows.clear()
-    predict_crop([task], raw, rows, tmp_path / "c", inference)
+    predict_crop([task], narrow_raw, NARROW_ROWS, tmp_path / "c", inference)
     assert sum(windows) < every or layers == 0
     for channel in ("mito", "mito_boundary", "pm"):
         assert np.array_equal(read(tmp_path / "whole" / channel), read(tmp_path / "c" / channel))
@@ -203,31 +213,31 @@ def test_a_killed_prediction_resumes_where_it_stopped(
 
 
 @pytest.mark.parametrize("where", ["c", "c.partial"])
-def test_a_finished_prediction_is_not_recomputed(task, raw, tmp_path, monkeypatch, where):
-    rows = [CropLabel(1, "d", "pm", RAW_GRID)]
-    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+def test_a_finished_prediction_is_not_recomputed(task, narrow_raw, tmp_path, monkeypatch, where):
+    rows = [CropLabel(1, "d", "pm", NARROW_GRID)]
+    predict_crop([task], narrow_raw, rows, tmp_path / "c", Inference())
     made = read(tmp_path / "c/pm")
     (tmp_path / "c").rename(tmp_path / where)
     (tmp_path / "c.partial").mkdir(exist_ok=True)  # As left by other settings.
     monkeypatch.setattr(prediction.Predictor, "run", lambda *_: pytest.fail("recomputed"))
-    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+    predict_crop([task], narrow_raw, rows, tmp_path / "c", Inference())
     assert np.array_equal(read(tmp_path / "c/pm"), made)
     assert not (tmp_path / "c.partial").exists()
     # Another version of results is recomputed.
     monkeypatch.setitem(prediction.RESULT_VERSION, "predict", 0)
     with pytest.raises(pytest.fail.Exception, match="recomputed"):
-        predict_crop([task], raw, rows, tmp_path / "c", Inference())
+        predict_crop([task], narrow_raw, rows, tmp_path / "c", Inference())
 
 
-def test_a_partial_result_of_another_network_is_discarded(task, raw, tmp_path, monkeypatch):
-    rows = [CropLabel(1, "d", "pm", RAW_GRID)]
-    predict_crop([task], raw, rows, tmp_path / "whole", Inference())
+def test_a_partial_result_of_another_network_is_discarded(task, narrow_raw, tmp_path, monkeypatch):
+    rows = [CropLabel(1, "d", "pm", NARROW_GRID)]
+    predict_crop([task], narrow_raw, rows, tmp_path / "whole", Inference())
     other = tiny_task()
     monkeypatch.setattr(PartialResult, "finish", lambda self: None)
-    predict_crop([other], raw, rows, tmp_path / "c", Inference())
+    predict_crop([other], narrow_raw, rows, tmp_path / "c", Inference())
     assert json.loads((tmp_path / "c.partial/done.json").read_text())["done"] == {"pm": 56}
     monkeypatch.undo()
-    predict_crop([task], raw, rows, tmp_path / "c", Inference())
+    predict_crop([task], narrow_raw, rows, tmp_path / "c", Inference())
     assert np.array_equal(read(tmp_path / "whole/pm"), read(tmp_path / "c/pm"))
 
 
@@ -259,15 +269,13 @@ def test_nan_ends_the_prediction(raw, tmp_path):
 
 
 @pytest.mark.parametrize("n", [2, 4, 9])
-def test_joined_parts_equal_the_whole_crop(task, raw, tmp_path, monkeypatch, n):
+def test_joined_parts_equal_the_whole_crop(task, narrow_raw, tmp_path, monkeypatch, n):
     monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (8,) * 3))
-    grids = {"mito": RAW_GRID, "pm": Grid((16, 16, 16), (44, 4, 84), (28, 30, 32))}
-    rows = [CropLabel(1, "d", label, grid) for label, grid in grids.items()]
     inference = Inference(window=[16, 32, 32], batch=2)
-    predict_crop([task], raw, rows, tmp_path / "whole", inference)
+    predict_crop([task], narrow_raw, NARROW_ROWS, tmp_path / "whole", inference)
     parts = [tmp_path / f"part{i}" for i in range(n)]
     for i in reversed(range(n)):
-        predict_crop([task], raw, rows, parts[i], inference, part=(i, n))
+        predict_crop([task], narrow_raw, NARROW_ROWS, parts[i], inference, part=(i, n))
     join_parts(parts, tmp_path / "joined")
     for channel in ("mito", "mito_boundary", "pm"):
         assert np.array_equal(

@@ -1,5 +1,6 @@
 """The outlook of shipped trainings on the challenge's test crops."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 
 from cellmap_pipeline.config.run import Fetch
 from cellmap_pipeline.data.manifest import read_manifest
-from cellmap_pipeline.plan.make import make_plan
+from cellmap_pipeline.plan.make import make_plan, read_plan
 from cellmap_pipeline.preflight.outlook import outlook_text
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 
@@ -65,3 +66,19 @@ def test_raw_beyond_a_padding_is_reported(repo_root, challenge, tmp_path):
     assert re.search(r"fetch.padding: \d+% of the raw that crop \d+ reads is not fetched", text)
     unpadded = made.config.model_copy(update={"fetch": Fetch(crops="crops.csv")})
     assert "fetch.padding" not in outlook_text(replace(made, config=unpadded))
+
+
+def test_outlook_names_classes_missing_in_the_data(folder):
+    folder.configure_training(classes=["mito", "golgi"])
+    assert "a labeled voxel of golgi" in outlook_text(read_plan(folder.config))
+
+
+def test_outlook_uses_the_calibration_of_the_same_window(folder):
+    calibrated = read_plan(folder.config).paths.calibration("tiny")
+    calibrated.parent.mkdir(parents=True, exist_ok=True)
+    found = {"window": [32, 32, 32], "seconds_per_pass": 3600, "device": "cpu", "batch": 1}
+    calibrated.write_text(json.dumps(found))
+    text = outlook_text(read_plan(folder.config))
+    assert re.search(r"as calibrated on cpu, batch 1: about \d+ h", text)
+    folder.configure_training(inference={"window": 64})
+    assert "as calibrated" not in outlook_text(read_plan(folder.config))

@@ -98,7 +98,7 @@ def rough(shape, seed=0):
 def test_semantic_labels_and_connected_components_are_the_same(
     tmp_path, label, smooth, fill, smallest
 ):
-    channels = {label: rough((100, 70, 130))}
+    channels = {label: rough((70, 66, 90))}
     chosen = {
         "threshold": 0.4, "smooth_nm": smooth, "fill_holes": fill, "min_size_nm3": smallest
     }  # fmt: skip
@@ -110,8 +110,16 @@ def test_semantic_labels_and_connected_components_are_the_same(
     assert 0 < wanted.astype(bool).mean() < 1
 
 
-@pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("method", "threads"),
+    [
+        ("watershed_distance", 1),
+        ("watershed_boundary", 2),
+        ("watershed_learned_distance", 1),
+        ("watershed_affinities", 1),
+        ("mutex_watershed", 2),
+    ],
+)
 def test_objects_across_blocks(tmp_path, monkeypatch, method, threads):
     monkeypatch.setattr(block_fragments, "HALO_VOXELS", 16)
     # Spheres that touch, one of them far larger than a block and its halo.
@@ -131,7 +139,7 @@ def test_objects_across_blocks(tmp_path, monkeypatch, method, threads):
 @pytest.mark.parametrize("method", [*RIDGES, "mutex_watershed"])
 def test_cells_across_blocks(tmp_path, monkeypatch, method):
     monkeypatch.setattr(block_fragments, "HALO_VOXELS", 24)
-    truth = filling((100, 100, 100), 30)
+    truth = filling((96, 84, 84), 20)
     channels = predicted(truth, "cell")
     channels["cell"][:] = 255
     channels["cell_boundary"] = with_gaps(channels["cell_boundary"])
