@@ -166,8 +166,8 @@ ROWS = {
     ),
     "predictions without any chunk": Row(
         CHECK,
-        "predictions.nnunet: …s0 has no chunks, so that all of it is read as probability 0: copy it "
-        "again, or leave the label out of `classes`",
+        "predictions.nnunet: …s0 has no chunks, so that all of it is read as probability 0: copy "
+        "it again, or leave the label out of `classes`",
         lambda folder: external_predictions(folder, np.zeros(CROP, np.uint8)),
     ),
     "logits as predictions": Row(
