@@ -86,7 +86,7 @@ LINKED = (
 )
 
 if PATHS.output.resolve() == Path.cwd():
-    # They are there already.
+    # They exist already.
     LINKED = [PATHS.output / name for name in LINKED]
 else:
 

@@ -24,13 +24,13 @@ pytestmark = pytest.mark.browser
 # Grids that share neither voxels nor corners: some are shifted by half a voxel of another.
 GRIDS = {
     "raw": Grid((4, 4, 4), (1000, 2000, 3000), (96, 96, 96)),
-    "mito truth": Grid((8, 8, 8), (1066, 2062, 3062), (24, 24, 24)),
+    "mito ground truth": Grid((8, 8, 8), (1066, 2062, 3062), (24, 24, 24)),
     "mito labels": Grid((8, 8, 8), (1062, 2062, 3062), (24, 24, 24)),
     "pm labels": Grid((3.48, 4, 4), (1070.44, 2062, 3064), (40, 40, 40)),
     "mito (net)": Grid((16, 16, 16), (1064, 2064, 3060), (12, 12, 12)),
 }
 BOXES = {
-    "raw": (30, 40, 50, 8), "mito truth": (5, 9, 13, 3), "mito labels": (7, 3, 11, 4),
+    "raw": (30, 40, 50, 8), "mito ground truth": (5, 9, 13, 3), "mito labels": (7, 3, 11, 4),
     "pm labels": (11, 17, 6, 7), "mito (net)": (2, 5, 4, 2),
 }  # fmt: skip
 
@@ -50,7 +50,7 @@ def drawn_crop(tmp_path_factory):
         *start, n = BOXES[name]
         box = tuple(slice(a, a + n) for a in start)
         path = folder / name.replace(" ", "_")
-        if name == "mito truth":
+        if name == "mito ground truth":
             # Like the challenge's ground truth: a single array whose chunk keys have dots.
             array = zarr.open(str(path), "w", shape=grid.shape, chunks=10, dtype="<u8")
             array[box] = 3
@@ -115,9 +115,9 @@ def test_layers_of_a_finished_run(browser, finished, monkeypatch):
     assert view.notes == []
     assert [layer.name for layer in state.layers] == [
         RAW,
-        *("nuc truth", "nuc labels", "nuc (tiny)", "nuc_boundary (tiny)"),
-        *("mito truth", "mito labels", "mito (tiny)", "mito_boundary (tiny)"),
-        *("pm truth", "pm labels", "pm (tiny)"),
+        *("nuc ground truth", "nuc labels", "nuc (tiny)", "nuc_boundary (tiny)"),
+        *("mito ground truth", "mito labels", "mito (tiny)", "mito_boundary (tiny)"),
+        *("pm ground truth", "pm labels", "pm (tiny)"),
     ]
     assert not is_blank(browser.get_screenshot_as_png())
     assert errors(browser) == []

@@ -49,8 +49,8 @@ def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> li
         unknown = [] if wanted == "all" else [str(v) for v in wanted if v not in known]
         if unknown:
             raise InputError(
-                f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}: name "
-                f"some that are there: {', '.join(sorted(str(v) for v in known))}"
+                f"{source}: submission.{key}: {', '.join(unknown)} not in {run.test_crops}: the "
+                f"manifest has {', '.join(sorted(str(v) for v in known))}"
             )
     return [
         row

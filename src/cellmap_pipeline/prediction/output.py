@@ -128,7 +128,7 @@ class PartialResult:
         self._write_progress()
 
     def finish(self) -> None:
-        """Move the finished arrays to the output, unless they are there already."""
+        """Move the finished arrays to the output, unless they have been moved already."""
         if self.folder.is_dir():
             replace_folder(self.folder, self.output)
 

@@ -32,7 +32,7 @@ class CropLayer:
     channel
         Its class, or an auxiliary channel of a class (`channels.AUXILIARY_SUFFIXES`).
     source
-        Its origin: `truth`, `labels`, or in brackets the name of a training or of external
+        Its origin: `ground truth`, `labels`, or in brackets the name of a training or of external
         predictions.
     path
         Folder of the volume.
@@ -101,7 +101,7 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
     paths = ResultPaths(Path(run.output))
     segmentations = paths.segmentations / dataset / f"crop{crop}"
     found = [
-        *_layers_in("truth", truth, "truth"),
+        *_layers_in("truth", truth, "ground truth"),
         *_layers_in("labels", segmentations, "labels"),
     ]
     for training in run.trainings:

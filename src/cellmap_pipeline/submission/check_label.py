@@ -197,7 +197,7 @@ def _object_messages(sizes: NDArray[np.int64]) -> Iterator[str]:
 def check_against_truth(
     submission: Archive, truth: Archive, crop: str, row: CropLabel
 ) -> Iterator[Problem]:
-    """Compare the number of objects with the ground truth: none, or so many that it is skipped.
+    """Compare the number of objects with the ground truth: none, or too many to be scored.
 
     Parameters
     ----------

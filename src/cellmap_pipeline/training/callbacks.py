@@ -131,7 +131,7 @@ class ExampleSlices(pl.Callback):
         gap = np.ones((len(gray), 4, 3))
         image = np.concatenate([gray, gap, truth, gap, prediction], axis=1)
         trainer.logger.experiment.add_image(  # type: ignore[attr-defined]
-            "raw, truth, prediction", image, trainer.global_step, dataformats="HWC"
+            "raw, ground truth, prediction", image, trainer.global_step, dataformats="HWC"
         )
 
 

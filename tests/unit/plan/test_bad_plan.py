@@ -36,13 +36,12 @@ ROWS = {
     ),
     "a crop that is not in the manifest": Row(
         PARSING,
-        f"{CONFIG}: submission.crops: 7 not in {MANIFEST}: name some that are there: 3",
+        f"{CONFIG}: submission.crops: 7 not in {MANIFEST}: the manifest has 3",
         lambda folder: folder.configure(submission={"crops": [7]}),
     ),
     "a class that is not in the manifest": Row(
         PARSING,
-        f"{CONFIG}: submission.classes: golgi not in {MANIFEST}: name some that are there: mito, "
-        "pm",
+        f"{CONFIG}: submission.classes: golgi not in {MANIFEST}: the manifest has mito, pm",
         lambda folder: folder.configure(submission={"classes": ["golgi"]}),
     ),
     "a missing source": Row(

@@ -51,7 +51,7 @@ def test_layers_of_a_test_crop_are_grouped_by_class(run):
     crop = find_layers(run(*VOLUMES), 7)
     assert [layer.name for layer in crop.layers] == [
         "nuc (net)",
-        "mito truth",
+        "mito ground truth",
         "mito labels",
         "mito (net)",
         "mito_boundary (net)",
@@ -72,7 +72,7 @@ def test_layers_of_a_labeled_crop(run):
     labels = "data/d/d.zarr/recon-1/labels/groundtruth/crop3"
     config = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
     names = [layer.name for layer in find_layers(config, 3).layers]
-    assert names == ["pm truth", "pm (other)"]
+    assert names == ["pm ground truth", "pm (other)"]
 
 
 def test_missing_crops_and_results_are_errors(run, tmp_path):

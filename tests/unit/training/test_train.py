@@ -109,7 +109,7 @@ def test_tensorboard_and_metrics_agree(datasplit, tmp_path):
     assert len(events.Scalars("train_loss_step")) == 4
     rate = [tag for tag in events.Tags()["scalars"] if tag.startswith("lr-")]
     assert {event.step for event in events.Scalars(rate[0])} == {0, 1, 2, 3}
-    images = events.Images("raw, truth, prediction")
+    images = events.Images("raw, ground truth, prediction")
     assert len(images) == 2
     assert (images[0].height, images[0].width) == (32, 3 * 32 + 2 * 4)
     assert all(0 <= float(row["data_wait"]) <= 1 for row in rows)
