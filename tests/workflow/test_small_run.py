@@ -80,7 +80,7 @@ def test_predictions_are_on_the_grids_of_the_manifest(run, small_data):
         folder = run.folder / f"results/tiny/predictions/{row.dataset}/crop{row.crop}"
         (level,) = Volume.open(folder / row.label).levels
         assert level.grid == row.grid
-        assert level.metadata["dtype"] == "|u1"
+        assert level.metadata.stored["dtype"] == "|u1"
 
 
 def test_volumes_are_ome_ngff(run, small_data):
@@ -106,7 +106,7 @@ def test_volumes_are_ome_ngff(run, small_data):
             ]
             voxels = finest.read((0, 0, 0), finest.grid.shape)
             assert np.array_equal(np.asarray(node.data[0]), voxels)
-            assert finest.metadata["dimension_separator"] == "/"
+            assert finest.metadata.stored["dimension_separator"] == "/"
             # Segmentations are read as labels, not as images.
             assert node.load(Label) or kind != "segmentations"
     shutil.copytree(volumes["raw"][0], run.folder / "broken")

@@ -104,9 +104,9 @@ def test_raw_is_ome_ngff_and_exists_only_around_crops(demo: Path) -> None:
         # Outer corners of the levels coincide, so the centers of their first voxels do not.
         np.testing.assert_allclose(coarse.grid.lower, fine.grid.lower, atol=1e-6)
         for level in raw.levels:
-            assert level.metadata["dtype"] == "|u1"
-            assert level.metadata["dimension_separator"] == "/"
-            assert level.metadata["compressor"]["cname"] == "zstd"
+            assert level.metadata.stored["dtype"] == "|u1"
+            assert level.metadata.stored["dimension_separator"] == "/"
+            assert level.metadata.stored["compressor"]["cname"] == "zstd"
             missing = level.missing_chunks((0, 0, 0), level.grid.shape)
             assert missing.mean() > 0.3
         for crop in plan.crops:

@@ -83,13 +83,13 @@ def test_labels(recon):
     labeled = 0
     for path in folders[:: max(1, len(folders) // 12)]:
         label = LabelVolume.open(path.parent)
-        assert label.unknown is None or label.unknown > 0
+        assert label.encoding.unknown is None or label.encoding.unknown > 0
         for level in label.volume.levels:
             for start, size in random_boxes(level.grid.shape):
                 theirs = read_by_cellmap_data(path.parent, level.grid, start, size)
                 ids, known = label.read(level.grid.box(start, size))
                 inside = ~np.isnan(theirs)
-                assert np.array_equal(known, inside & (theirs != label.unknown))
+                assert np.array_equal(known, inside & (theirs != label.encoding.unknown))
                 assert np.array_equal(ids[known], theirs[known])
                 assert not ids[~known].any()
                 labeled += np.count_nonzero(ids)
