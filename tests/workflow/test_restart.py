@@ -67,7 +67,7 @@ def test_results_of_other_settings_are_not_reused(trained):
 
 
 @pytest.mark.slow
-def test_plain_snakemake_waits_for_the_job(trained):
+def test_plain_snakemake_waits_for_the_job_and_a_simultaneous_run_is_refused(trained):
     trained.train("tiny", inference={"overlap": 0.2})
     holder = kill_during_prediction(trained)
     os.kill(holder.pid, signal.SIGSTOP)
@@ -75,29 +75,19 @@ def test_plain_snakemake_waits_for_the_job(trained):
         done = trained.snakemake(CROP, check=False)
         assert "--unlock" in done.stdout
         trained.snakemake("--unlock", CROP)
+        # This run is not started by `cellmap-pipeline run`.
         process = trained.start(CROP)
         wait_until(lambda: f"process {holder.pid} on" in read_prediction_log(trained), process)
+        active = locks.read_holder(trained.folder / ".snakemake/run.owner")
+        assert active.pid == process.pid
+        refused = trained.snakemake(CROP, entry=True, check=False)
+        assert refused.returncode == 1
+        message = f"error: another run is active in this folder: process {process.pid} on"
+        assert message in refused.stdout
+        # Planning is allowed.
+        assert "predict" in trained.snakemake("--dry-run", CROP, entry=True).stdout
     finally:
         os.kill(holder.pid, signal.SIGCONT)
-    assert process.wait(120) == 0
-
-
-@pytest.mark.slow
-def test_second_simultaneous_run_is_refused(trained):
-    trained.train("tiny", inference={"overlap": 0.1})
-    # The first run is not started by `cellmap-pipeline run`.
-    process = trained.start(CROP)
-    wait_until((trained.folder / ".snakemake/locks").exists, process)
-    wait_until(
-        lambda: locks.read_holder(trained.folder / ".snakemake/run.owner").pid == process.pid
-    )
-    refused = trained.snakemake(CROP, entry=True, check=False)
-    assert refused.returncode == 1
-    assert (
-        f"error: another run is active in this folder: process {process.pid} on" in refused.stdout
-    )
-    # Planning is allowed.
-    assert "predict" in trained.snakemake("--dry-run", CROP, entry=True).stdout
     assert process.wait(120) == 0
 
 
