@@ -125,18 +125,30 @@ def check_scale(
         if (decoded := [request for request in requests if request.statistics.decoded])
     }
     only_masks = all(request.statistics.high <= 1 for request in highest.values())
+    is_faint = all(_is_faint(request) for request in highest.values())
     for label, request in highest.items():
         dtype: np.dtype[Any] = request.level.metadata.dtype
         high = request.statistics.high
-        if dtype.kind != "u" or high not in TELLING_MAXIMA or high == np.iinfo(dtype).max:
+        if dtype.kind != "u" or high == 0 or high == np.iinfo(dtype).max:
+            continue
+        if high not in TELLING_MAXIMA and not is_faint:
             continue
         white = np.iinfo(dtype).max
+        remedy = f"multiply by {white / high:g}" if high in TELLING_MAXIMA else "scale them"
         text = (
             f"predictions.{source}: no value of {label} is above {high:.0f} (as in "
-            f"{request.level.path}), but in {dtype}, {white} is a probability of 1: multiply by "
-            f"{white / high:g}, or write floats from 0 to 1"
+            f"{request.level.path}), but in {dtype}, {white} is a probability of 1: {remedy}, "
+            "or write floats from 0 to 1"
         )
         (problems if high == 1 and only_masks else warnings).append(text)
+
+
+def _is_faint(request: ChunkRequest) -> bool:
+    """Whether integers wider than 8 bits use only a small part of the range of their type."""
+    dtype: np.dtype[Any] = request.level.metadata.dtype
+    if dtype.kind != "u" or dtype.itemsize == 1 or not request.is_complete:
+        return False
+    return request.statistics.high < np.iinfo(dtype).max * MIN_RANGE_FRACTION
 
 
 def check_label(request: ChunkRequest, problems: list[str], warnings: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.preflight.chunks import ChunkRequest, decode_chunks
-from cellmap_pipeline.preflight.values import raw_warnings
+from cellmap_pipeline.preflight.values import check_scale, raw_warnings
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
 RNG = np.random.default_rng(0)
@@ -51,3 +51,19 @@ def test_a_few_bright_voxels_and_padding_do_not_hide_low_contrast(tmp_path):
     voxels[:32, :32], voxels[:2] = 1, 1
     (message,) = warnings_of(tmp_path / "raw", voxels)
     assert "networks see almost no contrast" in message
+
+
+@pytest.mark.parametrize(("highest", "number"), [((4000, 0), 1), ((4000, 300), 2), ((4200, 9), 0)])
+def test_predictions_that_use_little_of_a_wide_type(tmp_path, highest, number):
+    by_label = {}
+    for label, high in zip(("er", "mito"), highest, strict=True):
+        create(tmp_path / label, GRID, "uint16").write(np.uint16(high)).result()
+        (level,) = Volume.open(tmp_path / label).levels
+        request = ChunkRequest(level)
+        request.add_box((0, 0, 0), GRID.shape)
+        decode_chunks([request], 1)
+        by_label[label] = [request]
+    problems, warnings = [], []
+    check_scale("lab", by_label, problems, warnings)
+    assert not problems and len(warnings) == number
+    assert all("in uint16, 65535 is a probability of 1" in text for text in warnings)
