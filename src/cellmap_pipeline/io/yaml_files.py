@@ -6,6 +6,7 @@ They are read before Snakemake reads them, and while it parses the workflow.
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,20 @@ MAX_VALUES = 100_000
 TEMPLATE_KEY = "__use_yte__"
 
 
+class _Loader(yaml.SafeLoader):
+    """Loader that refuses keys that are defined twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} is defined twice: remove one of the two"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read the keys and values in the file at `path`.
 
@@ -29,11 +44,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         The file is missing, cannot be read, or is not UTF-8, YAML, or a mapping; a key is defined
         twice; aliases make it far larger than it looks; or it contains code.
     """
-    text = _text(path)
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        values = _from_yaml(text, path)
+    values = _parse(_text(path), path)
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold keys and values: docs/configuration.md lists them")
     if TEMPLATE_KEY in values:
@@ -68,72 +79,34 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _from_yaml(text: str, path: Path) -> Any:
+def _parse(text: str, path: Path) -> Any:
     try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _count(node, {}, path)
-        return loader.construct_document(node)
-    except InputError:
-        raise
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path} is not YAML{_place(error)}: {_why(error)}") from None
-    except RecursionError:
-        raise InputError(f"{path} is nested too deeply: write plain keys and values") from None
-
-
-def _count(node: yaml.Node, counts: dict[int, int | None], path: Path) -> int:
-    """Count the values of a node with all aliases expanded.
-
-    `counts` holds the results of nodes seen before, and None for those being counted.
-    """
-    if id(node) in counts:
-        known = counts[id(node)]
-        if known is None:
-            raise InputError(f"{path} line {_line(node)}: an alias (`*name`) refers to itself")
-        return known
-    counts[id(node)] = None
-    total = 1
-    if isinstance(node, yaml.MappingNode):
-        keys: set[str] = set()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise InputError(
-                    f"{path} line {_line(key)}: a list or map cannot be a key: write text"
-                )
-            if key.value in keys:
-                raise InputError(
-                    f"{path} line {_line(key)}: the key {key.value!r} is defined twice: remove "
-                    "one of the two"
-                )
-            keys.add(key.value)
-            total += _count(value, counts, path)
-    elif isinstance(node, yaml.SequenceNode):
-        total += sum(_count(value, counts, path) for value in node.value)
-    if total > MAX_VALUES:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass  # It may be YAML.
+    try:
+        values = yaml.load(text, _Loader)
+        # Encoded piece by piece, since aliases may stand for any number of values.
+        pieces = json.JSONEncoder(default=str).iterencode(values)
+        is_large = next(islice(pieces, MAX_VALUES, None), None) is not None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path} is not YAML{line}: {_remedy(error)}") from None
+    if is_large:
         raise InputError(
-            f"{path} line {_line(node)}: with its aliases (`*name`) written out it holds more than "
-            f"{MAX_VALUES:,} values: write plain keys and values"
+            f"{path}: with its aliases (`*name`) written out it holds more than {MAX_VALUES:,} "
+            "values: write plain keys and values"
         )
-    counts[id(node)] = total
-    return total
+    return values
 
 
-def _line(node: yaml.Node) -> int:
-    return node.start_mark.line + 1
-
-
-def _place(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f" in line {mark.line + 1}" if mark else ""
-
-
-def _why(error: Exception) -> str:
+def _remedy(error: Exception) -> str:
     why = " ".join(str(getattr(error, "problem", None) or error).split())
     if r"'\t'" in why:
         return "it is indented with a tab: indent with spaces instead"
     if "could not determine a constructor" in why:
         return f"{why}: write plain values, without `!`"
+    if "twice" in why:
+        return why
     return f"{why}: correct it; text with `:`, `#`, `@` or `%` goes into quotes"

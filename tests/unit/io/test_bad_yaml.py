@@ -24,13 +24,13 @@ ROWS = {
     ),
     "a YAML bomb": Row(
         PARSING,
-        f"{CONFIG} line …: with its aliases (`*name`) written out it holds more than 100,000 "
+        f"{CONFIG}: with its aliases (`*name`) written out it holds more than 100,000 "
         "values: write plain keys and values",
         lambda folder: append(folder.config, BOMB),
     ),
     "an alias that holds itself": Row(
         PARSING,
-        f"{CONFIG} line …: an alias (`*name`) refers to itself",
+        f"{CONFIG} is not YAML: Circular reference detected: correct it",
         lambda folder: append(folder.config, "a: &a [*a]\n"),
     ),
     "YAML with code": Row(
@@ -52,7 +52,7 @@ ROWS = {
     ),
     "a key twice": Row(
         PARSING,
-        f"{CONFIG} line …: the key 'trainings' is defined twice: remove one of the two",
+        f"{CONFIG} is not YAML in line …: the key 'trainings' is defined twice: remove one of the two",
         lambda folder: append(folder.config, "trainings: [other]\n"),
     ),
     "a configuration that is not UTF-8": Row(
