@@ -1,0 +1,38 @@
+"""Numbers of jobs and processes."""
+
+import pytest
+
+from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.plan.resources import prediction_jobs, segmentation_threads
+
+# 400 x 100 x 100 voxels of 4 nm: 200 x 50 x 50 of 8 nm.
+ROW = CropLabel(7, "a-1", "mito", Grid((4, 4, 4), (0, 0, 0), (400, 100, 100)))
+
+
+@pytest.mark.parametrize(
+    ("inference", "jobs"),
+    [
+        ({}, 1),
+        ({"jobs": 3}, 3),
+        ({"job_voxels": 500_000}, 1),
+        ({"job_voxels": 499_999}, 2),
+        ({"job_voxels": 100_000}, 5),
+        ({"job_voxels": 100_000, "jobs": 8}, 8),
+    ],
+)
+def test_jobs_of_a_prediction(inference, jobs):
+    training = Training.model_validate(
+        {
+            "classes": ["mito"], "voxel_size": 8, "patch_size": 32, "inference": inference,
+            "model": {"architecture": "monai_basic_unet3d"},
+        }
+    )  # fmt: skip
+    assert prediction_jobs(training, [ROW]) == jobs
+
+
+def test_processes_that_segment_a_crop():
+    assert segmentation_threads(ROW) == 1
+    large = CropLabel(7, "a-1", "mito", Grid((4, 4, 4), (0, 0, 0), (1000, 1000, 96)))
+    assert segmentation_threads(large) == 3
