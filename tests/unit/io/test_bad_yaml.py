@@ -52,7 +52,8 @@ ROWS = {
     ),
     "a key twice": Row(
         PARSING,
-        f"{CONFIG} is not YAML in line …: the key 'trainings' is defined twice: remove one of the two",
+        f"{CONFIG} is not YAML in line …: the key 'trainings' is defined twice: remove one of the "
+        "two",
         lambda folder: append(folder.config, "trainings: [other]\n"),
     ),
     "a configuration that is not UTF-8": Row(
