@@ -69,11 +69,7 @@ class Fetch(Section):
         description="path or URL of the challenge's crop table (manifest.csv), which says where "
         "each crop's labels and raw lie"
     )
-    padding: Annotated[float | None, BeforeValidator(null)] = Field(
-        None,
-        ge=0,
-        description="raw that is fetched around each crop, nm; null: all that the trainings read",
-    )
+    padding: float = Field(500.0, ge=0, description="raw that is fetched around each crop, nm")
 
 
 def _as_path(value: Any) -> Any:

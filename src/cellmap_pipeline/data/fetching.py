@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from cellmap_pipeline.data.crop_table import split_url
 from cellmap_pipeline.data.datasplit import MAX_LABEL_COARSENESS
-from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.fetch_request import FetchRequest, TrainUse
 from cellmap_pipeline.data.mirror import Mirror
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector, shape_of, union
@@ -27,7 +27,7 @@ from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Arr
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
 from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
 from cellmap_pipeline.io.formats.zarr3 import attributes_of
-from cellmap_pipeline.io.levels import is_as_fine, level_to_read, nearest_level
+from cellmap_pipeline.io.levels import is_as_fine, level_to_read
 from cellmap_pipeline.io.pyramids import with_common_edges
 from cellmap_pipeline.io.storage import Metadata, read_json
 
@@ -69,9 +69,7 @@ class ArrayLevel:
 Level = TypeVar("Level", DeclaredLevel, ArrayLevel)
 
 
-def fetch_crop(
-    crop: int, request: FetchRequest, data_root: Path, padding: float | None
-) -> dict[str, Any]:
+def fetch_crop(crop: int, request: FetchRequest, data_root: Path, padding: float) -> dict[str, Any]:
     """Fetch the files of a crop that are not in `data_root` yet.
 
     Parameters
@@ -83,7 +81,7 @@ def fetch_crop(
     data_root
         Folder of the datasets.
     padding
-        Width of the raw to fetch around the crop, nm; None fetches what its uses read.
+        Width of the raw to fetch around the crop, nm.
 
     Returns
     -------
@@ -96,21 +94,21 @@ def fetch_crop(
     """
     started = time.monotonic()
     mirrors: dict[str, Mirror] = {}
-    raw_uses: list[tuple[TrainUse | PredictUse, Grid]] = []
+    raw_boxes: list[tuple[Vector, Grid]] = []
     classes: list[str] = []
     if request.train:
         assert request.labels is not None
         mirror, key = _mirror(request.labels, request.dataset, data_root, mirrors)
-        labels, uses = _labels_to_fetch(mirror, key, request.train)
+        labels, voxel_sizes = _labels_to_fetch(mirror, key, request.train)
         _fetch_labels(mirror, key, labels, f"crop {crop}: labels")
         classes = list(labels)
         if labels:
             extent = union([level.grid for levels in labels.values() for level in levels])
-            raw_uses += [(use, extent) for use in uses]
-    raw_uses += [(use, use.extent) for use in request.predict]
-    if raw_uses:
+            raw_boxes += [(voxel_size, extent) for voxel_size in voxel_sizes]
+    raw_boxes += [(use.voxel_size, use.extent) for use in request.predict]
+    if raw_boxes:
         mirror, key = _mirror(request.raw, request.dataset, data_root, mirrors)
-        _fetch_raw(mirror, key, raw_uses, padding, crop)
+        _fetch_raw(mirror, key, raw_boxes, padding, crop)
     counts = [mirror.counts for mirror in mirrors.values()]
     done: dict[str, Any] = {
         "crop": crop,
@@ -139,24 +137,12 @@ def _mirror(
     return mirrors.setdefault(root, Mirror(root, local)), key
 
 
-def _with_surroundings(extent: Grid, use: TrainUse | PredictUse, padding: float | None) -> Grid:
-    """Return the extent of a crop with the raw around it that is fetched for a use."""
-    if padding is not None:
-        return extent.padded([math.ceil(padding / v) for v in extent.voxel_size])
-    crop = extent.at(use.voxel_size)
-    beyond = use.reach.beyond_predicted(crop.shape)
-    if isinstance(use, TrainUse):
-        # Crops that validate are predicted, too.
-        beyond = shape_of(map(max, beyond, use.reach.beyond_trained(crop.shape)))
-    return crop.padded(beyond)
-
-
 def _labels_to_fetch(
     mirror: Mirror, key: str, uses: Sequence[TrainUse]
-) -> tuple[dict[str, list[ArrayLevel]], list[TrainUse]]:
-    """Find the levels of each class that trainings read, and the uses that read any."""
+) -> tuple[dict[str, list[ArrayLevel]], list[Vector]]:
+    """Find the levels of each class that trainings read, and the voxel sizes of these trainings."""
     used: dict[str, dict[str, ArrayLevel]] = {}
-    found: list[TrainUse] = []
+    voxel_sizes: list[Vector] = []
     names = [name for stored_as in ZARR_FORMATS for name in GROUP_METADATA[stored_as]]
     exists = any(mirror.read_small(key, name) is not None for name in names)
     for use in uses:
@@ -168,22 +154,18 @@ def _labels_to_fetch(
             stored_as, levels = declared
             if not is_as_fine(levels[0].voxel_size, use.voxel_size, MAX_LABEL_COARSENESS):
                 continue
-            sizes = [level.voxel_size for level in levels]
-            wanted = dict(use.truth_sizes).get(label, ())
-            needed = {level_to_read(sizes, use.voxel_size)}
-            needed |= {nearest_level(sizes, size) for size in wanted}
-            for level in (levels[i] for i in sorted(needed)):
-                if level.path not in used.setdefault(label, {}):
-                    used[label][level.path] = _array(mirror, level, stored_as)
+            level = _level_for(levels, use.voxel_size)
+            if level.path not in used.setdefault(label, {}):
+                used[label][level.path] = _array(mirror, level, stored_as)
             # The annotation's counts are in the finest level, whichever level is read.
             _fetch_attributes(mirror, levels[0].path, stored_as)
-            if use not in found:
-                found.append(use)
+            if use.voxel_size not in voxel_sizes:
+                voxel_sizes.append(use.voxel_size)
     if not exists:
         raise InputError(
             f"{mirror.source}/{key} does not exist: check the crop and its bucket in the crop table"
         )
-    return {label: list(levels.values()) for label, levels in used.items()}, found
+    return {label: list(levels.values()) for label, levels in used.items()}, voxel_sizes
 
 
 def _fetch_attributes(mirror: Mirror, key: str, stored_as: Format) -> None:
@@ -212,23 +194,19 @@ def _fetch_labels(
 
 
 def _fetch_raw(
-    mirror: Mirror,
-    key: str,
-    uses: Sequence[tuple[TrainUse | PredictUse, Grid]],
-    padding: float | None,
-    crop: int,
+    mirror: Mirror, key: str, boxes: Sequence[tuple[Vector, Grid]], padding: float, crop: int
 ) -> None:
-    """Fetch the raw of each use in and around the extent of the crop."""
-    levels = _raw_arrays(mirror, key, [use.voxel_size for use, _ in uses])
+    """Fetch the raw in boxes, each at a voxel size, and `padding` (nm) around them."""
+    levels = _raw_arrays(mirror, key, [voxel_size for voxel_size, _ in boxes])
     files: dict[tuple[str, str], None] = {}
-    for level, (use, extent) in zip(levels, uses, strict=True):
+    for level, (_, extent) in zip(levels, boxes, strict=True):
         if not level.grid.overlaps(extent):
             raise InputError(
                 f"crop {crop} lies outside {mirror.source}/{level.key}: check its translation"
             )
-        read = _with_surroundings(extent, use, padding)
+        padded = extent.padded([math.ceil(padding / v) for v in extent.voxel_size])
         # Interpolation reads one voxel more.
-        files |= dict.fromkeys(level.files(*level.grid.index_box(read, margin=1)))
+        files |= dict.fromkeys(level.files(*level.grid.index_box(padded, margin=1)))
     stored_as = levels[0].metadata.format
     _fetch_metadata(mirror, _group_keys(key), GROUP_METADATA[stored_as])
     mirror.copy(files, f"crop {crop}: raw")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cellmap_pipeline.geometry import TOLERANCE_VOXELS, size_ratio
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS
 
 ROUNDING_FACTOR = 1 + TOLERANCE_VOXELS
 
@@ -21,12 +21,6 @@ def level_to_read(voxel_sizes: Sequence[Sequence[float]], wanted: Sequence[float
     """
     fine = [i for i, size in enumerate(voxel_sizes) if is_as_fine(size, wanted)]
     return fine[-1] if fine else 0
-
-
-def nearest_level(voxel_sizes: Sequence[Sequence[float]], wanted: Sequence[float]) -> int:
-    """Index of the level whose voxel size is nearest to `wanted` by ratio, the first of several."""
-    ratios = [size_ratio(size, wanted) for size in voxel_sizes]
-    return ratios.index(min(ratios))
 
 
 def is_as_fine(

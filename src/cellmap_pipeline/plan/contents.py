@@ -5,21 +5,18 @@ They are read while Snakemake parses.
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.class_table import parse_class_table, parts_of, read_class_table
 from cellmap_pipeline.data.crop_table import CropRow, parse_crop_table, read_crop_table
-from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, Reach, TrainUse
+from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.layout import crop_folders
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import SAME_SIZE, Vector, shape_of, size_ratio, union
+from cellmap_pipeline.geometry import SAME_SIZE, size_ratio, union
 from cellmap_pipeline.io.files import local_copy
 from cellmap_pipeline.plan.plan import Plan
 
@@ -145,15 +142,9 @@ def crops_to_fetch(
         The table has no row of a test crop's dataset.
     """
     requests: dict[int, FetchRequest] = {}
-    truth_sizes = _requested_sizes(predicted)
     for row in table.values():
         uses = [
-            TrainUse(
-                training.voxel_size,
-                tuple(training.classes),
-                raw_reach(training),
-                tuple((c, truth_sizes[c]) for c in training.classes if c in truth_sizes),
-            )
+            TrainUse(training.voxel_size, tuple(training.classes))
             for training in trainings
             if training.datasplit is None
             and (training.datasets is None or row.dataset in training.datasets)
@@ -178,32 +169,6 @@ def crops_to_fetch(
                     f"crop {crop} is of dataset {dataset} in the manifest of test crops and of "
                     f"{request.dataset} in the table of fetch.crops: crop ids must be unique"
                 )
-            use = PredictUse(training.voxel_size, extent, raw_reach(training))
+            use = PredictUse(training.voxel_size, extent)
             requests[crop] = replace(request, predict=(*request.predict, use))
     return requests
-
-
-def _requested_sizes(
-    predicted: Sequence[Mapping[int, Sequence[CropLabel]]],
-) -> dict[str, tuple[Vector, ...]]:
-    """Return the voxel sizes at which test crops ask for each label."""
-    sizes: dict[str, set[Vector]] = defaultdict(set)
-    for crops in predicted:
-        for row in chain.from_iterable(crops.values()):
-            sizes[row.label].add(row.grid.voxel_size)
-    return {label: tuple(sorted(found)) for label, found in sizes.items()}
-
-
-def raw_reach(training: Training) -> Reach:
-    """Return how far beyond crops a training reads raw, to train and to predict."""
-    margin = (0, 0, 0)
-    if training.augment.rotate:
-        # A free rotation can turn a patch's diagonal into any direction.
-        half = [
-            (n - 1) / 2 * v for n, v in zip(training.patch_size, training.voxel_size, strict=True)
-        ]
-        diagonal = math.hypot(*half)
-        margin = shape_of(
-            math.ceil((diagonal - h) / v) for h, v in zip(half, training.voxel_size, strict=True)
-        )
-    return Reach(training.patch_size, margin, training.window, training.context)

@@ -12,8 +12,6 @@ from cellmap_pipeline.config.stages import DATASPLIT_KEYS
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, fraction_outside, union
-from cellmap_pipeline.plan.contents import raw_reach
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.preflight.prediction_cost import (
     describe_cost,
@@ -87,7 +85,6 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         lines.append("  training data: " + (problems or "every class has labeled voxels"))
     else:
         lines.append(f"  training data: not present yet ({plan.config.data_root})")
-    lines += _mirrored_raw(plan, name, training)
     cost = network_cost(training)
     hours = {gpu: training_hours(training, cost, gpu) / training.devices for gpu in GPUS}
     lines.append(
@@ -120,38 +117,6 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         if (warning := voxel_size_warning(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
     return lines
-
-
-def _mirrored_raw(plan: Plan, name: str, training: Training) -> list[str]:
-    """Say how much raw is mirrored because `fetch.padding` is narrower than what is read."""
-    padding = plan.config.fetch.padding if plan.config.fetch else None
-    if padding is None:
-        return []
-    fractions = {
-        crop: mirrored_fraction(union([row.grid for row in rows]), training, padding)
-        for crop, rows in plan.rows_by_crop(name).items()
-    }
-    lines = [
-        f"  fetch.padding: {fraction:.0%} of the raw that crop {crop} reads is not fetched, and is "
-        "mirrored: leave `padding` out"
-        for crop, fraction in fractions.items()
-        if fraction > 0
-    ]
-    patch = [n * v for n, v in zip(training.patch_size, training.voxel_size, strict=True)]
-    if max(patch) / 2 > padding:
-        lines.append(
-            f"  fetch.padding: patches of {max(patch):,.0f} nm reach further than {padding:g} nm "
-            "beyond crops that are smaller than they are; the rest is mirrored: leave `padding` out"
-        )
-    return lines
-
-
-def mirrored_fraction(extent: Grid, training: Training, padding: float) -> float:
-    """Return the fraction of the raw read to predict a crop that lies beyond `padding` (nm)."""
-    crop = extent.at(training.voxel_size)
-    read = crop.padded(raw_reach(training).beyond_predicted(crop.shape))
-    fetched = crop.padded([int(padding / v) for v in crop.voxel_size])
-    return fraction_outside(fetched, read)
 
 
 def _seconds_per_pass(

@@ -10,8 +10,7 @@ import pytest
 import tensorstore as ts
 
 from cellmap_pipeline.data import mirror
-from cellmap_pipeline.data.crops import ValidationCrop
-from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, Reach, TrainUse
+from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.fetching import fetch_crop
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
@@ -380,27 +379,3 @@ def test_neighbors_fetched_at_the_same_time_share_raw(bucket, source, tmp_path):
 def test_folders_are_sources_too(source, tmp_path):
     fetch_crop(7, request(root=str(source)), tmp_path, 64)
     assert_copied(source, tmp_path)
-
-
-def test_all_raw_that_a_use_reads_is_fetched_without_a_padding(bucket, source, tmp_path):
-    reach = Reach(patch=(24, 16, 16), context=(2, 2, 2))
-    use = TrainUse((8, 8, 8), ("nuc",), reach)
-    fetch_crop(7, replace(request(), train=(use,)), tmp_path, None)
-    crop = INSIDE.at((8, 8, 8))
-    fetched, level = Volume.open(tmp_path / EM), Volume.open(source / EM).level_for((8, 8, 8))
-    box = level.grid.index_box(crop.padded((8, 2, 2)))
-    assert not fetched.level_for((8, 8, 8)).missing_chunks(*box).any()
-    # Not much more than that: chunks are of 8 voxels.
-    box = level.grid.index_box(crop.padded((8, 14, 14)))
-    assert fetched.level_for((8, 8, 8)).missing_chunks(*box).any()
-
-
-def test_levels_nearest_to_what_test_crops_ask_for_are_fetched(bucket, tmp_path):
-    use = TrainUse((8, 8, 8), ("nuc",), truth_sizes=(("nuc", ((2, 2, 2), (8, 8, 8))),))
-    fetch_crop(7, replace(request(), train=(use,)), tmp_path, 0)
-    levels = LabelVolume.open(tmp_path / CROP / "nuc").volume.levels
-    assert [level.grid.voxel_size[0] for level in levels] == [4, 8]
-    # Validation compares with the same level.
-    crop = ValidationCrop.of(tmp_path / CROP)
-    _, grid = crop.truth("nuc", (2, 2, 2))
-    assert grid == INSIDE

@@ -2,11 +2,9 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 
-from cellmap_pipeline.config.run import Fetch
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.plan.make import make_plan, read_plan
 from cellmap_pipeline.preflight.outlook import outlook_text
@@ -55,17 +53,6 @@ def test_outlook_names_missing_data_and_labels(repo_root, challenge, tmp_path):
     # At 32 nm some labels are not predicted at all, and some only of a part of the crops.
     assert "  crops 557, 558, 559, 560, 561, 562, 986: cell, cyto, " in text
     assert "  crops 557, 558, 559, 560, 561, 562, 980, 981, 982, 986: " in text
-
-
-def test_raw_beyond_a_padding_is_reported(repo_root, challenge, tmp_path):
-    made = plan(repo_root, challenge, ["organelles_32nm"], tmp_path)
-    assert "fetch.padding" not in outlook_text(made)
-    padded = made.config.model_copy(update={"fetch": Fetch(crops="crops.csv", padding=500)})
-    text = outlook_text(replace(made, config=padded))
-    assert "fetch.padding: patches of 3,072 nm reach further than 500 nm beyond crops" in text
-    assert re.search(r"fetch.padding: \d+% of the raw that crop \d+ reads is not fetched", text)
-    unpadded = made.config.model_copy(update={"fetch": Fetch(crops="crops.csv")})
-    assert "fetch.padding" not in outlook_text(replace(made, config=unpadded))
 
 
 def test_outlook_names_classes_missing_in_the_data(folder):
