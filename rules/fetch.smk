@@ -21,7 +21,6 @@ rule fetch_crop:
         | {
             "request": PLAN.fetched[int(wildcards.crop)].to_dict(),
             "data_root": PLAN.config.data_root,
-            "padding": PLAN.config.fetch.padding,
         },
     script:
         "../workflow/scripts/fetch.py"

@@ -1,6 +1,6 @@
 """Fetch the data of a crop that the run needs.
 
-Input: the crop's location and uses, the data folder and the padding (params).
+Input: the crop's location and uses, and the data folder (params).
 Output: fetched/crop{N}.json, a summary of what was fetched. The data go to the data folder.
 """
 
@@ -15,7 +15,5 @@ with job(snakemake.log[0], snakemake.output):
 
     cfg = snakemake.params.cfg
     request = FetchRequest.from_dict(cfg["request"])
-    summary = fetch_crop(
-        int(snakemake.wildcards.crop), request, Path(cfg["data_root"]), cfg["padding"]
-    )
+    summary = fetch_crop(int(snakemake.wildcards.crop), request, Path(cfg["data_root"]))
     write_json(snakemake.output[0], summary)

@@ -69,7 +69,10 @@ class Fetch(Section):
         description="path or URL of the challenge's crop table (manifest.csv), which says where "
         "each crop's labels and raw lie"
     )
-    padding: float = Field(500.0, ge=0, description="raw that is fetched around each crop, nm")
+    padding: Annotated[Annotated[float, Field(ge=0)] | None, BeforeValidator(null)] = Field(
+        None,
+        description="raw that is fetched around each crop, nm; null: all that the trainings read",
+    )
 
 
 def _as_path(value: Any) -> Any:

@@ -17,7 +17,7 @@ from cellmap_pipeline.run.resume import fingerprint_of
 # Raise a stage's number by one when its results change for the same settings: then, and only then,
 # a new version of this package reruns the stage.
 RESULT_VERSION = {
-    "fetch": 1,
+    "fetch": 2,
     "datasplit": 2,
     "train": 4,
     "validate": 7,

@@ -31,6 +31,7 @@ from cellmap_pipeline.config.types import (
     Weight,
     affects,
 )
+from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, size_ratio
 from cellmap_pipeline.models.build import check_model, check_patch_size, check_window
 from cellmap_pipeline.models.losses import check_loss
@@ -340,6 +341,17 @@ class Training(Section):
     def context(self) -> tuple[int, int, int]:
         """Voxels (z, y, x) of raw around a crop that its prediction reads at most."""
         return self.inference.context_for(self.patch_size)
+
+    @property
+    def prediction_margins(self) -> RawMargins:
+        """The raw around crops that its predictions read."""
+        return RawMargins(self.window, self.context)
+
+    @property
+    def margins(self) -> RawMargins:
+        """The raw around its training crops that it reads, to train or to predict them."""
+        rotation = self.augment.rotation_margin(self.patch_size, self.voxel_size)
+        return RawMargins(self.window, self.context, self.patch_size, rotation)
 
     def serves_grid(self, grid: Grid) -> bool:
         """Whether this training predicts crops of this grid's voxel size."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellmap_pipeline.geometry import Grid, size_ratio
+from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.levels import nearest_level
 from cellmap_pipeline.io.storage import Location, volumes_in
 
 
@@ -64,4 +65,4 @@ class ValidationCrop:
         grids = [level.grid for level in volume.volume.levels]
         if voxel_size is None:
             return volume, grids[0]
-        return volume, min(grids, key=lambda grid: size_ratio(grid.voxel_size, voxel_size))
+        return volume, grids[nearest_level([grid.voxel_size for grid in grids], voxel_size)]

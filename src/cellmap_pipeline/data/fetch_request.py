@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.data.margins import RawMargins
+from cellmap_pipeline.geometry import Grid, Vector, shape_of
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,16 @@ class TrainUse:
         Voxel size of the training, nm.
     classes
         Classes of the training.
+    margins
+        Decide on the raw around the crop.
+    ground_truth
+        By label, the voxel sizes (nm) at which validation asks for its ground truth.
     """
 
     voxel_size: Vector
     classes: tuple[str, ...]
+    margins: RawMargins
+    ground_truth: Mapping[str, Sequence[Vector]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,10 +42,13 @@ class PredictUse:
         Voxel size of the training, nm.
     extent
         Bounding box of the predicted labels.
+    margins
+        Decide on the raw around the crop.
     """
 
     voxel_size: Vector
     extent: Grid
+    margins: RawMargins
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,15 @@ class FetchRequest:
             "labels": self.labels,
             "raw": self.raw,
             "train": [
-                {"voxel_size": list(use.voxel_size), "classes": list(use.classes)}
+                {
+                    "voxel_size": list(use.voxel_size),
+                    "classes": list(use.classes),
+                    "margins": _plain(use.margins),
+                    "ground_truth": {
+                        label: [list(size) for size in sizes]
+                        for label, sizes in use.ground_truth.items()
+                    },
+                }
                 for use in self.train
             ],
             "predict": [
@@ -83,6 +101,7 @@ class FetchRequest:
                         "translation": list(use.extent.translation),
                         "shape": list(use.extent.shape),
                     },
+                    "margins": _plain(use.margins),
                 }
                 for use in self.predict
             ],
@@ -96,10 +115,29 @@ class FetchRequest:
             plain["labels"],
             plain["raw"],
             tuple(
-                TrainUse(tuple(use["voxel_size"]), tuple(use["classes"])) for use in plain["train"]
+                TrainUse(
+                    tuple(use["voxel_size"]),
+                    tuple(use["classes"]),
+                    _margins(use["margins"]),
+                    {
+                        label: tuple(tuple(size) for size in sizes)
+                        for label, sizes in use["ground_truth"].items()
+                    },
+                )
+                for use in plain["train"]
             ),
             tuple(
-                PredictUse(tuple(use["voxel_size"]), Grid(**use["extent"]))
+                PredictUse(
+                    tuple(use["voxel_size"]), Grid(**use["extent"]), _margins(use["margins"])
+                )
                 for use in plain["predict"]
             ),
         )
+
+
+def _plain(margins: RawMargins) -> dict[str, list[int]]:
+    return {name: list(sizes) for name, sizes in asdict(margins).items()}
+
+
+def _margins(plain: Mapping[str, Sequence[int]]) -> RawMargins:
+    return RawMargins(**{name: shape_of(sizes) for name, sizes in plain.items()})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +17,16 @@ from typing import Any, TypeVar
 
 from cellmap_pipeline.data.crop_table import split_url
 from cellmap_pipeline.data.datasplit import MAX_LABEL_COARSENESS
-from cellmap_pipeline.data.fetch_request import FetchRequest, TrainUse
+from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.mirror import Mirror
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Vector, shape_of, union
+from cellmap_pipeline.geometry import Grid, Vector, shape_of
 from cellmap_pipeline.io.arrays import parse_array
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
 from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
 from cellmap_pipeline.io.formats.zarr3 import attributes_of
-from cellmap_pipeline.io.levels import is_as_fine, level_to_read
+from cellmap_pipeline.io.levels import is_as_fine, level_to_read, nearest_level
 from cellmap_pipeline.io.pyramids import with_common_edges
 from cellmap_pipeline.io.storage import Metadata, read_json
 
@@ -66,10 +65,24 @@ class ArrayLevel:
             yield self.key, self.metadata.chunk_name(index)
 
 
+@dataclass(frozen=True)
+class RawBox:
+    """Raw to fetch: the extent of a crop, and the box around it that is read."""
+
+    extent: Grid
+    padded: Grid
+
+    @classmethod
+    def around(cls, extent: Grid, use: TrainUse | PredictUse) -> RawBox:
+        """Return the box that a use of the crop reads, in voxels of the use."""
+        grid = extent.at(use.voxel_size)
+        return cls(extent, grid.padded(use.margins.around(grid.shape)))
+
+
 Level = TypeVar("Level", DeclaredLevel, ArrayLevel)
 
 
-def fetch_crop(crop: int, request: FetchRequest, data_root: Path, padding: float) -> dict[str, Any]:
+def fetch_crop(crop: int, request: FetchRequest, data_root: Path) -> dict[str, Any]:
     """Fetch the files of a crop that are not in `data_root` yet.
 
     Parameters
@@ -80,8 +93,6 @@ def fetch_crop(crop: int, request: FetchRequest, data_root: Path, padding: float
         Location and uses of the crop.
     data_root
         Folder of the datasets.
-    padding
-        Width of the raw to fetch around the crop, nm.
 
     Returns
     -------
@@ -94,21 +105,20 @@ def fetch_crop(crop: int, request: FetchRequest, data_root: Path, padding: float
     """
     started = time.monotonic()
     mirrors: dict[str, Mirror] = {}
-    raw_boxes: list[tuple[Vector, Grid]] = []
+    raw_boxes: list[RawBox] = []
     classes: list[str] = []
     if request.train:
         assert request.labels is not None
         mirror, key = _mirror(request.labels, request.dataset, data_root, mirrors)
-        labels, voxel_sizes = _labels_to_fetch(mirror, key, request.train)
+        labels, uses = _labels_to_fetch(mirror, key, request.train)
         _fetch_labels(mirror, key, labels, f"crop {crop}: labels")
         classes = list(labels)
-        if labels:
-            extent = union([level.grid for levels in labels.values() for level in levels])
-            raw_boxes += [(voxel_size, extent) for voxel_size in voxel_sizes]
-    raw_boxes += [(use.voxel_size, use.extent) for use in request.predict]
+        extents = dict.fromkeys(level.grid for levels in labels.values() for level in levels)
+        raw_boxes += [RawBox.around(extent, use) for use in uses for extent in extents]
+    raw_boxes += [RawBox.around(use.extent, use) for use in request.predict]
     if raw_boxes:
         mirror, key = _mirror(request.raw, request.dataset, data_root, mirrors)
-        _fetch_raw(mirror, key, raw_boxes, padding, crop)
+        _fetch_raw(mirror, key, raw_boxes, crop)
     counts = [mirror.counts for mirror in mirrors.values()]
     done: dict[str, Any] = {
         "crop": crop,
@@ -139,33 +149,50 @@ def _mirror(
 
 def _labels_to_fetch(
     mirror: Mirror, key: str, uses: Sequence[TrainUse]
-) -> tuple[dict[str, list[ArrayLevel]], list[Vector]]:
-    """Find the levels of each class that trainings read, and the voxel sizes of these trainings."""
-    used: dict[str, dict[str, ArrayLevel]] = {}
-    voxel_sizes: list[Vector] = []
+) -> tuple[dict[str, list[ArrayLevel]], list[TrainUse]]:
+    """Find the levels of each label that are read, and the trainings that can use the crop."""
+    levels: dict[str, dict[str, ArrayLevel]] = {}
+    able: list[TrainUse] = []
     names = [name for stored_as in ZARR_FORMATS for name in GROUP_METADATA[stored_as]]
     exists = any(mirror.read_small(key, name) is not None for name in names)
     for use in uses:
+        declared: dict[str, tuple[Format, list[DeclaredLevel]]] = {}
+        for label in dict.fromkeys([*use.classes, *use.ground_truth]):
+            of_label = _declared(mirror, key, label)
+            if of_label is not None:
+                exists = True
+                declared[label] = of_label
         for label in use.classes:
-            declared = _declared(mirror, key, label)
-            if declared is None:
-                continue
-            exists = True
-            stored_as, levels = declared
-            if not is_as_fine(levels[0].voxel_size, use.voxel_size, MAX_LABEL_COARSENESS):
-                continue
-            level = _level_for(levels, use.voxel_size)
-            if level.path not in used.setdefault(label, {}):
-                used[label][level.path] = _array(mirror, level, stored_as)
+            if label in declared and not _is_fine_enough(declared[label][1], use):
+                del declared[label]
+        if declared.keys().isdisjoint(use.classes):
+            continue
+        able.append(use)
+        for label, (stored_as, all_levels) in declared.items():
+            for level in _levels_read(all_levels, label, use):
+                if level.path not in levels.setdefault(label, {}):
+                    levels[label][level.path] = _array(mirror, level, stored_as)
             # The annotation's counts are in the finest level, whichever level is read.
-            _fetch_attributes(mirror, levels[0].path, stored_as)
-            if use.voxel_size not in voxel_sizes:
-                voxel_sizes.append(use.voxel_size)
+            _fetch_attributes(mirror, all_levels[0].path, stored_as)
     if not exists:
         raise InputError(
             f"{mirror.source}/{key} does not exist: check the crop and its bucket in the crop table"
         )
-    return {label: list(levels.values()) for label, levels in used.items()}, voxel_sizes
+    return {label: list(of_label.values()) for label, of_label in levels.items()}, able
+
+
+def _is_fine_enough(declared: Sequence[DeclaredLevel], use: TrainUse) -> bool:
+    return is_as_fine(declared[0].voxel_size, use.voxel_size, MAX_LABEL_COARSENESS)
+
+
+def _levels_read(
+    declared: Sequence[DeclaredLevel], label: str, use: TrainUse
+) -> Iterator[DeclaredLevel]:
+    """Yield the levels of a label that a training and its validation read."""
+    if label in use.classes:
+        yield _level_for(declared, use.voxel_size)
+    for size in use.ground_truth.get(label, ()):
+        yield declared[nearest_level([level.voxel_size for level in declared], size)]
 
 
 def _fetch_attributes(mirror: Mirror, key: str, stored_as: Format) -> None:
@@ -193,20 +220,18 @@ def _fetch_labels(
         _fetch_metadata(mirror, [level.key], ARRAY_METADATA[level.metadata.format])
 
 
-def _fetch_raw(
-    mirror: Mirror, key: str, boxes: Sequence[tuple[Vector, Grid]], padding: float, crop: int
-) -> None:
-    """Fetch the raw in boxes, each at a voxel size, and `padding` (nm) around them."""
-    levels = _raw_arrays(mirror, key, [voxel_size for voxel_size, _ in boxes])
+def _fetch_raw(mirror: Mirror, key: str, boxes: Sequence[RawBox], crop: int) -> None:
+    """Fetch the raw in boxes, each at the level that is read at its voxel size."""
+    boxes = list(dict.fromkeys(boxes))
+    levels = _raw_arrays(mirror, key, [box.padded.voxel_size for box in boxes])
     files: dict[tuple[str, str], None] = {}
-    for level, (_, extent) in zip(levels, boxes, strict=True):
-        if not level.grid.overlaps(extent):
+    for level, box in zip(levels, boxes, strict=True):
+        if not level.grid.overlaps(box.extent):
             raise InputError(
                 f"crop {crop} lies outside {mirror.source}/{level.key}: check its translation"
             )
-        padded = extent.padded([math.ceil(padding / v) for v in extent.voxel_size])
         # Interpolation reads one voxel more.
-        files |= dict.fromkeys(level.files(*level.grid.index_box(padded, margin=1)))
+        files |= dict.fromkeys(level.files(*level.grid.index_box(box.padded, margin=1)))
     stored_as = levels[0].metadata.format
     _fetch_metadata(mirror, _group_keys(key), GROUP_METADATA[stored_as])
     mirror.copy(files, f"crop {crop}: raw")

@@ -12,7 +12,8 @@ from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.plan.checks import check_plan
-from cellmap_pipeline.plan.contents import fetched_crops, parts_by_training, submitted_rows
+from cellmap_pipeline.plan.contents import parts_by_training, submitted_rows
+from cellmap_pipeline.plan.fetch import fetched_crops
 from cellmap_pipeline.plan.paths import RESERVED_FOLDERS, ResultPaths
 from cellmap_pipeline.plan.plan import Plan
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cellmap_pipeline.config.run import PARTS
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.plan.contents import voxel_sizes
 from cellmap_pipeline.plan.lineage import label_parts
 from cellmap_pipeline.plan.plan import Plan
@@ -98,6 +99,22 @@ def validation_trainings(plan: Plan, source: str) -> list[str]:
         for training in _validating(plan, names)
     }
     return [training for training in plan.trainings if training in taken]
+
+
+def ground_truth_sizes(plan: Plan, training: str) -> dict[str, list[Vector]]:
+    """By label, the voxel sizes (nm) at which validation reads ground truth of a training's crops.
+
+    Validation takes the level nearest to each (`io.levels.nearest_level`).
+    """
+    found: dict[str, dict[Vector, None]] = {}
+    for source in plan.validated_sources():
+        for label, tasks in validation_tasks(plan, source).items():
+            for task in tasks:
+                if training in task.trainings:
+                    sizes = task.voxel_sizes or [plan.trainings[source].voxel_size]
+                    of_label = found.setdefault(label, {})
+                    of_label |= {(z, y, x): None for z, y, x in sizes}
+    return {label: list(sizes) for label, sizes in found.items()}
 
 
 def _task(plan: Plan, label: str, names: Sequence[str], averaged: bool) -> ValidationTask:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from cellmap_pipeline.data.datasplit import SplitSettings, find_crops, split
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
 from cellmap_pipeline.data.layout import raw_path
 from cellmap_pipeline.errors import InputError, UnavailableError, gathered, raise_all
-from cellmap_pipeline.geometry import Grid, union
+from cellmap_pipeline.geometry import union
 from cellmap_pipeline.plan.choices import method_and_channels
 from cellmap_pipeline.plan.lineage import choice_for, prediction_paths
 from cellmap_pipeline.plan.plan import Plan
@@ -44,10 +43,6 @@ from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.segmentation.probabilities import auxiliary_paths
 
 log = logging.getLogger(__name__)
-
-# A rotated cube reaches up to this fraction of half its edge beyond the original one: sqrt(3) - 1,
-# rounded up.
-ROTATION_MARGIN = 0.74
 
 
 def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dict[str, Any]:
@@ -92,7 +87,9 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
             extent = union([row.grid for row in rows])
             path = raw_path(plan.config.data_root, rows[0].dataset)
             reader = Reader(f"test crop {crop}", name, trains=False)
-            volumes.add_raw(path, extent, training.voxel_size, training.context, reader)
+            shape = extent.at(training.voxel_size).shape
+            margin = training.prediction_margins.around(shape)
+            volumes.add_raw(path, extent, training.voxel_size, margin, reader)
     _add_ground_truth(plan, volumes, problems)
     for name in plan.config.predictions:
         _add_predictions(plan, name, volumes, problems)
@@ -141,9 +138,9 @@ def _add_training(
             usage = [row.usage for row in rows] or split(crops, settings)
     bar = tqdm(crops, desc=f"Checking crops of {name}", unit="crop", disable=None)
     for crop, use in zip(bar, usage, strict=True):
-        margin = _margin(training, crop.grid)
+        margin = training.margins.around(crop.grid.at(training.voxel_size).shape)
         reader = Reader(crop.name, name, trains=True)
-        volumes.add_raw(crop.raw, crop.grid, training.voxel_size, margin, reader)
+        volumes.add_raw(crop.raw_location, crop.grid, training.voxel_size, margin, reader)
         for label in crop.present:
             path = crop.zarr / crop.labels / label
             volumes.add_label(path, crop.name, crop.grid, training.voxel_size, use == "validate")
@@ -160,16 +157,6 @@ def _validation_crops(crops: Sequence[tuple[LabeledCrop, str]]) -> dict[str, Val
         for crop, use in crops
         if use == "validate"
     }
-
-
-def _margin(training: Training, crop: Grid) -> list[int]:
-    """Return the voxels around a crop that training and prediction read if they are present."""
-    shape = crop.at(training.voxel_size).shape
-    rotation = ROTATION_MARGIN / 2 if training.augment.rotate else 0
-    return [
-        max(context, p - n + ceil(rotation * p), ceil(rotation * p))
-        for context, p, n in zip(training.context, training.patch_size, shape, strict=True)
-    ]
 
 
 def _add_ground_truth(plan: Plan, volumes: InputVolumes, problems: list[str]) -> None:

@@ -11,8 +11,10 @@ import pandas as pd
 from cellmap_pipeline.config.stages import DATASPLIT_KEYS
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
+from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.preflight.mirroring import mirroring_warnings
 from cellmap_pipeline.preflight.prediction_cost import (
     describe_cost,
     format_hours,
@@ -28,18 +30,6 @@ from cellmap_pipeline.preflight.training_cost import (
     training_hours,
 )
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
-
-
-def data_problems(plan: Plan, name: str) -> str | None:
-    """Return the errors of a training's data, or None."""
-    training = plan.trainings[name]
-    settings = {key: getattr(training, key) for key in DATASPLIT_KEYS}
-    own = Path(training.datasplit) if training.datasplit else None
-    try:
-        make_crops(Path(plan.config.data_root), SplitSettings(**settings), own)
-    except InputError as error:
-        return str(error)
-    return None
 
 
 def outlook_text(plan: Plan) -> str:
@@ -80,11 +70,13 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
     if not crops:
         lines.append("  is not trained: it contributes nothing to the submission")
         return lines
-    if Path(plan.config.data_root).is_dir():
-        problems = data_problems(plan, name)
-        lines.append("  training data: " + (problems or "every class has labeled voxels"))
-    else:
-        lines.append(f"  training data: not present yet ({plan.config.data_root})")
+    state, known = _training_data(plan, training)
+    lines.append(f"  training data: {state}")
+    fetch = plan.config.fetch
+    if fetch is not None and fetch.padding is not None:
+        fetched = [] if training.datasplit else known
+        warnings = mirroring_warnings(training, fetch.padding, fetched, crops)
+        lines += [f"  warning: fetch.padding: {fetch.padding:g} nm: {line}" for line in warnings]
     cost = network_cost(training)
     hours = {gpu: training_hours(training, cost, gpu) / training.devices for gpu in GPUS}
     lines.append(
@@ -117,6 +109,20 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         if (warning := voxel_size_warning(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
     return lines
+
+
+def _training_data(plan: Plan, training: Training) -> tuple[str, list[LabeledCrop] | None]:
+    """Describe the state of a training's data, and return its crops if they can be read."""
+    data_root = Path(plan.config.data_root)
+    if not data_root.is_dir():
+        return f"not present yet ({data_root})", None
+    settings = {key: getattr(training, key) for key in DATASPLIT_KEYS}
+    own = Path(training.datasplit) if training.datasplit else None
+    try:
+        crops = make_crops(data_root, SplitSettings(**settings), own)
+    except InputError as error:
+        return str(error), None
+    return "every class has labeled voxels", crops
 
 
 def _seconds_per_pass(

@@ -2,13 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crop_table import COLUMNS, parse_crop_table, read_crop_table, split_url
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.files import local_copy
-from cellmap_pipeline.plan.contents import crops_to_fetch
 
 HEAD = ",".join(COLUMNS)
 RAW = "s3://b/d1/d1.zarr/recon-1/em/fibsem-uint8"
@@ -18,12 +14,6 @@ def line(crop, dataset="d1"):
     root = f"s3://b/{dataset}/{dataset}.zarr/recon-1"
     labels = f"{root}/labels/groundtruth/crop{crop}"
     return f"{crop},{dataset},recon-1,{labels},{root}/em/fibsem-uint8"
-
-
-def training(**settings):
-    given = {"classes": ["nuc", "mito"], "voxel_size": 8, "patch_size": 32}
-    model = {"architecture": "monai_basic_unet3d", "features": [4, 4, 8, 8, 8, 4]}
-    return Training.model_validate(given | {"model": model} | settings)
 
 
 def test_line_ends_and_blanks_do_not_matter():
@@ -87,41 +77,6 @@ def test_the_challenges_table(shared):
 )
 def test_urls_are_split_at_the_container(url, parts):
     assert split_url(url, "d") == parts
-
-
-def test_crops_are_filtered_by_training():
-    table = parse_crop_table("\n".join([HEAD, line(1), line(2), line(3, "d2")]), "t")
-    fine = training(crops=[1, 3], voxel_size=4)
-    coarse = training(datasets=["d1"], classes=["nuc"])
-    own = training(datasplit="own.csv")
-    requests = crops_to_fetch(table, [fine, coarse, own], [{}, {}, {}])
-    users = {
-        crop: [(use.voxel_size[0], use.classes) for use in request.train]
-        for crop, request in requests.items()
-    }
-    both, nuc = (4.0, ("nuc", "mito")), (8.0, ("nuc",))
-    assert users == {1: [both, nuc], 2: [nuc], 3: [both]}
-    assert requests[1].raw == RAW
-
-
-def test_extent_of_test_crops_is_that_of_their_labels():
-    table = parse_crop_table(f"{HEAD}\n{line(1)}\n", "t")
-    rows = [
-        CropLabel(50, "d1", "nuc", Grid((4, 4, 4), (100, 0, 0), (10, 10, 10))),
-        CropLabel(50, "d1", "mito", Grid((4, 4, 4), (120, 0, 0), (10, 10, 10))),
-    ]
-    requests = crops_to_fetch(table, [training(datasets=["d2"])], [{50: rows}])
-    assert list(requests) == [50]
-    assert requests[50].labels is None
-    assert requests[50].raw == RAW
-    assert requests[50].predict[0].extent == Grid((4, 4, 4), (100, 0, 0), (15, 10, 10))
-
-
-def test_a_test_crop_of_an_unknown_dataset_is_named():
-    table = parse_crop_table(f"{HEAD}\n{line(1)}\n", "t")
-    row = CropLabel(50, "d9", "nuc", Grid((4, 4, 4), (0, 0, 0), (10, 10, 10)))
-    with pytest.raises(InputError, match="test crop 50: .* no row of d9"):
-        crops_to_fetch(table, [training()], [{50: [row]}])
 
 
 def test_paths_are_accepted_like_urls():

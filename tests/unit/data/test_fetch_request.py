@@ -1,24 +1,51 @@
 import json
 
 from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.geometry import Grid
 
+MARGINS = RawMargins((64, 64, 64), (16, 16, 16), (32, 48, 48), (7, 8, 9))
 ROOT = "s3://b/d/d.zarr/recon-1"
 REQUEST = FetchRequest(
     "d",
     f"{ROOT}/labels/groundtruth/crop7",
     f"{ROOT}/em/fibsem-uint8",
-    train=(TrainUse((4.0, 4.0, 4.0), ("nuc", "mito")), TrainUse((8.0, 8.0, 8.0), ("er",))),
-    predict=(PredictUse((8.0, 8.0, 8.0), Grid((4, 4, 4), (100, 0, 40), (20, 30, 40))),),
+    train=(
+        TrainUse(
+            (4.0, 4.0, 4.0), ("nuc", "mito"), MARGINS, {"nuc": ((2.0, 2.0, 2.0), (4.0, 4.0, 4.0))}
+        ),
+        TrainUse((8.0, 8.0, 8.0), ("er",), RawMargins()),
+    ),
+    predict=(
+        PredictUse((8.0, 8.0, 8.0), Grid((4, 4, 4), (100, 0, 40), (20, 30, 40)), RawMargins()),
+    ),
 )
+NO_MARGINS = {
+    "window": [1, 1, 1], "context": [0, 0, 0], "patch": [1, 1, 1], "rotation": [0, 0, 0]
+}  # fmt: skip
 # Snakemake reruns a crop's job when this form changes, down to the order of the keys.
 PLAIN = {
     "dataset": "d",
     "labels": "s3://b/d/d.zarr/recon-1/labels/groundtruth/crop7",
     "raw": "s3://b/d/d.zarr/recon-1/em/fibsem-uint8",
     "train": [
-        {"voxel_size": [4.0, 4.0, 4.0], "classes": ["nuc", "mito"]},
-        {"voxel_size": [8.0, 8.0, 8.0], "classes": ["er"]},
+        {
+            "voxel_size": [4.0, 4.0, 4.0],
+            "classes": ["nuc", "mito"],
+            "margins": {
+                "window": [64, 64, 64],
+                "context": [16, 16, 16],
+                "patch": [32, 48, 48],
+                "rotation": [7, 8, 9],
+            },
+            "ground_truth": {"nuc": [[2.0, 2.0, 2.0], [4.0, 4.0, 4.0]]},
+        },
+        {
+            "voxel_size": [8.0, 8.0, 8.0],
+            "classes": ["er"],
+            "margins": NO_MARGINS,
+            "ground_truth": {},
+        },
     ],
     "predict": [
         {
@@ -28,6 +55,7 @@ PLAIN = {
                 "translation": [100.0, 0.0, 40.0],
                 "shape": [20, 30, 40],
             },
+            "margins": NO_MARGINS,
         }
     ],
 }

@@ -10,8 +10,10 @@ import pytest
 import tensorstore as ts
 
 from cellmap_pipeline.data import mirror
+from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.fetching import fetch_crop
+from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import storage as stores
@@ -88,8 +90,17 @@ def bucket(server, monkeypatch):
     return made
 
 
-def request(classes=("nuc", "golgi"), voxel_size=8, root=f"s3://{NAME}", predict=()):
-    use = TrainUse((voxel_size,) * 3, tuple(classes))
+def request(
+    classes=("nuc", "golgi"),
+    voxel_size=8,
+    root=f"s3://{NAME}",
+    predict=(),
+    padding=64,
+    ground_truth=None,
+):
+    size = (voxel_size,) * 3
+    margins = RawMargins.fixed(padding, size)
+    use = TrainUse(size, tuple(classes), margins, ground_truth or {})
     return FetchRequest(
         "d", f"{root}/{CROP}", f"{root}/{EM}", (use,) if classes else (), tuple(predict)
     )
@@ -180,7 +191,7 @@ def test_zarr_3_is_fetched(source_in_zarr_3, tmp_path):
 
 
 def test_only_what_is_used_is_fetched(bucket, source, tmp_path):
-    done = fetch_crop(7, request(), tmp_path, 64)
+    done = fetch_crop(7, request(), tmp_path)
     assert_copied(source, tmp_path)
     copied = files_below(tmp_path)
     assert done["classes"] == ["nuc"]
@@ -196,9 +207,9 @@ def test_only_what_is_used_is_fetched(bucket, source, tmp_path):
 
 
 def test_a_second_run_requests_nothing(bucket, source, tmp_path):
-    first = fetch_crop(7, request(), tmp_path, 64)
+    first = fetch_crop(7, request(), tmp_path)
     bucket.requests.clear()
-    second = fetch_crop(7, request(), tmp_path, 64)
+    second = fetch_crop(7, request(), tmp_path)
     assert not bucket.requests
     assert (second["files"], second["bytes"]) == (0, 0)
     assert second["there"] == first["files"]
@@ -206,20 +217,20 @@ def test_a_second_run_requests_nothing(bucket, source, tmp_path):
 
 
 def test_resumes_where_a_killed_run_stopped(bucket, source, tmp_path):
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     chunks = sorted((tmp_path / EM / "s1").rglob("[0-9]"))
     gone = [path for path in chunks if path.is_file()][::3]
     for path in [*gone, tmp_path / EM / "s1/.zarray"]:
         path.unlink()
     bucket.requests.clear()
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     assert sum(bucket.requests.values()) == len(gone) + 1
     assert_copied(source, tmp_path)
 
 
 def test_connections_lost_during_answers(bucket, source, tmp_path):
     bucket.cut = 0.3
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     assert bucket.cuts > 10
     assert_copied(source, tmp_path)
     assert not list(tmp_path.rglob("*.partial"))
@@ -227,14 +238,14 @@ def test_connections_lost_during_answers(bucket, source, tmp_path):
 
 def test_corrupt_content_is_requested_again(bucket, source, tmp_path):
     bucket.spoil[f"{EM}/s1/2/2/2"] = 1
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     assert bucket.requests[f"{EM}/s1/2/2/2"] == 2
     assert_copied(source, tmp_path)
 
 
 def test_the_same_content_twice_is_accepted_with_any_etag(bucket, source, tmp_path):
     bucket.spoil[f"{EM}/s1/2/2/2"] = 100
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     assert bucket.requests[f"{EM}/s1/2/2/2"] == 2
     spoilt = (tmp_path / EM / "s1/2/2/2").read_bytes()
     assert spoilt[1:] == (source / EM / "s1/2/2/2").read_bytes()[1:]
@@ -243,18 +254,18 @@ def test_the_same_content_twice_is_accepted_with_any_etag(bucket, source, tmp_pa
 def test_a_denied_chunk_stops_the_job_and_leaves_no_array(bucket, source, tmp_path):
     bucket.denied.add(f"{EM}/s1/2/2/2")
     with pytest.raises(InputError, match=r"s1/2/2/2 cannot be read .*PERMISSION_DENIED"):
-        fetch_crop(7, request(), tmp_path, 64)
+        fetch_crop(7, request(), tmp_path)
     assert bucket.requests[f"{EM}/s1/2/2/2"] == 1
     assert not (tmp_path / EM / "s1/.zarray").exists()
     bucket.reset()
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     assert_copied(source, tmp_path)
 
 
 def test_outages_are_waited_for(bucket, source, tmp_path):
     key = f"{EM}/s1/2/2/2"
     bucket.busy[key] = 7
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     assert bucket.requests[key] == 8
     assert_copied(source, tmp_path)
 
@@ -263,7 +274,7 @@ def test_missing_answers_time_out(bucket, source, tmp_path, monkeypatch):
     # This is long enough for the other answers, even on a busy machine.
     monkeypatch.setattr(mirror, "ANSWER_TIMEOUT_S", SLOW - 2)
     bucket.slow[f"{CROP}/.zgroup"] = 1
-    fetch_crop(7, request(), tmp_path, 64)
+    fetch_crop(7, request(), tmp_path)
     assert bucket.requests[f"{CROP}/.zgroup"] == 2
     assert_copied(source, tmp_path)
 
@@ -272,7 +283,7 @@ def test_a_lasting_outage_is_an_error(bucket, tmp_path):
     key = f"{CROP}/.zgroup"
     bucket.busy[key] = 1000
     with pytest.raises(InputError, match=r"crop7/\.zgroup cannot be read .*503"):
-        fetch_crop(7, request(), tmp_path, 64)
+        fetch_crop(7, request(), tmp_path)
     assert bucket.requests[key] == 3 * (len(mirror.RETRY_WAITS_S) + 1)
 
 
@@ -283,19 +294,19 @@ def test_a_lasting_outage_is_an_error(bucket, tmp_path):
 def test_an_unknown_bucket_or_crop_is_named(bucket, tmp_path, old, new):
     labels = request().labels.replace(old, new)
     with pytest.raises(InputError, match=rf"{new}.* does not exist: check the crop"):
-        fetch_crop(7, replace(request(), labels=labels), tmp_path, 64)
+        fetch_crop(7, replace(request(), labels=labels), tmp_path)
     assert not files_below(tmp_path)
 
 
 def test_missing_raw_is_named(bucket, tmp_path):
     raw = f"s3://{NAME}/{EM}-none"
     with pytest.raises(InputError, match=r"fibsem-uint8-none does not exist: check em_url"):
-        fetch_crop(7, replace(request(), raw=raw), tmp_path, 64)
+        fetch_crop(7, replace(request(), raw=raw), tmp_path)
 
 
 @pytest.mark.parametrize("classes", [["golgi"], ["er"]])
 def test_nothing_is_fetched_of_a_crop_without_usable_labels(bucket, tmp_path, classes):
-    done = fetch_crop(7, request(classes), tmp_path, 64)
+    done = fetch_crop(7, request(classes), tmp_path)
     assert done["classes"] == []
     assert not files_below(tmp_path)
 
@@ -304,16 +315,58 @@ def test_nothing_is_fetched_of_a_crop_without_usable_labels(bucket, tmp_path, cl
     ("voxel_size", "level"), [(3.5, "s0"), (4, "s0"), (7.8, "s0"), (7.9, "s1"), (12, "s1")]
 )
 def test_the_fetched_level_is_the_one_that_is_read(bucket, source, tmp_path, voxel_size, level):
-    fetch_crop(7, request(["nuc"], voxel_size), tmp_path, 0)
+    fetch_crop(7, request(["nuc"], voxel_size, padding=0), tmp_path)
     for path in (CROP + "/nuc", EM):
         wanted = Volume.open(source / path).level_for([voxel_size] * 3)
         assert wanted.path.name == level
         assert [part.path.name for part in Volume.open(tmp_path / path).levels] == [level]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "levels"), [([3.5], ["s0", "s1"]), ([5, 6.5], ["s0", "s1"]), ([16, 8], ["s1"])]
+)
+def test_ground_truth_is_fetched_at_the_level_that_validation_reads(
+    source, tmp_path, wanted, levels
+):
+    sizes = {"nuc": [(v,) * 3 for v in wanted]}
+    fetch_crop(7, request(["nuc"], root=str(source), ground_truth=sizes), tmp_path)
+    copy = LabelVolume.open(tmp_path / CROP / "nuc").volume
+    assert [level.path.name for level in copy.levels] == levels
+    original = ValidationCrop.of(source / CROP)
+    fetched = ValidationCrop.of(tmp_path / CROP)
+    for size in sizes["nuc"]:
+        assert fetched.truth("nuc", size)[1] == original.truth("nuc", size)[1]
+
+
+def test_ground_truth_of_labels_that_the_training_does_not_predict(source, tmp_path):
+    coarse = {"er": [(8, 8, 8)], "golgi": [(8, 8, 8)]}
+    done = fetch_crop(7, request(["nuc"], root=str(source), ground_truth=coarse), tmp_path)
+    assert done["classes"] == ["nuc", "er"]
+    # The training cannot use labels of 16 nm, so its own are not validated on them.
+    own = request(["nuc", "er"], root=str(source), ground_truth=coarse)
+    assert fetch_crop(7, own, tmp_path / "own")["classes"] == ["nuc"]
+    # Without a label to train on, the crop is not used.
+    unused = request(["er"], root=str(source), ground_truth={"nuc": [(8, 8, 8)]})
+    assert fetch_crop(7, unused, tmp_path / "unused")["files"] == 0
+
+
+def test_all_raw_within_the_margins_is_fetched(source, tmp_path):
+    # Raw is half a voxel off the crop, and the patch is larger than the crop.
+    margins = RawMargins(patch=(22, 16, 16), rotation=(2, 1, 0))
+    one = request(root=str(source))
+    use = replace(one.train[0], margins=margins)
+    fetch_crop(7, replace(one, train=(use,)), tmp_path)
+    copy, original = Volume.open(tmp_path / EM), Volume.open(source / EM)
+    crop = copy.aligned(INSIDE, (8, 8, 8))
+    box = crop.padded((8, 1, 0))
+    np.testing.assert_array_equal(copy.read_raw(box, core=crop), original.read_raw(box, core=crop))
+    fixed = copy.available(crop.padded((20, 20, 20)), core=crop)
+    assert not fixed.covers(crop.padded((20, 20, 20)))
+
+
 def test_raw_of_a_test_crop(bucket, source, tmp_path):
-    use = PredictUse((16, 16, 16), Grid((4, 4, 4), (100, 0, 40), (20, 20, 20)))
-    done = fetch_crop(7, request(classes=(), predict=[use]), tmp_path, 0)
+    use = PredictUse((16, 16, 16), Grid((4, 4, 4), (100, 0, 40), (20, 20, 20)), RawMargins())
+    done = fetch_crop(7, request(classes=(), predict=[use]), tmp_path)
     assert done["classes"] == []
     copied = files_below(tmp_path)
     # Ten voxels of 8 nm are five of 16 nm: one chunk.
@@ -343,8 +396,8 @@ def test_raw_may_be_n5(source, tmp_path):
         grid = FINE.at([v * step for v in FINE.voxel_size])
         write_n5(remote / em / f"s{n}", grid, RAW[::step, ::step, ::step])
     write_metadata(remote / em / "attributes.json", {})
-    from_n5 = replace(request(root=str(source)), raw=str(remote / em))
-    fetch_crop(7, from_n5, local, 0)
+    from_n5 = replace(request(root=str(source), padding=0), raw=str(remote / em))
+    fetch_crop(7, from_n5, local)
     core = INSIDE.at((8, 8, 8))
     raw = Volume.open(local / em)
     grid = raw.aligned(core, (8, 8, 8))
@@ -358,24 +411,25 @@ def test_raw_may_be_n5(source, tmp_path):
         if path.is_file()
     }
     assert blocks == {f"{x}/{y}/{z}" for x in (1, 2) for y in (1, 2) for z in (1, 2)}
-    assert fetch_crop(7, from_n5, local, 0)["files"] == 0
+    assert fetch_crop(7, from_n5, local)["files"] == 0
 
 
 def test_a_test_crop_outside_the_volume_is_named(bucket, tmp_path):
-    use = PredictUse((4, 4, 4), Grid((4, 4, 4), (9000, 0, 0), (8, 8, 8)))
+    use = PredictUse((4, 4, 4), Grid((4, 4, 4), (9000, 0, 0), (8, 8, 8)), RawMargins())
     with pytest.raises(InputError, match="crop 7 lies outside"):
-        fetch_crop(7, request(classes=(), predict=[use]), tmp_path, 0)
+        fetch_crop(7, request(classes=(), predict=[use]), tmp_path)
 
 
 def test_neighbors_fetched_at_the_same_time_share_raw(bucket, source, tmp_path):
     extent = Grid((8, 8, 8), (102, 2, 42), (30, 30, 30))
-    requests = [request(), request(classes=(), predict=[PredictUse((8, 8, 8), extent)])]
+    padded = RawMargins.fixed(64, (8, 8, 8))
+    requests = [request(), request(classes=(), predict=[PredictUse((8, 8, 8), extent, padded)])]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda one: fetch_crop(7, one, tmp_path, 64), requests))
+        list(pool.map(lambda one: fetch_crop(7, one, tmp_path), requests))
     assert_copied(source, tmp_path)
     assert Volume.open(tmp_path / EM).read_raw(extent, core=extent).min() > 0
 
 
 def test_folders_are_sources_too(source, tmp_path):
-    fetch_crop(7, request(root=str(source)), tmp_path, 64)
+    fetch_crop(7, request(root=str(source)), tmp_path)
     assert_copied(source, tmp_path)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid
 from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.levels import level_to_read
+from cellmap_pipeline.io.levels import level_to_read, nearest_level
 from cellmap_pipeline.io.volumes import Volume
 
 SIZES = st.sampled_from([2.0, 3.24, 4.0, 5.24, 6.96, 8.0, 16.0])
@@ -30,6 +30,21 @@ VOXEL_SIZES = st.tuples(SIZES, SIZES, SIZES)
 )
 def test_coarsest_level_that_is_fine_enough(wanted, index):
     assert level_to_read([(4, 4, 4), (8, 8, 8), (16, 16, 16)], wanted) == index
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        ((4, 4, 4), 0),
+        ((5, 5, 5), 0),
+        ((6.5, 6.5, 6.5), 1),
+        ((3.48, 4, 4), 0),
+        ((8, 4, 4), 0),  # equally near: the finer one
+        ((100, 100, 100), 2),
+    ],
+)
+def test_nearest_level(wanted, index):
+    assert nearest_level([(4, 4, 4), (8, 8, 8), (16, 16, 16)], wanted) == index
 
 
 def volume(voxel_sizes, present):

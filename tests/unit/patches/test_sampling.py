@@ -1,13 +1,16 @@
 """Which patches training and validation draw."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.loader import make_loaders
-from cellmap_pipeline.patches.sampling import EpochSampler
+from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches, ValidationTiles
 from tests.support.patches import CROP_GRID, Patches, training
 
 
@@ -40,6 +43,35 @@ def test_tiles_after_the_last_are_unknown(crops):
     patches = Patches(crops, training(patch_size=48))
     _, target = patches.build([patches.tiles.read(1)])
     assert (target == 255).all()
+
+
+@pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)])
+def test_patches_lie_within_the_margins(crop_shape):
+    """Recorded instead of read: the farthest voxels that training and validation ask for."""
+    made = training(
+        patch_size=[16, 32, 48], voxel_size=[16, 8, 8], augment={"rotate": 60},
+        inference={"overlap": 0},
+    )  # fmt: skip
+    grid = Grid(made.voxel_size, (0, 0, 0), crop_shape)
+    boxes = []
+
+    def read(start, shape):
+        boxes.append((start, np.add(start, shape)))
+        return np.zeros(1, np.uint8), np.zeros(1, np.uint8), np.zeros((1, 1), np.uint8)
+
+    crop = SimpleNamespace(grid=grid, present_classes=[])
+    reader = SimpleNamespace(crop=crop, read=read)
+    patches, tiles = RandomPatches([reader], made), ValidationTiles([reader], made)
+    for index in range(500):
+        patches.read(index)
+    for index in range(len(tiles)):
+        tiles.read(index)
+    margin = np.array(made.margins.around(crop_shape))
+    low = np.min([start for start, _ in boxes], axis=0)
+    high = np.max([stop for _, stop in boxes], axis=0) - crop_shape
+    assert (-low <= margin).all() and (high <= margin).all()
+    # The margins are not wider than needed.
+    assert (np.maximum(-low, high) >= margin - 3).all()
 
 
 def test_epochs_and_processes_sample_different_patches():

@@ -1,6 +1,10 @@
 """What each source is validated on: crops, averages and voxel sizes."""
 
-from cellmap_pipeline.plan.validation import validation_settings, validation_trainings
+from cellmap_pipeline.plan.validation import (
+    ground_truth_sizes,
+    validation_settings,
+    validation_trainings,
+)
 from tests.support.plans import ROWS
 
 
@@ -34,3 +38,22 @@ def test_voxel_sizes_at_which_labels_are_scored(plan):
     # Not asked for: at the training's own.
     made = plan(submission={"classes": ["nuc"]})
     assert validation_settings(made, "fine")["mito"][0]["voxel_sizes"] == []
+
+
+def test_voxel_sizes_of_the_ground_truth_that_validation_reads(plan):
+    made = plan()
+    assert ground_truth_sizes(made, "fine") == {"mito": [(8, 8, 8)], "nuc": [(8, 8, 8)]}
+    assert ground_truth_sizes(made, "coarse") == {"nuc": [(8, 8, 8), (32, 32, 32)]}
+    # A label that no test crop asks for is scored at the training's own voxel size.
+    made = plan(submission={"classes": ["nuc"]})
+    assert ground_truth_sizes(made, "fine")["mito"] == [(8, 8, 8)]
+
+
+def test_ground_truth_of_external_predictions(plan):
+    made = plan(predictions={"other": "p/{dataset}/crop{crop}/{label}"})
+    # They are scored on the validation crops of all trainings.
+    assert ground_truth_sizes(made, "coarse") == {
+        "nuc": [(8, 8, 8), (32, 32, 32)],
+        "mito": [(8, 8, 8)],
+        "er": [(8, 8, 8)],
+    }

@@ -165,6 +165,25 @@ def test_raw_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize(("shape", "overlap"), [((9, 24, 12), 0.5), ((33, 20, 8), 0.25)])
+def test_raw_beyond_the_margins_does_not_matter(task, raw, tmp_path, shape, overlap):
+    grid = RAW_GRID.box((12, 20, 24), shape)
+    rows = [CropLabel(1, "d", "pm", grid)]
+    inference = Inference(overlap=overlap)
+    predict_crop([task], raw, rows, tmp_path / "one", inference)
+    settings = task.training_settings.model_copy(update={"inference": inference})
+    around = grid.padded(settings.prediction_margins.around(shape))
+    inside = tuple(
+        slice(max(0, a), b) for a, b in zip(*RAW_GRID.index_box(around, margin=1), strict=True)
+    )
+    changed = 255 - RAW
+    changed[inside] = RAW[inside]
+    assert (changed != RAW).any()
+    reopen(tmp_path / "raw").write(changed).result()
+    predict_crop([task], Volume.open(tmp_path / "raw"), rows, tmp_path / "other", inference)
+    np.testing.assert_array_equal(read(tmp_path / "one/pm"), read(tmp_path / "other/pm"))
+
+
 class Killed(Exception):
     """Simulates the end of the process."""
 
