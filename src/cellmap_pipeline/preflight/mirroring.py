@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
@@ -53,8 +54,9 @@ def mirroring_warnings(
         if affected:
             worst = max(affected, key=lambda crop: affected[crop])
             yield (
-                f"around {len(affected)} of {len(shares)} crops {min(affected.values()):.1%} to "
-                f"{affected[worst]:.1%} ({worst}) of a {name} is mirrored: {REMEDY}"
+                f"around {len(affected)} of {len(shares)} crops a part of a {name} is mirrored, "
+                f"on average {fmean(affected.values()):.1%}, at most {affected[worst]:.1%} "
+                f"({worst}): {REMEDY}"
             )
     rotation_nm = _largest_nm(margins.rotation, training)
     if crops != [] and rotation_nm > padding_nm:

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.crop_table import COLUMNS
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.preflight.mirroring import mirroring_warnings
+from cellmap_pipeline.preflight.outlook import outlook_text
+from tests.support.plans import two_trainings
 from tests.support.trainings import settings
 
 TRAINING = settings(patch_size=64, inference={"overlap": 0.5})
@@ -25,19 +28,18 @@ def test_shares_of_patches_and_windows():
     crops = [labeled(1, 200), labeled(2, 48), labeled(3, 32)]
     patch, window = warnings(0, crops)
     # On average 16 of 64 voxels lie outside crop 2, and 32 of 64 outside crop 3.
-    assert patch.startswith(
-        "around 2 of 3 crops 57.8% to 87.5% (d/crop3) of a patch is mirrored: remove `padding`"
-    )
-    assert window.startswith("around 2 of 3 crops 57.8% to 87.5% (d/crop3) of a window")
+    shares = "mirrored, on average 72.7%, at most 87.5% (d/crop3): remove `padding`"
+    assert patch.startswith(f"around 2 of 3 crops a part of a patch is {shares}")
+    assert window.startswith(f"around 2 of 3 crops a part of a window is {shares}")
     # With 8 voxels on each side, a window around crop 2 lies in raw; some patches do not.
     (patch,) = warnings(64, crops[:2])
-    assert patch.startswith("around 1 of 2 crops 17.6% to 17.6% (d/crop2) of a patch")
+    assert "patch is mirrored, on average 17.6%, at most 17.6% (d/crop2)" in patch
 
 
 def test_test_crops_are_predicted_in_windows():
     small = Grid((4, 4, 4), (0, 0, 0), (96, 96, 96))
     (line,) = warnings(0, [], predicted=[(7, small)])
-    assert line.startswith("around 1 of 1 crops 57.8% to 57.8% (d/crop7) of a window")
+    assert "window is mirrored, on average 57.8%, at most 57.8% (d/crop7)" in line
     assert warnings(64, [], predicted=[(7, small)]) == []
 
 
@@ -53,3 +55,21 @@ def test_enough_padding_is_not_mentioned():
 def test_crop_size_that_a_number_suffices_for_before_the_data_are_fetched():
     (line,) = warnings(100, None)
     assert line.startswith("around training crops of less than 412 nm a part of the patches")
+
+
+def test_plan_warns_of_too_small_a_number(tmp_path):
+    root = "s3://b/{0}/{0}.zarr/recon-1"
+    rows = [
+        f"{n},{d},recon-1,{root.format(d)}/crop{n},{root.format(d)}/em"
+        for n, d in enumerate("ab", 10)
+    ]
+    table = tmp_path / "crops.csv"
+    table.write_text("\n".join([",".join(COLUMNS), *rows]))
+    changes = {"output": str(tmp_path / "results"), "data_root": str(tmp_path / "none")}
+    number = {"crops": str(table), "padding": 100}
+    text = outlook_text(two_trainings(tmp_path, fetch=number, **changes))
+    assert "  warning: fetch.padding: 100 nm: around training crops of less than 412 nm" in text
+    # Of 64 voxels, 33 are fetched: a test crop of 8, and 12.5 on each side.
+    assert "window is mirrored, on average 86.3%, at most 86.3% (a/crop1)" in text
+    text = outlook_text(two_trainings(tmp_path, fetch={"crops": str(table)}, **changes))
+    assert "mirrored" not in text
