@@ -140,7 +140,7 @@ def _add_training(
     for crop, use in zip(bar, usage, strict=True):
         margin = training.margins.around(crop.grid.at(training.voxel_size).shape)
         reader = Reader(crop.name, name, trains=True)
-        volumes.add_raw(crop.raw_location, crop.grid, training.voxel_size, margin, reader)
+        volumes.add_raw(crop.raw, crop.grid, training.voxel_size, margin, reader)
         for label in crop.present:
             path = crop.zarr / crop.labels / label
             volumes.add_label(path, crop.name, crop.grid, training.voxel_size, use == "validate")

@@ -169,7 +169,7 @@ def zarr3_group(**attributes):
 
 
 def test_zarr_3_is_fetched(source_in_zarr_3, tmp_path):
-    done = fetch_crop(7, request(root=str(source_in_zarr_3)), tmp_path, 64)
+    done = fetch_crop(7, request(root=str(source_in_zarr_3)), tmp_path)
     copied = files_below(tmp_path)
     original = files_below(source_in_zarr_3)
     # The counts of the finest level are copied without what would make it look present.
