@@ -15,7 +15,7 @@ from chromium import errors, is_blank, pixels
 from cellmap_pipeline.config.load import read_run
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.report.crop_layers import KINDS, CropLayer, CropLayers, find_layers
+from cellmap_pipeline.report.crop_layers import CropLayer, CropLayers, find_layers
 from cellmap_pipeline.report.viewer import RAW, serve
 from tests.support.runs import wait_until
 
@@ -60,8 +60,8 @@ def drawn_crop(tmp_path_factory):
             voxels[box] = {"raw": 200, "mito (net)": 255}.get(name, 1)
             create(path, grid, "uint8", chunk=(7, 16, 16)).write(voxels).result()
         if name != "raw":
-            channel, source = name.split()
-            kind = source if source in KINDS else "probability"
+            channel, source = name.split(maxsplit=1)
+            kind = {"ground truth": "truth", "labels": "labels"}.get(source, "probability")
             layers.append(CropLayer(kind, channel, source, path))
     return CropLayers(1, "drawn", folder / "raw", layers)
 
