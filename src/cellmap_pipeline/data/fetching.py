@@ -189,8 +189,8 @@ def _levels_read(
     declared: Sequence[DeclaredLevel], label: str, use: TrainUse
 ) -> Iterator[DeclaredLevel]:
     """Yield the levels of a label that a training and its validation read."""
-    if label in use.classes:
-        yield _level_for(declared, use.voxel_size)
+    # Validation crops are predicted on this level, too, for labels that are composed of parts.
+    yield _level_for(declared, use.voxel_size)
     for size in use.ground_truth.get(label, ()):
         yield declared[nearest_level([level.voxel_size for level in declared], size)]
 

@@ -30,7 +30,7 @@ from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, shape_of, union
+from cellmap_pipeline.geometry import Grid, Shape, intersection, shape_of, union
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.prediction.output import PartialResult
 from cellmap_pipeline.prediction.predictor import Predictor
@@ -118,7 +118,7 @@ def predict_crop(
         with tqdm(total=total, unit="window", desc=output.name) as bar:
             predictor = Predictor(tasks, list(grids), window, inference)
             crop_name = f"{rows[0].dataset}/crop{rows[0].crop}"
-            layer_predictor = _LayerPredictor(predictor, raw, region, windows, crop_name)
+            layer_predictor = _LayerPredictor(predictor, raw, region, available, windows, crop_name)
             layer_predictor.run(layers, corners, sums, result, bar)
     result.finish()
 
@@ -131,10 +131,16 @@ class _LayerPredictor:
     """
 
     def __init__(
-        self, predictor: Predictor, raw: Volume, region: Grid, windows: Windows, crop_name: str
+        self,
+        predictor: Predictor,
+        raw: Volume,
+        region: Grid,
+        available: Grid,
+        windows: Windows,
+        crop_name: str,
     ) -> None:
-        self.predictor = predictor
-        self.raw, self.region, self.windows = raw, region, windows
+        self.predictor, self.windows = predictor, windows
+        self.raw, self.region, self.available = raw, region, available
         self.crop_name = crop_name
 
     def run(
@@ -236,7 +242,11 @@ class _LayerPredictor:
     def _read(self, row: Sequence[Shape]) -> NDArray[np.float32]:
         window = self.windows.window
         shape = [window[0], window[1], row[-1][2] - row[0][2] + window[2]]
-        return self.raw.read_raw(self.region.box(row[0], shape), core=self.region)
+        box = self.region.box(row[0], shape)
+        # A window may reach beyond the raw that is available around a small crop.
+        inside = box.overlaps(self.available)
+        core = intersection(box, self.available) if inside else self.region
+        return self.raw.read_raw(box, core=core)
 
 
 def _unless_failed(previous: Future | None, work: Callable[..., None], *arguments: object) -> None:

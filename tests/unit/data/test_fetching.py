@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from cellmap_pipeline.data import mirror
+from cellmap_pipeline.data import fetching, mirror
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.fetching import fetch_crop
@@ -17,7 +17,11 @@ from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import storage as stores
-from cellmap_pipeline.io.formats.ngff import multiscale_metadata, write_metadata
+from cellmap_pipeline.io.formats.ngff import (
+    DeclaredLevel,
+    multiscale_metadata,
+    write_metadata,
+)
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.io.volumes import Volume, create
@@ -433,3 +437,11 @@ def test_neighbors_fetched_at_the_same_time_share_raw(bucket, source, tmp_path):
 def test_folders_are_sources_too(source, tmp_path):
     fetch_crop(7, request(root=str(source)), tmp_path)
     assert_copied(source, tmp_path)
+
+
+def test_composed_labels_have_the_level_at_which_their_crops_are_predicted():
+    """A training of other classes at 4 nm composes `er`, which test crops ask for at 8 nm."""
+    declared = [DeclaredLevel(f"s{i}", (v, v, v), (0, 0, 0)) for i, v in enumerate((4, 8, 16))]
+    use = TrainUse((4, 4, 4), ("mito",), RawMargins(), {"er": ((8, 8, 8),)})
+    levels = fetching._levels_read(declared, "er", use)
+    assert [level.path for level in levels] == ["s0", "s1"]

@@ -348,3 +348,19 @@ def test_a_label_that_the_network_does_not_predict(task, raw, tmp_path):
     rows = [CropLabel(1, "d", "er", RAW_GRID)]
     with pytest.raises(InputError, match="predicts mito, pm, not er"):
         predict_crop([task], raw, rows, tmp_path / "c", Inference())
+
+
+def test_windows_may_reach_beyond_the_raw_that_is_present(tmp_path):
+    grid = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
+    voxels = np.random.default_rng(0).integers(1, 255, grid.shape).astype(np.uint8)
+    create(tmp_path / "raw", grid, "uint8", chunk=16).write(voxels).result()
+    for chunk in (tmp_path / "raw/s0").glob("*/*/*"):
+        # Voxels 16 to 48 stay.
+        if not {"1", "2"}.issuperset(chunk.parts[-3:]):
+            chunk.unlink()
+    # The window of 32 voxels around this crop lies at 22 to 54.
+    row = CropLabel(1, "d", "pm", grid.box((34, 34, 34), (8, 8, 8)))
+    raw = Volume.open(tmp_path / "raw")
+    predict_crop([tiny_task()], raw, [row], tmp_path / "crop1", Inference())
+    (level,) = Volume.open(tmp_path / "crop1/pm").levels
+    assert level.grid == row.grid and level.read((0, 0, 0), row.grid.shape).any()
