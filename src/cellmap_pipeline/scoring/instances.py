@@ -42,6 +42,8 @@ def score_instance(
 ) -> dict[str, Any]:
     """Count and measure the objects of a predicted label against the ground truth.
 
+    It raises as `match_objects`.
+
     Parameters
     ----------
     pred, truth, voxel_size
@@ -62,13 +64,6 @@ def score_instance(
         `scored`, or why the crop is ignored (`skipped_too_many_instances`, `matching_failed`).
     `hausdorff_norm_sum_without_collisions`
         Only if `without_collisions`, and the rules let ids collide.
-
-    Raises
-    ------
-    ValueError
-        The shapes differ, or true ids are negative or fractional.
-    TypeError
-        The prediction has a type that the evaluator cannot split into components.
     """
     rules = rules or RULES[DEFAULT_RULES]
     found = match_objects(pred, truth, voxel_size)

@@ -1,4 +1,4 @@
-"""What sets of rules of the evaluator decide."""
+"""Interface of the sets of rules by which the evaluator scores objects."""
 
 from __future__ import annotations
 
