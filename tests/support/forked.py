@@ -22,6 +22,7 @@ def run_snakemake(
 
     The file `output` and the result's `stdout` have both output streams.
     """
+    output.unlink(missing_ok=True)  # What is left of an earlier run may still write to its file.
     task = (list(arguments), folder, output, dict(os.environ))
     process = CONTEXT.Process(target=_run, args=task)
     process.start()

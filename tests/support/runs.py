@@ -132,8 +132,8 @@ class Run:
         """Return the number of jobs of each rule that a run would execute now."""
         output = self.snakemake("--dry-run", *targets).stdout
         table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", output, re.S)
-        lines = table[1].splitlines() if table else []
-        jobs = dict(line.split() for line in lines)
+        assert table or "Nothing to be done" in output, output
+        jobs = dict(line.split() for line in table[1].splitlines()) if table else {}
         jobs.pop("total", None)
         return {rule: int(count) for rule, count in jobs.items()}
 

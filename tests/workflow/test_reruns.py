@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,12 +52,14 @@ def copy_data(run):
 
 def checkout(run):
     """Return the run with a fresh copy of all project files that it uses."""
-    copy = run.folder / "checkout"
-    copy.mkdir()
+    copy = Path(tempfile.mkdtemp(prefix="checkout-", dir=run.folder))
     for name in ("Snakefile", "rules", "workflow", "src", "config", "envs", "profiles"):
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name, copy_function=shutil.copyfile)
+            without_bytecode = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(
+                source, copy / name, copy_function=shutil.copyfile, ignore=without_bytecode
+            )
         else:
             shutil.copyfile(source, copy / name)
     return replace(run, root=copy)
@@ -156,7 +159,8 @@ def run(finished):
     yield finished
     shutil.rmtree(finished.folder / "config")
     (finished.folder / "kept").rename(finished.folder / "config")
-    shutil.rmtree(finished.folder / "checkout", ignore_errors=True)
+    for copy in finished.folder.glob("checkout-*"):
+        shutil.rmtree(copy)
 
 
 def test_each_row_of_the_table_is_tested():
@@ -166,7 +170,7 @@ def test_each_row_of_the_table_is_tested():
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_reruns_the_documented_stages(run, change):
     planned = (CHANGES[change](run) or run).planned(*TARGETS)
-    assert set(planned) == table()[change]
+    assert set(planned) == table()[change], run.waited_output.read_text()
     assert planned == planned | JOBS.get(change, {})
 
 
