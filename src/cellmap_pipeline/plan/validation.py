@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,13 +140,16 @@ def _task(plan: Plan, label: str, names: Sequence[str], averaged: bool) -> Valid
 def _caps_nm(plan: Plan, label: str, size: Sequence[float]) -> list[float]:
     """List the largest distances, ascending, that the evaluator measures in a label's test crops.
 
-    All crops of the manifest count, so that what is submitted changes no setting.
+    All crops of the manifest count, so that what is submitted changes no setting. Only their shares
+    matter, so another crop of the same size as all others changes nothing, either.
     """
     if not is_instance(label):
         return []
     grids = [row.grid for row in plan.manifest_rows if row.label == label]
     same = [grid for grid in grids if size_ratio(grid.voxel_size, size) <= SAME_SIZE]
-    return sorted(DistanceScale.of(grid.shape, grid.voxel_size).cap_nm for grid in same)
+    found = Counter(DistanceScale.of(grid.shape, grid.voxel_size).cap_nm for grid in same)
+    divisor = math.gcd(*found.values())
+    return [cap_nm for cap_nm, n in sorted(found.items()) for _ in range(n // divisor)]
 
 
 def _uses(plan: Plan, row: CropLabel, names: Sequence[str], averaged: bool) -> bool:

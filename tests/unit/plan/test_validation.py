@@ -55,6 +55,9 @@ def test_largest_distances_of_the_test_crops(plan):
     made = replace(made, manifest_rows=[*made.manifest_rows, *more])
     # What is submitted changes no setting.
     assert validation_settings(made, "fine")["nuc"][0]["caps_nm"] == [[32, 32, 120]]
+    # The mean over crops of one size is that of each.
+    made = replace(made, manifest_rows=[*made.manifest_rows[:-1]])
+    assert validation_settings(made, "fine")["nuc"][0]["caps_nm"] == [[32]]
 
 
 def test_voxel_sizes_of_the_ground_truth_that_validation_reads(plan):
