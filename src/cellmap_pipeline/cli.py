@@ -225,8 +225,11 @@ def _score(options: argparse.Namespace) -> int:
     write_csv(scores, options.output.with_suffix(".csv"))
     for name, value in overall_scores(scores).items():
         print(f"{name:45} {value:.6f}")
-    if note := rules_named(scores["rules"]).note:
-        print(f"note on the rules of {scores['rules']}: {note}")
+    rules = rules_named(scores["rules"])
+    if rules.note:
+        print(f"note on the rules of {rules.name}: {rules.note}")
+    if options.without_collisions and not rules.without_collisions:
+        print(f"note on --without-collisions: no ids collide by the rules of {rules.name}")
     return 0
 
 

@@ -491,6 +491,9 @@ def test_number_of_objects_in_the_ground_truth(folder: Path, tmp_path: Path) -> 
     assert check(zipped(folder), MANIFEST) == []
     problem = only(check(zipped(folder), MANIFEST, truth=truth))
     assert "more than 50.9 times the 1 objects of the ground truth" in problem.message
+    assert "the evaluator skips the crop" in problem.message
+    problem = only(check(zipped(folder), MANIFEST, truth=truth, rules="pq"))
+    assert "the evaluator counts all of them as wrong" in problem.message
     with pytest.raises(ValueError, match="use the manifest that belongs to the ground truth"):
         write(truth / "crop1" / "mito", voxels("u1")[1:])
         check(zipped(folder), MANIFEST, truth=truth)

@@ -24,8 +24,8 @@ def rules_named(name: str) -> Rules:
         There is none.
     """
     if name not in RULES:
+        suggestion = did_you_mean(name, list(RULES))
         raise InputError(
-            f"scoring rules {name!r} are not known{did_you_mean(name, list(RULES))}: choose one of "
-            f"{', '.join(RULES)}"
+            f"{name!r} is not a set of scoring rules{suggestion}: choose one of {', '.join(RULES)}"
         )
     return RULES[name]

@@ -45,6 +45,6 @@ def test_scores_fall_with_the_distance_and_are_lowest_without_a_match(
 
 def test_unknown_rules_are_refused():
     assert rules_named(NEWEST_RULES).name == NEWEST_RULES == "2026-07"
-    message = "'2026-08' are not known (did you mean '2026-07'?): choose one of 2026-06-30, "
+    message = "'2026-08' is not a set of scoring rules (did you mean '2026-07'?): choose one of "
     with pytest.raises(InputError, match=re.escape(message)):
         rules_named("2026-08")
