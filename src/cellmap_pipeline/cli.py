@@ -19,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     `run` is replaced by `snakemake` with the arguments that follow, and exits as that does. `check`
     and `package` exit with 1 if the submission would be rejected, and with 2 if it would be
-    accepted but lose score. Every command exits with 1 on bad input.
+    accepted but lose score; `score --official` exits with 2 unless the official toolbox agrees.
+    Every command exits with 1 on bad input.
     """
     replace_unprintable()
     parser = _parser()
@@ -105,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         "--without-collisions",
         action="store_true",
         help="also report scores without the effect of colliding ids in the evaluator",
+    )
+    score.add_argument(
+        "--official",
+        action="store_true",
+        help="also score it with the official toolbox, and report which rules agree with it",
     )
     score.set_defaults(execute=_score)
 
@@ -212,10 +218,11 @@ def _score(options: argparse.Namespace) -> int:
     from cellmap_pipeline.scoring.summary import overall_scores, write_csv
 
     _must_exist(options.zip, options.truth)
+    rows = _manifest(options)
     scores = score_submission(
         options.zip,
         options.truth,
-        _manifest(options),
+        rows,
         options.workers,
         options.memory_gb,
         options.without_collisions,
@@ -230,7 +237,21 @@ def _score(options: argparse.Namespace) -> int:
         print(f"note on the rules of {rules.name}: {rules.note}")
     if options.without_collisions and not rules.without_collisions:
         print(f"note on --without-collisions: no ids collide by the rules of {rules.name}")
-    return 0
+    return _compare_officially(options, rows, scores) if options.official else 0
+
+
+def _compare_officially(options: argparse.Namespace, rows: list, scores: dict) -> int:
+    from cellmap_pipeline.submission.official_agreement import compare_officially
+
+    try:
+        agrees, message = compare_officially(
+            options.zip, options.truth, rows, scores, options.workers, options.memory_gb
+        )
+    except InputError as error:
+        print(f"note: {error}", file=sys.stderr)
+        return 2
+    print(message)
+    return 0 if agrees else 2
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -1,37 +1,26 @@
-"""Cross-check of a submission with the official evaluator's own reader.
-
-The toolbox (cellmap-segmentation-challenge, not on PyPI) is optional. It runs in a separate
-process, because it configures logging globally, unpacks the zip next to it or takes a stale folder
-from there, and when imported overwrites its manifest with the one downloaded from a URL. So it gets
-a private copy of the zip in an empty folder, and its own manifest as the URL.
-"""
+"""Cross-check of a submission with the official evaluator's own reader."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.manifest import read_manifest, toolbox_manifest, write_manifest
-from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.submission.check_zip import Problem, rejection
-
-TOOLBOX = "cellmap_segmentation_challenge"
-MANIFEST_URL = "CSC_TEST_CROP_MANIFEST_URL"
-SOURCE_FOLDER = Path(__file__).resolve().parents[2]
-ZIP, MANIFEST, RESULT = "submission.zip", "manifest.csv", "result.json"
+from cellmap_pipeline.submission.official_toolbox import (
+    MANIFEST,
+    ZIP,
+    run_toolbox,
+    work_in_process,
+)
 
 
 def check_officially(path: str | Path, manifest: Sequence[CropLabel]) -> list[Problem]:
     """Report where the official reader fails, or reads other voxels than this package.
+
+    It raises as `run_toolbox`.
 
     Parameters
     ----------
@@ -39,41 +28,10 @@ def check_officially(path: str | Path, manifest: Sequence[CropLabel]) -> list[Pr
         Path of the zip; it is unpacked in a temporary folder next to it.
     manifest
         Labels to read.
-
-    Raises
-    ------
-    InputError
-        The toolbox is not installed, or does not run.
     """
-    if importlib.util.find_spec(TOOLBOX) is None:
-        raise InputError(
-            "the official toolbox (cellmap-segmentation-challenge) is not installed, so its "
-            "reader was not run: install it from "
-            "https://github.com/janelia-cellmap/cellmap-segmentation-challenge, or omit "
-            "--official"
-        )
-    path = Path(path).resolve()
-    # The disk of the zip had room for it, and allows a hard link to it.
-    parent = path.parent if os.access(path.parent, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix=".official-", dir=parent) as name:
-        folder = Path(name)
-        try:
-            os.link(path, folder / ZIP)
-        except OSError:
-            shutil.copyfile(path, folder / ZIP)
-        write_manifest(manifest, folder / MANIFEST)
-        environment = os.environ | {
-            MANIFEST_URL: str(toolbox_manifest()),
-            "PYTHONPATH": os.pathsep.join([str(SOURCE_FOLDER), os.environ.get("PYTHONPATH", "")]),
-        }
-        command = [sys.executable, "-m", "cellmap_pipeline.submission.official_reader"]
-        process = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
-        )
-        if not (folder / RESULT).is_file():
-            last_line = (process.stderr.strip() or "no message").splitlines()[-1]
-            raise InputError(f"the official toolbox does not run ({last_line}): reinstall it")
-        return [rejection(**failure) for failure in json.loads((folder / RESULT).read_text())]
+    module = "cellmap_pipeline.submission.official_reader"
+    failures = run_toolbox(module, path, manifest, part="reader")
+    return [rejection(**failure) for failure in failures]
 
 
 def _read_all(folder: Path) -> list[dict[str, Any]]:
@@ -135,4 +93,4 @@ def _difference(path: Path, row: CropLabel, archive: Path, crop: str) -> str | N
 
 
 if __name__ == "__main__":
-    (Path.cwd() / RESULT).write_text(json.dumps(_read_all(Path.cwd())))
+    work_in_process(_read_all)

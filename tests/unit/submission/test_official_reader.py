@@ -13,7 +13,8 @@ import zarr
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.submission.official_reader import TOOLBOX, check_officially
+from cellmap_pipeline.submission.official_reader import check_officially
+from cellmap_pipeline.submission.official_toolbox import TOOLBOX
 from cellmap_pipeline.submission.package import package
 from tests.support.drawn_volumes import write_array
 
