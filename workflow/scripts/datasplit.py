@@ -1,7 +1,7 @@
 """Decide which crops are used for training and which for validation.
 
 Input: the data folder (params), or the user's own CSV.
-Output: datasplit.csv (the challenge's five columns), datasplit_summary.csv (per class).
+Output: datasplit.csv (the challenge's five columns), datasplit_summary.csv (per class and dataset).
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ with job(snakemake.log[0], snakemake.output):
     ):
         make_datasplit(
             Path(cfg["data_root"]),
-            SplitSettings(**{key: cfg[key] for key in DATASPLIT_KEYS}),
+            SplitSettings(**{key: cfg[key] for key in (*DATASPLIT_KEYS, "test_datasets")}),
             Path(snakemake.input.own) if snakemake.input.own else None,
             split,
             summary,

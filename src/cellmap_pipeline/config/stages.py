@@ -18,7 +18,7 @@ from cellmap_pipeline.run.resume import fingerprint_of
 # a new version of this package reruns the stage.
 RESULT_VERSION = {
     "fetch": 2,
-    "datasplit": 2,
+    "datasplit": 3,
     "train": 4,
     "validate": 8,
     "predict": 3,

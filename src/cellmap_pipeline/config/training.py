@@ -39,6 +39,7 @@ from cellmap_pipeline.models.registry import LOSSES
 from cellmap_pipeline.segmentation.method_settings import complete
 
 DEFAULT_WEIGHT_DECAY = 0.01
+CONSTANT_PATIENCE_EPOCHS = 50
 MAX_BATCH_VOXELS = 2**30  # more than any GPU holds
 LOSS_SCHEMA = {"anyOf": [{"enum": list(LOSSES), "type": "string"}, {"type": "object"}]}
 
@@ -86,7 +87,8 @@ class Training(Section):
         0.15,
         gt=0,
         lt=1,
-        description="fraction of labeled voxels that validates",
+        description="fraction that validates: of the crops, of those of each dataset, and of the "
+        "labeled volume of each class",
         json_schema_extra=affects(Affects.DATASPLIT),
     )
     seed: int = Field(
@@ -210,10 +212,10 @@ class Training(Section):
         description="random changes of patches",
         json_schema_extra=affects(Affects.LEARNING),
     )
-    early_stopping_patience: int = Field(
-        50,
-        ge=1,
-        description="epochs without improvement after which the training stops",
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="epochs without improvement after which the training stops; null: 50 with a "
+        "constant learning rate; with another schedule, which has its own end, it does not stop",
         json_schema_extra=affects(Affects.TRAINING_RUN),
     )
     save_top_k: int = Field(
@@ -331,6 +333,13 @@ class Training(Section):
     def channels(self) -> list[str]:
         """Output channels of the network (`classes.output_channels`)."""
         return output_channels(self.classes, self.targets)
+
+    @property
+    def patience_epochs(self) -> int | None:
+        """Epochs without improvement after which it stops; None if it never stops early."""
+        if self.early_stopping_patience is None and self.scheduler.name == "constant":
+            return CONSTANT_PATIENCE_EPOCHS
+        return self.early_stopping_patience
 
     @property
     def window(self) -> tuple[int, int, int]:

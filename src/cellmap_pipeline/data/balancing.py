@@ -1,4 +1,4 @@
-"""Division of groups into two sides with about the same fraction of each class."""
+"""Division of groups of crops into two sides with about the same fraction of each class."""
 
 from __future__ import annotations
 
@@ -7,26 +7,40 @@ from numpy.typing import NDArray
 
 # The search descends from random choices, then from the best choice with some groups moved.
 RANDOM_STARTS = 16
-PERTURBATIONS = 400
+PERTURBATIONS = 100
 PERTURBED_GROUPS = 10
 # Cost of a class that one side lacks; it exceeds the total cost of all deviating fractions.
 MISPLACED_COST = 1000.0
+# From this number of groups on, a dataset that comes first has one that is chosen.
+MIN_GROUPS_OF_FIRST = 3
 
 
-def balanced_choice(volume: NDArray[np.float64], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Choose groups that hold about `fraction` of each class.
+def balanced_choice(
+    volume: NDArray[np.float64],
+    datasets: NDArray[np.int64],
+    first: NDArray[np.bool_],
+    fraction: float,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Choose about `fraction` of the groups, of each dataset's groups, and of each class.
 
     A class of two groups or more is in a chosen group and in another one, where possible; a class
-    of a single group is not chosen. The result is the best of many descents by single moves and
-    swaps, and is deterministic for the same groups and seed.
+    of a single group is not chosen. No dataset is chosen as a whole, unless each has a single
+    group, and a dataset that comes first is chosen in part if it has three groups or more. The
+    result is the best of many descents by single moves and swaps, and is deterministic
+    for the same groups and seed.
 
     Parameters
     ----------
     volume
         (groups, classes), the amount of each class in each group; there are at least two groups,
         and each class is in one of them.
+    datasets
+        (groups,), the number of the dataset of each group.
+    first
+        (datasets,), whether a dataset comes first.
     fraction
-        Fraction of each class to choose.
+        Fraction to choose.
     seed
         Seed of the search.
 
@@ -35,7 +49,7 @@ def balanced_choice(volume: NDArray[np.float64], fraction: float, seed: int) -> 
     (groups,) bool, True for the chosen groups: neither all nor none.
     """
     rng = np.random.default_rng(seed)
-    cost = _Cost(volume, fraction)
+    cost = _Cost(volume, datasets, first, fraction)
     best, lowest = np.zeros(len(volume), bool), np.inf
     for attempt in range(RANDOM_STARTS + PERTURBATIONS):
         if attempt < RANDOM_STARTS:
@@ -80,35 +94,54 @@ def _best_change(chosen: NDArray[np.bool_], cost: _Cost) -> tuple[list[int], flo
 
 
 class _Cost:
-    """Cost of choices: deviating fractions, and classes that one side lacks.
+    """Cost of choices: deviating fractions, and classes and datasets that one side lacks.
 
     Attributes
     ----------
     parts
-        (groups, 2 · classes + 1), the contribution of each group to a choice: its fraction of each
-        class, 1 for each class that it holds, and 1 for itself. The sum over the chosen groups
-        determines the cost.
+        (groups, 2 · classes + datasets + 1), the contribution of each group to a choice: its
+        fraction of each class, 1 for each class that it holds, 1 for its dataset, and 1 for itself.
+        The sum over the chosen groups determines the cost.
     """
 
-    def __init__(self, volume: NDArray[np.float64], fraction: float) -> None:
-        holds = volume > 0
+    def __init__(
+        self,
+        volume: NDArray[np.float64],
+        datasets: NDArray[np.int64],
+        first: NDArray[np.bool_],
+        fraction: float,
+    ) -> None:
+        holds, members = volume > 0, datasets[:, None] == np.arange(len(first))
         self.fraction = fraction
         self.parts = np.concatenate(
-            [volume / volume.sum(axis=0), holds, np.ones((len(volume), 1))], axis=1
+            [volume / volume.sum(axis=0), holds, members, np.ones((len(volume), 1))], axis=1
         )
         self.classes = volume.shape[1]
         self.total = holds.sum(axis=0)
         self.common = self.total >= 2
+        self.groups = members.sum(axis=0)
+        self.divisible = self.groups >= 2
+        self.wanted = first & (self.groups >= MIN_GROUPS_OF_FIRST)
 
     def of(self, chosen: NDArray[np.bool_]) -> float:
         """Return the cost of one choice, (groups,)."""
         return float(self((chosen @ self.parts)[None])[0])
 
     def __call__(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the costs of choices, given the sums (choices, 2 · classes + 1) of their parts."""
-        share, holding, size = np.split(sums, [self.classes, 2 * self.classes], axis=1)
+        """Return the costs of choices, given the sums of their parts (choices, …)."""
+        n = self.classes
+        share, holding, members, size = np.split(sums, [n, 2 * n, len(self.parts[0]) - 1], axis=1)
         misplaced = ((holding == 0) & self.common) | (holding == self.total)
         one_sided = (size[:, 0] == 0) | (size[:, 0] == len(self.parts))
-        # Squares keep a single class from deviating far for the sake of many others.
+        # Squares keep a single class or dataset from deviating far for the sake of many others. The
+        # fraction of all groups counts as much as those of all classes.
         deviation = np.square(share - self.fraction).sum(axis=1)
-        return deviation + MISPLACED_COST * (misplaced.sum(axis=1) + self.classes * one_sided)
+        of_datasets = members[:, self.divisible] / self.groups[self.divisible]
+        deviation += np.square(of_datasets - self.fraction).sum(axis=1)
+        deviation += n * np.square(size[:, 0] / len(self.parts) - self.fraction)
+        gone = misplaced.sum(axis=1) + n * one_sided
+        gone = gone + ((members == 0) & self.wanted).sum(axis=1)
+        if self.divisible.any():
+            # A dataset without a training crop is worse than a class without a validation crop.
+            gone = gone + 2 * (members == self.groups).sum(axis=1)
+        return deviation + MISPLACED_COST * gone

@@ -15,6 +15,7 @@ import numpy as np
 
 from cellmap_pipeline.data.balancing import balanced_choice
 from cellmap_pipeline.data.datasplit_csv import (
+    DatasplitRow,
     LabeledCrop,
     read_datasplit,
     write_datasplit,
@@ -34,7 +35,13 @@ MAX_LISTED_CROPS = 20
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """Settings of a datasplit: the keys of the same names of a training's file."""
+    """Settings of a datasplit: keys of the same names of a training's file, and test datasets.
+
+    Attributes
+    ----------
+    test_datasets
+        Datasets with test crops, of which crops validate first.
+    """
 
     classes: Sequence[str]
     voxel_size: Vector
@@ -42,12 +49,13 @@ class SplitSettings:
     crops: Sequence[int] | None = None
     validation_fraction: float = 0.15
     seed: int = 0
+    test_datasets: Sequence[str] = ()
 
 
 def make_datasplit(
     data_root: Path, settings: SplitSettings, own: Path | None, output: Path, summary: Path
 ) -> None:
-    """Write the datasplit of a training and its summary per class.
+    """Write the datasplit of a training and its summary per class and dataset.
 
     Parameters
     ----------
@@ -104,7 +112,9 @@ def _crops_in_csv(own: Path, settings: SplitSettings, problems: list[str]) -> li
     """Find the crops of a user's CSV."""
     crops: list[LabeledCrop] = []
     known: set[str] = set()
-    for _, raw, folder, annotated in read_datasplit(own, settings.classes):
+    rows = read_datasplit(own, settings.classes)
+    problems += _on_both_sides(rows, own)
+    for _, raw, folder, annotated in rows:
         if not volumes_in(folder, annotated):
             problems.append(
                 f"labels {folder}: the folder does not exist or contains none of "
@@ -119,6 +129,19 @@ def _crops_in_csv(own: Path, settings: SplitSettings, problems: list[str]) -> li
     if not problems:
         _check_classes(crops, settings.classes, known, f"no crop of {own} has a labeled voxel of")
     return crops
+
+
+def _on_both_sides(rows: Sequence[DatasplitRow], own: Path) -> list[str]:
+    """Describe crops of a user's CSV that train and validate."""
+    sides: dict[str, set[str]] = {}
+    for row in rows:
+        sides.setdefault(str(row.labels), set()).add(row.usage)
+    return [
+        f"{own}: {folder} is listed to train and to validate, so its scores would say nothing: "
+        "keep one of its rows"
+        for folder, usages in sides.items()
+        if len(usages) > 1
+    ]
 
 
 def _crops_in_folder(
@@ -177,9 +200,11 @@ def _check_named(folders: Sequence[Path], settings: SplitSettings, data_root: Pa
 def split(crops: Sequence[LabeledCrop], settings: SplitSettings) -> list[str]:
     """Assign `train` or `validate` to each crop.
 
-    Each class of two crops or more is on both sides, and the fraction of its labeled volume that
-    validates is as close to `validation_fraction` as the crops allow. Overlapping crops stay on
-    the same side. The split is deterministic for the same crops and seed.
+    Each class of two crops or more is on both sides. The fraction that validates of its labeled
+    volume, of the crops of each dataset and of all crops is as close to `validation_fraction` as
+    the crops allow. Overlapping crops stay on the same side. A dataset keeps a training crop unless
+    each has a single one, and one with test crops has a validation crop if it has three crops or
+    more. The split is deterministic for the same crops and seed.
 
     Raises
     ------
@@ -197,7 +222,11 @@ def split(crops: Sequence[LabeledCrop], settings: SplitSettings) -> list[str]:
     for crop, group in zip(crops, groups, strict=True):
         volume[group] += [crop.present.get(label, 0.0) for label in settings.classes]
     volume = volume[:, volume.any(axis=0)]
-    chosen = balanced_choice(volume, settings.validation_fraction, settings.seed)
+    names = list(dict.fromkeys(crop.dataset for crop in crops))
+    datasets = np.zeros(n, np.int64)
+    datasets[groups] = [names.index(crop.dataset) for crop in crops]
+    first = np.isin(names, list(settings.test_datasets))
+    chosen = balanced_choice(volume, datasets, first, settings.validation_fraction, settings.seed)
     return ["validate" if chosen[group] else "train" for group in groups]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import join
 from pathlib import Path
 from typing import NamedTuple
+
+import pandas as pd
 
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid
@@ -98,28 +101,41 @@ def _raw_fields(crop: LabeledCrop) -> tuple[str, str]:
 def write_summary(
     path: Path, crops: Sequence[LabeledCrop], usage: Sequence[str], classes: Sequence[str]
 ) -> None:
-    """Write the number of crops and the volume (µm³) of each class on both sides of the split."""
+    """Write the number of crops and their volume (µm³) on both sides, by class and by dataset.
+
+    The volume of a class is what is labeled as such, that of a dataset all that is annotated.
+    """
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["class", "train_crops", "validate_crops", "train_um3", "validate_um3", "share"]
+            ["by", "name", "train_crops", "validate_crops", "train_um3", "validate_um3", "share"]
         )
         for label in classes:
-            held = {
-                side: [
-                    crop.present[label]
-                    for crop, use in zip(crops, usage, strict=True)
-                    if use == side and crop.present.get(label)
-                ]
-                for side in ("train", "validate")
-            }
-            volume = {side: sum(held[side]) * 1e-9 for side in held}
-            share = volume["validate"] / (volume["train"] + volume["validate"])
-            writer.writerow(
-                [label, len(held["train"]), len(held["validate"])]
-                + [f"{volume[side]:.6g}" for side in ("train", "validate")]
-                + [f"{share:.4f}"]
-            )
+            volumes = [crop.present.get(label, 0.0) for crop in crops]
+            writer.writerow(["class", label, *_sums_by_side(volumes, usage)])
+        for dataset in sorted({crop.dataset for crop in crops}):
+            volumes = [
+                crop.grid.size * math.prod(crop.grid.voxel_size) * (crop.dataset == dataset)
+                for crop in crops
+            ]
+            writer.writerow(["dataset", dataset, *_sums_by_side(volumes, usage)])
+
+
+def _sums_by_side(volumes_nm3: Sequence[float], usage: Sequence[str]) -> list[int | str]:
+    """Count the volumes above 0 on each side, and sum them; the share is that of validation."""
+    train, validate = (
+        [v for v, use in zip(volumes_nm3, usage, strict=True) if v and use == side]
+        for side in ("train", "validate")
+    )
+    sums = [sum(train) * 1e-9, sum(validate) * 1e-9]
+    share = sums[1] / sum(sums)
+    return [len(train), len(validate), *(f"{v:.6g}" for v in sums), f"{share:.4f}"]
+
+
+def read_summary(path: Path, by: str) -> pd.DataFrame:
+    """Read the rows of a summary that are `by` class or dataset, by their names."""
+    table = pd.read_csv(path, index_col="name")
+    return table[table["by"] == by]
 
 
 def read_datasplit(path: Path, classes: Sequence[str] | None) -> list[DatasplitRow]:

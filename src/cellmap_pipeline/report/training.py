@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.classes import COLORS, LINES, MARKERS, in_class_order, style_of
+from cellmap_pipeline.data.datasplit_csv import read_summary
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.report.style import name_class_rows, saved_figure, split_into_panels, tint
 
@@ -26,7 +27,7 @@ LOG_AXIS_RATIO = 30
 
 
 def plot_datasplit(summary: Path, path: Path) -> None:
-    """Draw the number of crops and the labeled volume for training and validation, per class.
+    """Draw the number and volume of crops for training and validation, per class and dataset.
 
     Parameters
     ----------
@@ -35,20 +36,13 @@ def plot_datasplit(summary: Path, path: Path) -> None:
     path
         PNG to write.
     """
-    table = pd.read_csv(summary, index_col="class")
-    labels = in_class_order(list(table.index))
-    with saved_figure(path, 10, 1.6 + ROW_INCHES * len(labels)) as figure:
-        crops, volume = figure.subplots(1, 2, sharey=True)
-        _draw_split_bars(crops, table.loc[labels], "crops")
-        _draw_split_bars(volume, table.loc[labels], "um3")
-        name_class_rows(crops, labels)
-        crops.set_xlabel("crops with labeled voxels")
-        crops.xaxis.set_major_locator(MaxNLocator(integer=True))
-        um3 = table[["train_um3", "validate_um3"]].to_numpy()
-        um3 = um3[um3 > 0]
-        is_log = bool(um3.size) and um3.max() > LOG_AXIS_RATIO * um3.min()
-        volume.set_xscale("log" if is_log else "linear")
-        volume.set_xlabel("labeled volume (µm³" + (", logarithmic)" if is_log else ")"))
+    classes, datasets = (read_summary(summary, by) for by in ("class", "dataset"))
+    classes = classes.loc[in_class_order(list(classes.index))]
+    heights = [len(classes) + 1, len(datasets) + 1]
+    with saved_figure(path, 10, 2.4 + ROW_INCHES * sum(heights)) as figure:
+        axes = figure.subplots(2, 2, sharey="row", height_ratios=heights)
+        _draw_split(axes[0], classes, "crops with labeled voxels", "labeled volume")
+        _draw_split(axes[1], datasets, "crops", "annotated volume")
         sides = [
             Patch(facecolor="0.5", label="train", **EDGE),
             Patch(facecolor="0.8", label="validate", hatch=VALIDATE_HATCH, **EDGE),
@@ -146,6 +140,20 @@ def plot_trainings(metrics: Mapping[str, Path], path: Path) -> None:
         panels[-1].set_xlabel("epochs (each training has its own epoch length)")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+
+
+def _draw_split(axes: Sequence[Axes], table: pd.DataFrame, crops: str, volume: str) -> None:
+    """Draw the crops and their volume on both sides; `crops` and `volume` name the axes."""
+    _draw_split_bars(axes[0], table, "crops")
+    _draw_split_bars(axes[1], table, "um3")
+    name_class_rows(axes[0], list(table.index))
+    axes[0].set_xlabel(crops)
+    axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    um3 = table[["train_um3", "validate_um3"]].to_numpy()
+    um3 = um3[um3 > 0]
+    is_log = bool(um3.size) and um3.max() > LOG_AXIS_RATIO * um3.min()
+    axes[1].set_xscale("log" if is_log else "linear")
+    axes[1].set_xlabel(f"{volume} (µm³" + (", logarithmic)" if is_log else ")"))
 
 
 def _draw_split_bars(axes: Axes, table: pd.DataFrame, unit: str) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
@@ -25,6 +24,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.config.stages import RESULT_VERSION, TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.data.datasplit_csv import read_summary
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.patches.crops import open_crops
 from cellmap_pipeline.patches.loader import make_loaders
@@ -179,11 +179,13 @@ def _trainer(
 
 def _callbacks(training: Training) -> list[Callback]:
     callbacks: list[Callback] = [
-        Patience("val_dice", mode="max", patience=training.early_stopping_patience),
         LearningRateMonitor("step"),
         ExampleSlices(),
         TimeLeftBar(training.log_every_steps),
     ]
+    patience = training.patience_epochs
+    if patience is not None:
+        callbacks.insert(0, Patience("val_dice", mode="max", patience=patience))
     if training.ema:
         callbacks.append(EMAWeightAveraging(decay=training.ema))
     return callbacks
@@ -209,7 +211,7 @@ def balanced_weights(summary: Path) -> dict[str, float]:
     The median class has weight 1. Weights are limited to 0.1..10: otherwise a class of a few
     voxels would dominate the loss.
     """
-    volume = pd.read_csv(summary, index_col="class")["train_um3"]
+    volume = read_summary(summary, "class")["train_um3"]
     volume = volume.where(volume > 0, volume[volume > 0].median())
     weights = (volume.median() / volume) ** 0.5
     return {str(label): float(weight) for label, weight in weights.clip(0.1, 10).items()}

@@ -99,3 +99,17 @@ def test_window_and_context_of_a_prediction(tmp_path):
     assert made.window == (64, 64, 64) and made.context == (16, 16, 16)
     made = training(tmp_path, inference={"window": [32, 64, 96], "overlap": 0.25})
     assert made.window == (32, 64, 96) and made.context == (4, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs"),
+    [
+        ({}, 50),
+        ({"scheduler": "cosine"}, None),
+        ({"scheduler": {"name": "polynomial", "warmup_steps": 10}}, None),
+        ({"scheduler": "cosine", "early_stopping_patience": 7}, 7),
+        ({"early_stopping_patience": 7}, 7),
+    ],
+)
+def test_a_schedule_with_an_end_is_not_stopped_before_it(tmp_path, changes, epochs):
+    assert training(tmp_path, **changes).patience_epochs == epochs

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,62 @@ def test_a_class_of_a_single_crop_is_trained(tmp_path):
     assert set(usage) == {"train", "validate"}
 
 
+def datasets_of(tmp_path, crops_by_dataset):
+    names = [name for name, n in crops_by_dataset.items() for _ in range(n)]
+    return [
+        make_labeled_crop(tmp_path, i, {"a": 10.0 + i}, 1000.0 * i, name)
+        for i, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_dataset_of_a_single_crop_never_validates(tmp_path, seed):
+    crops = datasets_of(tmp_path, {"small": 1, "other": 1, "large": 6})
+    # The volumes alone would let both single crops validate.
+    crops[0].present["a"] = crops[1].present["a"] = 8.0
+    usage = split(crops, SplitSettings(["a"], (8, 8, 8), seed=seed, validation_fraction=0.15))
+    assert usage[:2] == ["train", "train"] and "validate" in usage
+
+
+def test_datasets_of_single_crops_can_be_split(tmp_path):
+    crops = datasets_of(tmp_path, {"one": 1, "two": 1, "three": 1})
+    assert sorted(set(split(crops, SplitSettings(["a"], (8, 8, 8))))) == ["train", "validate"]
+
+
+def test_datasets_with_test_crops_validate_first(tmp_path):
+    crops = datasets_of(tmp_path, {"tested": 3, "large": 17})
+    without = SplitSettings(["a"], (8, 8, 8))
+    assert split(crops, without)[:3] == ["train"] * 3
+    usage = split(crops, replace(without, test_datasets=["tested", "unlabeled"]))
+    assert usage[:3].count("validate") == 1
+    assert usage.count("validate") == 3
+
+
+def test_the_share_of_crops_counts_as_well_as_that_of_volumes(tmp_path):
+    crops = datasets_of(tmp_path, {"a": 30, "b": 30})
+    # Two large crops hold nearly all, so small ones cannot balance the volume of the class.
+    for crop in crops:
+        crop.present["a"] = 1.0 + crop.crop % 3
+    crops[0].present["a"] = crops[30].present["a"] = 1000.0
+    usage = split(crops, SplitSettings(["a"], (8, 8, 8)))
+    by_dataset = [usage[:30].count("validate"), usage[30:].count("validate")]
+    assert 9 <= sum(by_dataset) <= 10 and min(by_dataset) >= 4
+
+
+def test_a_crop_on_both_sides_of_an_own_split_is_refused(data_root, tmp_path):
+    settings = SplitSettings(["mito"], (8, 8, 8))
+    folder = data_root / "a/a.zarr/recon-1/labels/groundtruth"
+    rows = [("train", 1), ("train", 2), ("validate", 2), ("validate", 3)]
+    own = tmp_path / "own.csv"
+    own.write_text("".join(f"{use},raw,{folder}/crop{n}\n" for use, n in rows))
+    with pytest.raises(InputError) as error:
+        make_crops(data_root, settings, own)
+    assert str(error.value) == (
+        f"{own}: {folder}/crop2 is listed to train and to validate, so its scores would say "
+        "nothing: keep one of its rows"
+    )
+
+
 def test_overlapping_crops_stay_together(tmp_path):
     crops = [
         make_labeled_crop(tmp_path, i, {"a": 10.0}, 40.0 * i if i < 3 else 1000.0 * i)
@@ -128,7 +185,7 @@ def test_written_in_the_challenges_format(data_root, tmp_path):
     assert rows[0][1:] == [
         zarr, "recon-1/em/fibsem-uint8", zarr, "recon-1/labels/groundtruth/crop1/[nuc,mito]",
     ]  # fmt: skip
-    table = {row["class"]: row for row in csv.DictReader(summary.open())}
+    table = {row["name"]: row for row in csv.DictReader(summary.open())}
     assert int(table["mito"]["train_crops"]) + int(table["mito"]["validate_crops"]) == 7
     again = tmp_path / "again.csv"
     make_datasplit(data_root, settings, path, again, summary)

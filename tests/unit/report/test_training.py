@@ -49,27 +49,32 @@ def test_many_classes_are_split_into_panels(tmp_path, drawn):
     assert [len(curves.keys() & set(labels)) for curves in dice] == [8, 8, 4]
 
 
-def test_datasplit_is_drawn_by_class_and_usage(tmp_path, drawn):
+def test_datasplit_is_drawn_by_class_dataset_and_usage(tmp_path, drawn):
     path = tmp_path / "summary.csv"
     path.write_text(
-        "class,train_crops,validate_crops,train_um3,validate_um3,share\n"
-        "pm,3,1,0.5,0.25,0.3333\nmito,2,0,0.125,0,0.0000\n"
+        "by,name,train_crops,validate_crops,train_um3,validate_um3,share\n"
+        "class,pm,3,1,0.5,0.25,0.3333\nclass,mito,2,0,0.125,0,0.0000\n"
+        "dataset,jrc_a-1,3,1,2,1,0.3333\n"
     )
     plot_datasplit(path, tmp_path / "a.png")
-    crops, volume = drawn[0].axes
+    crops, volume, dataset_crops, dataset_volume = drawn[0].axes
     assert [tick.get_text() for tick in crops.get_yticklabels()] == ["mito", "pm"]
     # First training from top to bottom, then validation.
     assert [bar.get_width() for bar in crops.patches] == [2, 3, 0, 1]
     assert [bar.get_width() for bar in volume.patches] == [0.125, 0.5, 0, 0.25]
     assert texts_in(volume) == ["0.125", "0.5", "0", "0.25"]
     assert volume.get_xscale() == "linear"
+    assert [tick.get_text() for tick in dataset_crops.get_yticklabels()] == ["jrc_a-1"]
+    assert [bar.get_width() for bar in dataset_crops.patches] == [3, 1]
+    assert texts_in(dataset_volume) == ["2", "1"]
 
 
 def test_very_different_volumes_are_drawn_on_a_logarithmic_axis(tmp_path, drawn):
     path = tmp_path / "summary.csv"
     path.write_text(
-        "class,train_crops,validate_crops,train_um3,validate_um3,share\n"
-        "nuc,3,1,50,9,0.1525\nves,2,0,0.001,0,0.0000\n"
+        "by,name,train_crops,validate_crops,train_um3,validate_um3,share\n"
+        "class,nuc,3,1,50,9,0.1525\nclass,ves,2,0,0.001,0,0.0000\n"
+        "dataset,jrc_a-1,3,1,100,50,0.3333\n"
     )
     plot_datasplit(path, tmp_path / "a.png")
     assert drawn[0].axes[1].get_xscale() == "log"

@@ -187,7 +187,8 @@ def test_out_of_memory_names_the_settings_to_lower(datasplit, tmp_path, monkeypa
 def test_balanced_class_weights(tmp_path):
     summary = tmp_path / "summary.csv"
     summary.write_text(
-        "class,train_um3\nmito,4.0\nnuc,16.0\nves,1.0\nnp,0.0\ncell,4.0\nld,0.0001\n"
+        "by,name,train_um3\nclass,mito,4.0\nclass,nuc,16.0\nclass,ves,1.0\nclass,np,0.0\n"
+        "class,cell,4.0\nclass,ld,0.0001\ndataset,jrc_a-1,50.0\n"
     )
     assert balanced_weights(summary) == pytest.approx(
         {"mito": 1, "nuc": 0.5, "ves": 2, "np": 1, "cell": 1, "ld": 10}
@@ -206,7 +207,7 @@ def test_class_weights_are_passed_to_the_loss(datasplit, tmp_path, monkeypatch):
         ),
     )
     summary = tmp_path / "summary.csv"
-    summary.write_text("class,train_um3\nmito,1.0\ner,4.0\n")
+    summary.write_text("by,name,train_um3\nclass,mito,1.0\nclass,er,4.0\n")
     for wanted in ("balanced", {"mito": 4}):
         folder = tmp_path / str(len(seen))
         folder.mkdir()
