@@ -121,8 +121,8 @@ def _message(found: Mapping[str, Difference | None], requested: str) -> str:
     if agreeing:
         return (
             f"the official toolbox does not agree with the rules of {requested} "
-            f"({found[requested]}), but with those of {names}: choose these with --rules to score "
-            "as it does"
+            f"({found[requested]}), but with those of {names}: give these as --rules to score as "
+            "it does"
         )
     lines = [f"by the rules of {name}, {difference}" for name, difference in found.items()]
     return "\n".join(
