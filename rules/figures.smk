@@ -1,8 +1,10 @@
 """Figures of the results of each stage, for the report."""
 
 from cellmap_pipeline.plan.paths import SUBMISSION
+from cellmap_pipeline.scoring.rules.registry import rules_named
 
 FIGURE_VERSION = result_version("figures")
+SCORING_RULES = rules_named(PLAN.config.scoring.rules)
 
 
 rule plot_run:
@@ -189,7 +191,7 @@ rule plot_validation:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=FIGURE_VERSION,
+        cfg=FIGURE_VERSION | {"rules": SCORING_RULES.name},
     script:
         "../workflow/scripts/plot_validation.py"
 
@@ -289,7 +291,8 @@ rule plot_scores:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=FIGURE_VERSION,
+        cfg=FIGURE_VERSION | {"rules": SCORING_RULES.name},
+        explanation=SCORING_RULES.explanation,
     script:
         "../workflow/scripts/plot_scores.py"
 
@@ -350,7 +353,7 @@ rule plot_leaderboard:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=FIGURE_VERSION,
+        cfg=FIGURE_VERSION | {"rules": SCORING_RULES.name},
     script:
         "../workflow/scripts/plot_leaderboard.py"
 

@@ -19,7 +19,8 @@ rule package:
         mem_mb=per_attempt(8000),
         runtime=per_attempt(120),
     params:
-        cfg=result_version("package") | {"rows": get_submission_rows()},
+        cfg=result_version("package")
+        | {"rows": get_submission_rows(), "rules": PLAN.config.scoring.rules},
         segmentations=lambda wildcards: str(PATHS.segmentations),
     script:
         "../workflow/scripts/package.py"

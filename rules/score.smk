@@ -20,7 +20,11 @@ rule score:
         runtime=per_attempt(240),
     params:
         cfg=result_version("score")
-        | {"ground_truth": PLAN.config.ground_truth, "rows": get_submission_rows()},
+        | {
+            "ground_truth": PLAN.config.ground_truth,
+            "rows": get_submission_rows(),
+            "rules": PLAN.config.scoring.rules,
+        },
     script:
         "../workflow/scripts/score.py"
 
@@ -43,7 +47,7 @@ rule leaderboard:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=result_version("score"),
+        cfg=result_version("score") | {"rules": PLAN.config.scoring.rules},
         folder=lambda wildcards: str(PATHS.output),
     script:
         "../workflow/scripts/leaderboard.py"

@@ -22,6 +22,7 @@ rule select:
         cfg=result_version("select")
         | {
             "select": PLAN.config.submission.select,
+            "rules": PLAN.config.scoring.rules,
             "names": list(VALIDATION_SCORES),
             "lineage": [stages.training_lineage(PLAN.trainings[name]) for name in ACTIVE],
             "rows": [

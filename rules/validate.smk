@@ -26,6 +26,7 @@ def get_validate_params(wildcards):
         "trainings": list(trainings),
         "voxel_size": list(own.voxel_size) if own else None,
         "everywhere": wildcards.source == AVERAGE,
+        "rules": PLAN.config.scoring.rules,
     }
 
 

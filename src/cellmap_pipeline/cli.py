@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("folder", type=Path, help="labels or probabilities, zarr 2")
     package.add_argument("--manifest", required=True, help=MANIFEST_HELP)
     package.add_argument("--output", type=Path, default=Path("submission.zip"))
-    package.set_defaults(execute=_package, truth=None, official=False)
+    package.set_defaults(execute=_package, truth=None, official=False, rules=None)
 
     check = commands.add_parser("check", help="check a submission.zip against the manifest")
     check.add_argument("zip", type=Path)
@@ -108,18 +108,19 @@ def _parser() -> argparse.ArgumentParser:
         help="also report scores without the effect of colliding ids in the evaluator",
     )
     score.add_argument(
-        "--rules",
-        metavar="NAME",
-        help="the evaluator's rules, such as 2026-07 (docs/scoring.md lists them); default: those "
-        "by which the workflow tunes",
-    )
-    score.add_argument(
         "--official",
         action="store_true",
         help="also score it with the official toolbox, and report which rules agree with it",
     )
     score.set_defaults(execute=_score)
 
+    for command in (check, score):
+        command.add_argument(
+            "--rules",
+            metavar="NAME",
+            help="the evaluator's rules, such as 2026-07 (docs/scoring.md lists them); default: "
+            "the newest",
+        )
     for command in (package, check, score):
         command.add_argument(
             "--workers", type=int, default=os.cpu_count(), help="number of processes"
@@ -128,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     board = commands.add_parser("leaderboard", help="compare all trainings in a results folder")
     board.add_argument("folder", type=Path)
     board.add_argument("--output", type=Path, help="also write it as CSV")
+    board.add_argument(
+        "--rules", metavar="NAME", help="list scores by these rules; default: the only ones found"
+    )
     board.set_defaults(execute=_leaderboard)
     return parser
 
@@ -183,12 +187,14 @@ def _package(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES
     from cellmap_pipeline.submission.check import check, exit_code
     from cellmap_pipeline.submission.official_reader import check_officially
 
     _must_exist(options.zip, options.truth)
     rows = _manifest(options)
-    problems = check(options.zip, rows, options.truth, options.workers)
+    rules = options.rules or NEWEST_RULES
+    problems = check(options.zip, rows, options.truth, options.workers, rules)
     if options.official:
         try:
             found = check_officially(options.zip, rows)
@@ -207,7 +213,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     from cellmap_pipeline.io.files import write_json
-    from cellmap_pipeline.scoring.rules.registry import DEFAULT_RULES, rules_named
+    from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES, rules_named
     from cellmap_pipeline.scoring.submission import score_submission
     from cellmap_pipeline.scoring.summary import overall_scores, write_csv
 
@@ -220,14 +226,17 @@ def _score(options: argparse.Namespace) -> int:
         options.workers,
         options.memory_gb,
         options.without_collisions,
-        options.rules or DEFAULT_RULES,
+        options.rules or NEWEST_RULES,
     )
     write_json(options.output, scores)
     write_csv(scores, options.output.with_suffix(".csv"))
     for name, value in overall_scores(scores).items():
         print(f"{name:45} {value:.6f}")
-    if note := rules_named(scores["rules"]).note:
-        print(f"note on the rules of {scores['rules']}: {note}")
+    rules = rules_named(scores["rules"])
+    if rules.note:
+        print(f"note on the rules of {rules.name}: {rules.note}")
+    if options.without_collisions and not rules.without_collisions:
+        print(f"note on --without-collisions: no ids collide by the rules of {rules.name}")
     return _compare_officially(options, rows, scores) if options.official else 0
 
 
@@ -249,7 +258,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
     from cellmap_pipeline.plan.paths import ResultPaths
     from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
 
-    table = leaderboard(*ResultPaths(options.folder).existing_scores())
+    table = leaderboard(*ResultPaths(options.folder).existing_scores(), options.rules)
     print(table.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     if options.output:
         write_leaderboard(table, options.output)

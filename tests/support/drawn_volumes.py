@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.scoring.instances import instance_ratio_limit
+from cellmap_pipeline.scoring.matching import instance_ratio_limit
 
 VOXEL_SIZES = [
     (8.0, 8.0, 8.0), (3.48, 4.0, 4.0), (1.74, 2.0, 2.0), (16.0, 5.0, 11.3), (32.0, 32.0, 32.0),

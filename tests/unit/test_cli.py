@@ -86,7 +86,13 @@ def test_score(labels, capsys):
     output = labels / "scores.json"
     options = ["--truth", truth, "--output", output, "--without-collisions", "--workers", 2]
     assert run_command(labels, "score", labels / "out.zip", *options) == 0
-    assert "overall_score_without_collisions" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "note on the rules of 2026-07: the curve" in printed
+    assert "note on --without-collisions: no ids collide" in printed
+    options += ["--rules", "2026-06-30"]
+    assert run_command(labels, "score", labels / "out.zip", *options) == 0
+    printed = capsys.readouterr().out
+    assert "overall_score_without_collisions" in printed and "note" not in printed
     assert json.loads(output.read_text())["overall_score"] == 1
     assert output.with_suffix(".csv").is_file()
 

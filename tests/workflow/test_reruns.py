@@ -89,6 +89,7 @@ CHANGES = {
         "tiny", postprocess={"pm": {"threshold": 0.7}}
     ),
     "the manifest gains a crop": add_crop,
+    "`scoring.rules`": lambda run: run.configure(scoring={"rules": "2026-06-30"}),
     "a training added": lambda run: (
         run.train("third", classes=["pm"]),
         run.configure(trainings=["tiny", "other", "third"]),

@@ -64,7 +64,7 @@ def test_scores_and_report_are_written(run):
     scores = json.loads((run.folder / "scores.json").read_text())
     assert 0 <= scores["overall_score"] <= 1
     assert set(scores["label_scores"]) >= {"nuc", "mito", "pm"}
-    assert "overall_score_without_collisions" in scores
+    assert scores["rules"] == "2026-07"
     board = (run.folder / "leaderboard.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in board] == ["name", "submission", "tiny"]
     for name in ("cases.jpg", "data.jpg", "leaderboard.png", "resources.png", "scores.png"):

@@ -12,6 +12,7 @@ with job(snakemake.log[0]):
     from cellmap_pipeline.plan.paths import ResultPaths
     from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
 
-    table = leaderboard(*ResultPaths(Path(snakemake.params.folder)).existing_scores())
+    found = ResultPaths(Path(snakemake.params.folder)).existing_scores()
+    table = leaderboard(*found, snakemake.params.cfg["rules"])
     write_leaderboard(table, Path(snakemake.output[0]))
     print(table.to_string(index=False))

@@ -20,7 +20,8 @@ with job(snakemake.log[0], snakemake.output):
     segmented = [crop_label(row) for row in rows if row["made"]]
     package(snakemake.params.segmentations, segmented, snakemake.output.zip)
     manifest = [crop_label(row) for row in rows]
-    problems = check(snakemake.output.zip, manifest, workers=snakemake.threads)
+    rules = snakemake.params.cfg["rules"]
+    problems = check(snakemake.output.zip, manifest, workers=snakemake.threads, rules=rules)
     for problem in problems:
         logging.warning("%s", problem)
     if any(problem.severity == "rejected" for problem in problems):

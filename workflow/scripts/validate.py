@@ -11,6 +11,7 @@ from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.plan.validation import ValidationTask
+    from cellmap_pipeline.scoring.rules.registry import rules_named
     from cellmap_pipeline.validation.validate import validate
 
     cfg = snakemake.params.cfg
@@ -23,6 +24,7 @@ with job(snakemake.log[0], snakemake.output):
         dict(zip(cfg["trainings"], map(Path, snakemake.input.splits), strict=True)),
         cfg["voxel_size"],
         cfg["everywhere"],
+        rules_named(cfg["rules"]),
         workers=snakemake.threads,
     )
     write_json(snakemake.output.settings, settings)

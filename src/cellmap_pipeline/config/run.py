@@ -5,6 +5,7 @@ Read while Snakemake parses, so nothing here imports torch, zarr or pandas.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -23,6 +24,8 @@ from cellmap_pipeline.config.types import (
     one_name,
     unique,
 )
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES, RULES, rules_named
 
 # Suffix of a source that composes a label from its parts.
 PARTS = ":parts"
@@ -75,6 +78,24 @@ class Fetch(Section):
     )
 
 
+def _rules(name: Any) -> str:
+    # YAML reads a name such as 2026-06-30 as a date.
+    text = name.isoformat() if isinstance(name, date) else str(name)
+    try:
+        return rules_named(text).name
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+class Scoring(Section):
+    """The official evaluator's rules by which the run tunes, selects and scores."""
+
+    rules: Annotated[str, BeforeValidator(_rules)] = Field(
+        NEWEST_RULES,
+        description=f"name of the rules: {', '.join(RULES)}; default: the newest in force",
+    )
+
+
 def _as_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
@@ -93,6 +114,7 @@ class RunConfig(Section):
     output: LocalPath = Field("results", description="folder of all results")
     trainings: Names = Field(description="names of files in config/training/")
     submission: Submission = Field(Submission(), description="what is submitted")
+    scoring: Scoring = Field(Scoring(), description="the rules of the official evaluator")
     fetch: Fetch | None = Field(None, description="data to fetch; null: all are in data_root")
     predictions: dict[Name, Annotated[ExternalPredictions, BeforeValidator(_as_path)]] = Field(
         default_factory=dict,

@@ -20,13 +20,13 @@ RESULT_VERSION = {
     "fetch": 2,
     "datasplit": 2,
     "train": 4,
-    "validate": 7,
+    "validate": 8,
     "predict": 3,
     "select": 2,
     "segment": 4,
     "package": 3,
-    "score": 3,
-    "figures": 1,
+    "score": 4,
+    "figures": 2,
 }
 
 DATASPLIT_KEYS = keys_that_affect(Training, Affects.DATASPLIT)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.run import PARTS
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.geometry import Vector
+from cellmap_pipeline.geometry import SAME_SIZE, Vector, size_ratio
 from cellmap_pipeline.plan.contents import voxel_sizes
 from cellmap_pipeline.plan.lineage import label_parts
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.plan.sources import AVERAGE, origin
+from cellmap_pipeline.scoring.rules.base import DistanceScale
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class ValidationTask:
     ----------
     voxel_sizes
         In nm (z, y, x), those of the test crops that use it; none: the training's own.
+    caps_nm
+        By voxel size, the largest distance that is measured in each test crop of an instance label;
+        empty for a semantic label.
     sources
         Predictions whose mean is taken.
     trainings
@@ -46,6 +53,7 @@ class ValidationTask:
     """
 
     voxel_sizes: Sequence[Sequence[float]]
+    caps_nm: Sequence[Sequence[float]]
     sources: Sequence[PredictionPattern]
     trainings: Sequence[str]
 
@@ -53,6 +61,7 @@ class ValidationTask:
         """The task as JSON-serializable builtins."""
         return {
             "voxel_sizes": [list(size) for size in self.voxel_sizes],
+            "caps_nm": [list(caps) for caps in self.caps_nm],
             "sources": [(source.path, list(source.parts)) for source in self.sources],
             "trainings": list(self.trainings),
         }
@@ -61,7 +70,8 @@ class ValidationTask:
     def from_dict(cls, settings: Mapping[str, Any]) -> ValidationTask:
         """The task that `to_dict` returned."""
         sources = [PredictionPattern(path, parts) for path, parts in settings["sources"]]
-        return cls(settings["voxel_sizes"], sources, settings["trainings"])
+        sizes, caps_nm = settings["voxel_sizes"], settings["caps_nm"]
+        return cls(sizes, caps_nm, sources, settings["trainings"])
 
 
 def validation_tasks(plan: Plan, source: str) -> dict[str, list[ValidationTask]]:
@@ -122,7 +132,24 @@ def _task(plan: Plan, label: str, names: Sequence[str], averaged: bool) -> Valid
         row for row in plan.crop_labels if row.label == label and _uses(plan, row, names, averaged)
     ]
     patterns = [_pattern(plan, name, label) for name in names]
-    return ValidationTask(voxel_sizes(rows), patterns, _validating(plan, names))
+    sizes = voxel_sizes(rows)
+    caps_nm = [_caps_nm(plan, label, size) for size in sizes]
+    return ValidationTask(sizes, caps_nm, patterns, _validating(plan, names))
+
+
+def _caps_nm(plan: Plan, label: str, size: Sequence[float]) -> list[float]:
+    """List the largest distances, ascending, that the evaluator measures in a label's test crops.
+
+    All crops of the manifest count, so that what is submitted changes no setting. Only their shares
+    matter, so another crop of the same size as all others changes nothing, either.
+    """
+    if not is_instance(label):
+        return []
+    grids = [row.grid for row in plan.manifest_rows if row.label == label]
+    same = [grid for grid in grids if size_ratio(grid.voxel_size, size) <= SAME_SIZE]
+    found = Counter(DistanceScale.of(grid.shape, grid.voxel_size).cap_nm for grid in same)
+    divisor = math.gcd(*found.values())
+    return [cap_nm for cap_nm, n in sorted(found.items()) for _ in range(n // divisor)]
 
 
 def _uses(plan: Plan, row: CropLabel, names: Sequence[str], averaged: bool) -> bool:

@@ -29,6 +29,7 @@ from cellmap_pipeline.preflight.training_cost import (
     patch_seconds,
     training_hours,
 )
+from cellmap_pipeline.scoring.rules.registry import rules_named
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 
 
@@ -39,11 +40,12 @@ def outlook_text(plan: Plan) -> str:
         lines += [*_training_outlook(plan, name, training), ""]
     covered = set(plan.covered_rows())
     everything = plan.manifest_rows
-    bound = score_upper_bound(everything, covered)
+    rules = rules_named(plan.config.scoring.rules)
+    bound = score_upper_bound(everything, covered, rules)
     lines.append(
         f"submission: {len(covered)} of the manifest's {len(everything)} labels. If perfect, they "
         f"score at most {bound['overall']:.3f} (instances {bound['instance']:.3f}, semantic "
-        f"{bound['semantic']:.3f})."
+        f"{bound['semantic']:.3f}), by the rules of {rules.name}."
     )
     missing: dict[str, set[int]] = defaultdict(set)
     for row in everything:

@@ -18,6 +18,8 @@ from cellmap_pipeline.report.style import (
     saved_figure,
     split_into_panels,
 )
+from cellmap_pipeline.scoring.rules.base import Rules
+from cellmap_pipeline.scoring.rules.registry import rules_named
 
 ROW_INCHES = 0.5
 TEXT_BOX = {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "lw": 0}
@@ -115,7 +117,8 @@ def plot_scores(scores: Path, path: Path) -> None:
     path
         PNG to write.
     """
-    table = pd.read_csv(scores)
+    table = pd.read_csv(scores, dtype={"rules": str})
+    rules = rules_named(table["rules"].iloc[0])
     all_crops = table[table["crop"] == "all"].set_index("label")
     is_overall = all_crops.index.str.startswith("overall_")
     overall = all_crops[is_overall]["score"].to_dict()
@@ -127,9 +130,10 @@ def plot_scores(scores: Path, path: Path) -> None:
     with saved_figure(path, width, max(3.5, 1.9 + ROW_INCHES * len(labels))) as figure:
         bars, cells = figure.subplots(1, 2, width_ratios=[6, max(3.0, 0.85 * len(crops))])
         draw_class_bars(bars, labels, classes["score"].to_dict())
-        _mark_score_components(bars, labels, classes)
-        bars.set_xlabel("instances: combined score; others: IoU")
-        bars.set_title(_overall_text(overall), fontsize=10)
+        _mark_score_components(bars, labels, classes, rules)
+        measures = f"instances: {rules.object_measure}; others: {rules.voxel_measure}"
+        bars.set_xlabel(measures.replace("_", " "))
+        bars.set_title(f"{_overall_text(overall)}\nrules of {rules.name}", fontsize=10)
         figure.legend(loc="outside lower left", ncols=2)
         _draw_crop_map(cells, labels, crops, per_crop)
 
@@ -159,7 +163,8 @@ def plot_leaderboard(leaderboard: Path, path: Path) -> None:
     with saved_figure(path, 3 + 1.6 * len(names), 1.8 + ROW_INCHES * len(rows)) as figure:
         axes = figure.subplots()
         draw_heat_map(axes, shown, names, values, {cell: f"{v:.3f}" for cell, v in values.items()})
-        axes.set_title("official scores; overall: over the classes of each column")
+        rules = " and ".join(sorted(set(table["rules"].astype(str))))
+        axes.set_title(f"scores by the rules of {rules}; overall: over the classes of each column")
 
 
 def _settings_text(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -191,14 +196,13 @@ def _draw_threshold_curve(axes: Axes, label: str, size: Mapping[str, Any]) -> No
     axes.plot(*best, ms=10, mew=1.2, **line)
 
 
-def _mark_score_components(axes: Axes, labels: Sequence[str], classes: pd.DataFrame) -> None:
-    """Mark the two components of the combined score of instance classes."""
+def _mark_score_components(
+    axes: Axes, labels: Sequence[str], classes: pd.DataFrame, rules: Rules
+) -> None:
+    """Mark the two components of the score of instance classes."""
     rows = [y for y, label in enumerate(labels) if is_instance(label)]
     instances = [labels[y] for y in rows]
-    for column, marker, name in (
-        ("f1", "o", "F1: objects found"),
-        ("normalized_hausdorff_distance", "D", "Hausdorff: outlines"),
-    ):
+    for (column, name), marker in zip(rules.object_components.items(), "oD", strict=True):
         if instances:
             axes.plot(
                 classes.loc[instances, column], rows, ls="", marker=marker, ms=6, mfc="white",

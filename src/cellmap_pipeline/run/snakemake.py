@@ -40,7 +40,8 @@ def run_snakemake(
     """
     with TemporaryDirectory() as folder:
         complete = Path(folder) / "config.json"
-        complete.write_text(json.dumps(config))
+        # YAML reads unquoted dates, such as the name of a set of rules, as dates.
+        complete.write_text(json.dumps(config, default=str))
         command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
         command += ["--configfile", *configfiles, str(complete), "--replace-workflow-config"]
         # The run's profile only configures how jobs are run.

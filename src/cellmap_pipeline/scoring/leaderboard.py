@@ -7,6 +7,7 @@ known.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,14 +15,19 @@ import pandas as pd
 
 from cellmap_pipeline.classes import in_class_order
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES
 from cellmap_pipeline.scoring.summary import Scores, primary_score
+
+log = logging.getLogger(__name__)
 
 SUBMISSION = "submission"
 OVERALL_SCORES = ("overall_score", "overall_instance_score", "overall_semantic_score")
 
 
 def leaderboard(
-    validation_scores: Mapping[str, Path], submission_scores: Path | None
+    validation_scores: Mapping[str, Path],
+    submission_scores: Path | None,
+    rules: str | None = None,
 ) -> pd.DataFrame:
     """Tabulate the scores of every validated training, and of the submission.
 
@@ -34,26 +40,30 @@ def leaderboard(
         By source, the path of its scores on validation crops.
     submission_scores
         Path of the submission's scores on test crops, if any.
+    rules
+        Name of the evaluator's rules; scores by other rules are left out, with a warning. None
+        stands for the only ones that occur.
 
     Returns
     -------
-    One row each: `name`, `scored_on` (test, validation), `classes` (number of classes), the
-    overall scores, then the score of each class. The submission comes first, then trainings,
+    One row each: `name`, `scored_on` (test, validation), `rules`, `classes` (number of classes),
+    the overall scores, then the score of each class. The submission comes first, then trainings,
     best first.
 
     Raises
     ------
     InputError
-        A file is not JSON.
+        A file is not JSON, or there are scores by several rules and none is named.
     """
+    of_validation = {name: _read(path) for name, path in validation_scores.items()}
+    of_submission = {SUBMISSION: _read(submission_scores)} if submission_scores else {}
+    rules = rules or _only_rules(of_submission | of_validation)
     rows = []
-    if submission_scores:
-        scores = _read(submission_scores)
+    for scores in _by_rules(of_submission, rules).values():
         classes = {label: primary_score(score) for label, score in scores["label_scores"].items()}
         rows.append(_row(SUBMISSION, "test", scores, classes))
     trainings = []
-    for name, path in validation_scores.items():
-        scores = _read(path)
+    for name, scores in _by_rules(of_validation, rules).items():
         classes = {label: value["score"] for label, value in scores["classes"].items()}
         trainings.append(_row(name, "validation", scores, classes))
     rows += sorted(trainings, key=lambda row: -row["overall_score"])
@@ -71,8 +81,33 @@ def write_leaderboard(table: pd.DataFrame, path: Path) -> None:
 
 
 def _row(name: str, scored_on: str, scores: Scores, classes: dict[str, float]) -> Scores:
-    row = {"name": name, "scored_on": scored_on, "classes": len(classes)}
+    row = {"name": name, "scored_on": scored_on, "rules": _rules(scores), "classes": len(classes)}
     return row | {key: scores[key] for key in OVERALL_SCORES} | {"scores": classes}
+
+
+def _rules(scores: Scores) -> str:
+    # Scores of versions that knew only one set of rules do not name it.
+    return scores.get("rules", "2026-06-30")
+
+
+def _only_rules(scores: Mapping[str, Scores]) -> str:
+    found = sorted({_rules(of_source) for of_source in scores.values()})
+    if len(found) > 1:
+        raise InputError(
+            f"the scores follow different rules, {' and '.join(found)}, which cannot be compared: "
+            "choose one by --rules"
+        )
+    return found[0] if found else NEWEST_RULES
+
+
+def _by_rules(scores: Mapping[str, Scores], rules: str) -> dict[str, Scores]:
+    for name, of_source in scores.items():
+        if _rules(of_source) != rules:
+            log.warning(
+                "%s is left out: it was scored by the rules of %s, not of %s",
+                name, _rules(of_source), rules,
+            )  # fmt: skip
+    return {name: found for name, found in scores.items() if _rules(found) == rules}
 
 
 def _read(path: Path) -> Scores:

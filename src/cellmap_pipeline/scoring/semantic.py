@@ -7,24 +7,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellmap_pipeline.scoring.rules.base import Counts, Rules
 from cellmap_pipeline.scoring.slabs import ArrayLike, slabs
 from cellmap_pipeline.scoring.summary import Scores
 
 
-def score_semantic(pred: ArrayLike | NDArray[Any], truth: ArrayLike | NDArray[Any]) -> Scores:
+def score_semantic(
+    pred: ArrayLike | NDArray[Any], truth: ArrayLike | NDArray[Any], rules: Rules
+) -> Scores:
+    """Count a predicted label against the ground truth; the parameters are those of the counts.
+
+    Returns
+    -------
+    `tp`, `fp`, `fn`
+        Number of voxels; by rules that take a label for an object, number of objects, and
+        `sum_iou`.
+    `status`
+        `scored`.
+    """
+    return rules.voxel_fields(count_semantic(pred, truth, rules)) | {"status": "scored"}
+
+
+def count_semantic(
+    pred: ArrayLike | NDArray[Any], truth: ArrayLike | NDArray[Any], rules: Rules
+) -> Counts:
     """Count the voxels of a predicted label against the ground truth.
 
     Parameters
     ----------
     pred, truth
         (z, y, x); voxels above 0 are inside. Read in slabs.
-
-    Returns
-    -------
-    `tp`, `fp`, `fn`
-        Number of voxels.
-    `status`
-        `scored`.
+    rules
+        The evaluator's rules, which may count the label as one object.
 
     Raises
     ------
@@ -39,4 +53,4 @@ def score_semantic(pred: ArrayLike | NDArray[Any], truth: ArrayLike | NDArray[An
         predicted += int(np.count_nonzero(pred_mask))
         true += int(np.count_nonzero(true_mask))
         tp += int(np.count_nonzero(pred_mask & true_mask))
-    return {"tp": tp, "fp": predicted - tp, "fn": true - tp, "status": "scored"}
+    return rules.count_voxels(tp, predicted - tp, true - tp)

@@ -18,12 +18,13 @@ from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.run.pools import run_bounded
 from cellmap_pipeline.scoring.alignment import aligned_view, submitted_grid, will_resample
 from cellmap_pipeline.scoring.archive import Archive, StoredArray
-from cellmap_pipeline.scoring.instances import WITHOUT_COLLISIONS, score_instance
+from cellmap_pipeline.scoring.instances import score_instance
 from cellmap_pipeline.scoring.objects import count_ids
-from cellmap_pipeline.scoring.rules.registry import DEFAULT_RULES, rules_named
+from cellmap_pipeline.scoring.rules.base import Counts, Rules
+from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES, rules_named
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, ArrayLike, MaskedView
-from cellmap_pipeline.scoring.summary import MASK_SUFFIX, Scores, combine
+from cellmap_pipeline.scoring.summary import MASK_SUFFIX, WITHOUT_COLLISIONS, Scores, combine
 
 # Memory per voxel of a slab, of an instance label, and of a resampled label, as measured by
 # benchmarks/scoring.py and rounded up.
@@ -46,25 +47,25 @@ class ScoringTask:
         Name of the crop in the submission; None if the label is missing from it.
     grid
         Grid of the label in the manifest; None takes it from the ground truth's attributes.
+    rules
+        The evaluator's rules.
     without_collisions
         As for `score_instance`.
-    rules
-        Name of the evaluator's rules.
     """
 
     crop: str
     label: str
     submitted_crop: str | None
     grid: Grid | None
+    rules: Rules
     without_collisions: bool = False
-    rules: str = DEFAULT_RULES
 
 
 def score_label(submission: Archive, truth: Archive, task: ScoringTask) -> Scores:
     """Score one label of one crop.
 
-    A label that was not submitted counts all its instances at the worst distance, or all voxels of
-    the crop as missed. If the ground truth has `{label}_mask`, voxels outside it are ignored.
+    A label that was not submitted counts all its instances as missed, with a score of 0, or all
+    voxels of the crop. If the ground truth has `{label}_mask`, voxels outside it are ignored.
 
     Returns
     -------
@@ -87,10 +88,10 @@ def score_label(submission: Archive, truth: Archive, task: ScoringTask) -> Score
     try:
         if is_instance(task.label):
             score = score_instance(
-                pred, true, target.voxel_size, task.without_collisions, rules_named(task.rules)
+                pred, true, target.voxel_size, task.rules, task.without_collisions
             )
         else:
-            score = score_semantic(pred, true)
+            score = score_semantic(pred, true, task.rules)
     except InputError:
         raise
     except (ValueError, TypeError) as error:
@@ -156,7 +157,7 @@ def score_submission(
     workers: int = 1,
     memory_gb: float | None = None,
     without_collisions: bool = False,
-    rules: str = DEFAULT_RULES,
+    rules: str = NEWEST_RULES,
 ) -> Scores:
     """Compute all scores of a submission: per crop and label, per class, and overall.
 
@@ -174,14 +175,14 @@ def score_submission(
         Memory for all processes together, in GiB; by default half of the machine's. A label that
         takes more is scored alone.
     without_collisions
-        Also give the scores without the effect of the evaluator's colliding ids.
+        Also give the scores without the effect of colliding ids, if the rules let ids collide.
     rules
         Name of the evaluator's rules.
 
     Returns
     -------
     `crop{id}` -> label -> result of `score_label`; the result of `combine`; `total_evals` rows in
-    the manifest and `num_evals_done` labels scored; the name of the `rules`.
+    the manifest and `num_evals_done` labels scored.
 
     Raises
     ------
@@ -189,13 +190,13 @@ def score_submission(
         The rules are not known, the submission or the ground truth cannot be read, or they have no
         crop in common.
     """
-    without_collisions &= rules_named(rules).ids_collide
+    chosen = rules_named(rules)
     _worker_archives.clear()
     _open_archives(submission, truth)
     (archives,) = _worker_archives.values()
     tasks = [
-        replace(task, without_collisions=without_collisions, rules=rules)
-        for task in _scoring_tasks(*archives, rows)
+        replace(task, without_collisions=without_collisions)
+        for task in _scoring_tasks(*archives, rows, chosen)
     ]
     per_crop: dict[str, Scores] = {}
     for task, score in run_bounded(
@@ -211,12 +212,12 @@ def score_submission(
         per_crop.setdefault(task.crop, {})[task.label] = score
     _worker_archives.clear()
     ordered = {crop: dict(sorted(per_crop[crop].items())) for crop in sorted(per_crop)}
-    progress = {"total_evals": len(rows), "num_evals_done": len(tasks), "rules": rules}
-    return ordered | combine(ordered) | progress
+    progress = {"total_evals": len(rows), "num_evals_done": len(tasks)}
+    return ordered | combine(ordered, chosen) | progress
 
 
 def _scoring_tasks(
-    submission: Archive, truth: Archive, rows: Sequence[CropLabel]
+    submission: Archive, truth: Archive, rows: Sequence[CropLabel], rules: Rules
 ) -> list[ScoringTask]:
     submitted_crops = {crop: crop for crop in submission.labels if crop in truth.labels}
     if not submitted_crops:
@@ -240,7 +241,7 @@ def _scoring_tasks(
                 _check_chunks(submission, name, label)
             else:
                 name = None
-            tasks.append(ScoringTask(crop, label, name, grid))
+            tasks.append(ScoringTask(crop, label, name, grid, rules))
     return tasks
 
 
@@ -299,10 +300,11 @@ def _grid_of(array: StoredArray) -> Grid:
 
 
 def _missing_scores(truth: ArrayLike, task: ScoringTask) -> Scores:
+    rules = task.rules
     if not is_instance(task.label):
-        return {"tp": 0, "fp": 0, "fn": math.prod(truth.shape), "status": "missing"}
-    n = count_ids(truth)
-    counts = {"tp": 0, "fp": 0, "fn": n, "hausdorff_norm_sum": 0.0, "n_hausdorff": n}
-    if task.without_collisions:
-        counts["hausdorff_norm_sum" + WITHOUT_COLLISIONS] = 0.0
-    return counts | {"status": "missing"}
+        missed = rules.count_voxels(0, 0, math.prod(truth.shape))
+        return rules.voxel_fields(missed) | {"status": "missing"}
+    score = rules.object_fields(Counts(fn=count_ids(truth))) | {"status": "missing"}
+    if task.without_collisions and rules.without_collisions:
+        score[rules.object_sum + WITHOUT_COLLISIONS] = 0.0
+    return score

@@ -1,8 +1,7 @@
 """Scores per class and overall scores, combined from those per crop and label.
 
 Method: cellmap-segmentation-challenge, utils.eval_utils (2026-06-30): counts are pooled over
-crops per class, classes averaged, and the overall score is the geometric mean of the instance and
-the semantic average.
+crops per class; a set of rules (`scoring.rules`) scores the classes and the whole.
 """
 
 from __future__ import annotations
@@ -13,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.scoring.instances import WITHOUT_COLLISIONS
+from cellmap_pipeline.scoring.rules.base import Rules, mean
+from cellmap_pipeline.scoring.rules.registry import RULES, rules_named
 
 MASK_SUFFIX = "_mask"
+WITHOUT_COLLISIONS = "_without_collisions"
+# The official score of a class by any rules.
+PRIMARY_SCORES = {rules.measure(instance) for rules in RULES.values() for instance in (True, False)}
 
 # Columns that are also given without the effect of colliding ids, if that was measured.
 COLLISION_COLUMNS = ("hausdorff_norm_sum", "normalized_hausdorff_distance", "combined_score")
@@ -29,29 +32,37 @@ CSV_COLUMNS = [
     "f1",
     "normalized_hausdorff_distance",
     "combined_score",
+    "sq",
+    "rq",
+    "pq",
     "tp",
     "fp",
     "fn",
     "hausdorff_norm_sum",
     "n_hausdorff",
+    "sum_iou",
     "num_voxels",
+    "rules",
 ]
 
 Scores = dict[str, Any]
 
 
-def combine(per_crop: Mapping[str, Scores]) -> Scores:
+def combine(per_crop: Mapping[str, Scores], rules: Rules) -> Scores:
     """Combine scores per crop and label into scores per class and overall scores.
 
     Returns
     -------
     `label_scores`
-        Per class `tp`, `fp`, `fn` and `iou`, or `f1`, `normalized_hausdorff_distance` and
-        `combined_score` (the root of their product).
+        Per class `tp`, `fp`, `fn` and what `rules` make of them: `iou`; `f1`,
+        `normalized_hausdorff_distance` and `combined_score` (the root of their product); or `sq`,
+        `rq` and `pq`.
     `overall_instance_score`, `overall_semantic_score`, `overall_score`
-        The means over classes, and the root of their product. The evaluator counts each
+        The means over classes, and what `rules` make of both. The evaluator counts each
         `{label}_mask` of the ground truth as a semantic class that scores 0; the last two are also
         given `…_without_masks`.
+    `rules`
+        Name of the rules.
 
     Notes
     -----
@@ -62,60 +73,57 @@ def combine(per_crop: Mapping[str, Scores]) -> Scores:
     for labels in per_crop.values():
         for label, score in labels.items():
             pooled.setdefault(label, []).append(score)
-    classes = {label: class_score(label, scores) for label, scores in pooled.items()}
-    instances = [score for label, score in classes.items() if is_instance(label)]
-    semantic = {label: s["iou"] for label, s in classes.items() if not is_instance(label)}
-    instance_mean = _mean([score["combined_score"] for score in instances])
-    semantic_mean = _mean(list(semantic.values()))
-    unmasked_mean = _mean([s for label, s in semantic.items() if not _is_mask(label, classes)])
+    classes = {label: class_score(label, scores, rules) for label, scores in pooled.items()}
+    measure = rules.measure(instance=True)
+    instance = [score[measure] for label, score in classes.items() if is_instance(label)]
+    semantic = {
+        label: score[rules.measure(instance=False)]
+        for label, score in classes.items()
+        if not is_instance(label)
+    }
+    unmasked = [score for label, score in semantic.items() if not _is_mask(label, classes)]
+    masked = list(semantic.values())
     result = {
         "label_scores": classes,
-        "overall_instance_score": instance_mean,
-        "overall_semantic_score": semantic_mean,
-        "overall_score": (instance_mean * semantic_mean) ** 0.5,
-        "overall_semantic_score_without_masks": unmasked_mean,
-        "overall_score_without_masks": (instance_mean * unmasked_mean) ** 0.5,
+        "overall_instance_score": mean(instance),
+        "overall_semantic_score": mean(masked),
+        "overall_score": rules.overall_score(instance, masked),
+        "overall_semantic_score_without_masks": mean(unmasked),
+        "overall_score_without_masks": rules.overall_score(instance, unmasked),
     }
-    key = "combined_score" + WITHOUT_COLLISIONS
-    if any(key in score for score in instances):
-        collision_free_mean = _mean([score[key] for score in instances])
+    alone = [
+        score[measure + WITHOUT_COLLISIONS]
+        for score in classes.values()
+        if measure + WITHOUT_COLLISIONS in score
+    ]
+    if alone:
         result |= {
-            "overall_instance_score" + WITHOUT_COLLISIONS: collision_free_mean,
-            "overall_score" + WITHOUT_COLLISIONS: (collision_free_mean * semantic_mean) ** 0.5,
-            "overall_score_without_masks_or_collisions": (
-                (collision_free_mean * unmasked_mean) ** 0.5
-            ),
+            "overall_instance_score" + WITHOUT_COLLISIONS: mean(alone),
+            "overall_score" + WITHOUT_COLLISIONS: rules.overall_score(alone, masked),
+            "overall_score_without_masks_or_collisions": rules.overall_score(alone, unmasked),
+        }
+    return result | {"rules": rules.name}
+
+
+def class_score(label: str, scores: Sequence[Scores], rules: Rules) -> Scores:
+    """Score a class from the scores of its crops; see `combine`."""
+    instance = is_instance(label)
+    result = rules.score_class(scores, instance)
+    key = rules.object_sum + WITHOUT_COLLISIONS
+    if instance and all(key in score for score in scores):
+        alone = [score | {rules.object_sum: score[key]} for score in scores]
+        measures = rules.score_class(alone, instance)
+        result |= {
+            name + WITHOUT_COLLISIONS: measures[name]
+            for name in COLLISION_COLUMNS
+            if name in measures
         }
     return result
 
 
-def class_score(label: str, scores: Sequence[Scores]) -> Scores:
-    """Score a class from the scores of its crops; see `combine`."""
-    tp, fp, fn = (sum(score[count] for score in scores) for count in ("tp", "fp", "fn"))
-    counts = {"tp": tp, "fp": fp, "fn": fn}
-    if not is_instance(label):
-        voxels = tp + fp + fn
-        return {"iou": tp / voxels if voxels else 1.0} | counts
-    n_distances = sum(score["n_hausdorff"] for score in scores)
-    objects = 2 * tp + fp + fn
-    no_objects = not objects and not n_distances
-    f1 = 1.0 if no_objects else (2 * tp / objects if objects else 0.0)
-    result = {"f1": f1}
-    collision_free = [score.get("hausdorff_norm_sum" + WITHOUT_COLLISIONS) for score in scores]
-    for suffix, sums in (
-        ("", [score["hausdorff_norm_sum"] for score in scores]),
-        (WITHOUT_COLLISIONS, [] if None in collision_free else collision_free),
-    ):
-        if sums:
-            distance = sum(sums) / n_distances if n_distances else float(no_objects)
-            result["normalized_hausdorff_distance" + suffix] = distance
-            result["combined_score" + suffix] = (f1 * distance) ** 0.5
-    return result | counts
-
-
 def primary_score(score: Mapping[str, Any]) -> float:
-    """Return the official score of a class, `iou` or `combined_score`."""
-    return score["iou"] if "iou" in score else score["combined_score"]
+    """Return the official score of a class."""
+    return next(score[name] for name in PRIMARY_SCORES if name in score)
 
 
 def overall_scores(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -125,18 +133,20 @@ def overall_scores(scores: Mapping[str, Any]) -> dict[str, float]:
 
 def write_csv(scores: Scores, path: str | Path) -> None:
     """Write scores as CSV: a row per crop and label, per class (crop `all`), and overall."""
+    rules = rules_named(scores["rules"])
     rows: list[Scores] = []
     for crop, labels in scores.items():
         if crop.startswith("crop"):
             for label, score in labels.items():
-                row = score | class_score(label, [score])
+                row = score | class_score(label, [score], rules)
                 rows.append({"crop": crop, "label": label} | row | {"score": primary_score(row)})
     for label, score in scores["label_scores"].items():
         rows.append({"crop": "all", "label": label, "score": primary_score(score)} | score)
     for name, value in overall_scores(scores).items():
         rows.append({"crop": "all", "label": name, "score": value})
-    optional = [name + WITHOUT_COLLISIONS for name in COLLISION_COLUMNS]
-    columns = CSV_COLUMNS + [name for name in optional if any(name in row for row in rows)]
+    rows = [row | {"rules": rules.name} for row in rows]
+    every = CSV_COLUMNS + [name + WITHOUT_COLLISIONS for name in COLLISION_COLUMNS]
+    columns = [name for name in every if any(name in row for row in rows)]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -145,7 +155,3 @@ def write_csv(scores: Scores, path: str | Path) -> None:
 
 def _is_mask(label: str, classes: Scores) -> bool:
     return label.endswith(MASK_SUFFIX) and label.removesuffix(MASK_SUFFIX) in classes
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

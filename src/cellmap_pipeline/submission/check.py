@@ -19,6 +19,8 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.run.pools import run_bounded
 from cellmap_pipeline.scoring.archive import Archive
+from cellmap_pipeline.scoring.rules.base import Rules
+from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES, rules_named
 from cellmap_pipeline.scoring.summary import MASK_SUFFIX
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader, is_zip
@@ -51,6 +53,7 @@ def check(
     manifest: Sequence[CropLabel],
     truth: str | Path | None = None,
     workers: int = 1,
+    rules: str = NEWEST_RULES,
 ) -> list[Problem]:
     """List all problems of the submission at `path`, those that get it rejected first.
 
@@ -67,7 +70,10 @@ def check(
         objects is compared with it.
     workers
         Number of processes that check labels in parallel.
+    rules
+        Name of the evaluator's rules, on which depends what a problem costs.
     """
+    rules_named(rules)
     if not is_zip(path):
         return [rejection(f"{path} is not a zip file, or is cut off: {REPACK}")]
     try:
@@ -99,7 +105,7 @@ def check(
         )
     problems += _extra_problems(submission, manifest, crops)
     present = [row for row in manifest if row.label in submission.labels.get(crops[row.crop], ())]
-    _prepare_worker(path, manifest, truth, submission)
+    _prepare_worker(path, manifest, truth, rules, submission)
     results = run_bounded(
         _check_row,
         present,
@@ -107,12 +113,12 @@ def check(
         memory_bytes=None,
         workers=workers,
         initializer=_prepare_worker,
-        initargs=(path, manifest, truth),
+        initargs=(path, manifest, truth, rules),
         description="Checking",
     )
     checked = dict(results)
     _worker_inputs.clear()
-    problems += _missing_problems(submission, reader, manifest, crops)
+    problems += _missing_problems(submission, reader, manifest, crops, rules)
     for row in sorted(present, key=lambda row: (row.crop, row.label)):
         problems += checked[row].problems
     problems += _empty_label_problems(checked)
@@ -173,6 +179,7 @@ def _missing_problems(
     names: Collection[str],
     manifest: Sequence[CropLabel],
     crops: Mapping[int, str],
+    rules: str,
 ) -> Iterator[Problem]:
     missing = [
         row for row in manifest if row.label not in submission.labels.get(crops[row.crop], ())
@@ -182,7 +189,8 @@ def _missing_problems(
 
     def bound_without(rows: Collection[CropLabel]) -> str:
         remaining = set(manifest).difference(rows)
-        return f"{score_upper_bound(manifest, remaining)['overall']:.4f} at most"
+        bound = score_upper_bound(manifest, remaining, rules_named(rules))
+        return f"{bound['overall']:.4f} at most"
 
     for number, crop_rows in itertools.groupby(
         sorted(missing, key=lambda row: (row.crop, row.label)), key=lambda row: row.crop
@@ -219,7 +227,7 @@ def _missing_problems(
 
 def _missing_cost(row: CropLabel) -> str:
     if is_instance(row.label):
-        return "all objects of the ground truth at the worst distance"
+        return "all objects of the ground truth as missed, with a score of 0"
     return f"all {row.grid.size:,} voxels of the crop as missed"
 
 
@@ -252,6 +260,7 @@ class _WorkerInputs:
     entries: dict[tuple[str, str], Entries]
     crops: dict[int, str]
     truth: Archive | None
+    rules: Rules
 
 
 # Holds at most one item.
@@ -262,9 +271,10 @@ def _prepare_worker(
     path: str | Path,
     manifest: Sequence[CropLabel],
     truth: str | Path | None,
+    rules: str,
     submission: Archive | None = None,
 ) -> None:
-    arguments = (path, manifest, truth)
+    arguments = (path, manifest, truth, rules)
     if _worker_inputs and _worker_inputs[0].arguments == arguments and submission is None:
         return
     submission = submission or Archive.open(path)
@@ -276,15 +286,19 @@ def _prepare_worker(
             entries.setdefault((parts[0], parts[1]), {})[parts[2]] = entry
     crops = _crop_names(submission, manifest)
     truth_archive = Archive.open(truth) if truth else None
-    _worker_inputs[:] = [_WorkerInputs(arguments, submission, entries, crops, truth_archive)]
+    _worker_inputs[:] = [
+        _WorkerInputs(arguments, submission, entries, crops, truth_archive, rules_named(rules))
+    ]
 
 
 def _check_row(row: CropLabel) -> LabelCheck:
     (inputs,) = _worker_inputs
     crop = inputs.crops[row.crop]
-    result = check_label(inputs.submission, crop, row, inputs.entries[crop, row.label])
+    result = check_label(
+        inputs.submission, crop, row, inputs.entries[crop, row.label], inputs.rules
+    )
     if inputs.truth and not any(p.severity == "rejected" for p in result.problems):
-        problems = check_against_truth(inputs.submission, inputs.truth, crop, row)
+        problems = check_against_truth(inputs.submission, inputs.truth, crop, row, inputs.rules)
         return LabelCheck([*result.problems, *problems], result.labeled)
     return result
 

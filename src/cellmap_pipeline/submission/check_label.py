@@ -25,8 +25,9 @@ from cellmap_pipeline.scoring.alignment import (
     submitted_grid,
 )
 from cellmap_pipeline.scoring.archive import Archive, StoredArray
-from cellmap_pipeline.scoring.instances import instance_ratio_limit
+from cellmap_pipeline.scoring.matching import instance_ratio_limit
 from cellmap_pipeline.scoring.objects import label_components
+from cellmap_pipeline.scoring.rules.base import Rules
 from cellmap_pipeline.scoring.slabs import slabs
 from cellmap_pipeline.scoring.submission import aligned_pair
 from cellmap_pipeline.submission.check_voxels import ChunkScan, chunk_counts, scan_chunks
@@ -62,6 +63,7 @@ def check_label(
     crop: str,
     row: CropLabel,
     entries: Mapping[str, zipfile.ZipInfo],
+    rules: Rules,
 ) -> LabelCheck:
     """Check a label of a submission.
 
@@ -75,6 +77,8 @@ def check_label(
         Row of the manifest.
     entries
         Entries of the label's folder, by their path in it.
+    rules
+        The evaluator's rules.
     """
     place = f"crop{row.crop}", row.label
     try:
@@ -95,7 +99,7 @@ def check_label(
     problems += [Problem(severity, *place, text) for severity, text in sorted(scan.findings)]
     costs = [*_chunk_messages(stored.array, scan)]
     if scan.sizes is not None:
-        costs += _object_messages(scan.sizes)
+        costs += _object_messages(scan.sizes, rules)
     problems += [Problem("costs", *place, text) for text in costs]
     return LabelCheck(problems, None if scan.broken else scan.labeled)
 
@@ -176,12 +180,12 @@ def _chunk_messages(array: zarr.Array, scan: ChunkScan) -> Iterator[str]:
         )
 
 
-def _object_messages(sizes: NDArray[np.int64]) -> Iterator[str]:
+def _object_messages(sizes: NDArray[np.int64], rules: Rules) -> Iterator[str]:
     """Report an instance label with implausibly many objects.
 
-    The evaluator skips a crop whose ratio of predicted to true objects is above its cut-off. The
-    number of true objects is not known; it is assumed to be that of the predicted objects that are
-    not specks.
+    The evaluator does not match the objects of a crop whose ratio of predicted to true objects is
+    above its cut-off. The number of true objects is not known; it is assumed to be that of the
+    predicted objects that are not specks.
     """
     n, specks = len(sizes), int(np.count_nonzero(sizes < MIN_OBJECT_VOXELS))
     solid = max(1, n - specks)
@@ -189,13 +193,17 @@ def _object_messages(sizes: NDArray[np.int64]) -> Iterator[str]:
         needed = next(m for m in itertools.count(solid) if n <= instance_ratio_limit(m) * m)
         yield (
             f"holds far too many objects: {n} connected components, {specks} of them of fewer than "
-            f"{MIN_OBJECT_VOXELS} voxels; the evaluator skips the crop unless the ground truth has "
-            f"{needed} or more objects: remove small ones"
+            f"{MIN_OBJECT_VOXELS} voxels; the evaluator {_effect_of_too_many(rules)} unless the "
+            f"ground truth has {needed} or more objects: remove small ones"
         )
 
 
+def _effect_of_too_many(rules: Rules) -> str:
+    return "counts all of them as wrong" if rules.counts_skipped_crops else "skips the crop"
+
+
 def check_against_truth(
-    submission: Archive, truth: Archive, crop: str, row: CropLabel
+    submission: Archive, truth: Archive, crop: str, row: CropLabel, rules: Rules
 ) -> Iterator[Problem]:
     """Compare the number of objects with the ground truth: none, or too many to be scored.
 
@@ -205,6 +213,8 @@ def check_against_truth(
         Name of the crop in the submission.
     row
         Row of the manifest.
+    rules
+        The evaluator's rules.
 
     Raises
     ------
@@ -222,8 +232,8 @@ def check_against_truth(
     if components is None:
         yield Problem(
             "costs", *place, f"holds more than {instance_ratio_limit(n_true):.1f} times the "
-            f"{n_true} objects of the ground truth, so that the evaluator skips the crop: remove "
-            "small objects",
+            f"{n_true} objects of the ground truth, so that the evaluator "
+            f"{_effect_of_too_many(rules)}: remove small objects",
         )  # fmt: skip
     elif not components.any():
         yield Problem(

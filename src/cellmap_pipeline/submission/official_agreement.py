@@ -10,6 +10,7 @@ from pathlib import Path
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.submission import score_submission
+from cellmap_pipeline.scoring.summary import primary_score
 from cellmap_pipeline.submission.official_scorer import Scores, score_officially
 
 # Relative and absolute.
@@ -80,7 +81,7 @@ def compare_officially(
     requested = scores["rules"]
     ours = {requested: scores}
     for name, rules in RULES.items():
-        if name != requested and not getattr(rules, "draft", False):
+        if name != requested and rules.in_force:
             ours[name] = score_submission(
                 path, truth, manifest, workers=workers, memory_gb=memory_gb, rules=name
             )
@@ -106,10 +107,7 @@ def largest_difference(ours: Scores, official: Scores) -> Difference | None:
 
 
 def _class_scores(scores: Scores) -> dict[str, float]:
-    found = {
-        label: score.get("iou", score.get("combined_score"))
-        for label, score in scores["label_scores"].items()
-    }
+    found = {label: primary_score(score) for label, score in scores["label_scores"].items()}
     return {label: score for label, score in found.items() if score is not None}
 
 

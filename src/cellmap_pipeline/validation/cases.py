@@ -16,6 +16,7 @@ from cellmap_pipeline.geometry import Grid, central_box
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import common_part
 from cellmap_pipeline.plan.validation import PredictionPattern
+from cellmap_pipeline.scoring.rules.base import DistanceScale
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 
 
@@ -34,12 +35,18 @@ class LoadedCase:
         bool (z, y, x), where the ground truth is known; None means everywhere.
     voxel_size
         nm, z, y, x.
+    scale
+        Scale of the distances in the whole crop.
+    test_scales
+        Scales of the distances in the test crops that the label is tuned for.
     """
 
     channels: Mapping[str, NDArray[np.uint8]]
     truth: NDArray[Any]
     known: NDArray[np.bool_] | None
     voxel_size: Sequence[float]
+    scale: DistanceScale
+    test_scales: Sequence[DistanceScale]
 
     def where_known(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Return `labels` with 0 where the ground truth is unknown."""
@@ -60,11 +67,15 @@ class ValidationCase:
         Volume of the ground truth.
     probabilities
         Predictions, on the part of the ground truth's grid that they cover.
+    scale, test_scales
+        As in `LoadedCase`.
     """
 
     crop: str
     truth: LabelVolume
     probabilities: Probabilities
+    scale: DistanceScale
+    test_scales: Sequence[DistanceScale]
 
     @property
     def grid(self) -> Grid:
@@ -79,6 +90,8 @@ class ValidationCase:
             truth=ids,
             known=None if known.all() else known,
             voxel_size=self.grid.voxel_size,
+            scale=self.scale,
+            test_scales=self.test_scales,
         )
 
     def on(self, grid: Grid) -> ValidationCase:
@@ -111,6 +124,7 @@ def find_cases(
     voxel_size: Sequence[float] | None,
     sources: Sequence[PredictionPattern],
     crops: Iterable[ValidationCrop],
+    test_caps_nm: Sequence[float] = (),
 ) -> list[ValidationCase]:
     """Find the crops in which a label is both annotated and predicted.
 
@@ -124,6 +138,9 @@ def find_cases(
         Predictions whose mean is taken.
     crops
         Validation crops.
+    test_caps_nm
+        The largest distance that is measured in each test crop that the label is tuned for; by
+        default that of the validation crop itself.
     """
     cases = []
     for crop in crops:
@@ -137,5 +154,9 @@ def find_cases(
             continue
         truth, grid = found
         if part := common_part(grid, chain.from_iterable(predictions)):
-            cases.append(ValidationCase(crop.name, truth, Probabilities(label, part, predictions)))
+            own = DistanceScale.of(grid.shape, grid.voxel_size)
+            size = grid.voxel_size if voxel_size is None else tuple(voxel_size)
+            of_tests = [DistanceScale(cap_nm, size) for cap_nm in test_caps_nm] or [own]
+            probabilities = Probabilities(label, part, predictions)
+            cases.append(ValidationCase(crop.name, truth, probabilities, own, of_tests))
     return cases

@@ -8,7 +8,6 @@ settings can be compared before a few are scored in full.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ import fastremap
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.scoring.instances import instance_ratio_limit
+from cellmap_pipeline.scoring.matching import instance_ratio_limit
+from cellmap_pipeline.scoring.rules.base import Counts, MatchEstimate
 from cellmap_pipeline.segmentation.agglomeration import (
     Contacts,
     merge_at_thresholds,
@@ -44,27 +44,18 @@ class Overlap:
         int64 (m,), voxels.
     true_sizes
         int64 (n + 1,), voxels of each true object.
-    worst
-        Normalized distance (1 is perfect) of an unmatched object.
     """
 
     fragment: NDArray[np.int64]
     true: NDArray[np.int64]
     shared: NDArray[np.int64]
     true_sizes: NDArray[np.int64]
-    worst: float
 
     @classmethod
     def of(
-        cls,
-        fragments: NDArray[Any],
-        truth: NDArray[Any],
-        known: NDArray[np.bool_] | None,
-        voxel_size: Sequence[float],
+        cls, fragments: NDArray[Any], truth: NDArray[Any], known: NDArray[np.bool_] | None
     ) -> Overlap:
         """Count the overlap of two volumes (z, y, x) where the ground truth is known."""
-        cap = min(v * n / 2 for v, n in zip(voxel_size, truth.shape, strict=True))
-        worst = 1.01 ** (-cap / math.hypot(*voxel_size))
         if known is not None:
             fragments, truth = fragments[known], truth[known]
         truth, _ = fastremap.renumber(truth.ravel(), in_place=False)
@@ -72,49 +63,14 @@ class Overlap:
         keys = fragments.ravel().astype(np.int64) * base + truth
         pairs, shared = fastremap.unique(keys, return_counts=True)
         true_sizes = np.bincount(truth, minlength=base)
-        return cls(pairs // base, pairs % base, shared.astype(np.int64), true_sizes, worst)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Counts that make up the score, of one crop or the sum over several.
-
-    Attributes
-    ----------
-    tp, fp, fn
-        Number of objects.
-    distance_sum
-        Sum of the normalized distances (1 is perfect) of all objects.
-    """
-
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-    distance_sum: float = 0.0
-
-    def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(
-            self.tp + other.tp,
-            self.fp + other.fp,
-            self.fn + other.fn,
-            self.distance_sum + other.distance_sum,
-        )
-
-    @property
-    def score(self) -> float:
-        """Estimate of the official combined score."""
-        objects = self.tp + self.fp + self.fn
-        if not objects:
-            return 1.0
-        f1 = 2 * self.tp / (objects + self.tp)
-        return math.sqrt(f1 * self.distance_sum / objects)
+        return cls(pairs // base, pairs % base, shared.astype(np.int64), true_sizes)
 
 
 class MatchEstimator:
-    """Estimates the score of the objects that `lookup` makes of fragments.
+    """Estimates the counts of the objects that `lookup` makes of fragments.
 
-    Objects are matched greedily by IoU. The normalized distance of a match is interpolated by its
-    IoU: from that of an unmatched object at 0 to a perfect one at 1.
+    Objects are matched greedily by IoU. The score of a match is interpolated by its IoU, from that
+    of the worst match at 0 to a perfect one at 1.
 
     Parameters
     ----------
@@ -122,10 +78,12 @@ class MatchEstimator:
         Overlap of the fragments with the ground truth.
     lookup
         int64 (fragments + 1,), the object of each fragment.
+    scores
+        How much objects count.
     """
 
-    def __init__(self, overlap: Overlap, lookup: NDArray[np.int64]) -> None:
-        self._n_true, self._worst = overlap.true_sizes.size - 1, overlap.worst
+    def __init__(self, overlap: Overlap, lookup: NDArray[np.int64], scores: MatchEstimate) -> None:
+        self._n_true, self._scores = overlap.true_sizes.size - 1, scores
         made = lookup[overlap.fragment]
         sizes = np.bincount(made, overlap.shared, lookup.size)
         sizes[0] = 0
@@ -137,6 +95,7 @@ class MatchEstimator:
         shared = np.bincount(index, overlap.shared[both], keys.size)
         iou = shared / (sizes[made] + overlap.true_sizes[true] - shared)
         order = np.argsort(-iou, kind="stable")
+        order = order[iou[order] > scores.min_iou]
         # Best first: object, true object, IoU, size of the object.
         self._pairs = list(
             zip(
@@ -144,27 +103,27 @@ class MatchEstimator:
                 sizes[made[order]].tolist(), strict=True,
             )
         )  # fmt: skip
-        self._estimates: dict[int, Estimate] = {}
+        self._estimates: dict[int, Counts] = {}
 
-    def estimate(self, min_voxels: int) -> Estimate:
-        """Estimate the score of the objects of at least `min_voxels`."""
+    def estimate(self, min_voxels: int) -> Counts:
+        """Estimate the counts of the objects of at least `min_voxels`."""
         n_made = self._sizes.size - int(np.searchsorted(self._sizes, min_voxels))
         if n_made not in self._estimates:
             self._estimates[n_made] = self._estimate(n_made, min_voxels)
         return self._estimates[n_made]
 
-    def _estimate(self, n_made: int, min_voxels: int) -> Estimate:
-        n_true, worst = self._n_true, self._worst
+    def _estimate(self, n_made: int, min_voxels: int) -> Counts:
+        n_true, worst = self._n_true, self._scores.worst_match
         if n_true and n_made / n_true > instance_ratio_limit(n_true):
-            return Estimate(fn=n_true)
-        matched_made, matched_true, distances = set[int](), set[int](), []
+            return Counts(fn=n_true)
+        matched_made, matched_true, scores = set[int](), set[int](), []
         for made, true, iou, size in self._pairs:
             if size >= min_voxels and made not in matched_made and true not in matched_true:
                 matched_made.add(made)
                 matched_true.add(true)
-                distances.append(worst + (1 - worst) * iou)
-        tp, fp, fn = len(distances), n_made - len(distances), n_true - len(distances)
-        return Estimate(tp, fp, fn, sum(distances) + worst * (fp + fn))
+                scores.append(worst + (1 - worst) * iou)
+        tp, fp, fn = len(scores), n_made - len(scores), n_true - len(scores)
+        return Counts(tp, fp, fn, sum(scores) + self._scores.unmatched * (fp + fn))
 
 
 def estimate_all(
@@ -173,11 +132,12 @@ def estimate_all(
     settings: Settings,
     space: SearchSpace,
     voxel_size: Sequence[float],
-) -> list[tuple[Settings, Estimate]]:
+    scores: MatchEstimate,
+) -> list[tuple[Settings, Counts]]:
     """Estimate all combinations in `space` of the settings that assemble fragments."""
     found = []
     for merged, lookup, contacts in _merged_objects(fragments, settings, space):
-        unchanged = estimator = MatchEstimator(overlap, lookup)
+        unchanged = estimator = MatchEstimator(overlap, lookup, scores)
         last_lookup = lookup
         for small, nm3 in itertools.product(
             space.get("merge_small", [None]), space["min_size_nm3"]
@@ -190,7 +150,8 @@ def estimate_all(
                 assert contacts is not None
                 without_small = merge_small_objects(fragments, lookup, contacts, min_voxels)
                 if not np.array_equal(without_small, last_lookup):
-                    last_lookup, estimator = without_small, MatchEstimator(overlap, without_small)
+                    last_lookup = without_small
+                    estimator = MatchEstimator(overlap, without_small, scores)
             found.append((chosen, (estimator if small else unchanged).estimate(min_voxels)))
     return found
 

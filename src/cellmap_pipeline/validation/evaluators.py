@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -12,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.scoring.instances import score_instance
-from cellmap_pipeline.scoring.semantic import score_semantic
-from cellmap_pipeline.scoring.summary import Scores, combine
+from cellmap_pipeline.scoring.matching import match_objects
+from cellmap_pipeline.scoring.rules.base import Counts, Rules
+from cellmap_pipeline.scoring.semantic import count_semantic
 from cellmap_pipeline.segmentation.fragments import Fragments, find_fragments
 from cellmap_pipeline.segmentation.landscapes import smooth
 from cellmap_pipeline.segmentation.method_settings import fragment_settings
 from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
 from cellmap_pipeline.segmentation.segment import assemble, segment
 from cellmap_pipeline.validation.cases import LoadedCase
-from cellmap_pipeline.validation.estimates import Estimate, Overlap, estimate_all
+from cellmap_pipeline.validation.estimates import Overlap, estimate_all
 
 # Settings that are scored in full after the estimates.
 MAX_FINALISTS = 12
@@ -52,13 +53,25 @@ class SmoothedChannels(Mapping[str, NDArray[Any]]):
 
 
 class Evaluator:
-    """Scores settings in parallel and caches the scores; beyond its limit, scores are -1."""
+    """Scores settings in parallel and caches the scores; beyond its limit, scores are -1.
+
+    Parameters
+    ----------
+    label
+        Name of the label.
+    cases
+        Cases over which counts are pooled.
+    rules
+        The evaluator's rules.
+    workers
+        Number of threads.
+    """
 
     # Per case: that of the best settings so far, and that of their neighbors.
     SMOOTHINGS_KEPT = 2
 
-    def __init__(self, label: str, cases: Sequence[LoadedCase], workers: int) -> None:
-        self._label, self._cases, self._workers = label, cases, workers
+    def __init__(self, label: str, cases: Sequence[LoadedCase], rules: Rules, workers: int) -> None:
+        self._label, self._cases, self._rules, self._workers = label, cases, rules, workers
         self._lock = Lock()
         self._smoothed: OrderedDict[tuple[int, float], SmoothedChannels] = OrderedDict()
         self._left: int | None = None
@@ -114,41 +127,56 @@ class Evaluator:
 
 
 class Scorer(Evaluator):
-    """The official score, pooled over the cases."""
+    """The score that the evaluator would give, pooled over the cases.
 
-    def __init__(self, label: str, cases: Sequence[LoadedCase], workers: int) -> None:
-        super().__init__(label, cases, workers)
+    Distances count as in the test crops that the label is tuned for.
+    """
+
+    def __init__(self, label: str, cases: Sequence[LoadedCase], rules: Rules, workers: int) -> None:
+        super().__init__(label, cases, rules, workers)
         self._truths = [case.where_known(case.truth) for case in cases]
-        self._pooled: dict[tuple[Any, ...], Scores] = {}
+        self._pooled: dict[tuple[Any, ...], Counts] = {}
         self._cached_fragments: OrderedDict[tuple[Any, ...], Fragments] = OrderedDict()
 
-    def counts(self, settings: Settings) -> Scores:
+    def counts(self, settings: Settings) -> Counts:
         """Return the pooled counts of settings that were scored."""
         return self._pooled[_key(settings)]
 
-    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
-        name = "combined_score" if is_instance(self._label) else "iou"
-        for settings, counts in zip(
-            candidates, self._map(self.case_counts, len(self._cases), candidates), strict=True
-        ):
-            per_crop = {f"crop{i}": {self._label: count} for i, count in enumerate(counts)}
-            self._pooled[_key(settings)] = combine(per_crop)["label_scores"][self._label]
-        return [float(self._pooled[_key(s)][name]) for s in candidates]
+    def official_counts(self, settings: Settings) -> Counts:
+        """Count with distances as in the crops of the cases."""
+        count = partial(self.case_counts, official=True)
+        return sum(self._map(count, len(self._cases), [settings])[0], Counts())
 
-    def case_counts(self, settings: Settings, i: int) -> Scores:
-        """Count one case as the official evaluator does."""
+    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
+        counted = self._map(self.case_counts, len(self._cases), candidates)
+        for settings, per_case in zip(candidates, counted, strict=True):
+            self._pooled[_key(settings)] = sum(per_case, Counts())
+        return [self._rules.score(self.counts(s), is_instance(self._label)) for s in candidates]
+
+    def case_counts(self, settings: Settings, i: int, official: bool = False) -> Counts:
+        """Count one case.
+
+        Parameters
+        ----------
+        settings
+            The settings that make the label.
+        i
+            Index of the case.
+        official
+            Whether distances count as in the case's own crop, instead of the test crops.
+        """
         case, truth = self._cases[i], self._truths[i]
         if not is_instance(self._label):
             unsmoothed = settings | {"smooth_nm": 0.0}
             channels = self._channels(settings, i)
             labels = segment(self._label, channels, case.voxel_size, unsmoothed)
-            return score_semantic(case.where_known(labels), truth)
+            return count_semantic(case.where_known(labels), truth, self._rules)
         labels = assemble(self._fragments(settings, i), case.voxel_size, settings)
-        counts = score_instance(case.where_known(labels), truth, case.voxel_size)
-        if counts["status"] != "scored":
-            missed = int(np.count_nonzero(np.unique(truth)))
-            counts |= {"fn": missed, "n_hausdorff": missed}
-        return counts
+        skipped = self._rules.counts_skipped_crops
+        found = match_objects(case.where_known(labels), truth, case.voxel_size, skipped)
+        if found.status != "scored" and not skipped:
+            return Counts(fn=int(np.count_nonzero(np.unique(truth))))
+        return self._rules.count_objects(found, [case.scale] if official else case.test_scales)
 
     def _fragments(self, settings: Settings, i: int) -> Fragments:
         key = (i, *(settings[name] for name in fragment_settings(settings["method"])))
@@ -174,6 +202,8 @@ class Estimator(Evaluator):
         Name of the label.
     cases
         Cases over which estimates are pooled.
+    rules
+        The evaluator's rules.
     spaces
         Values to try of each setting, by method.
     workers
@@ -184,10 +214,12 @@ class Estimator(Evaluator):
         self,
         label: str,
         cases: Sequence[LoadedCase],
+        rules: Rules,
         spaces: Mapping[str, SearchSpace],
         workers: int,
     ) -> None:
-        super().__init__(label, cases, workers)
+        super().__init__(label, cases, rules, workers)
+        self._match_scores = [rules.estimate_matches(case.test_scales) for case in cases]
         self._assembly_spaces = {
             method: {n: v for n, v in space.items() if n not in fragment_settings(method)}
             for method, space in spaces.items()
@@ -204,7 +236,10 @@ class Estimator(Evaluator):
         scores = []
         for per_case in self._map(self._case_estimates, len(self._cases), candidates):
             pooled = [
-                (sum((e for _, e in same), Estimate()).score, same[0][0])
+                (
+                    self._rules.score(sum((counts for _, counts in same), Counts()), True),
+                    same[0][0],
+                )
                 for same in zip(*per_case, strict=True)
             ]
             pooled.sort(key=lambda pair: -pair[0])
@@ -212,12 +247,13 @@ class Estimator(Evaluator):
             scores.append(pooled[0][0])
         return scores
 
-    def _case_estimates(self, settings: Settings, i: int) -> list[tuple[Settings, Estimate]]:
+    def _case_estimates(self, settings: Settings, i: int) -> list[tuple[Settings, Counts]]:
         case = self._cases[i]
         fragments = self._fragments(settings, i)
-        overlap = Overlap.of(fragments.labels, case.truth, case.known, case.voxel_size)
+        overlap = Overlap.of(fragments.labels, case.truth, case.known)
         space = self._assembly_spaces[settings["method"]]
-        return estimate_all(fragments, overlap, settings, space, case.voxel_size)
+        scores = self._match_scores[i]
+        return estimate_all(fragments, overlap, settings, space, case.voxel_size, scores)
 
 
 def _key(settings: Settings) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, auxiliary_kinds
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.scoring.summary import Scores, combine
+from cellmap_pipeline.scoring.rules.base import Counts, Rules
+from cellmap_pipeline.scoring.summary import Scores
 from cellmap_pipeline.segmentation import method_settings
 from cellmap_pipeline.segmentation.landscapes import smooth
 from cellmap_pipeline.segmentation.method_settings import fragment_settings
@@ -30,7 +31,11 @@ SEED_THRESHOLD_STARTS = (0.1, 0.5)
 
 
 def tune(
-    label: str, cases: Sequence[LoadedCase], budget: int | None = None, workers: int = 1
+    label: str,
+    cases: Sequence[LoadedCase],
+    rules: Rules,
+    budget: int | None = None,
+    workers: int = 1,
 ) -> Scores:
     """Search the settings for `label` that score best on all cases together.
 
@@ -47,6 +52,8 @@ def tune(
         Name of the label.
     cases
         Crops with probabilities and ground truth.
+    rules
+        The evaluator's rules.
     budget
         Maximum number of settings to try; for instances, of settings that find fragments, shared
         among the methods. None means no limit.
@@ -58,16 +65,18 @@ def tune(
     `settings`
         The best settings, complete.
     `score`
-        Their score, as the official evaluator pools it over the cases: IoU for semantic labels,
-        otherwise the root of F1 times the normalized Hausdorff distance. In a crop that the
-        evaluator would skip for too many objects, all true objects count as missed.
+        Their score, pooled over the cases as the official evaluator does, with distances as they
+        count in the test crops. In a crop that the evaluator would skip for too many objects, all
+        true objects count as missed.
+    `official_score`
+        Their score with distances as they count in the cases' own crops.
     `score_at_half`
         The score of a threshold of 0.5 and connected components (`plain_settings`).
     `curve`
         List of `threshold` and `score`; for instances with the best other settings, for semantic
         labels with the threshold alone.
     `counts`
-        Counts that `score` is computed from (tp, fp, fn, …).
+        Counts that `score` is computed from (tp, fp, fn, …), as `scores.json` has them.
 
     If the ground truth of all cases is empty, there is nothing to tune on, and the settings are the
     defaults.
@@ -86,7 +95,7 @@ def tune(
         for kind in AUXILIARY_SUFFIXES
         if all(kind in auxiliary_kinds(label, case.channels) for case in cases)
     ]
-    scorer = Scorer(label, cases, workers)
+    scorer = Scorer(label, cases, rules, workers)
     plain = plain_settings(label)
     at_half = scorer.score([plain])[0]
     spaces = method_settings.search_spaces(label, predicted, _mean_voxel_size(cases))
@@ -97,18 +106,19 @@ def tune(
     if not any(case.where_known(case.truth).any() for case in cases):
         settings = method_settings.complete(label, {}, predicted)
     elif is_instance(label):
-        settings = _search_instances(label, cases, scorer, plain, spaces, budget, workers)
+        settings = _search_instances(label, cases, rules, scorer, plain, spaces, budget, workers)
     else:
-        settings = _search_semantic(label, cases, scorer, spaces["threshold"], budget)
+        settings = _search_semantic(label, cases, rules, scorer, spaces["threshold"], budget)
     best = scorer.score([settings])[0]
     return {
         "settings": settings,
         "score": best,
+        "official_score": rules.score(scorer.official_counts(settings), is_instance(label)),
         "score_at_half": at_half,
         "curve": _instance_curve(label, cases, scorer, settings)
         if is_instance(label)
-        else _semantic_curve(label, cases),
-        "counts": scorer.counts(settings),
+        else _semantic_curve(label, cases, rules),
+        "counts": _fields(label, scorer.counts(settings), rules),
     }
 
 
@@ -118,31 +128,46 @@ def plain_settings(label: str) -> Settings:
 
 
 def score_each(
-    label: str, cases: Iterable[LoadedCase], candidates: Sequence[Settings]
+    label: str, cases: Iterable[LoadedCase], candidates: Sequence[Settings], rules: Rules
 ) -> list[Scores]:
-    """Return the pooled `score` and `counts` of each candidate, as `tune` does.
+    """Return the pooled `score`, `official_score` and `counts` of each candidate, as `tune` does.
 
     `cases` may be an iterator, so that only one case at a time is in memory.
     """
-    per_crop: list[Scores] = [{} for _ in candidates]
-    for i, case in enumerate(cases):
-        scorer = Scorer(label, [case], workers=1)
-        for counts, settings in zip(per_crop, candidates, strict=True):
-            counts[f"crop{i}"] = {label: scorer.case_counts(settings, 0)}
-    pooled = [combine(counts)["label_scores"][label] for counts in per_crop]
-    name = "combined_score" if is_instance(label) else "iou"
-    return [{"score": float(counts[name]), "counts": counts} for counts in pooled]
+    in_tests, official = [Counts()] * len(candidates), [Counts()] * len(candidates)
+    for case in cases:
+        scorer = Scorer(label, [case], rules, workers=1)
+        for i, settings in enumerate(candidates):
+            in_tests[i] += scorer.case_counts(settings, 0)
+            official[i] += scorer.case_counts(settings, 0, official=True)
+    return [
+        {
+            "score": rules.score(counts, is_instance(label)),
+            "official_score": rules.score(own_counts, is_instance(label)),
+            "counts": _fields(label, counts, rules),
+        }
+        for counts, own_counts in zip(in_tests, official, strict=True)
+    ]
+
+
+def _fields(label: str, counts: Counts, rules: Rules) -> Scores:
+    return rules.object_fields(counts) if is_instance(label) else rules.voxel_fields(counts)
 
 
 def _search_semantic(
-    label: str, cases: Sequence[LoadedCase], scorer: Scorer, space: SearchSpace, budget: int | None
+    label: str,
+    cases: Sequence[LoadedCase],
+    rules: Rules,
+    scorer: Scorer,
+    space: SearchSpace,
+    budget: int | None,
 ) -> Settings:
     scorer.limit(budget)
     base = method_settings.defaults("threshold")
     starts = []
     for nm in space["smooth_nm"]:
-        iou = _iou_by_level(label, cases, nm)
-        best = np.flatnonzero(iou[1:] == iou[1:].max()) + 1
+        by_level = _scores_by_level(label, cases, rules, nm)
+        best = np.flatnonzero(by_level[1:] == by_level[1:].max()) + 1
         # The middle one of equally good levels is farthest from where the score decreases.
         level = int(best[best.size // 2])
         starts.append(base | {"threshold": _threshold_at_level(level), "smooth_nm": nm})
@@ -157,13 +182,14 @@ def _search_semantic(
 def _search_instances(
     label: str,
     cases: Sequence[LoadedCase],
+    rules: Rules,
     scorer: Scorer,
     plain: Settings,
     spaces: Mapping[str, SearchSpace],
     budget: int | None,
     workers: int,
 ) -> Settings:
-    estimator = Estimator(label, cases, spaces, workers)
+    estimator = Estimator(label, cases, rules, spaces, workers)
     for method, space in spaces.items():
         estimator.limit(None if budget is None else max(1, budget // len(spaces)))
         fragment_space = {n: v for n, v in space.items() if n in fragment_settings(method)}
@@ -248,29 +274,34 @@ def _instance_curve(
     return [{"threshold": t, "score": s} for t, s in zip(thresholds, scores, strict=True)]
 
 
-def _semantic_curve(label: str, cases: Sequence[LoadedCase]) -> list[dict[str, float]]:
-    iou = _iou_by_level(label, cases)
+def _semantic_curve(
+    label: str, cases: Sequence[LoadedCase], rules: Rules
+) -> list[dict[str, float]]:
+    by_level = _scores_by_level(label, cases, rules)
     return [
-        {"threshold": _threshold_at_level(k), "score": float(iou[k])}
+        {"threshold": _threshold_at_level(k), "score": float(by_level[k])}
         for k in range(1, PROBABILITY_LEVELS, CURVE_STEP_LEVELS)
     ]
 
 
-def _iou_by_level(
-    label: str, cases: Sequence[LoadedCase], smooth_nm: float = 0.0
+def _scores_by_level(
+    label: str, cases: Sequence[LoadedCase], rules: Rules, smooth_nm: float = 0.0
 ) -> NDArray[np.float64]:
-    """Return the pooled IoU by level (0..255) from which voxels count as inside."""
-    inside, everywhere = np.zeros(PROBABILITY_LEVELS), np.zeros(PROBABILITY_LEVELS)
+    """Return the pooled score by level (0..255) from which voxels count as inside."""
+    pooled = [Counts()] * PROBABILITY_LEVELS
     for case in cases:
         probability = np.rint(smooth(case.channels[label], case.voxel_size, smooth_nm))
         level, truth = probability.astype(np.uint8), case.truth > 0
         if case.known is not None:
             level, truth = level[case.known], truth[case.known]
-        inside += np.bincount(level[truth], minlength=PROBABILITY_LEVELS)
-        everywhere += np.bincount(level.ravel(), minlength=PROBABILITY_LEVELS)
-    tp = inside[::-1].cumsum()[::-1]
-    union = everywhere[::-1].cumsum()[::-1] + inside.sum() - tp
-    return np.divide(tp, union, out=np.ones(PROBABILITY_LEVELS), where=union > 0)
+        inside = np.bincount(level[truth], minlength=PROBABILITY_LEVELS)
+        everywhere = np.bincount(level.ravel(), minlength=PROBABILITY_LEVELS)
+        tp = inside[::-1].cumsum()[::-1]
+        fp = everywhere[::-1].cumsum()[::-1] - tp
+        fn = inside.sum() - tp
+        for k, voxels in enumerate(zip(tp.tolist(), fp.tolist(), fn.tolist(), strict=True)):
+            pooled[k] += rules.count_voxels(*voxels)
+    return np.array([rules.score(counts, instance=False) for counts in pooled])
 
 
 def _threshold_at_level(level: int) -> float:

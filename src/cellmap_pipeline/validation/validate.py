@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +12,8 @@ from tqdm import tqdm
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import read_datasplit
-from cellmap_pipeline.plan.validation import PredictionPattern, ValidationTask
+from cellmap_pipeline.plan.validation import ValidationTask
+from cellmap_pipeline.scoring.rules.base import Rules, mean
 from cellmap_pipeline.scoring.summary import Scores
 from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.validation.cases import ValidationCase, find_cases
@@ -36,6 +36,7 @@ def validate(
     datasplits: Mapping[str, Path],
     voxel_size: Sequence[float] | None,
     everywhere: bool,
+    rules: Rules,
     workers: int = 1,
 ) -> tuple[Scores, dict[str, list[Settings]]]:
     """Tune the post-processing of each label on validation crops, and score it.
@@ -50,16 +51,19 @@ def validate(
         nm, for tasks without `voxel_sizes`; None means each crop's finest.
     everywhere
         Whether to use only crops that validate in all of a task's `trainings`, instead of any.
+    rules
+        The evaluator's rules.
     workers
         Number of threads.
 
     Returns
     -------
     scores
-        `classes`: per label `score`, `score_at_half` (means over its voxel sizes), `parts` (parts
-        that it is composed of, if any) and `voxel_sizes`: per voxel size the results of
-        `tuning.tune`, `measured_at` (the ground truth's voxel size, nm) and `crops`;
-        `overall_instance_score`, `overall_semantic_score`, `overall_score` as official.
+        `rules`: their name; `classes`: per label `score`, `official_score`, `score_at_half` (means
+        over its voxel sizes), `parts` (parts that it is composed of, if any) and `voxel_sizes`: per
+        voxel size the results of `tuning.tune`, `measured_at` (the ground truth's voxel size, nm)
+        and `crops`; `overall_instance_score`, `overall_semantic_score`, `overall_score` as
+        official.
     settings
         Per label a list of `voxel_size` and the tuned `settings`.
     """
@@ -72,8 +76,9 @@ def validate(
         for task in label_tasks:
             crops = crops_of(tuple(datasplits[training] for training in task.trainings))
             sizes: Sequence[Sequence[float] | None] = task.voxel_sizes or [voxel_size]
-            for size in sizes:
-                found = _validate_at_size(label, size, task.sources, crops, workers)
+            for size, caps_nm in zip(sizes, task.caps_nm or [()], strict=True):
+                cases = find_cases(label, size, task.sources, crops, caps_nm)
+                found = _validate_at_size(label, size, cases, rules, workers)
                 measured += [found] if found else []
         if not measured:
             log.warning("no validation crop annotates %s: it keeps the default settings", label)
@@ -84,27 +89,27 @@ def validate(
         ]
         parts = list(label_tasks[0].sources[0].parts)
         classes[label] = {
-            name: _mean([entry[name] for entry in measured]) for name in ("score", "score_at_half")
+            name: mean([entry[name] for entry in measured])
+            for name in ("score", "official_score", "score_at_half")
         } | {"parts": parts, "voxel_sizes": measured}
         log.info(
             "%s: %.4f (0.5: %.4f)", label, classes[label]["score"], classes[label]["score_at_half"]
         )
-    return {"classes": classes} | _overall(classes), settings
+    return {"rules": rules.name, "classes": classes} | _overall(classes, rules), settings
 
 
 def _validate_at_size(
     label: str,
     voxel_size: Sequence[float] | None,
-    sources: Sequence[PredictionPattern],
-    crops: Sequence[ValidationCrop],
+    cases: Sequence[ValidationCase],
+    rules: Rules,
     workers: int,
 ) -> Scores | None:
     """Tune and score a label at a voxel size; None if no crop annotates it."""
-    cases = find_cases(label, voxel_size, sources, crops)
     if not cases:
         return None
     sizes = [case.grid.voxel_size for case in cases]
-    tuned = _tune_and_score(label, cases, workers)
+    tuned = _tune_and_score(label, cases, rules, workers)
     return tuned | {
         "voxel_size": list(voxel_size or min(sizes)),
         "measured_at": list(min(sizes)),
@@ -112,20 +117,22 @@ def _validate_at_size(
     }
 
 
-def _tune_and_score(label: str, cases: Sequence[ValidationCase], workers: int) -> Scores:
+def _tune_and_score(
+    label: str, cases: Sequence[ValidationCase], rules: Rules, workers: int
+) -> Scores:
     """Search settings on parts of large crops, and score them on larger parts."""
     if is_instance(label):
         max_voxels = min(MAX_INSTANCE_VOXELS // len(cases), MAX_INSTANCE_VOXELS_PER_CROP)
         searched = [case.densest_box(max_voxels) for case in cases]
     else:
         searched = [case.central_box(MAX_SEMANTIC_VOXELS // len(cases)) for case in cases]
-    tuned = tune(label, [case.load() for case in searched], MAX_FRAGMENT_SETTINGS, workers)
+    loaded = [case.load() for case in searched]
+    tuned = tune(label, loaded, rules, MAX_FRAGMENT_SETTINGS, workers)
     scored = [case.central_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
     if any(a.grid != b.grid for a, b in zip(searched, scored, strict=True)):
-        loaded = (case.load() for case in scored)
-        best, plain = score_each(label, loaded, [tuned["settings"], plain_settings(label)])
-        tuned |= {"score": best["score"], "counts": best["counts"]}
-        tuned["score_at_half"] = plain["score"]
+        parts = (case.load() for case in scored)
+        best, plain = score_each(label, parts, [tuned["settings"], plain_settings(label)], rules)
+        tuned |= best | {"score_at_half": plain["score"]}
     return tuned
 
 
@@ -148,17 +155,12 @@ def _validation_crops(datasplits: Sequence[Path], everywhere: bool) -> list[Vali
     ]  # fmt: skip
 
 
-def _overall(classes: Scores) -> dict[str, float]:
-    """Compute class means and their geometric mean, as the official score does."""
+def _overall(classes: Scores, rules: Rules) -> dict[str, float]:
+    """Compute class means and the overall score, as the evaluator does."""
     instance = [value["score"] for label, value in classes.items() if is_instance(label)]
     semantic = [value["score"] for label, value in classes.items() if not is_instance(label)]
-    means = [_mean(instance), _mean(semantic)]
     return {
-        "overall_instance_score": means[0],
-        "overall_semantic_score": means[1],
-        "overall_score": math.sqrt(means[0] * means[1]),
+        "overall_instance_score": mean(instance),
+        "overall_semantic_score": mean(semantic),
+        "overall_score": rules.overall_score(instance, semantic),
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -1,5 +1,7 @@
 """Values of the run configuration, and the messages about invalid ones."""
 
+from datetime import date
+
 import pytest
 
 from cellmap_pipeline.config.load import parse_run
@@ -51,12 +53,25 @@ def test_invalid_runs_are_refused(changes, message):
         ),
         ({"submission": {"select": {"mito": ["a", "a"]}}}, "submission.select.mito: lists a twice"),
         ({"submission": {"crops": []}}, "submission.crops: is empty: name at least one"),
+        (
+            {"scoring": {"rules": "2026-06"}},
+            "scoring.rules: '2026-06' is not a set of scoring rules (did you mean '2026-07'?): "
+            "choose one of 2026-06-30, 2026-07, pq",
+        ),
     ],
 )
 def test_error_of_a_run_is_one_line(changes, message):
     with pytest.raises(InputError) as error:
         parse_run(RUN | changes, "config.yaml")
     assert str(error.value) == f"config.yaml: {message}"
+
+
+def test_rules_of_the_evaluator_by_name():
+    assert parse_run(RUN, "config.yaml").scoring.rules == "2026-07"
+    # YAML reads this name as a date.
+    as_date = RUN | {"scoring": {"rules": date(2026, 6, 30)}}
+    assert parse_run(as_date, "config.yaml").scoring.rules == "2026-06-30"
+    assert parse_run(RUN | {"scoring": {"rules": "pq"}}, "config.yaml").scoring.rules == "pq"
 
 
 def test_missing_key_is_named():

@@ -46,6 +46,7 @@ def test_label_composed_of_its_parts(plan, table):
     (er,) = validation_settings(made, "fine")["er"]
     assert er == {
         "voxel_sizes": [[8, 8, 8]],
+        "caps_nm": [[]],
         "sources": [
             ("results/fine/validation/predictions/{dataset}/crop{crop}/{label}", ["mito", "nuc"])
         ],

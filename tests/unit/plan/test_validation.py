@@ -1,5 +1,9 @@
 """What each source is validated on: crops, averages and voxel sizes."""
 
+from dataclasses import replace
+
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.validation import (
     ground_truth_sizes,
     validation_settings,
@@ -38,6 +42,22 @@ def test_voxel_sizes_at_which_labels_are_scored(plan):
     # Not asked for: at the training's own.
     made = plan(submission={"classes": ["nuc"]})
     assert validation_settings(made, "fine")["mito"][0]["voxel_sizes"] == []
+
+
+def test_largest_distances_of_the_test_crops(plan):
+    # Half of the shortest side: of 8 voxels of 8 nm, and of 8 voxels of 32 nm.
+    coarse = validation_settings(plan(), "coarse")["nuc"][0]
+    assert coarse["caps_nm"] == [[32], [128]]
+    wide = Grid((8, 8, 8), (0, 0, 0), (16, 8, 40))
+    high = Grid((8, 8, 8), (0, 0, 0), (30, 30, 30))
+    more = [CropLabel(3, "a", "nuc", wide), CropLabel(4, "a", "nuc", high)]
+    made = plan(submission={"crops": [1]})
+    made = replace(made, manifest_rows=[*made.manifest_rows, *more])
+    # What is submitted changes no setting.
+    assert validation_settings(made, "fine")["nuc"][0]["caps_nm"] == [[32, 32, 120]]
+    # The mean over crops of one size is that of each.
+    made = replace(made, manifest_rows=[*made.manifest_rows[:-1]])
+    assert validation_settings(made, "fine")["nuc"][0]["caps_nm"] == [[32]]
 
 
 def test_voxel_sizes_of_the_ground_truth_that_validation_reads(plan):

@@ -6,6 +6,7 @@ import pytest
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.report.cases import ScoredLabel, best_and_worst, plot_cases
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.summary import combine, write_csv
 from tests.support.figures import GRID, texts_in, write_label
 
@@ -18,7 +19,7 @@ def make_scores(n, missing=()):
     }
     for i in missing:
         per_crop[f"crop{i}"]["er"]["status"] = "missing"
-    return per_crop | combine(per_crop)
+    return per_crop | combine(per_crop, RULES["2026-06-30"])
 
 
 @pytest.mark.parametrize(

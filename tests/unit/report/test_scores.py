@@ -8,6 +8,7 @@ from cellmap_pipeline.report.scores import (
     plot_selection,
     plot_validation,
 )
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.summary import combine, write_csv
 from tests.support.figures import curves_in, texts_by_cell, texts_in
 
@@ -80,10 +81,12 @@ def test_scores_are_drawn_by_class_and_by_crop(tmp_path, drawn):
         },
         "crop7": {"pm": {"tp": 0, "fp": 0, "fn": 4, "status": "missing"}},
     }
-    write_csv(per_crop | combine(per_crop), tmp_path / "scores.csv")
+    write_csv(per_crop | combine(per_crop, RULES["2026-06-30"]), tmp_path / "scores.csv")
     plot_scores(tmp_path / "scores.csv", tmp_path / "a.png")
     bars, cells = drawn[0].axes
     assert texts_in(bars) == ["0.500", "0.125"]
+    assert bars.get_title().endswith("\nrules of 2026-06-30")
+    assert bars.get_xlabel() == "instances: combined score; others: iou"
     assert curves_in(bars)["F1: objects found"].tolist() == [[1, 0]]
     assert curves_in(bars)["Hausdorff: outlines"].tolist() == [[0.25, 0]]
     assert [tick.get_text() for tick in cells.get_xticklabels()] == ["crop7", "crop12"]
@@ -94,8 +97,8 @@ def test_scores_are_drawn_by_class_and_by_crop(tmp_path, drawn):
 
 def test_leaderboard_compares_trainings_and_the_submission(tmp_path, drawn):
     (tmp_path / "leaderboard.csv").write_text(
-        "name,scored_on,classes,overall_score,overall_instance_score,overall_semantic_score,mito,pm\n"
-        "submission,test,1,0.25,0.5,0.125,,0.125\nsmall,validation,2,0.5,0.5,0.5,0.75,0.25\n"
+        "name,scored_on,rules,classes,overall_score,overall_instance_score,overall_semantic_score,mito,pm\n"
+        "submission,test,2026-07,1,0.25,0.5,0.125,,0.125\nsmall,validation,2026-07,2,0.5,0.5,0.5,0.75,0.25\n"
     )
     plot_leaderboard(tmp_path / "leaderboard.csv", tmp_path / "a.png")
     (cells,) = drawn[0].axes
@@ -106,6 +109,7 @@ def test_leaderboard_compares_trainings_and_the_submission(tmp_path, drawn):
         "overall score", "overall instance score", "overall semantic score", "mito", "pm"
     ]  # fmt: skip
     texts = texts_by_cell(cells)
+    assert cells.get_title().startswith("scores by the rules of 2026-07;")
     assert texts[0, 0] == "0.250"
     assert texts[1, 3] == "0.750"
     assert (0, 3) not in texts

@@ -1,6 +1,7 @@
 """Snakemake called by a job."""
 
 import subprocess
+from datetime import date
 
 import pytest
 
@@ -21,7 +22,8 @@ def test_snakemake_uses_only_the_given_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "config.yaml").write_text("names: [first]\ngone: true\n")
-    graph = run_snakemake("Snakefile", [], {"names": ["second"]}, ["--rulegraph", "mermaid-js"])
+    config = {"names": ["second"], "rules": date(2026, 6, 30)}
+    graph = run_snakemake("Snakefile", [], config, ["--rulegraph", "mermaid-js"])
     assert graph.startswith("---\ntitle: DAG")
     assert "[second]" in graph and "[first]" not in graph
 

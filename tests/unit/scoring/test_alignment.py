@@ -21,6 +21,7 @@ from cellmap_pipeline.scoring.alignment import (
     submitted_grid,
 )
 from cellmap_pipeline.scoring.instances import score_instance
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.semantic import score_semantic
 from tests.support.drawn_volumes import draw_submitted, write_array
 
@@ -43,9 +44,9 @@ def test_equals_the_official_evaluator_on_the_golden_cases(shared: Path) -> None
         assert aligned.dtype == expected.dtype, name
         np.testing.assert_array_equal(aligned, expected, err_msg=name)
         if instance:
-            score = score_instance(aligned, aligned, target.voxel_size)
+            score = score_instance(aligned, aligned, target.voxel_size, RULES["2026-06-30"])
         else:
-            score = score_semantic(aligned, aligned)
+            score = score_semantic(aligned, aligned, RULES["2026-06-30"])
         assert score == case["score"], name
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from cellmap_pipeline.scoring import hausdorff, objects, slabs
-from cellmap_pipeline.scoring import instances as scoring_instances
-from cellmap_pipeline.scoring.instances import instance_ratio_limit, match_objects, score_instance
+from cellmap_pipeline.scoring import hausdorff, instances, matching, objects, slabs
+from cellmap_pipeline.scoring.matching import instance_ratio_limit, match_objects
 from cellmap_pipeline.scoring.rules.registry import RULES
 from tests.support.drawn_volumes import KINDS, draw_pair
 
@@ -21,6 +20,16 @@ from tests.support.drawn_volumes import KINDS, draw_pair
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "instance_scores.json").read_text())
 DRAWN = json.loads((Path(__file__).parent / "reference" / "drawn_scores.json").read_text())
 VOXEL_SIZES = [(8.0, 8.0, 8.0), (3.48, 4.0, 4.0), (1.74, 2.0, 2.0), (16.0, 5.0, 11.3)]
+
+
+def score_instance(
+    pred: NDArray[Any],
+    truth: NDArray[Any],
+    voxel_size: Any,
+    without_collisions: bool = False,
+    rules: str = "2026-06-30",
+) -> dict[str, Any]:
+    return instances.score_instance(pred, truth, voxel_size, RULES[rules], without_collisions)
 
 
 def draw_case(seed: int) -> tuple[NDArray[Any], NDArray[Any], tuple[float, float, float]]:
@@ -81,7 +90,7 @@ def test_slabs_score_as_the_whole_does(voxels: int, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(module, "SLAB_VOXELS", voxels)
     monkeypatch.setattr(hausdorff, "MAX_TREE_POINTS", 40)
     monkeypatch.setattr(hausdorff, "BATCH_CUBES", 2)
-    monkeypatch.setattr(scoring_instances, "MAX_TABLE_PAIRS", 0)
+    monkeypatch.setattr(matching, "MAX_TABLE_PAIRS", 0)
     # Numbers need more than two bytes, and ids are renumbered.
     monkeypatch.setattr(objects, "MAX_UINT16", 5)
     for seed in range(len(DRAWN)):
@@ -109,12 +118,14 @@ def test_equals_the_golden_cases_of_july_2026(shared: Path) -> None:
         assert found.status == case["status"]
         if found.status != "scored":
             continue
-        assert (found.tp, found.fp, found.fn) == (case["tp"], case["fp"], case["fn"])
-        assert found.cap_nm == pytest.approx(case["cap_nm"])
+        assert found.scale.cap_nm == pytest.approx(case["cap_nm"])
         expected = np.array(case["distances_nm"], float)  # None becomes NaN.
-        distances = found.distances(ids_collide=False)
+        distances = found.distances(ids_collide=False, cap_nm=case["cap_nm"])
         np.testing.assert_allclose(distances, expected, rtol=1e-6)
-        score = score_instance(pred, truth, case["voxel_size"], rules=RULES["2026-07"])
+        score = score_instance(pred, truth, case["voxel_size"], rules="2026-07")
+        assert {name: score[name] for name in ("tp", "fp", "fn")} == {
+            name: case[name] for name in ("tp", "fp", "fn")
+        }
         total = np.nansum(0.1 ** (expected / case["cap_nm"]))
         assert score["hausdorff_norm_sum"] == pytest.approx(total)
         assert score["n_hausdorff"] == case["n_hausdorff"]
@@ -222,7 +233,7 @@ def test_unused_ids_are_left_out_of_large_matchings(monkeypatch: pytest.MonkeyPa
     pred = np.roll(truth, 1, 0)
     expected = score_instance(pred, truth, (8, 8, 8))
     assert expected["tp"] == 2
-    monkeypatch.setattr(scoring_instances, "MAX_NODES", 100)
+    monkeypatch.setattr(matching, "MAX_NODES", 100)
     assert score_instance(pred, truth, (8, 8, 8)) == expected
 
 

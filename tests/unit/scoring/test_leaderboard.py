@@ -10,7 +10,10 @@ from cellmap_pipeline.cli import main
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.paths import ResultPaths
 from cellmap_pipeline.scoring.leaderboard import leaderboard, write_leaderboard
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.summary import combine
+
+JUNE = RULES["2026-06-30"]
 
 
 def write(path: Path, value: dict[str, Any]) -> None:
@@ -30,7 +33,10 @@ def results(tmp_path: Path) -> Path:
     write(tmp_path / "weak/validation/scores.json", validated(mito=0.2, pm=0.1))
     write(tmp_path / "strong/validation/scores.json", validated(mito=0.5))
     er = {"tp": 1, "fp": 1, "fn": 0}
-    write(tmp_path / "scores.json", {"crop1": {"er": er}} | combine({"crop1": {"er": er}}))
+    write(
+        tmp_path / "scores.json",
+        {"crop1": {"er": er}} | combine({"crop1": {"er": er}}, JUNE),
+    )
     return tmp_path
 
 
@@ -44,11 +50,11 @@ def test_submission_comes_first_then_the_best_training(results: Path) -> None:
     assert table["mito"].tolist()[1:] == [0.5, 0.2]
     write_leaderboard(table, results / "leaderboard.csv")
     assert (results / "leaderboard.csv").read_text().splitlines() == [
-        "name,scored_on,classes,overall_score,overall_instance_score,overall_semantic_score,"
+        "name,scored_on,rules,classes,overall_score,overall_instance_score,overall_semantic_score,"
         "mito,er,pm",
-        "submission,test,1,0.0,0.0,0.5,,0.5,",
-        "strong,validation,1,0.5,0.5,0.5,0.5,,",
-        f"weak,validation,2,{0.2 + 0.1},{0.2 + 0.1},{0.2 + 0.1},0.2,,0.1",
+        "submission,test,2026-06-30,1,0.0,0.0,0.5,,0.5,",
+        "strong,validation,2026-06-30,1,0.5,0.5,0.5,0.5,,",
+        f"weak,validation,2026-06-30,2,{0.2 + 0.1},{0.2 + 0.1},{0.2 + 0.1},0.2,,0.1",
     ]
 
 
@@ -56,6 +62,17 @@ def test_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["leaderboard", str(results), "--output", str(results / "l.csv")]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["strong", "validation"]
     assert (results / "l.csv").is_file()
+
+
+def test_scores_by_different_rules_are_never_mixed(results, caplog) -> None:
+    of_july = validated(mito=0.9) | {"rules": "2026-07"}
+    write(results / "later/validation/scores.json", of_july)
+    found = ResultPaths(results).existing_scores()
+    with pytest.raises(InputError, match=r"2026-06-30 and 2026-07, .* choose one by --rules"):
+        leaderboard(*found)
+    assert list(leaderboard(*found, rules="2026-07")["name"]) == ["later"]
+    assert "strong is left out: it was scored by the rules of 2026-06-30" in caplog.text
+    assert list(leaderboard(*found, rules="2026-06-30")["name"]) == ["submission", "strong", "weak"]
 
 
 def test_missing_and_broken_scores(tmp_path: Path) -> None:

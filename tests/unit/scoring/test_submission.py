@@ -18,6 +18,7 @@ from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.scoring.archive import Archive
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.submission import score_submission
 from cellmap_pipeline.scoring.summary import combine, write_csv
@@ -59,15 +60,22 @@ def test_semantic_counts() -> None:
     pred, truth = np.zeros((2, 4, 4, 4))
     pred[:2], truth[1:] = 0.2, 7
     pred[0, 0, 0] = np.nan
-    assert score_semantic(pred, truth) == {"tp": 16, "fp": 15, "fn": 32, "status": "scored"}
+    assert score_semantic(pred, truth, RULES["2026-06-30"]) == {
+        "tp": 16,
+        "fp": 15,
+        "fn": 32,
+        "status": "scored",
+    }
     with pytest.raises(ValueError, match="differ in shape"):
-        score_semantic(pred, truth[:3])
+        score_semantic(pred, truth[:3], RULES["2026-06-30"])
 
 
 def test_equals_the_official_evaluator_on_the_golden_submission(shared: Path) -> None:
     golden = shared / "golden" / "submission"
     manifest = read_manifest(golden / "test_crop_manifest.csv")
-    scores = score_submission(golden / "submission.zip", golden / "truth.zarr", manifest)
+    scores = score_submission(
+        golden / "submission.zip", golden / "truth.zarr", manifest, rules="2026-06-30"
+    )
     expected = json.loads((golden / "expected.json").read_text())
     assert scores.pop("overall_semantic_score_without_masks") == pytest.approx(
         0.45860897550509566 / 3, rel=0, abs=1e-9
@@ -84,7 +92,7 @@ def test_equals_the_official_evaluator_on_drawn_submissions(seed: int, tmp_path:
     rows = write_submission(seed, tmp_path)
     zipped = zip_folder(tmp_path / "s.zarr", tmp_path / "s.zip", "s.zarr/" if seed % 2 else "")
     for submission in (tmp_path / "s.zarr", zipped):
-        scores = score_submission(submission, tmp_path / "truth.zarr", rows)
+        scores = score_submission(submission, tmp_path / "truth.zarr", rows, rules="2026-06-30")
         for name in list(scores):
             if name.endswith("_without_masks"):
                 assert scores.pop(name) >= scores[name.removesuffix("_without_masks")]
@@ -172,8 +180,10 @@ def test_scores_without_collisions(truth: Path, tmp_path: Path) -> None:
     mito[0, 8, 0] = 9
     write_array(submission / "crop1" / "mito", mito)
     shutil.rmtree(submission / "crop2" / "mito")
-    plain = score_submission(submission, truth, MANIFEST)
-    scores = score_submission(submission, truth, MANIFEST, without_collisions=True)
+    plain = score_submission(submission, truth, MANIFEST, rules="2026-06-30")
+    scores = score_submission(
+        submission, truth, MANIFEST, without_collisions=True, rules="2026-06-30"
+    )
     extra = {name for name in scores if name not in plain}
     assert extra == {
         "overall_instance_score_without_collisions", "overall_score_without_collisions",
@@ -206,10 +216,10 @@ def test_large_labels_are_scored_alone(truth: Path, monkeypatch: pytest.MonkeyPa
 def test_empty_prediction_of_empty_ground_truth_is_perfect() -> None:
     semantic = {"tp": 0, "fp": 0, "fn": 0}
     instance = semantic | {"hausdorff_norm_sum": 0.0, "n_hausdorff": 0}
-    scores = combine({"crop1": {"er": semantic, "mito": instance}})
+    scores = combine({"crop1": {"er": semantic, "mito": instance}}, RULES["2026-06-30"])
     assert scores["label_scores"]["er"]["iou"] == 1
     assert scores["label_scores"]["mito"]["combined_score"] == 1
-    assert combine({"crop1": {"er": semantic}})["overall_score"] == 0
+    assert combine({"crop1": {"er": semantic}}, RULES["2026-06-30"])["overall_score"] == 0
 
 
 def test_counts_are_pooled_over_crops() -> None:
@@ -217,7 +227,11 @@ def test_counts_are_pooled_over_crops() -> None:
         return {"tp": tp, "fp": fp, "fn": fn, "hausdorff_norm_sum": total, "n_hausdorff": n}
 
     scores = combine(
-        {"crop1": {"mito": instance(3, 1, 0, 3.5, 4)}, "crop2": {"mito": instance(1, 0, 4, 1.0, 5)}}
+        {
+            "crop1": {"mito": instance(3, 1, 0, 3.5, 4)},
+            "crop2": {"mito": instance(1, 0, 4, 1.0, 5)},
+        },
+        RULES["2026-06-30"],
     )
     mito = scores["label_scores"]["mito"]
     assert mito["f1"] == pytest.approx(8 / 13)
@@ -285,9 +299,29 @@ def test_rules_of_july_2026_count_unmatched_objects_as_zero(truth: Path, tmp_pat
     assert mito["hausdorff_norm_sum"] == 1
     # These rules let no ids collide.
     assert not [name for name in scores if "collisions" in name]
-    by_default = score_submission(submission, truth, MANIFEST)
-    assert by_default["rules"] == "2026-06-30"
-    assert by_default["crop2"]["mito"]["hausdorff_norm_sum"] > 1
+    assert score_submission(submission, truth, MANIFEST)["rules"] == "2026-07"
+    before = score_submission(submission, truth, MANIFEST, rules="2026-06-30")
+    assert before["crop2"]["mito"]["hausdorff_norm_sum"] > 1
+
+
+def test_panoptic_quality(truth: Path, tmp_path: Path) -> None:
+    array = zarr.open(str(truth / "crop2/mito"), mode="r+")
+    submission = zip_folder(truth, tmp_path / "s.zip")
+    array[5:7, 5:9, 5:9] = 0  # One object of the submission then has no match.
+    scores = score_submission(submission, truth, MANIFEST, rules="pq", without_collisions=True)
+    assert scores["crop2"]["mito"]["sum_iou"] == scores["crop2"]["mito"]["tp"] == 1
+    assert scores["label_scores"]["mito"] == {
+        "sq": 1, "rq": pytest.approx(3 / 3.5), "pq": pytest.approx(3 / 3.5), "tp": 3, "fp": 1,
+        "fn": 0,
+    }  # fmt: skip
+    # A semantic label is one object in each crop.
+    assert scores["label_scores"]["er"] == {"sq": 1, "rq": 1, "pq": 1, "tp": 2, "fp": 0, "fn": 0}
+    assert scores["overall_score"] == pytest.approx((1 + 3 / 3.5) / 2)
+    write_csv(scores, tmp_path / "scores.csv")
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["rules"] for row in rows} == {"pq"}
+    assert "f1" not in rows[0] and "iou" not in rows[0]
 
 
 def test_chunks_named_otherwise_than_stated_are_refused(truth: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.scoring.instances import score_instance
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.summary import combine
 from cellmap_pipeline.segmentation.landscapes import above
 from cellmap_pipeline.segmentation.method_settings import methods_for
@@ -18,7 +19,8 @@ VOXELS = (8.0, 8.0, 8.0)
 
 
 def score(labels, truth, voxel_size=VOXELS):
-    counts = combine({"crop1": {"mito": score_instance(labels, truth, voxel_size)}})
+    rules = RULES["2026-06-30"]
+    counts = combine({"crop1": {"mito": score_instance(labels, truth, voxel_size, rules)}}, rules)
     return counts["label_scores"]["mito"]["combined_score"]
 
 

@@ -219,7 +219,7 @@ DAMAGE: list[tuple[Callable[[Path], Any], str, tuple[str | None, str | None], st
     (undefined_chunk, COSTS, ER, "1 of 4 chunks are missing and .zarray has no fill_value"),
     # crops and labels
     (remove("crop1/er"), COSTS, ER, "the label is missing, and counts all 960 voxels"),
-    (remove("crop1/mito"), COSTS, MITO, "all objects of the ground truth at the worst distance"),
+    (remove("crop1/mito"), COSTS, MITO, "all objects of the ground truth as missed"),
     (lambda f: shutil.copytree(f / "crop1", f / "crop9"), COSTS, ("crop9", None),
      "the manifest has no such crop"),
     (lambda f: shutil.copytree(f / "crop1" / "er", f / "crop1" / "ER"), COSTS, ("crop1", "ER"),
@@ -462,7 +462,7 @@ def test_objects_are_counted_across_chunks(folder: Path, monkeypatch: pytest.Mon
     sizes = []
     monkeypatch.setattr(
         "cellmap_pipeline.submission.check_label._object_messages",
-        lambda found: sizes.append(sorted(found.tolist())) or [],
+        lambda found, rules: sizes.append(sorted(found.tolist())) or [],
     )
     assert check(zipped(folder), MANIFEST) == []
     assert sizes == [[72, 96], [27]]
@@ -491,6 +491,9 @@ def test_number_of_objects_in_the_ground_truth(folder: Path, tmp_path: Path) -> 
     assert check(zipped(folder), MANIFEST) == []
     problem = only(check(zipped(folder), MANIFEST, truth=truth))
     assert "more than 50.9 times the 1 objects of the ground truth" in problem.message
+    assert "the evaluator skips the crop" in problem.message
+    problem = only(check(zipped(folder), MANIFEST, truth=truth, rules="pq"))
+    assert "the evaluator counts all of them as wrong" in problem.message
     with pytest.raises(ValueError, match="use the manifest that belongs to the ground truth"):
         write(truth / "crop1" / "mito", voxels("u1")[1:])
         check(zipped(folder), MANIFEST, truth=truth)

@@ -96,6 +96,7 @@ def score(folder: Path, *options: str) -> int:
     paths = ["--truth", "truth", "--manifest", "manifest.csv", "--output", "scores.json"]
     arguments = [str(folder / p) if not p.startswith("--") else p for p in paths]
     own = ["score", str(folder / "submission.zip"), "--official", "--workers", "1"]
+    own += ["--rules", "2026-06-30"]
     return main([*own, *arguments, *options])
 
 

@@ -21,6 +21,7 @@ from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.scoring.instances import score_instance
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.submission import score_submission
 from cellmap_pipeline.submission.check import check
@@ -252,7 +253,7 @@ def test_submission_passes_the_check_and_scores_as_its_arrays_do(
         assert result["missing"] == []
         problems = check(folder / "s.zip", rows)
         assert [p for p in problems if "too many objects" not in p.message] == []
-        scores = score_submission(folder / "s.zip", folder / "truth", rows)
+        scores = score_submission(folder / "s.zip", folder / "truth", rows, rules="2026-06-30")
         for row in rows:
             score = scores[f"crop{row.crop}"][row.label]
             name = f"crop{row.crop}/{row.label}"
@@ -261,9 +262,9 @@ def test_submission_passes_the_check_and_scores_as_its_arrays_do(
             keeps_order = layout == "F" and name in result["copied"]
             pred = np.asarray(pred, order="F" if keeps_order else "C")
             expected = (
-                score_instance(pred, truth, voxel_size)
+                score_instance(pred, truth, voxel_size, RULES["2026-06-30"])
                 if row.label == "mito"
-                else score_semantic(pred, truth)
+                else score_semantic(pred, truth, RULES["2026-06-30"])
             )
             assert {key: score[key] for key in expected} == expected
 

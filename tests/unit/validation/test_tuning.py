@@ -6,20 +6,26 @@ import pytest
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.scoring.instances import score_instance
+from cellmap_pipeline.scoring.rules.base import DistanceScale
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.summary import combine
 from cellmap_pipeline.segmentation.fragments import find_fragments
 from cellmap_pipeline.segmentation.method_settings import check_settings, complete, defaults
 from cellmap_pipeline.segmentation.methods import METHODS
 from cellmap_pipeline.segmentation.segment import merge_fragments, size_in_voxels
+from cellmap_pipeline.validation import tuning
 from cellmap_pipeline.validation.cases import LoadedCase
 from cellmap_pipeline.validation.estimates import MatchEstimator, Overlap
-from cellmap_pipeline.validation.tuning import tune
+from cellmap_pipeline.validation.evaluators import Scorer
+from cellmap_pipeline.validation.tuning import plain_settings
 from tests.support.labels import segment
 from tests.support.simulated import filling, inner_boundary, spheres, with_gaps
 from tests.support.simulated import predicted as all_predicted
 
 VOXELS = (8.0, 8.0, 8.0)
+# The mean over crops with caps of 800 and 400 nm: 100 and 50 voxels.
+JUNE_WORST = (1.01 ** (-100 / 3**0.5) + 1.01 ** (-50 / 3**0.5)) / 2
 
 
 def predicted(truth, label, noise=0.06, seed=0):
@@ -28,9 +34,19 @@ def predicted(truth, label, noise=0.06, seed=0):
     return {name: channels[name] for name in (label, f"{label}_boundary")}
 
 
+def loaded(channels, truth, known, voxel_size, test_caps_nm=()):
+    own = DistanceScale.of(truth.shape, voxel_size)
+    of_tests = [DistanceScale(cap_nm, voxel_size) for cap_nm in test_caps_nm] or [own]
+    return LoadedCase(channels, truth, known, voxel_size, own, of_tests)
+
+
+def tune(label, cases, budget=None, workers=1, rules="2026-06-30"):
+    return tuning.tune(label, cases, RULES[rules], budget, workers)
+
+
 def iou(case, settings, label="er"):
     labels = case.where_known(segment(label, case.channels, case.voxel_size, settings))
-    counts = score_semantic(labels, case.where_known(case.truth))
+    counts = score_semantic(labels, case.where_known(case.truth), RULES["2026-06-30"])
     return counts["tp"] / (counts["tp"] + counts["fp"] + counts["fn"])
 
 
@@ -38,7 +54,7 @@ def semantic_case(seed=0, known=None):
     rng = np.random.default_rng(seed)
     truth = spheres((20, 24, 28), (9, 10, 9, 7), (10, 12, 20, 5))
     noisy = np.where(truth > 0, 90, 50) + rng.normal(0, 25, truth.shape)
-    return LoadedCase({"er": noisy.clip(0, 255).astype(np.uint8)}, truth, known, VOXELS)
+    return loaded({"er": noisy.clip(0, 255).astype(np.uint8)}, truth, known, VOXELS)
 
 
 def test_semantic_threshold_is_the_best_of_all():
@@ -58,7 +74,7 @@ def test_semantic_threshold_is_the_best_of_all():
 
 def test_a_certain_prediction_keeps_a_middle_threshold():
     case = semantic_case()
-    sure = LoadedCase(
+    sure = loaded(
         {"er": np.where(case.truth > 0, 255, 0).astype(np.uint8)}, case.truth, None, VOXELS
     )
     result = tune("er", [sure])
@@ -71,8 +87,8 @@ def test_unknown_voxels_are_ignored():
     known[:, :, 14:] = False
     case = semantic_case(known=known)
     spoilt = {"er": np.where(known, case.channels["er"], 255).astype(np.uint8)}
-    half = LoadedCase({"er": case.channels["er"][:, :, :14]}, case.truth[:, :, :14], None, VOXELS)
-    result = tune("er", [LoadedCase(spoilt, case.truth, known, VOXELS)], budget=0)
+    half = loaded({"er": case.channels["er"][:, :, :14]}, case.truth[:, :, :14], None, VOXELS)
+    result = tune("er", [loaded(spoilt, case.truth, known, VOXELS)], budget=0)
     alone = tune("er", [half], budget=0)
     assert result["curve"] == alone["curve"]
     assert result["score_at_half"] == alone["score_at_half"]
@@ -83,7 +99,7 @@ def cells(seed, label="cell", shape=(40, 40, 40)):
     channels = predicted(truth, label, noise=0.15, seed=seed)
     channels[label][:] = 255
     channels[f"{label}_boundary"] = with_gaps(channels[f"{label}_boundary"], seed)
-    return LoadedCase(channels, truth, None, VOXELS)
+    return loaded(channels, truth, None, VOXELS)
 
 
 def pooled(label, cases, settings):
@@ -93,11 +109,12 @@ def pooled(label, cases, settings):
                 segment(label, case.channels, case.voxel_size, settings),
                 case.truth,
                 case.voxel_size,
+                RULES["2026-06-30"],
             )
         }
         for i, case in enumerate(cases)
     }
-    return combine(counts)["label_scores"][label]["combined_score"]
+    return combine(counts, RULES["2026-06-30"])["label_scores"][label]["combined_score"]
 
 
 def test_cells_that_fill_the_volume():
@@ -126,7 +143,7 @@ def test_the_result_is_reproducible_with_any_number_of_workers():
 def test_without_a_boundary_objects_are_separated_by_distance():
     truth = spheres((28, 28, 50), (14, 14, 13, 9), (14, 14, 29, 9), (6, 6, 43, 4))
     channels = {"mito": predicted(truth, "mito")["mito"]}
-    result = tune("mito", [LoadedCase(channels, truth, None, VOXELS)])
+    result = tune("mito", [loaded(channels, truth, None, VOXELS)])
     assert result["settings"]["method"] == "watershed_distance"
     assert result["score"] > 0.97 > 0.9 > result["score_at_half"]
 
@@ -137,7 +154,7 @@ def test_other_auxiliary_channels_replace_a_boundary(kind):
     made = all_predicted(case.truth, "cell", noise=0.15)
     channels = {"cell": case.channels["cell"]}
     channels |= {f"cell{suffix}": made[f"cell{suffix}"] for suffix in AUXILIARY_SUFFIXES[kind]}
-    result = tune("cell", [LoadedCase(channels, case.truth, None, VOXELS)], budget=9)
+    result = tune("cell", [loaded(channels, case.truth, None, VOXELS)], budget=9)
     assert METHODS[result["settings"]["method"]].auxiliary == kind
     assert result["score"] > 0.8 > result["score_at_half"]
 
@@ -148,16 +165,17 @@ def test_a_crop_that_would_be_skipped_counts_as_missed():
     specks = np.zeros(truth.shape, np.uint8)
     specks[10::2, 10::2, 10::2] = 130
     specks[truth > 0] = 100
-    case = LoadedCase({"ves": specks}, truth, None, VOXELS)
+    case = loaded({"ves": specks}, truth, None, VOXELS)
     components = segment("ves", case.channels, VOXELS, {"min_size_nm3": 0})
-    assert score_instance(components, truth, VOXELS)["status"] == "skipped_too_many_instances"
+    skipped = score_instance(components, truth, VOXELS, RULES["2026-06-30"])
+    assert skipped["status"] == "skipped_too_many_instances"
     result = tune("ves", [case])
     assert result["score_at_half"] == 0
     assert result["score"] == 1 and result["counts"]["tp"] == 1
 
 
 def test_an_empty_ground_truth_keeps_the_defaults():
-    case = LoadedCase(
+    case = loaded(
         {"mito": np.full((6, 6, 6), 90, np.uint8)}, np.zeros((6, 6, 6), np.uint8), None, VOXELS
     )
     result = tune("mito", [case])
@@ -168,7 +186,7 @@ def test_an_empty_ground_truth_keeps_the_defaults():
 def test_nothing_to_tune_on():
     with pytest.raises(InputError, match="no validation crop"):
         tune("mito", [])
-    case = LoadedCase({"er": np.zeros((2, 2, 2), np.uint8)}, np.ones((2, 2, 2)), None, VOXELS)
+    case = loaded({"er": np.zeros((2, 2, 2), np.uint8)}, np.ones((2, 2, 2)), None, VOXELS)
     with pytest.raises(InputError, match="no prediction"):
         tune("mito", [case])
 
@@ -177,16 +195,98 @@ def test_estimates_count_like_the_scorer():
     case = cells(1)
     settings = defaults("watershed_boundary") | {"min_size_nm3": 2e4, "merge_small": False}
     fragments = find_fragments("cell", case.channels, VOXELS, settings)
-    overlap = Overlap.of(fragments.labels, case.truth, None, VOXELS)
-    guess = MatchEstimator(overlap, merge_fragments(fragments, settings)).estimate(
+    overlap = Overlap.of(fragments.labels, case.truth, None)
+    rules = RULES["2026-06-30"]
+    scores = rules.estimate_matches(case.test_scales)
+    guess = MatchEstimator(overlap, merge_fragments(fragments, settings), scores).estimate(
         size_in_voxels(2e4, VOXELS)
     )
-    real = score_instance(segment("cell", case.channels, VOXELS, settings), case.truth, VOXELS)
+    labels = segment("cell", case.channels, VOXELS, settings)
+    real = score_instance(labels, case.truth, VOXELS, rules)
     for name in ("tp", "fp", "fn"):
         assert abs(getattr(guess, name) - real[name]) <= 1
-    perfect = Overlap.of(case.truth, case.truth, None, VOXELS)
+    perfect = Overlap.of(case.truth, case.truth, None)
     lookup = np.arange(case.truth.max() + 1)
-    assert MatchEstimator(perfect, lookup).estimate(0).score == pytest.approx(1)
+    counts = MatchEstimator(perfect, lookup, scores).estimate(0)
+    assert rules.score(counts, instance=True) == pytest.approx(1)
+
+
+def false_object_or_thin_objects(test_caps_nm=()):
+    """Make a case in which a low threshold finds a false object, and a high one thin objects.
+
+    The smallest side of the crop is 16 voxels of 32 nm, so distances are measured up to 256 nm.
+    """
+    truth = np.zeros((16, 40, 40), np.uint8)
+    likely = np.zeros(truth.shape, np.uint8)
+    for number, (y, x) in enumerate([(2, 2), (2, 20), (20, 2), (20, 20)]):
+        box = np.s_[3:12, y : y + 9, x : x + 9]
+        likely[box] = 150
+        if number:
+            truth[box] = number
+            likely[7, y + 4, x + 4] = 250
+    return loaded({"mito": likely}, truth, None, (32.0, 32.0, 32.0), test_caps_nm)
+
+
+LOW, HIGH = ({**plain_settings("mito"), "threshold": threshold} for threshold in (0.5, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("rules", "test_caps_nm", "best"),
+    [
+        # An object without a match counts 0.95 in such a small crop, …
+        pytest.param("2026-06-30", (), HIGH, id="unmatched objects cost little"),
+        # … and by the later rules 0, while the thin objects are nearly as far as can be.
+        pytest.param("2026-07", (), LOW, id="unmatched objects cost more than wrong outlines"),
+        pytest.param("2026-07", (16_000, 12_000), HIGH, id="outlines count less in large crops"),
+        pytest.param("pq", (), LOW, id="thin objects do not overlap enough"),
+    ],
+)
+def test_settings_rank_as_the_rules_and_the_test_crops_say(rules, test_caps_nm, best):
+    case = false_object_or_thin_objects(test_caps_nm)
+    scorer = Scorer("mito", [case], RULES[rules], workers=1)
+    low, high = scorer.score([LOW, HIGH])
+    assert best is (LOW if low > high else HIGH)
+
+
+@pytest.mark.parametrize(
+    ("rules", "tp", "score_sum"),
+    [
+        # A perfect match, one with an IoU of 1 / 4, and a predicted object without a match.
+        ("2026-06-30", 2, 1 + (3 * JUNE_WORST + 1) / 4 + JUNE_WORST),
+        ("2026-07", 2, 1 + 0.1 + 0.9 / 4),
+        ("pq", 1, 1),
+    ],
+)
+def test_estimates_follow_the_rules(rules, tp, score_sum):
+    truth, made = np.zeros((2, 10, 10, 10), np.int64)
+    truth[:2], truth[4:8] = 1, 2
+    made[:2], made[4:5], made[9] = 1, 2, 3
+    scales = [DistanceScale(cap_nm, VOXELS) for cap_nm in (800.0, 400.0)]
+    scores = RULES[rules].estimate_matches(scales)
+    counts = MatchEstimator(Overlap.of(made, truth, None), np.arange(4), scores).estimate(0)
+    assert (counts.tp, counts.fp, counts.fn) == (tp, 3 - tp, 2 - tp)
+    assert counts.score_sum == pytest.approx(score_sum)
+
+
+def test_distances_count_with_the_mean_over_the_test_crops():
+    case = false_object_or_thin_objects((1_000.0, 4_000.0, 4_000.0))
+    scorer = Scorer("mito", [case], RULES["2026-07"], workers=1)
+    distance_nm = 4 * 32 * 3**0.5
+    (score,) = scorer.score([HIGH])
+    expected = [0.1 ** (distance_nm / cap_nm) for cap_nm in (1_000, 4_000, 4_000)]
+    assert score == pytest.approx(np.mean(expected) ** 0.5, rel=1e-6)
+    official = RULES["2026-07"].score(scorer.official_counts(HIGH), instance=True)
+    assert official == pytest.approx(0.1 ** (distance_nm / 256 / 2), rel=1e-6)
+
+
+def test_distances_are_measured_beyond_the_part_that_is_searched():
+    truth, pred = np.zeros((2, 8, 8, 60), np.uint8)
+    truth[2:4, 2:4, 2:50] = 1
+    pred[2:4, 2:4, 2:20] = 255
+    case = loaded({"mito": pred}, truth, None, VOXELS, (1_000.0,))
+    (score,) = Scorer("mito", [case], RULES["2026-07"], workers=1).score([LOW])
+    # 30 voxels are missing; half of the shortest side are 4 voxels.
+    assert score == pytest.approx(0.1 ** (30 * 8 / 1_000 / 2), rel=1e-6)
 
 
 def test_real_neurites(shared):
@@ -198,6 +298,6 @@ def test_real_neurites(shared):
     channels = predicted(truth, "cell", noise=0.15)
     channels["cell"][:] = 255
     channels["cell_boundary"] = with_gaps(channels["cell_boundary"])
-    result = tune("cell", [LoadedCase(channels, truth, None, (10.0, 10.0, 10.0))], budget=9)
+    result = tune("cell", [loaded(channels, truth, None, (10.0, 10.0, 10.0))], budget=9)
     assert result["settings"]["method"] == "watershed_boundary"
     assert result["score"] > 0.7 > 0.5 > result["score_at_half"]

@@ -12,11 +12,15 @@ from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.plan.validation import PredictionPattern, ValidationTask
 from cellmap_pipeline.prediction import validation as prediction_of_validation
 from cellmap_pipeline.prediction.validation import predict_validation
+from cellmap_pipeline.scoring.rules.base import DistanceScale
+from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.validation.cases import ValidationCase
 from cellmap_pipeline.validation.validate import validate
 from tests.support.networks import tiny_task
 from tests.support.simulated import predicted, spheres
+
+JUNE = RULES["2026-06-30"]
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
 TRAINING = "t"
@@ -69,7 +73,7 @@ def tasks_for(folder, *labels, sizes=(), trainings=(TRAINING,), **parts):
 
 def task_for(folders, sizes=(), trainings=(TRAINING,), parts=()):
     sources = [PredictionPattern(f"{folder}/{PATH}", list(parts)) for folder in folders]
-    return ValidationTask(list(sizes), sources, list(trainings))
+    return ValidationTask(list(sizes), [[] for _ in sizes], sources, list(trainings))
 
 
 def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
@@ -80,7 +84,7 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
     mito, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/mito").read(GRID)
     assert np.array_equal(channels["mito"] > 127, mito > 0)
     tasks = tasks_for(predictions, "mito", "pm", "all", "er", all=["pm"])
-    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=False)
+    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=False, rules=JUNE)
     assert list(scores["classes"]) == ["mito", "pm", "all"]
     for value in scores["classes"].values():
         assert value["score"] == pytest.approx(1)
@@ -117,7 +121,7 @@ def test_a_score_for_each_voxel_size(tmp_path, datasplit):
     (folder / ".zattrs").write_text(json.dumps(attributes))
     stored(tmp_path / "p/a/crop1/pm", np.full(GRID.shape, 255, np.uint8))
     tasks = tasks_for(tmp_path / "p", "pm", sizes=[[3.48, 4, 4], [8, 8, 8]])
-    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=False)
+    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=False, rules=JUNE)
     by_size = scores["classes"]["pm"]["voxel_sizes"]
     assert [entry["measured_at"] for entry in by_size] == [[4, 4, 4], [8, 8, 8]]
     assert [entry["score"] for entry in by_size] == [pytest.approx(0.5, abs=0.01), 1]
@@ -138,7 +142,7 @@ def test_crops_that_validate_in_all_or_any_trainings(tmp_path, datasplit):
         splits[name].write_text("".join([*rows, f"train,{tmp_path}/raw,{labels}/crop9\n"]))
     tasks = tasks_for(tmp_path / "p", "pm", trainings="ab")
     for everywhere, crops in ((True, ["a/crop2"]), (False, ["a/crop2", "a/crop3", "a/crop1"])):
-        scores, _ = validate(tasks, splits, (8, 8, 8), everywhere)
+        scores, _ = validate(tasks, splits, (8, 8, 8), everywhere, JUNE)
         assert scores["classes"]["pm"]["voxel_sizes"][0]["crops"] == crops
 
 
@@ -147,7 +151,7 @@ def test_the_mean_of_several_predictions_is_tuned(tmp_path, datasplit):
     stored(tmp_path / "p/a/crop1/pm", np.where(pm, 200, 100).astype(np.uint8))
     stored(tmp_path / "q/a/crop1/pm", np.where(pm, 60, 60).astype(np.uint8))
     tasks = {"pm": [task_for([tmp_path / "p", tmp_path / "q"])]}
-    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=True)
+    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=True, rules=JUNE)
     assert scores["classes"]["pm"]["score"] == 1
     assert 80 / 255 < found["pm"][0]["settings"]["threshold"] < 130 / 255
 
@@ -173,7 +177,7 @@ def test_different_means_at_different_voxel_sizes(tmp_path, datasplit):
         stored(tmp_path / name / "a/crop1/pm", values)
     means = [([tmp_path / "a", tmp_path / "b"], 2.0), ([tmp_path / "c", tmp_path / "d"], 32.0)]
     tasks = {"pm": [task_for(folders, [[size] * 3]) for folders, size in means]}
-    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=True)
+    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=True, rules=JUNE)
     assert [entry["score"] for entry in scores["classes"]["pm"]["voxel_sizes"]] == [1, 1]
     assert [entry["voxel_size"] for entry in found["pm"]] == [[2.0] * 3, [32.0] * 3]
     fine, coarse = (entry["settings"]["threshold"] for entry in found["pm"])
@@ -188,7 +192,7 @@ def test_labels_excluded_by_a_datasplit_are_not_used(tmp_path, datasplit):
         f'validate,{tmp_path}/raw,{folder}/[mito]\ntrain,{tmp_path}/raw,"{folder}/[mito,pm]"\n'
     )
     tasks = tasks_for(tmp_path / "p", "pm")
-    assert validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False)[0]["classes"] == {}
+    assert validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False, JUNE)[0]["classes"] == {}
 
 
 def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit, monkeypatch):
@@ -205,9 +209,11 @@ def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit,
     )  # fmt: skip
     monkeypatch.setattr(validation, "MAX_INSTANCE_VOXELS_PER_CROP", 24**3)
     tasks = tasks_for(tmp_path / "p", "mito")
-    scores, _ = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False)
+    scores, _ = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False, JUNE)
     (case,) = tuned_on
     assert case.truth.size <= 24**3 and case.truth.any()
+    # Distances count as in the whole crop of 40 voxels of 8 nm.
+    assert case.scale.cap_nm == 160 and case.test_scales == [case.scale]
     assert scores["classes"]["mito"]["voxel_sizes"][0]["counts"]["tp"] == 3
     assert scores["classes"]["mito"]["score"] > 0.95
 
@@ -216,7 +222,10 @@ def test_the_densest_box(tmp_path):
     truth = np.zeros(GRID.shape, np.uint8)
     truth[35:, 35:, :10] = 1
     stored(tmp_path / "pm", truth)
-    whole = ValidationCase("c", LabelVolume.open(tmp_path / "pm"), Probabilities("pm", GRID, []))
+    scale = DistanceScale.of(GRID.shape, GRID.voxel_size)
+    whole = ValidationCase(
+        "c", LabelVolume.open(tmp_path / "pm"), Probabilities("pm", GRID, []), scale, [scale]
+    )
     assert whole.densest_box(40**3).grid == GRID
     assert GRID.offset(whole.densest_box(20**3).grid) == (20, 20, 0)
     assert GRID.offset(whole.central_box(20**3).grid) == (10, 10, 10)
@@ -235,5 +244,11 @@ def test_the_central_box_of_large_crops_is_predicted(task, datasplit, tmp_path, 
     monkeypatch.setattr(prediction_of_validation, "MAX_PREDICTED_VOXELS", 20**3)
     predict_validation([task], datasplit, Inference(), {}, tmp_path / "p")
     assert Volume.open(tmp_path / "p/a/crop1/mito").levels[0].grid.shape == (20, 20, 20)
-    scores, _ = validate(tasks_for(tmp_path / "p", "pm"), {TRAINING: datasplit}, (8, 8, 8), False)
+    scores, _ = validate(
+        tasks_for(tmp_path / "p", "pm"),
+        {TRAINING: datasplit},
+        (8, 8, 8),
+        False,
+        JUNE,
+    )
     assert scores["classes"]["pm"]["score"] == pytest.approx(1)
