@@ -10,7 +10,7 @@ from pathlib import Path
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.submission import score_submission
-from cellmap_pipeline.scoring.summary import primary_score
+from cellmap_pipeline.scoring.summary import PRIMARY_SCORES
 from cellmap_pipeline.submission.official_scorer import Scores, score_officially
 
 # Relative and absolute.
@@ -107,7 +107,10 @@ def largest_difference(ours: Scores, official: Scores) -> Difference | None:
 
 
 def _class_scores(scores: Scores) -> dict[str, float]:
-    found = {label: primary_score(score) for label, score in scores["label_scores"].items()}
+    found = {
+        label: next((score[name] for name in PRIMARY_SCORES if name in score), None)
+        for label, score in scores["label_scores"].items()
+    }
     return {label: score for label, score in found.items() if score is not None}
 
 
@@ -119,8 +122,8 @@ def _message(found: Mapping[str, Difference | None], requested: str) -> str:
     if agreeing:
         return (
             f"the official toolbox does not agree with the rules of {requested} "
-            f"({found[requested]}), but with those of {names}: choose these with --rules to score "
-            "as it does"
+            f"({found[requested]}), but with those of {names}: give these as --rules to score as "
+            "it does"
         )
     lines = [f"by the rules of {name}, {difference}" for name, difference in found.items()]
     return "\n".join(

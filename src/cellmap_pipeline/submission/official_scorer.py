@@ -70,8 +70,9 @@ def score_officially(
     )
     if "error" in result:
         raise InputError(
-            f"{path}: the official toolbox stops while it scores ({result['error']}): "
-            "`cellmap-pipeline check --official` says at which label, unless memory is short"
+            f"{path}: the official toolbox stops while it scores ({result['error']}): see whether "
+            "`cellmap-pipeline check --official` reports a label, whether the manifest lists all "
+            "labels of the ground truth, and whether the memory suffices (--memory-gb)"
         )
     return result
 

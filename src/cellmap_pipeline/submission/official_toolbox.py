@@ -94,7 +94,8 @@ def run_toolbox(
         command = [sys.executable, "-m", module, str(memory_bytes), *arguments]
         failure = _failure(command, folder, os.environ | variables | dict(environment or {}))
         if not (folder / RESULT).is_file():
-            raise InputError(f"the official toolbox {failure}")
+            hint = f", or raise --memory-gb from {memory_gb:g}" if memory_gb else ""
+            raise InputError(f"the official toolbox {failure}{hint}")
         return json.loads((folder / RESULT).read_text())
 
 

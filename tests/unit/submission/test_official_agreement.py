@@ -37,3 +37,10 @@ def test_class_that_only_the_toolbox_scores() -> None:
     official["label_scores"]["np"] = {"combined_score": 0.0}
     found = largest_difference(OURS, official)
     assert str(found) == "np has no score here and 0 in the toolbox"
+
+
+def test_class_that_the_toolbox_scores_by_another_measure() -> None:
+    official = scores(0.5, 0.25, 0.4)
+    official["label_scores"]["mito"] = {"boundary_score": 0.5}
+    found = largest_difference(OURS, official)
+    assert str(found) == "mito has 0.5 here and no score in the toolbox"

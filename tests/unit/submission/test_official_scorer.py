@@ -122,7 +122,7 @@ def test_toolbox_that_agrees_with_other_rules(
     assert score(submission) == 2
     printed = capsys.readouterr().out
     assert "does not agree with the rules of 2026-06-30 (mito has " in printed
-    assert "but with those of 2026-07: choose these with --rules" in printed
+    assert "but with those of 2026-07: give these as --rules" in printed
 
 
 def test_toolbox_that_agrees_with_no_rules(
@@ -143,7 +143,7 @@ def test_toolbox_that_agrees_with_no_rules(
 @pytest.mark.parametrize(
     ("action", "message"),
     [
-        ("{}[1, 'golgi']", r"stops while it scores \(KeyError: \(1, 'golgi'\)\): `cellmap"),
+        ("{}[1, 'golgi']", r"stops while it scores \(KeyError: \(1, 'golgi'\)\): see whether"),
         ("numpy.zeros(2**31, 'u1')", r"stops while it scores \(\w*MemoryError: "),
         ("os.kill(os.getpid(), 9)", "was ended by SIGKILL, as when memory is short"),
         ("time.sleep(60)", "did not finish within .* hours: omit --official"),
