@@ -56,6 +56,7 @@ def test_exit_codes_of_rejected_and_incomplete_submissions(labels, capsys):
         ("score", "none", "--truth", "t.zarr"),
         ("score", "s.zip", "--truth", "none"),
     ],
+    ids=str,
 )
 def test_errors_name_missing_paths(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)

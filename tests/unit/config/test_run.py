@@ -20,6 +20,7 @@ RUN = {"data_root": "data", "test_crops": "m.csv", "trainings": ["a"]}
         ({"predictions": {"a": "x"}}, "name of a training"),
         ({"predictions": {"b": "x/{crop}/{label}"}}, "lacks {dataset}"),
     ],
+    ids=str,
 )
 def test_invalid_runs_are_refused(changes, message):
     with pytest.raises(InputError) as error:
@@ -52,6 +53,7 @@ def test_invalid_runs_are_refused(changes, message):
         ({"submission": {"select": {"mito": ["a", "a"]}}}, "submission.select.mito: lists a twice"),
         ({"submission": {"crops": []}}, "submission.crops: is empty: name at least one"),
     ],
+    ids=str,
 )
 def test_error_of_a_run_is_one_line(changes, message):
     with pytest.raises(InputError) as error:

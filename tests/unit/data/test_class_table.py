@@ -121,6 +121,7 @@ ATOMS = {
         (["mito", "mem", "inner", "unknown"], ["mem", "inner"]),
         ([], []),
     ],
+    ids=str,
 )
 def test_parts_of_a_class(classes, parts):
     assert parts_of("mito", classes, ATOMS) == parts

@@ -74,6 +74,7 @@ def test_real_table_of_the_challenge_is_read(shared):
         ("s3://b/x/d/d.zarr/a/b/", ("s3://b/x/d/d.zarr", "a/b")),
         ("/mnt/d/d.n5/em", ("/mnt/d/d.n5", "em")),
     ],
+    ids=str,
 )
 def test_urls_are_split_at_the_container(url, parts):
     assert split_url(url, "d") == parts

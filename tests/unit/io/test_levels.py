@@ -29,6 +29,7 @@ VOXEL_SIZES = st.tuples(SIZES, SIZES, SIZES)
         ((100, 100, 100), 2),
         ((2, 2, 2), 0),  # the finest one, although it is too coarse
     ],
+    ids=str,
 )
 def test_coarsest_level_that_is_fine_enough_is_read(wanted, index):
     assert level_to_read([(4, 4, 4), (8, 8, 8), (16, 16, 16)], wanted) == index
@@ -44,6 +45,7 @@ def test_coarsest_level_that_is_fine_enough_is_read(wanted, index):
         ((8, 4, 4), 0),  # equally near: the finer one
         ((100, 100, 100), 2),
     ],
+    ids=str,
 )
 def test_level_with_the_nearest_voxel_size_is_found(wanted, index):
     assert nearest_level([(4, 4, 4), (8, 8, 8), (16, 16, 16)], wanted) == index

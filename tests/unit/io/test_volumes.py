@@ -59,6 +59,7 @@ def test_levels_have_the_grids_in_the_metadata(raw):
 @pytest.mark.parametrize(
     ("wanted", "stored"),
     [((8, 8, 8), 8), ((16, 16, 16), 8), ((6.96, 8, 8), 4), ((4, 4, 4), 4), ((2, 2, 2), 4)],
+    ids=str,
 )
 def test_coarsest_level_that_is_fine_enough_is_read(raw, wanted, stored):
     assert Volume.open(raw).level_for(wanted).grid.voxel_size[0] == stored
@@ -243,7 +244,7 @@ def pyramid(path, *voxel_sizes):
         ([4, 8, 16], 8, 8), ([4, 8, 16], 9, 8), ([4, 8, 16], 2, 4), ([4, 16], 8, 4),
         # A finer level replaces an absent one; a coarser one does not.
         ([4], 16, 4), ([8, 16], 4, "s0: [4.0"), ([16], 8, "s1: [8.0"), ([8, 16], 2, "s0: [4.0"),
-    ],
+    ], ids=str,
 )  # fmt: skip
 def test_finer_but_no_coarser_level_replaces_an_absent_one(tmp_path, here, wanted, read):
     pyramid(tmp_path / "raw", 4, 8, 16)

@@ -45,7 +45,7 @@ def test_tiles_after_the_last_are_unknown(crops):
     assert (target == 255).all()
 
 
-@pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)])
+@pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)], ids=str)
 def test_patches_lie_within_the_margins(crop_shape):
     """The voxels that training and validation request are recorded instead of read."""
     made = training(

@@ -21,6 +21,7 @@ ROW = CropLabel(7, "a-1", "mito", Grid((4, 4, 4), (0, 0, 0), (400, 100, 100)))
         ({"job_voxels": 100_000}, 5),
         ({"job_voxels": 100_000, "jobs": 8}, 8),
     ],
+    ids=str,
 )
 def test_number_of_jobs_follows_from_jobs_or_job_voxels(inference, jobs):
     training = Training.model_validate(

@@ -93,7 +93,7 @@ def test_prediction_agrees_with_monai_on_the_whole_volume(
     assert expected.std() > 0.02
 
 
-@pytest.mark.parametrize("voxel_size", [(8, 8, 8), (4, 8, 16), (3.48, 4, 4)])
+@pytest.mark.parametrize("voxel_size", [(8, 8, 8), (4, 8, 16), (3.48, 4, 4)], ids=str)
 def test_the_result_does_not_depend_on_memory(task, raw, tmp_path, monkeypatch, voxel_size):
     grid = Grid(voxel_size, (100, 90, 150), (40, 30, 20))
     rows = [CropLabel(1, "d", "pm", grid)]
@@ -165,7 +165,7 @@ def test_raw_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize(("shape", "overlap"), [((9, 24, 12), 0.5), ((33, 20, 8), 0.25)])
+@pytest.mark.parametrize(("shape", "overlap"), [((9, 24, 12), 0.5), ((33, 20, 8), 0.25)], ids=str)
 def test_raw_beyond_the_margins_does_not_matter(task, raw, tmp_path, shape, overlap):
     grid = RAW_GRID.box((12, 20, 24), shape)
     rows = [CropLabel(1, "d", "pm", grid)]

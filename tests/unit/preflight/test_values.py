@@ -53,7 +53,9 @@ def test_a_few_bright_voxels_and_padding_do_not_hide_low_contrast(tmp_path):
     assert "networks see almost no contrast" in message
 
 
-@pytest.mark.parametrize(("highest", "number"), [((4000, 0), 1), ((4000, 300), 2), ((4200, 9), 0)])
+@pytest.mark.parametrize(
+    ("highest", "number"), [((4000, 0), 1), ((4000, 300), 2), ((4200, 9), 0)], ids=str
+)
 def test_predictions_that_use_little_of_a_wide_integer_type_are_a_warning(
     tmp_path, highest, number
 ):

@@ -162,6 +162,7 @@ def test_run_on_another_machine_is_active_if_it_has_a_heartbeat(monkeypatch, cap
         (["--profile", "slurm", "submission.zip"], False),
         (["--cores", "2", "--notemp"], False),
     ],
+    ids=str,
 )
 def test_dry_runs_are_recognized(arguments, expected):
     assert restart._is_dry_run(arguments) == expected

@@ -99,6 +99,7 @@ def test_a_checkpoint_with_nan_is_not_exported(tmp_path):
         ({"targets": {"mito": ["distance"]}}, "does not predict mito_distance"),
         ({"voxel_size": [8, 8, 4]}, r"trained at \[8.0, 8.0, 8.0\] nm, but .* \[8, 8, 4\]"),
     ],
+    ids=str,
 )
 def test_checkpoint_that_does_not_match_the_training_is_refused(tmp_path, changes, message):
     expected = {"classes": ["mito", "pm"], "targets": {}, "voxel_size": [8, 8, 8]}
@@ -124,7 +125,7 @@ def test_normalization_comes_from_the_checkpoint(trained, tmp_path):
 @pytest.mark.parametrize(
     ("inference", "message"),
     [({"checkpoint": "last", "checkpoints": 2}, "takes `inference.checkpoint: best`"),
-     ({"checkpoints": 4}, "needs `save_top_k: 4`")],
+     ({"checkpoints": 4}, "needs `save_top_k: 4`")], ids=str,
 )  # fmt: skip
 def test_checkpoints_that_cannot_be_averaged_are_refused(inference, message):
     with pytest.raises(ValueError, match=message):
