@@ -31,7 +31,7 @@ def run_command(folder, *arguments):
     return main([*map(str, arguments), "--manifest", str(folder / "m.csv")])
 
 
-def test_package_and_check(labels, capsys):
+def test_packaged_labels_pass_the_check(labels, capsys):
     zip_path = labels / "out.zip"
     assert run_command(labels, "package", labels / "labels", "--output", zip_path) == 0
     assert run_command(labels, "check", zip_path) == 0
@@ -56,6 +56,7 @@ def test_exit_codes_of_rejected_and_incomplete_submissions(labels, capsys):
         ("score", "none", "--truth", "t.zarr"),
         ("score", "s.zip", "--truth", "none"),
     ],
+    ids=str,
 )
 def test_errors_name_missing_paths(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
@@ -78,7 +79,7 @@ def test_errors_name_the_option_of_a_missing_manifest(labels, capsys):
     assert "error: --manifest: file:///none.csv cannot be downloaded" in capsys.readouterr().err
 
 
-def test_score(labels, capsys):
+def test_score_writes_json_and_csv(labels, capsys):
     run_command(labels, "package", labels / "labels", "--output", labels / "out.zip")
     truth = labels / "truth.zarr"
     for label in ("mito", "pm"):

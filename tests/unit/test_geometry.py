@@ -30,6 +30,7 @@ def test_edges_are_half_a_voxel_outside_the_centers():
         ((1, 1, 1), (0, 0, 0), (1, 0, 1)),
         ((1, 1), (0, 0), (1, 1)),
     ],
+    ids=str,
 )
 def test_impossible_grids_are_refused(arguments):
     with pytest.raises(ValueError):
@@ -138,6 +139,7 @@ def test_a_box_is_covered_until_it_crosses_the_border(grid, start):
         ((0, 10, 0), (10, 10, 10), 1),
         ((0, -30, 0), (10, 10, 10), 1),
     ],
+    ids=str,
 )
 def test_fraction_outside(start, shape, share):
     grid = Grid((2, 4, 8), (1, 2, 3), (10, 10, 10))

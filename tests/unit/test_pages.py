@@ -1,10 +1,10 @@
-"""The docs hang together: what they link to is there, and the README leads to all of them."""
+"""Links between the pages of the docs."""
 
 import re
 
 
 def links(page):
-    """Files that a page links to or shows."""
+    """Return the files that a page links to or shows."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     found = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
     return [(page.parent / link).resolve() for link in found if link and "://" not in link]

@@ -21,11 +21,10 @@ from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainU
 from cellmap_pipeline.data.mirror import Mirror
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector, shape_of
-from cellmap_pipeline.io.arrays import parse_array
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
 from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
-from cellmap_pipeline.io.formats.zarr3 import attributes_of
+from cellmap_pipeline.io.formats.registry import parse_array, parse_attributes
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read, nearest_level
 from cellmap_pipeline.io.pyramids import with_common_edges
 from cellmap_pipeline.io.storage import Metadata, read_json
@@ -295,7 +294,7 @@ def _declared(
             continue
         file, group = f"{mirror.source}/{key}/{name}", f"{key}/{label}".rstrip("/")
         stored = _parse_json(content, file)
-        levels = declared_levels(attributes_of(stored) if stored_as == "zarr3" else stored, file)
+        levels = declared_levels(parse_attributes(stored, stored_as), file)
         levels.sort(key=lambda level: level.voxel_size)
         sizes, stated = [level.voxel_size for level in levels], [x.translation for x in levels]
         return stored_as, [

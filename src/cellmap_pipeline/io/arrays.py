@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
-from cellmap_pipeline.io.formats.n5 import parse_n5_array
-from cellmap_pipeline.io.formats.zarr2 import needs_numcodecs, parse_zarray, portable_metadata
-from cellmap_pipeline.io.formats.zarr3 import attributes_of, parse_zarr_json
+from cellmap_pipeline.io.formats.registry import parse_array, parse_attributes
+from cellmap_pipeline.io.formats.zarr2 import needs_numcodecs, portable_metadata
 from cellmap_pipeline.io.resampling import nearest_indices
 from cellmap_pipeline.io.storage import (
     ABSENT_FILE,
@@ -49,9 +48,6 @@ def set_cache_bytes(limit: int) -> None:
     """Limit the cache of decoded chunks of all arrays that are opened from now on."""
     global CONTEXT
     CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
-
-
-PARSERS = {"zarr": parse_zarray, "zarr3": parse_zarr_json, "n5": parse_n5_array}
 
 
 @dataclass
@@ -236,23 +232,10 @@ def read_absent(folder: Location) -> frozenset[str]:
         ) from None
 
 
-def parse_array(stored: Metadata, stored_as: Format) -> ArrayMetadata:
-    """Parse the content of an array's metadata file.
-
-    Raises
-    ------
-    AttributeError, KeyError, TypeError, ValueError
-        It does not describe an array.
-    """
-    return PARSERS[stored_as](stored)
-
-
 def array_attributes(path: Location, stored_as: Format) -> Metadata:
     """Read the attributes of an array, of which a local copy may have no voxels."""
     own, without_voxels = read_json_files(path, [ATTRIBUTES_FILES[stored_as], ".zattrs"])
-    if stored_as == "zarr3" and own is not None:
-        return attributes_of(own)
-    return own or without_voxels or {}
+    return parse_attributes(own, stored_as) if own else without_voxels or {}
 
 
 def check_chunk_names(folder: Path, separator: str) -> bool:

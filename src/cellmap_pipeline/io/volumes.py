@@ -18,17 +18,24 @@ import tensorstore as ts
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector, intersection
+from cellmap_pipeline.geometry import (
+    TOLERANCE_VOXELS,
+    Grid,
+    Shape,
+    Vector,
+    intersection,
+    shape_of,
+)
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.availability import available_box
-from cellmap_pipeline.io.formats.array import Format
+from cellmap_pipeline.io.formats import registry
+from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
-from cellmap_pipeline.io.formats.ngff import multiscale_metadata, stored_grids, write_metadata
-from cellmap_pipeline.io.formats.zarr3 import attributes_of
+from cellmap_pipeline.io.formats.ngff import multiscale_metadata, stored_grids
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read
 from cellmap_pipeline.io.pyramids import settle_positions
 from cellmap_pipeline.io.resampling import resample
-from cellmap_pipeline.io.storage import Location, Metadata, location, read_json_files
+from cellmap_pipeline.io.storage import Location, Metadata, kvstore, location, read_json_files
 
 CHUNK = 64
 
@@ -211,10 +218,11 @@ def create(
     chunk: int | Shape = CHUNK,
     compression_level: int = 3,
 ) -> ts.TensorStore:
-    """Create an empty OME-NGFF 0.4 volume with one level `s0` and return that array for writing.
+    """Create an empty OME-NGFF volume with one level `s0` and return that array for writing.
 
-    The array's `.zattrs` hold `voxel_size`, `translation` and `shape` as in the challenge's
-    submissions, and `attributes`. A volume at `path` is replaced.
+    It is written in `io.formats.registry.OUTPUT_FORMAT`. The array has the attributes `voxel_size`,
+    `translation` and `shape`, as in the challenge's submissions, and `attributes`. A volume at
+    `path` is replaced.
 
     Parameters
     ----------
@@ -235,52 +243,46 @@ def create(
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
-    write_metadata(path / ".zgroup", {"zarr_format": 2})
-    write_metadata(path / ".zattrs", {"multiscales": [multiscale_metadata(path.name, [grid])]})
-    spec = {
-        "driver": "zarr",
-        "kvstore": {"driver": "file", "path": f"{path}/s0/"},
-        "metadata": {
-            "shape": grid.shape,
-            "chunks": [min(c, n) for c, n in zip(chunks, grid.shape, strict=True)],
-            "dtype": np.dtype(dtype).str,
-            "compressor": {
-                "id": "blosc",
-                "cname": "zstd",
-                "clevel": compression_level,
-                "shuffle": 1,
-            },
-            "dimension_separator": "/",
-            "fill_value": 0,
-        },
-    }
+    stored_as = registry.OUTPUT_FORMAT
+    writer = registry.WRITERS[stored_as]
+    writer.create_group(path)
+    writer.add_attributes(path, {"multiscales": [multiscale_metadata(path.name, [grid])]})
+    clipped = shape_of(min(c, n) for c, n in zip(chunks, grid.shape, strict=True))
+    metadata = writer.array_metadata(grid.shape, clipped, np.dtype(dtype), compression_level)
+    spec = {"driver": stored_as, "kvstore": kvstore(path / "s0"), "metadata": metadata}
     array = ts.open(spec, create=True).result()
     own = {
         "voxel_size": list(grid.voxel_size),
         "translation": list(grid.translation),
         "shape": list(grid.shape),
     }
-    write_metadata(path / "s0" / ".zattrs", own | (attributes or {}))
+    writer.add_attributes(path / "s0", own | (attributes or {}))
     return array
 
 
 def reopen(path: Path) -> ts.TensorStore:
     """Open the array of a volume made by `create` for further writing."""
-    return ts.open(
-        {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{path}/s0/"}}
-    ).result()
+    stored_as, _ = _read_container(path / "s0")
+    return ts.open({"driver": stored_as, "kvstore": kvstore(path / "s0")}).result()
+
+
+def add_attributes(path: Path, attributes: Metadata) -> None:
+    """Add attributes to those of a volume made by `create`."""
+    stored_as, _ = _read_container(path)
+    registry.WRITERS[stored_as].add_attributes(path, attributes)
 
 
 def _read_container(place: Location) -> tuple[Format, Metadata]:
     """Read the format and the attributes of the group or array at a location."""
-    names = (".zattrs", ".zarray", "zarr.json", "attributes.json")
-    attributes, array, zarr3, n5 = read_json_files(place, names)
-    if attributes is not None or array is not None:
-        return "zarr", attributes or {}
-    if zarr3 is not None:
-        return "zarr3", attributes_of(zarr3)
-    if n5 is not None:
-        return "n5", n5
+    files = {
+        stored_as: (ATTRIBUTES_FILES[stored_as], file) for stored_as, file in ARRAY_FILES.items()
+    }
+    names = list(dict.fromkeys(name for pair in files.values() for name in pair))
+    found = dict(zip(names, read_json_files(place, names), strict=True))
+    for stored_as, (attributes_file, array_file) in files.items():
+        attributes = found[attributes_file]
+        if attributes is not None or found[array_file] is not None:
+            return stored_as, registry.parse_attributes(attributes or {}, stored_as)
     raise InputError(_no_volume(place))
 
 

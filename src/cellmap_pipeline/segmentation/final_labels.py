@@ -13,9 +13,7 @@ from cellmap_pipeline.channels import auxiliary_kinds
 from cellmap_pipeline.classes import is_instance, style_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.files import atomic_folder
-from cellmap_pipeline.io.formats.ngff import write_metadata
-from cellmap_pipeline.io.storage import read_json
-from cellmap_pipeline.io.volumes import create
+from cellmap_pipeline.io.volumes import add_attributes, create
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.blocks import split_into_blocks
 from cellmap_pipeline.segmentation.method_settings import complete, find_method, usable_methods
@@ -113,5 +111,4 @@ def _mark_as_labels(path: Path, label: str) -> None:
     if not is_instance(label):
         red, green, blue = (round(255 * part) for part in to_rgb(style_of(label).color))
         metadata["colors"] = [{"label-value": 1, "rgba": [red, green, blue, 255]}]
-    attributes = path / ".zattrs"
-    write_metadata(attributes, read_json(attributes) | {"image-label": metadata})
+    add_attributes(path, {"image-label": metadata})

@@ -22,6 +22,7 @@ RUN = {"data_root": "data", "test_crops": "m.csv", "trainings": ["a"]}
         ({"predictions": {"a": "x"}}, "name of a training"),
         ({"predictions": {"b": "x/{crop}/{label}"}}, "lacks {dataset}"),
     ],
+    ids=str,
 )
 def test_invalid_runs_are_refused(changes, message):
     with pytest.raises(InputError) as error:
@@ -59,6 +60,7 @@ def test_invalid_runs_are_refused(changes, message):
             "choose one of 2026-06-30, 2026-07, pq",
         ),
     ],
+    ids=str,
 )
 def test_error_of_a_run_is_one_line(changes, message):
     with pytest.raises(InputError) as error:

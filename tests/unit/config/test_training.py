@@ -40,6 +40,7 @@ def test_defaults_and_isotropic_sizes(tmp_path):
             "targets: {mito: [affinities]}",
         ),
     ],
+    ids=str,
 )
 def test_invalid_values_are_named(tmp_path, changes, message):
     with pytest.raises(InputError) as error:
@@ -68,7 +69,7 @@ def test_invalid_values_are_named(tmp_path, changes, message):
         ({"loss": {"dice": -1}}, "loss.dice: Input should be greater than 0, not -1"),
         ({"scheduler": "exp"}, "scheduler: Input should be 'constant', 'cosine' or 'polynomial', "
          "not 'exp'"),
-    ],
+    ], ids=str,
 )  # fmt: skip
 def test_error_of_a_training_is_one_line(tmp_path, changes, message):
     with pytest.raises(InputError) as error:

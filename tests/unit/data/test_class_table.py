@@ -64,7 +64,7 @@ def test_errors_name_file_and_line(text, message, tmp_path):
     assert str(error.value).startswith(str(tmp_path / "classes.csv"))
 
 
-def test_tables_that_cannot_be_read(tmp_path):
+def test_unreadable_tables_are_refused(tmp_path):
     with pytest.raises(InputError, match="none.csv does not exist"):
         read_class_table(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
@@ -92,7 +92,7 @@ def test_tables_that_cannot_be_read(tmp_path):
         ("mito", "mito", None),
     ],
 )
-def test_facts_of_the_challenges_table(voxel, label, positive, challenge):
+def test_real_table_of_the_challenge_has_known_facts(voxel, label, positive, challenge):
     assert len(challenge) == 74
     yes, no = implied([voxel], [label], challenge)[label]
     assert (yes, no) == {
@@ -121,6 +121,7 @@ ATOMS = {
         (["mito", "mem", "inner", "unknown"], ["mem", "inner"]),
         ([], []),
     ],
+    ids=str,
 )
 def test_parts_of_a_class(classes, parts):
     assert parts_of("mito", classes, ATOMS) == parts

@@ -62,7 +62,7 @@ def test_a_downloaded_table_is_kept_unless_malformed(tmp_path):
         local_copy(source.as_uri(), tmp_path / "other.csv", "fetch.crops", parse_crop_table)
 
 
-def test_the_challenges_table(shared):
+def test_real_table_of_the_challenge_is_read(shared):
     table = read_crop_table(shared / "data/challenge/manifest.csv")
     assert len(table) == 289
     assert table[234].dataset == "jrc_cos7-1a"
@@ -74,6 +74,7 @@ def test_the_challenges_table(shared):
         ("s3://b/x/d/d.zarr/a/b/", ("s3://b/x/d/d.zarr", "a/b")),
         ("/mnt/d/d.n5/em", ("/mnt/d/d.n5", "em")),
     ],
+    ids=str,
 )
 def test_urls_are_split_at_the_container(url, parts):
     assert split_url(url, "d") == parts

@@ -149,7 +149,7 @@ def test_crops_are_found_with_their_labeled_volumes(data_root):
     assert crops[-1].present == {"mito": 50 * 8**3}
 
 
-def test_filters(data_root):
+def test_crops_are_filtered_by_dataset_and_number(data_root):
     def names(**filters):
         crops = make_crops(data_root, SplitSettings(["mito"], (8, 8, 8), **filters), None)
         return [crop.crop for crop in crops]
@@ -175,7 +175,7 @@ def test_the_error_of_a_class_without_data_lists_the_annotated_classes(data_root
         make_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)), own)
 
 
-def test_written_in_the_challenges_format(data_root, tmp_path):
+def test_datasplit_is_written_in_the_format_of_the_challenge(data_root, tmp_path):
     settings = SplitSettings(["nuc", "mito"], (8, 8, 8))
     path, summary = tmp_path / "datasplit.csv", tmp_path / "summary.csv"
     make_datasplit(data_root, settings, None, path, summary)
@@ -193,7 +193,7 @@ def test_written_in_the_challenges_format(data_root, tmp_path):
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_raw_outside_the_zarr(data_root, tmp_path, monkeypatch, relative):
+def test_raw_outside_the_zarr_keeps_its_path(data_root, tmp_path, monkeypatch, relative):
     """Raw outside the zarr keeps its path in a written datasplit; a relative one can be moved."""
     monkeypatch.chdir(data_root)
     base = Path() if relative else data_root
@@ -211,7 +211,7 @@ def test_raw_outside_the_zarr(data_root, tmp_path, monkeypatch, relative):
     assert (str(data_root) in path.read_text()) != relative
 
 
-def test_cellmap_data_opens_it(data_root, tmp_path):
+def test_cellmap_data_reads_a_written_datasplit(data_root, tmp_path):
     from cellmap_data import CellMapDataSplit
 
     path = tmp_path / "datasplit.csv"
@@ -244,7 +244,7 @@ a.zarr/raw,a.zarr/lab/crop2/[mito],validate
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
-def test_all_forms_are_equivalent(form, ending, start, tmp_path):
+def test_all_forms_of_a_datasplit_are_equivalent(form, ending, start, tmp_path):
     text = start + FORMS[form].replace("\n", ending)
     (tmp_path / "d.csv").write_bytes(text.encode())
     (train, validate) = read_datasplit(tmp_path / "d.csv", ["mito"])
@@ -253,7 +253,7 @@ def test_all_forms_are_equivalent(form, ending, start, tmp_path):
     assert train[3] == validate[3] == ["mito"]
 
 
-def test_paths_with_commas_and_spaces(tmp_path):
+def test_paths_may_contain_commas_and_spaces(tmp_path):
     (tmp_path / "d.csv").write_text(
         '# ours\n\ntrain, "/d/a, b.zarr",raw,"/d/a, b.zarr","lab/crop1/[er, mito]"\n'
         'validate,"/d/a, b.zarr",/n/c.n5/raw,"/d/a, b.zarr","lab/crop2/[mito]"\n'
@@ -285,7 +285,7 @@ def test_errors_name_the_line(text, message, tmp_path):
     assert str(error.value).startswith(str(tmp_path / "d.csv"))
 
 
-def test_files_that_cannot_be_read(tmp_path, data_root):
+def test_unreadable_datasplits_are_refused(tmp_path, data_root):
     (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
     for lack in ("none.csv does not exist", "latin.csv line 1 is not UTF-8", "a cannot be read"):
         with pytest.raises(InputError, match=lack):

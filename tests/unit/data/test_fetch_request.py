@@ -61,12 +61,12 @@ PLAIN = {
 }
 
 
-def test_plain_form():
+def test_plain_form_has_a_fixed_order_of_keys():
     assert REQUEST.to_dict() == PLAIN
     assert json.dumps(REQUEST.to_dict()) == json.dumps(PLAIN)
     empty = {"dataset": "d", "labels": None, "raw": "r", "train": [], "predict": []}
     assert json.dumps(FetchRequest("d", None, "r").to_dict()) == json.dumps(empty)
 
 
-def test_roundtrip():
+def test_request_is_restored_from_its_plain_form():
     assert FetchRequest.from_dict(json.loads(json.dumps(PLAIN))) == REQUEST

@@ -308,7 +308,7 @@ def test_missing_raw_is_named(bucket, tmp_path):
         fetch_crop(7, replace(request(), raw=raw), tmp_path)
 
 
-@pytest.mark.parametrize("classes", [["golgi"], ["er"]])
+@pytest.mark.parametrize("classes", [["golgi"], ["er"]], ids=str)
 def test_nothing_is_fetched_of_a_crop_without_usable_labels(bucket, tmp_path, classes):
     done = fetch_crop(7, request(classes), tmp_path)
     assert done["classes"] == []
@@ -327,7 +327,9 @@ def test_the_fetched_level_is_the_one_that_is_read(bucket, source, tmp_path, vox
 
 
 @pytest.mark.parametrize(
-    ("wanted", "levels"), [([3.5], ["s0", "s1"]), ([5, 6.5], ["s0", "s1"]), ([16, 8], ["s1"])]
+    ("wanted", "levels"),
+    [([3.5], ["s0", "s1"]), ([5, 6.5], ["s0", "s1"]), ([16, 8], ["s1"])],
+    ids=str,
 )
 def test_ground_truth_is_fetched_at_the_level_that_validation_reads(
     source, tmp_path, wanted, levels

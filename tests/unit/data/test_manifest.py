@@ -32,14 +32,14 @@ rows = st.builds(
 )
 
 
-def test_a_row_of_the_challenge():
+def test_row_of_the_challenge_is_parsed():
     (row,) = parse_manifest(f"{HEADER}\n{GOOD}\n", "m.csv")
     grid = Grid((1.74, 2, 2), (23837.13, 7599, 35999), (600, 500, 400))
     assert row == CropLabel(4, "jrc_a-1", "mito", grid)
 
 
 @given(st.lists(rows, min_size=1, unique_by=lambda row: (row.crop, row.label)))
-def test_roundtrip(tmp_path_factory, manifest):
+def test_written_manifest_is_read_unchanged(tmp_path_factory, manifest):
     path = tmp_path_factory.mktemp("manifest") / "m.csv"
     write_manifest(manifest, path)
     assert read_manifest(path) == manifest
@@ -111,7 +111,7 @@ def installed(tmp_path, monkeypatch):
     return package
 
 
-def test_the_installed_toolboxs_manifest(installed, tmp_path):
+def test_manifest_of_the_installed_toolbox_is_used(installed, tmp_path):
     with pytest.raises(InputError, match="is installed but has no utils/test_crop_manifest.csv"):
         local_manifest(TOOLBOX, tmp_path / "inputs")
     (installed / "utils/test_crop_manifest.csv").write_text(f"{HEADER}\n{GOOD}\n")
@@ -120,13 +120,13 @@ def test_the_installed_toolboxs_manifest(installed, tmp_path):
     assert len(read_manifest(path)) == 1
 
 
-def test_without_the_toolbox(monkeypatch, tmp_path):
+def test_missing_toolbox_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     with pytest.raises(InputError, match="which is not installed: install it, or give"):
         local_manifest(TOOLBOX, tmp_path / "inputs")
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_unreadable_manifests_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_manifest(tmp_path / "none.csv")
     with pytest.raises(InputError, match="cannot be read"):
@@ -147,7 +147,7 @@ def test_a_url_is_downloaded_once(tmp_path):
         local_manifest(source.as_uri(), tmp_path / "elsewhere")
 
 
-def test_the_challenges_own_manifest(shared):
+def test_real_manifest_of_the_challenge_is_read(shared):
     rows = read_manifest(shared / "data/challenge/test_crop_manifest.csv")
     assert len(rows) == 413
     assert len({row.crop for row in rows}) == 16

@@ -1,4 +1,4 @@
-"""Labels on larger voxels: by overlap, against a count voxel by voxel."""
+"""Labels are resampled to larger voxels by overlap."""
 
 from collections import defaultdict
 from itertools import product
@@ -16,7 +16,7 @@ SOURCE = Grid((1, 1, 1), (0, 0, 0), (4, 5, 6))
 
 
 def overlaps(low, high, n):
-    """Voxels that an interval overlaps, and the length of the overlap."""
+    """Yield the voxels that an interval overlaps, and the length of each overlap."""
     for i in range(n):
         length = min(high, i + 0.5) - max(low, i - 0.5)
         if length > 1e-9:
@@ -24,7 +24,7 @@ def overlaps(low, high, n):
 
 
 def count(ids, known, target):
-    """Resample as the docstring says, voxel by voxel."""
+    """Resample as the docstring of `resample_labels` says, voxel by voxel."""
     result, result_known = np.zeros(target.shape, ids.dtype), np.zeros(target.shape, bool)
     for index in np.ndindex(target.shape):
         center = [
@@ -56,7 +56,7 @@ def count(ids, known, target):
     size=st.tuples(*[st.sampled_from([1.5, 2.0, 2.5, 3.0])] * 3),
     start=st.tuples(*[st.sampled_from([-2.25, -0.5, 0.0, 0.5, 0.75, 1.25])] * 3),
 )
-def test_as_counted_voxel_by_voxel(ids, unknown, has_unknown, size, start):
+def test_resampled_labels_equal_a_count_voxel_by_voxel(ids, unknown, has_unknown, size, start):
     known = ~unknown if has_unknown else np.ones(SOURCE.shape, bool)
     ids = ids * known
     target = Grid(size, start, (3, 3, 3))
@@ -66,8 +66,8 @@ def test_as_counted_voxel_by_voxel(ids, unknown, has_unknown, size, start):
     np.testing.assert_array_equal(result, expected)
 
 
-def test_a_membrane_of_half_a_voxel_stays():
-    """Membranes of 2 voxels of 2.28 nm at 4 nm, at every offset."""
+def test_membrane_of_half_a_voxel_remains_closed():
+    """A membrane of 2 voxels of 2.28 nm is read at 4 nm, at ten offsets."""
     source = Grid((2.28, 2, 2), (0, 0, 0), (40, 4, 4))
     for first in range(10, 20):
         ids = np.zeros(source.shape, np.uint8)
@@ -77,7 +77,7 @@ def test_a_membrane_of_half_a_voxel_stays():
         assert read.any(axis=0).all()
 
 
-def test_batches_change_nothing(monkeypatch):
+def test_resampled_labels_do_not_depend_on_batches(monkeypatch):
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 2**40, SOURCE.shape).astype(np.uint64)
     known = rng.random(SOURCE.shape) < 0.9
@@ -90,7 +90,7 @@ def test_batches_change_nothing(monkeypatch):
         np.testing.assert_array_equal(part, all_at_once)
 
 
-def test_axes_that_are_finer_take_the_nearest_voxel():
+def test_nearest_voxel_is_taken_along_axes_that_become_finer():
     ids = np.zeros((2, 4, 4), np.uint8)
     ids[1, :2, :2] = 3
     source = Grid((8, 2, 2), (0, 0, 0), ids.shape)

@@ -1,3 +1,5 @@
+"""Label volumes: numbers of present voxels, encodings, and coarser voxels."""
+
 import json
 import re
 import shutil
@@ -32,7 +34,7 @@ def ids(unknown=100, present=50):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The boxes that are read."""
+    """A list of the boxes that are read, which grows while they are."""
     boxes = []
     read = Level.read
 
@@ -45,13 +47,13 @@ def reads(monkeypatch):
 
 
 def test_annotated_counts_avoid_reading(tmp_path, reads):
-    # the voxels say otherwise, so that it shows which of the two is taken
+    # The counts differ from the voxels, which shows that they are used.
     counts = {"absent": GRID.size - 700, "unknown": 400}
     assert present_voxels(label(tmp_path / "a", ids(), {"complement_counts": counts})) == 300
     assert not reads
 
 
-def test_counts_on_the_group(tmp_path, reads):
+def test_annotated_counts_of_the_group_are_used(tmp_path, reads):
     label(tmp_path / "a", ids())
     path = tmp_path / "a/.zattrs"
     counts = {"cellmap": {"annotation": {"complement_counts": {"absent": GRID.size - 3}}}}
@@ -60,12 +62,12 @@ def test_counts_on_the_group(tmp_path, reads):
     assert not reads
 
 
-def test_counts_of_a_finer_array_are_not_taken(tmp_path):
+def test_counts_of_a_finer_array_are_ignored(tmp_path):
     counts = {"complement_counts": {"absent": 8 * GRID.size}}
     assert present_voxels(label(tmp_path / "a", ids(), counts | UNKNOWN)) == 50
 
 
-def test_counts_of_the_finest_array_hold_for_a_coarser_one(tmp_path, reads):
+def test_counts_of_the_finest_array_are_scaled_to_a_coarser_one(tmp_path, reads):
     path = tmp_path / "a"
     label(path, ids())
     grids = [GRID.at([v / 2 for v in GRID.voxel_size]), GRID]
@@ -78,7 +80,9 @@ def test_counts_of_the_finest_array_hold_for_a_coarser_one(tmp_path, reads):
     assert not reads
 
 
-@pytest.mark.parametrize(("annotation", "expected"), [(UNKNOWN, 50), ({}, 150)])
+@pytest.mark.parametrize(
+    ("annotation", "expected"), [(UNKNOWN, 50), ({}, 150)], ids=["255 unknown", "none"]
+)
 def test_unknown_voxels_are_not_counted(annotation, expected, tmp_path):
     assert present_voxels(label(tmp_path / "a", ids(), annotation, chunk=7)) == expected
 
@@ -111,7 +115,7 @@ def test_some_chunks_of_a_large_array_are_counted(tmp_path, monkeypatch, reads):
     assert present_voxels(volume) == estimate
 
 
-def test_array_as_large_as_the_challenges_largest(tmp_path, reads):
+def test_array_of_the_challenges_largest_size_is_counted_by_few_chunks(tmp_path, reads):
     grid = Grid((2, 2, 2), (0, 0, 0), (1600, 1796, 2250))
     array = create(tmp_path / "a", grid, "uint8", chunk=64)
     array[:64, :64, :64].write(1).result()
@@ -146,13 +150,14 @@ def test_the_whole_encoding_is_honored(encoding, ids, known, tmp_path):
         ({"absent": 0, "present": 0}, "its encoding has 0 for both absent and present"),
         ({"absent": 256}, "the `absent` of its encoding is 256, which uint8 does not hold"),
     ],
+    ids=["text", "boolean", "negative", "same value twice", "beyond the type"],
 )
 def test_wrong_encodings_are_refused(encoding, message, tmp_path):
     with pytest.raises(InputError, match=re.escape(message)):
         label(tmp_path / "a", ids(), {"annotation_type": {"encoding": encoding}})
 
 
-def test_only_the_finest_level_is_stored(tmp_path):
+def test_coarser_labels_are_made_from_the_finest_level(tmp_path):
     voxels = np.zeros((4, 4, 4), np.uint16)
     voxels[:2, :2, :2] = 5  # one voxel of 8 nm
     voxels[2, 2:, 2:] = 7  # half of one
@@ -169,7 +174,7 @@ def test_nothing_is_known_outside_of_the_volume(tmp_path):
     assert not read.any() and not known.any()
 
 
-def test_encoding_of_the_finest_level_that_is_present(tmp_path):
+def test_encoding_of_the_finest_present_level_is_used(tmp_path):
     volume = label(tmp_path / "a", ids(), UNKNOWN)
     grids = [GRID.at((2, 2, 2)), GRID]
     (tmp_path / "a/s0").rename(tmp_path / "a/s1")

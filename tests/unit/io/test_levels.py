@@ -1,3 +1,5 @@
+"""The level of a volume that is read at a voxel size."""
+
 import itertools
 from pathlib import Path
 
@@ -22,13 +24,14 @@ VOXEL_SIZES = st.tuples(SIZES, SIZES, SIZES)
         ((4, 4, 4), 0),
         ((8, 8, 8), 1),
         ((7.8, 8, 8), 0),
-        ((7.99, 8, 8), 1),  # by rounding
+        ((7.99, 8, 8), 1),  # rounded to 8
         ((16, 8, 8), 1),  # too fine for the last level on two axes
         ((100, 100, 100), 2),
-        ((2, 2, 2), 0),  # the finest one, though it is too coarse
+        ((2, 2, 2), 0),  # the finest one, although it is too coarse
     ],
+    ids=str,
 )
-def test_coarsest_level_that_is_fine_enough(wanted, index):
+def test_coarsest_level_that_is_fine_enough_is_read(wanted, index):
     assert level_to_read([(4, 4, 4), (8, 8, 8), (16, 16, 16)], wanted) == index
 
 
@@ -42,13 +45,14 @@ def test_coarsest_level_that_is_fine_enough(wanted, index):
         ((8, 4, 4), 0),  # equally near: the finer one
         ((100, 100, 100), 2),
     ],
+    ids=str,
 )
-def test_nearest_level(wanted, index):
+def test_level_with_the_nearest_voxel_size_is_found(wanted, index):
     assert nearest_level([(4, 4, 4), (8, 8, 8), (16, 16, 16)], wanted) == index
 
 
 def volume(voxel_sizes, present):
-    """A volume with levels of these voxel sizes, some of them absent."""
+    """Make a volume with levels of these voxel sizes, some of them absent."""
     levels = [
         Level(Path(f"raw/s{i}"), Grid(size, (0, 0, 0), (4, 4, 4)))
         for i, size in enumerate(voxel_sizes)
@@ -59,7 +63,7 @@ def volume(voxel_sizes, present):
 
 @given(st.lists(VOXEL_SIZES, min_size=1, max_size=5, unique=True), st.data())
 def test_fetched_level_is_the_level_that_is_read(voxel_sizes, data):
-    """Whichever other levels a local copy holds, as `data.fetching` chooses by `level_to_read`."""
+    """`data.fetching` uses `level_to_read`; a local copy may hold any other levels."""
     voxel_sizes.sort()
     wanted = data.draw(VOXEL_SIZES)
     fetched = f"s{level_to_read(voxel_sizes, wanted)}"
@@ -71,7 +75,7 @@ def test_fetched_level_is_the_level_that_is_read(voxel_sizes, data):
 
 
 @given(st.lists(VOXEL_SIZES, min_size=2, max_size=5, unique=True), st.data())
-def test_no_coarser_level_stands_in_for_an_absent_one(voxel_sizes, data):
+def test_absent_level_is_not_replaced_by_a_coarser_one(voxel_sizes, data):
     voxel_sizes.sort()
     wanted = data.draw(VOXEL_SIZES)
     needed = level_to_read(voxel_sizes, wanted)

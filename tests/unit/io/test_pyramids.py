@@ -1,4 +1,4 @@
-"""Levels whose metadata give no positions of their own."""
+"""Positions of levels for which the metadata state none, or contradicting ones."""
 
 import json
 
@@ -16,7 +16,7 @@ COARSE = FINE.at((8, 8, 8))
 
 
 def write(path, fine, coarse, translation=FINE.translation):
-    """A volume of two levels, the coarse one at a translation; None: no level states one."""
+    """Write a volume of two levels, the coarse one at `translation`; None: none has one."""
     grids = [FINE, Grid(COARSE.voxel_size, translation or (0, 0, 0), COARSE.shape)]
     for i, (grid, voxels) in enumerate(zip(grids, (fine, coarse), strict=True)):
         create(path / f"{i}", grid, voxels.dtype.name, chunk=16).write(voxels).result()
@@ -63,17 +63,19 @@ CASES = {
 
 
 @pytest.mark.parametrize(("fine", "coarse", "expected", "assumption"), CASES.values(), ids=CASES)
-def test_voxels_show_where_the_coarser_level_lies(fine, coarse, expected, assumption, tmp_path):
+def test_position_of_a_coarser_level_is_found_by_comparing_voxels(
+    fine, coarse, expected, assumption, tmp_path
+):
     volume = write(tmp_path, fine, coarse)
     if expected:
         assert volume.levels[1].grid.translation == expected
     assert assumption in volume.assumption and bool(assumption) == bool(volume.assumption)
 
 
-def test_levels_with_a_scale_alone(tmp_path):
+def test_levels_without_translations_are_placed_by_their_voxels(tmp_path):
     volume = write(tmp_path, raw(), means(raw()), translation=None)
     assert [level.grid.translation for level in volume.levels] == [(0, 0, 0), (2, 2, 2)]
-    # A mean of voxels is read where these lie.
+    # The mean of voxels is read at their center.
     part = Grid((8, 8, 8), (18, 18, 18), (4, 4, 4))
     expected = means(raw())[2:6, 2:6, 2:6] / np.float32(255)
     np.testing.assert_allclose(volume.read_raw(part), expected, rtol=1e-6)
@@ -95,8 +97,8 @@ def test_missing_chunks_are_not_compared(tmp_path):
 
 @pytest.mark.parametrize(("translation", "is_misplaced"), [
     (EDGES, False), (tuple(t + 1 for t in EDGES), False), ((22, 22, 32), True),
-])  # fmt: skip
-def test_levels_that_contradict_each_other(translation, is_misplaced, tmp_path):
+], ids=["same edges", "an eighth of a voxel off", "half a voxel off"])  # fmt: skip
+def test_contradicting_positions_of_levels_are_reported(translation, is_misplaced, tmp_path):
     volume = write(tmp_path, raw(), means(raw()), translation)
     text = "s1 begins at [18.0, 18.0, 28.0] nm, but s0 at [8.0, 18.0, 28.0] nm"
     assert misplaced_level(volume.levels) == (text if is_misplaced else "")

@@ -1,3 +1,5 @@
+"""Resampling of intensities to other grids, and nearest voxels."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ rng = np.random.default_rng(0)
 
 
 def ramp(grid):
-    """World position along x at each voxel's center."""
+    """Return the world position along x at each voxel's center."""
     x = grid.translation[2] + grid.voxel_size[2] * np.arange(grid.shape[2])
     return np.broadcast_to(x, grid.shape).astype(np.float32)
 
@@ -21,7 +23,7 @@ def test_the_same_grid_changes_nothing():
     assert np.array_equal(resample(values, grid, grid), values)
 
 
-def test_twice_as_coarse_is_the_mean_of_eight():
+def test_halved_resolution_is_the_mean_of_eight_voxels():
     grid = Grid((1, 1, 1), (0, 0, 0), (8, 6, 4))
     values = rng.random(grid.shape, np.float32)
     mean = values.reshape(4, 2, 3, 2, 2, 2).mean(axis=(1, 3, 5))
@@ -40,10 +42,10 @@ def test_a_shift_of_whole_voxels_is_a_slice():
     st.tuples(*[st.sampled_from([1.74, 3.48, 4.0, 6.96, 8.0, 16.0])] * 3),
     st.tuples(*[st.integers(-8, 8)] * 3),
 )
-def test_a_ramp_stays_a_ramp_inside(voxel_size, shift):
+def test_ramp_is_preserved_inside_the_volume(voxel_size, shift):
     source = Grid((4, 4, 4), (100, 100, 100), (40, 40, 40))
     target = Grid(voxel_size, tuple(160 + s / 2 for s in shift), (4, 4, 4))
-    # Overlap-weighted means of steps are off a line by less than a tenth of a source voxel.
+    # Means weighted by overlap deviate from the ramp by less than a tenth of a source voxel.
     assert np.allclose(resample(ramp(source), source, target), ramp(target), atol=0.4)
 
 
@@ -58,22 +60,22 @@ def test_values_stay_within_their_range(voxel_size, translation):
     assert result.max() <= values.max() + 1e-6
 
 
-def test_nearest_takes_the_lower_of_two():
+def test_nearest_of_two_equally_near_voxels_is_the_lower_one():
     assert nearest_indices(0, 1, 4).tolist() == [0, 1, 2, 3]
     assert nearest_indices(0.5, 2, 3).tolist() == [0, 2, 4]  # voxels twice as large
     assert nearest_indices(-0.25, 0.5, 4).tolist() == [0, 0, 1, 1]  # half as large
     assert nearest_indices(-2, 1, 3).tolist() == [-2, -1, 0]
 
 
-def test_a_wrong_grid_is_refused():
+def test_grid_of_another_shape_is_refused():
     with pytest.raises(ValueError):
         resample(np.zeros((2, 2, 2)), Grid((1, 1, 1), (0, 0, 0), (2, 2, 3)), None)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2), st.integers(-12, 12), st.sampled_from([0.0, 0.5]))
-def test_shifts_along_an_axis(axis, whole, half):
-    """Off by whole voxels is a slice, by half a voxel the mean of two; the border goes on."""
+def test_shifts_by_whole_voxels_are_slices_and_by_half_a_voxel_means(axis, whole, half):
+    """Beyond the border, its values are repeated."""
     source = Grid((4, 4, 4), (0, 0, 0), (8, 9, 10))
     values = rng.random(source.shape, np.float32)
     place = [0.0, 0.0, 0.0]
@@ -95,19 +97,19 @@ def test_upsampling_then_downsampling_keeps_smooth_values(factor):
     values = (3 * z - 2 * y + x).astype(np.float32)
     fine = source.at([v / f for v, f in zip(source.voxel_size, factor, strict=True)])
     again = resample(resample(values, source, fine), fine, source)
-    inner = (slice(1, -1),) * 3  # at the border there is nothing to interpolate towards
+    inner = (slice(1, -1),) * 3  # Interpolation needs neighbors on both sides.
     assert np.allclose(again[inner], values[inner], atol=1e-4)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(-20, 20), st.sampled_from([1, 2, 4, 8]), st.integers(1, 12))
-def test_nearest_is_the_voxel_that_holds_the_center(start, factor, n):
-    """Voxels a whole number of times larger, their edges on edges of the source's."""
+def test_nearest_is_the_voxel_that_contains_the_center(start, factor, n):
+    """Edges of voxels that are larger by a whole factor lie on edges of the source's voxels."""
     first = start + (factor - 1) / 2
     index = nearest_indices(first, factor, n)
     low = start + factor * np.arange(n)
-    # of an even number of voxels the center lies on a border: the lower one
+    # The center of an even number of voxels lies on a border, of which the lower voxel is taken.
     assert np.array_equal(index, low + (factor - 1) // 2)
-    # and n voxels smaller by that factor, beginning at the same edge, stay within one each
+    # Voxels that are smaller by that factor lie within one each.
     fine = nearest_indices(start - 0.5 + 0.5 / factor, 1 / factor, n * factor)
     assert np.array_equal(fine, start + np.arange(n * factor) // factor)

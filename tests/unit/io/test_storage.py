@@ -1,3 +1,5 @@
+"""Volumes in S3 buckets, and files whose presence is checked."""
+
 import errno
 import os
 from pathlib import Path
@@ -31,7 +33,7 @@ def server():
 
 @pytest.fixture
 def bucket(server, monkeypatch):
-    """A bucket of a real HTTP server, and what puts files into it."""
+    """A function that copies a folder into a bucket of a real HTTP server."""
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
@@ -52,8 +54,8 @@ def bucket(server, monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_a_bucket_reads_like_a_folder(bucket, tmp_path, monkeypatch, signed):
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "anonymous"])
+def test_bucket_and_folder_give_the_same_voxels(bucket, tmp_path, monkeypatch, signed):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x") if signed else monkeypatch.delenv(name, raising=False)
     create(tmp_path / "raw", GRID, "uint8", chunk=16).write(RAW).result()
@@ -72,8 +74,8 @@ def test_a_bucket_reads_like_a_folder(bucket, tmp_path, monkeypatch, signed):
     assert np.array_equal(crop.read_raw((1, 2, 3), (20, 20, 10)), RAW[1:21, 2:22, 3:13])
 
 
-def test_datasplit_refers_to_a_bucket(bucket, tmp_path):
-    """Labels and raw of a bucket, or only raw; in five columns, in three, and as written again."""
+def test_datasplit_may_refer_to_a_bucket(bucket, tmp_path):
+    """Raw with or without labels, in rows of five and three columns, and in a written datasplit."""
     recon = tmp_path / "b.zarr/recon-1"
     create(recon / "em/raw", GRID, "uint8", chunk=16).write(RAW).result()
     for crop, box in ((1, GRID.box((0, 0, 0), (16, 16, 16))), (2, GRID.box((20, 0, 0), (9, 9, 9)))):
@@ -106,7 +108,7 @@ def test_datasplit_refers_to_a_bucket(bucket, tmp_path):
             assert np.array_equal(read, RAW[start : start + n, :n, :n])
 
 
-def test_labels_that_a_bucket_lacks(bucket, tmp_path):
+def test_labels_missing_in_a_bucket_are_named(bucket, tmp_path):
     (tmp_path / "own.csv").write_text(
         "train,s3://cells/raw,s3://cells/none/crop1\nvalidate,a,s3://cells/none/crop2\n"
     )
@@ -116,7 +118,7 @@ def test_labels_that_a_bucket_lacks(bucket, tmp_path):
         open_crops(tmp_path / "own.csv", ["mito"], (8, 8, 8))
 
 
-def test_n5_in_a_bucket(bucket, tmp_path):
+def test_n5_is_read_from_a_bucket(bucket, tmp_path):
     spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{tmp_path}/raw/s0/"}}
     metadata = {"dimensions": GRID.shape[::-1], "blockSize": [16] * 3, "dataType": "uint8",
                 "compression": {"type": "gzip"}}  # fmt: skip
@@ -132,14 +134,14 @@ def test_n5_in_a_bucket(bucket, tmp_path):
     assert np.allclose(values, RAW[3:32])
 
 
-def test_chunks_that_a_bucket_lacks_are_missing(bucket, tmp_path):
+def test_chunks_missing_in_a_bucket_are_outside_the_volume(bucket, tmp_path):
     create(tmp_path / "raw", GRID, "uint8", chunk=16).write(RAW).result()
     (tmp_path / "raw/s0/1/0/0").unlink()
     bucket(tmp_path / "raw", "b/raw")
     level = Volume.open("s3://cells/b/raw").levels[0]
     missing = level.missing_chunks((0, 0, 0), GRID.shape)
     assert missing.shape == (3, 3, 2) and np.argwhere(missing).tolist() == [[1, 0, 0]]
-    # The bucket is the source: what it lacks nothing can bring.
+    # The bucket is the source, so its missing chunks cannot be fetched.
     expected = RAW.copy()
     expected[16:32, :16, :16] = 0
     volume = Volume.open("s3://cells/b/raw")
@@ -149,7 +151,7 @@ def test_chunks_that_a_bucket_lacks_are_missing(bucket, tmp_path):
     assert np.array_equal(volume.inside(GRID), inside)
 
 
-def test_missing_keys(bucket):
+def test_missing_keys_are_named(bucket):
     assert read_text(S3Path("cells", "none")) is None
     with pytest.raises(InputError, match="s3://cells/none does not exist"):
         Volume.open("s3://cells/none")
@@ -159,7 +161,7 @@ def test_missing_keys(bucket):
         location("gs://cells/raw")
 
 
-def test_parts_of_an_address():
+def test_address_is_split_into_parts_like_a_path():
     path = location("s3://cells/a/raw/")
     assert path == S3Path("cells", "a/raw")
     assert str(path / "s0") == "s3://cells/a/raw/s0" and path.name == "raw"
@@ -167,8 +169,7 @@ def test_parts_of_an_address():
     assert path.parents == [S3Path("cells", "a"), S3Path("cells")] and path.parent.name == "a"
 
 
-def test_presence_of_names(bucket, tmp_path):
-    """Not those that begin alike."""
+def test_presence_of_a_name_does_not_depend_on_names_with_the_same_beginning(bucket, tmp_path):
     for name in ("1", "10", "1.a/b"):
         (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "x" / name).write_text("")
@@ -180,7 +181,7 @@ def test_presence_of_names(bucket, tmp_path):
         present(location("s3://nobucket/a"), ["b"])
 
 
-def test_what_cannot_be_looked_at_is_not_missing(tmp_path, monkeypatch):
+def test_files_that_cannot_be_inspected_are_not_missing(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     assert present(tmp_path, ["a", "b"]) == [False, False]
     assert volumes_in(tmp_path, ["a", "b"]) == ["a"]

@@ -1,3 +1,5 @@
+"""Volumes that are written, and read by world position."""
+
 import json
 import pickle
 import re
@@ -49,7 +51,7 @@ def label(path, voxels, grid, annotation=None):
     return LabelVolume.open(path)
 
 
-def test_levels_know_their_grids(raw):
+def test_levels_have_the_grids_in_the_metadata(raw):
     volume = Volume.open(raw)
     assert [level.grid for level in volume.levels] == [FINE, FINE.at((8, 8, 8))]
 
@@ -57,12 +59,13 @@ def test_levels_know_their_grids(raw):
 @pytest.mark.parametrize(
     ("wanted", "stored"),
     [((8, 8, 8), 8), ((16, 16, 16), 8), ((6.96, 8, 8), 4), ((4, 4, 4), 4), ((2, 2, 2), 4)],
+    ids=str,
 )
-def test_the_coarsest_level_that_is_fine_enough(raw, wanted, stored):
+def test_coarsest_level_that_is_fine_enough_is_read(raw, wanted, stored):
     assert Volume.open(raw).level_for(wanted).grid.voxel_size[0] == stored
 
 
-def test_raw_by_world_position(raw):
+def test_raw_is_read_by_world_position(raw):
     box = FINE.box((3, 20, 30), (10, 9, 8))
     assert np.allclose(Volume.open(raw).read_raw(box) * 255, VOXELS[3:13, 20:29, 30:38])
 
@@ -74,7 +77,7 @@ def test_raw_beyond_the_volume_is_mirrored(raw):
 
 
 def test_raw_beyond_missing_chunks_is_mirrored(raw):
-    shutil.rmtree(raw / "s0/2")  # z 32..47 is not there
+    shutil.rmtree(raw / "s0/2")  # z 32 to 47
     box = FINE.box((20, 0, 0), (20, 8, 8))
     expected = np.pad(VOXELS[:32, :8, :8], ((0, 8), (0, 0), (0, 0)), mode="reflect")[20:]
     core = FINE.box((20, 0, 0), (12, 8, 8))
@@ -84,7 +87,7 @@ def test_raw_beyond_missing_chunks_is_mirrored(raw):
 
 
 def test_raw_of_another_crop_behind_missing_chunks_is_not_read(raw):
-    """The last layer of chunks is here, the one before it is not."""
+    """The last layer of chunks is present, the one before it is missing."""
     shutil.rmtree(raw / "s0/1")
     core = FINE.box((4, 0, 0), (12, 8, 8))
     volume = Volume.open(raw)
@@ -99,13 +102,13 @@ def test_missing_chunks_of_the_core_are_an_error(raw):
         Volume.open(raw).read_raw(FINE.box((100, 0, 0), (4, 4, 4)))
 
 
-def test_a_broken_chunk_is_an_error_with_its_name(raw):
+def test_broken_chunk_is_an_error_that_names_its_array(raw):
     (raw / "s0/0/0/0").write_bytes(b"not blosc")
     with pytest.raises(InputError, match="s0: cannot read"):
         Volume.open(raw).read_raw(FINE.box((0, 0, 0), (4, 4, 4)))
 
 
-def test_stored_voxels_are_not_interpolated_half_a_voxel_off(raw):
+def test_stored_voxels_half_a_voxel_off_are_not_interpolated(raw):
     volume = Volume.open(raw)
     extent = Grid((4, 4, 4), (102, 2, 2), (8, 8, 8))
     grid = volume.aligned(extent, (8, 8, 8))
@@ -114,7 +117,7 @@ def test_stored_voxels_are_not_interpolated_half_a_voxel_off(raw):
     assert volume.aligned(extent, (5, 5, 5)) == extent.at((5, 5, 5))
 
 
-def test_labels_outside_and_unknown_are_not_known(tmp_path):
+def test_voxels_outside_the_volume_and_unknown_voxels_are_not_known(tmp_path):
     ids = np.zeros((6, 6, 6), np.uint8)
     ids[2:4] = 7
     ids[5] = 255
@@ -135,7 +138,7 @@ def test_without_an_unknown_value_255_is_an_object(tmp_path):
     assert known.all() and (read == 255).all()
 
 
-def test_single_arrays_with_attributes(tmp_path):
+def test_single_array_with_attributes_is_a_volume(tmp_path):
     path = tmp_path / "label"
     create(path, FINE, "uint8").write(VOXELS).result()
     (level,) = Volume.open(path / "s0").levels
@@ -152,7 +155,7 @@ def test_written_volumes_open_with_zarr(tmp_path):
     assert group["s0"].attrs["translation"] == [100, 0, 0]
 
 
-def test_volumes_travel_to_other_processes(raw):
+def test_volumes_can_be_pickled(raw):
     volume = Volume.open(raw)
     before = volume.read_raw(FINE)
     assert np.array_equal(pickle.loads(pickle.dumps(volume)).read_raw(FINE), before)
@@ -171,6 +174,7 @@ def test_volumes_travel_to_other_processes(raw):
             "axes are in inch, nanometer, but must",
         ),
     ],
+    ids=["not JSON", "no multiscales", "order of axes", "no datasets", "unknown unit"],
 )
 def test_bad_metadata_is_named(raw, attributes, message):
     (raw / ".zattrs").write_text(attributes)
@@ -187,12 +191,18 @@ def test_bad_metadata_is_named(raw, attributes, message):
         ("\u03bcm", [[0.008] * 3, [0.1, 0, 0]], [], 8, 100),
         ("meter", [[8e-9] * 3, [1e-7, 0, 0]], [], 8, 100),
         ("picometer", [[8000.0] * 3, [100_000.0, 0, 0]], [], 8, 100),
-        # What stands beside the datasets is done after theirs.
+        # Transformations of the multiscale apply after those of its datasets.
         ("nanometer", [[2.0] * 3, [10, 0, 0]], [[4.0] * 3, [1, 0, 0]], 8, 41),
         ("nanometer", [[1.0] * 3, [10, 0, 0]], [[8.0] * 3], 8, 80),
     ],
-)
-def test_units_and_transformations_of_the_whole(tmp_path, unit, own, shared, size, center):
+    ids=[
+        "micrometer", "micro sign", "Greek mu", "meter", "picometer", "shared steps",
+        "shared scale",
+    ],
+)  # fmt: skip
+def test_units_and_transformations_of_the_whole_multiscale_are_applied(
+    tmp_path, unit, own, shared, size, center
+):
     kinds = ("scale", "translation")
     steps = [
         [{"type": kind, kind: values} for kind, values in zip(kinds, given, strict=False)]
@@ -220,7 +230,7 @@ def test_a_missing_volume_is_named(tmp_path):
 
 
 def pyramid(path, *voxel_sizes):
-    """A volume that declares levels of these voxel sizes, all of them here."""
+    """Write a volume with levels of these voxel sizes, all of them present."""
     grids = [Grid((size,) * 3, (size / 2,) * 3, (8, 8, 8)) for size in voxel_sizes]
     create(path, grids[0], "uint8")
     for i in range(1, len(grids)):
@@ -232,11 +242,11 @@ def pyramid(path, *voxel_sizes):
     ("here", "wanted", "read"),
     [
         ([4, 8, 16], 8, 8), ([4, 8, 16], 9, 8), ([4, 8, 16], 2, 4), ([4, 16], 8, 4),
-        # A finer level does as well; a coarser one does not.
+        # A finer level replaces an absent one; a coarser one does not.
         ([4], 16, 4), ([8, 16], 4, "s0: [4.0"), ([16], 8, "s1: [8.0"), ([8, 16], 2, "s0: [4.0"),
-    ],
+    ], ids=str,
 )  # fmt: skip
-def test_present_and_absent_levels(tmp_path, here, wanted, read):
+def test_finer_but_no_coarser_level_replaces_an_absent_one(tmp_path, here, wanted, read):
     pyramid(tmp_path / "raw", 4, 8, 16)
     for i, size in enumerate((4, 8, 16)):
         if size not in here:
@@ -250,7 +260,7 @@ def test_present_and_absent_levels(tmp_path, here, wanted, read):
             volume.level_for((wanted,) * 3)
 
 
-def test_flyem(shared):
+def test_real_data_of_flyem_are_read(shared):
     recon = shared / "data/flyem/flyem_medulla-1/flyem_medulla-1.zarr/recon-1"
     raw = Volume.open(recon / "em/fibsem-uint8")
     cell = LabelVolume.open(recon / "labels/groundtruth/crop1/cell")
@@ -263,12 +273,13 @@ def test_flyem(shared):
     ("grid", "inside"),
     [
         (Grid((8, 8, 8), (-16, 8, 0), (10, 2, 9)), np.s_[2:6, 0:2, 0:6]),
-        # Voxels of 4 nm from -4 to 28, 36 and 44 nm.
+        # The volume covers -4 to 28, 36 and 44 nm.
         (Grid((4, 4, 4), (-6, -2, 2), (20, 20, 20)), np.s_[1:9, 0:10, 0:11]),
         (Grid((8, 8, 8), (80, 0, 0), (2, 2, 2)), np.s_[0:0]),
     ],
+    ids=["same voxel size", "finer", "outside"],
 )
-def test_voxels_inside_the_volume(tmp_path, grid, inside):
+def test_voxels_inside_the_volume_are_marked(tmp_path, grid, inside):
     create(tmp_path / "raw", Grid((8, 8, 8), (0, 0, 0), (4, 5, 6)), "uint8")
     expected = np.zeros(grid.shape, bool)
     expected[inside] = True
@@ -276,14 +287,14 @@ def test_voxels_inside_the_volume(tmp_path, grid, inside):
 
 
 def lacks(raw, *names):
-    """Let chunks of `s0` be missing here, since they are missing in the source."""
+    """Remove chunks of `s0`, and record that the source lacks them."""
     for name in names:
         (raw / "s0" / name).unlink()
     (raw / "s0" / ABSENT_FILE).write_text(json.dumps([*names, ".zattrs"]))
 
 
-def test_chunks_that_the_source_lacks_hold_nothing(raw):
-    """They are no error, as those that are only missing here, but nothing to learn from."""
+def test_chunks_that_the_source_lacks_are_zero_and_outside_the_volume(raw):
+    """Other missing chunks are an error."""
     lacks(raw, "1/0/1")  # z 16..31, y 0..15, x 16..31
     volume = Volume.open(raw)
     box = FINE.box((10, 2, 20), (10, 20, 20))
@@ -291,7 +302,7 @@ def test_chunks_that_the_source_lacks_hold_nothing(raw):
     expected[16:32, :16, 16:32] = 0
     assert np.allclose(volume.read_raw(box) * 255, expected[10:20, 2:22, 20:40])
     assert np.array_equal(volume.inside(box), expected[10:20, 2:22, 20:40] > 0)
-    # In the context of a crop there is nothing to see: the voxels beside it are mirrored.
+    # In the context of a crop, voxels next to the chunk are mirrored into it.
     core = FINE.box((10, 2, 20), (6, 20, 20))
     values = volume.read_raw(box, core) * 255
     assert np.allclose(values[6:], VOXELS[14:10:-1, 2:22, 20:40])
@@ -300,7 +311,7 @@ def test_chunks_that_the_source_lacks_hold_nothing(raw):
         Volume.open(raw).read_raw(box)
 
 
-def test_a_crop_where_the_source_has_no_raw_at_all(raw):
+def test_crop_without_any_raw_in_the_source_is_an_error(raw):
     lacks(raw, "1/1/1")
     volume = Volume.open(raw)
     core = FINE.box((16, 16, 16), (8, 8, 8))
@@ -316,7 +327,9 @@ def test_a_crop_where_the_source_has_no_raw_at_all(raw):
     empty=st.sets(st.tuples(*[st.integers(0, 2)] * 3), max_size=4),
 )
 @settings(max_examples=40)
-def test_voxels_inside_a_small_volume(tmp_path_factory, start, shape, size, empty):
+def test_voxels_inside_a_volume_equal_those_of_a_plain_computation(
+    tmp_path_factory, start, shape, size, empty
+):
     path = tmp_path_factory.mktemp("inside") / "raw"
     create(path, FINE, "uint8", chunk=16)
     (path / "s0" / ABSENT_FILE).write_text(json.dumps(["/".join(map(str, key)) for key in empty]))
@@ -331,8 +344,8 @@ def test_voxels_inside_a_small_volume(tmp_path_factory, start, shape, size, empt
         assert inside[tuple(index)] == (within and tuple(i // 16 for i in at) not in empty)
 
 
-def test_labels_of_4_nm_over_raw_of_8_nm(tmp_path):
-    """Labels whose voxels have their centers half a voxel off those of the raw, as published."""
+def test_labels_of_4_nm_are_aligned_with_raw_of_8_nm(tmp_path):
+    """In published labels, the centers of voxels are half a voxel off those of raw."""
     raw = Grid((8, 8, 8), (4, 4, 4), (12, 12, 12))
     values = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None] * 10, raw.shape)
     create(tmp_path / "raw", raw, "uint8", chunk=4).write(values).result()
@@ -347,20 +360,20 @@ def test_labels_of_4_nm_over_raw_of_8_nm(tmp_path):
     assert np.allclose(image * 255, [40, 50, 60, 70])
     read, known = mito.read(grid)
     assert known.all() and read[:, 0, 0].tolist() == [0, 1, 1, 1]  # half of voxel 5
-    # At the label's own voxels raw is interpolated: a quarter and three quarters of the way.
+    # On the grid of the label, raw is interpolated at one and three quarters between its voxels.
     image = volume.read_raw(fine.box((1, 5, 5), (4, 1, 1)))[:, 0, 0]
     assert np.allclose(image * 255, [42.5, 47.5, 52.5, 57.5])
 
 
 def test_voxels_of_6_96_nm_count_as_8(tmp_path):
-    """Raw of 6.96 x 8 x 8 nm is fine enough for 8 nm; of 4 nm, for both."""
+    """Raw of 6.96 x 8 x 8 nm is fine enough for 8 nm."""
     grid = Grid((6.96, 8, 8), (0, 0, 0), (24, 8, 8))
     values = np.broadcast_to(np.arange(24, dtype=np.uint8)[:, None, None] * 10, grid.shape)
     create(tmp_path / "raw", grid, "uint8").write(values).result()
     volume = Volume.open(tmp_path / "raw")
     box = Grid((8, 8, 8), (69.6, 0, 0), (5, 8, 8))
     assert volume.level_for(box.voxel_size).grid == grid
-    # Voxel k of 8 nm is centered 10 + 1.1494 k voxels in; the mean over it is the value there.
+    # Voxel k of 8 nm is centered at stored voxel 10 + 1.1494 k, whose value is its mean.
     assert np.allclose(
         volume.read_raw(box)[:, 4, 4] * 255, 100 + 10 * 8 / 6.96 * np.arange(5), atol=0.5
     )

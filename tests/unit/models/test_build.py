@@ -84,6 +84,7 @@ def test_checked_models_are_complete_and_stable():
         ),
         ({"architecture": "pytc:rsunet", "settings": [1]}, "should be a mapping"),
     ],
+    ids=str,
 )
 def test_invalid_models_are_refused(model, message):
     with pytest.raises(InputError, match=message):
@@ -108,6 +109,7 @@ MEDNEXT = {"architecture": "mednext"}
         ([0, 64, 64], r"nearest are \[16, 64, 64\]"),
         ([64, 64], "three multiples of 16"),
     ],
+    ids=str,
 )
 def test_unsupported_patch_sizes_suggest_the_nearest(patch, nearest):
     with pytest.raises(InputError, match=nearest):

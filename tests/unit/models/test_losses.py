@@ -168,7 +168,7 @@ def test_deep_supervision_halves_weights_and_uses_the_nearest_target(batch):
     torch.testing.assert_close(loss([logits], target), loss(logits, target))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_sums_of_half_precision_logits_do_not_overflow(dtype):
     # 200,000 voxels: their sum is beyond float16.
     logits = torch.full((1, 1, 2, 320, 320), 4.0, dtype=dtype)
@@ -202,6 +202,7 @@ def test_class_weights_are_not_in_checkpoints():
         ({"dice": 1, "mse": 1}, None, "there is no 'mse'"),
         ("bce", [1.0, -1.0], "class weights must be positive"),
     ],
+    ids=str,
 )
 def test_invalid_losses_are_refused(loss, class_weights, message):
     with pytest.raises(InputError, match=message):
@@ -238,6 +239,7 @@ def test_options_are_passed_to_the_loss(batch):
         ({"focal": {"gamma": "2"}}, "gamma of focal should be a valid number, not '2'"),
         ({"tversky": {"alpha": 1.5}}, "alpha of tversky should be less than 1, not 1.5"),
     ],
+    ids=str,
 )
 def test_invalid_loss_options_are_refused(loss, message):
     with pytest.raises(InputError, match=message):

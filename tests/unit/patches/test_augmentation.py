@@ -115,6 +115,7 @@ def test_axes_are_only_exchanged_where_shape_and_voxel_size_agree(seed, shape, v
         ({"rotate90": True}, (2.0, 3.0, 4.0), 4),
         ({}, CUBE, 1),
     ],
+    ids=str,
 )
 def test_exactly_the_symmetries_of_the_voxels_are_drawn(options, voxel, count):
     rng = np.random.default_rng(0)
@@ -187,7 +188,7 @@ def test_identity_rotation_keeps_the_center():
     assert torch.equal(rotated_codes, codes[2:5, 2:7, 2:6])
 
 
-@pytest.mark.parametrize("voxel", [CUBE, (8.0, 4.0, 4.0)])
+@pytest.mark.parametrize("voxel", [CUBE, (8.0, 4.0, 4.0)], ids=str)
 def test_rotations_by_90_degrees_permute_axes(voxel):
     quarter = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
     raw, codes = numbered((5, 6, 6))

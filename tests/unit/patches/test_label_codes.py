@@ -87,7 +87,7 @@ def test_the_least_recently_used_blocks_are_dropped():
     assert cache.used_bytes <= cache.limit_bytes
 
 
-def test_beyond_the_raw_nothing_is_known(crop, tmp_path):
+def test_voxels_beyond_the_raw_are_unknown(crop, tmp_path):
     create(tmp_path / "raw", GRID.box((5, 0, 0), (90, 70, 64)), "uint8")
     cut = CropData(tmp_path / "raw", crop.label_folder, crop.annotated, crop.voxel_size)
     assert cut.grid == crop.grid

@@ -59,7 +59,7 @@ def read_by_cellmap_data(path, grid, start, size):
     return image[center].numpy()
 
 
-def test_raw(recon):
+def test_raw_equals_that_read_by_cellmap_data(recon):
     volume = Volume.open(recon / "em/fibsem-uint8")
     assert len(volume.levels) > 1
     compared = 0
@@ -78,7 +78,7 @@ def test_raw(recon):
     assert compared >= 10
 
 
-def test_labels(recon):
+def test_labels_equal_those_read_by_cellmap_data(recon):
     folders = sorted((recon / "labels/groundtruth").glob("crop*/*/.zattrs"))
     labeled = 0
     for path in folders[:: max(1, len(folders) // 12)]:

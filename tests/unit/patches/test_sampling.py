@@ -45,9 +45,9 @@ def test_tiles_after_the_last_are_unknown(crops):
     assert (target == 255).all()
 
 
-@pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)])
+@pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)], ids=str)
 def test_patches_lie_within_the_margins(crop_shape):
-    """Recorded instead of read: the farthest voxels that training and validation ask for."""
+    """The voxels that training and validation request are recorded instead of read."""
     made = training(
         patch_size=[16, 32, 48], voxel_size=[16, 8, 8], augment={"rotate": 60},
         inference={"overlap": 0},

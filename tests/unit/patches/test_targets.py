@@ -21,7 +21,7 @@ SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
 
 
 def boundary_by_hand(ids, known):
-    """The definition, voxel by voxel."""
+    """Compute targets by their definition, voxel by voxel."""
     target = np.zeros(ids.shape, np.uint8)
     for place in np.ndindex(*ids.shape):
         if not known[place]:
@@ -55,7 +55,7 @@ def test_targets_are_their_definition(data):
 
 
 def distance_by_hand(ids, known, steps):
-    """The definition, from all pairs of voxels."""
+    """Compute distances by their definition, from all pairs of voxels."""
     target = np.zeros(ids.shape, np.uint8)
     places = np.argwhere(np.ones(ids.shape, bool))
     for place in map(tuple, places):

@@ -17,6 +17,7 @@ from cellmap_pipeline.errors import InputError
         ({"select": {"mito": {"8 8": "fine"}}}, "is not a voxel size in nm"),
         ({"classes": ["er"]}, "no training predicts any label"),
     ],
+    ids=str,
 )
 def test_impossible_submissions_are_refused(plan, submission, message):
     with pytest.raises(InputError, match="config.yaml: ") as error:

@@ -5,7 +5,7 @@ from cellmap_pipeline.plan.validation import validation_trainings
 from tests.support.plans import ROWS
 
 
-def test_external_predictions_of_some_labels(plan):
+def test_external_predictions_provide_only_the_labels_that_they_list(plan):
     path = "p/{dataset}/crop{crop}/{label}"
     made = plan(predictions={"other": {"path": path, "classes": ["er"]}})
     assert made.sources(ROWS[2]) == ["other"]

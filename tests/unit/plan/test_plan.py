@@ -36,7 +36,7 @@ def table(tmp_path):
     return str(path)
 
 
-def test_label_composed_of_its_parts(plan, table):
+def test_label_may_be_composed_of_its_parts(plan, table):
     made = plan(class_table=table)
     assert made.sources(ROWS[2]) == ["fine:parts"]
     assert made.rows_by_crop("fine") == {1: ROWS[:2]}
@@ -65,6 +65,6 @@ def test_labels_without_a_source_can_be_written_empty(plan):
     assert made.covered_rows() == [ROWS[0], ROWS[1], ROWS[3]]
 
 
-def test_submission_of_some_crops_and_classes(plan):
+def test_submission_may_be_limited_to_crops_and_classes(plan):
     assert plan(submission={"crops": [2]}).crop_labels == [ROWS[3]]
     assert plan(submission={"classes": ["er", "nuc"]}).crop_labels == ROWS[1:]

@@ -21,8 +21,9 @@ ROW = CropLabel(7, "a-1", "mito", Grid((4, 4, 4), (0, 0, 0), (400, 100, 100)))
         ({"job_voxels": 100_000}, 5),
         ({"job_voxels": 100_000, "jobs": 8}, 8),
     ],
+    ids=str,
 )
-def test_jobs_of_a_prediction(inference, jobs):
+def test_number_of_jobs_follows_from_jobs_or_job_voxels(inference, jobs):
     training = Training.model_validate(
         {
             "classes": ["mito"], "voxel_size": 8, "patch_size": 32, "inference": inference,
@@ -32,7 +33,7 @@ def test_jobs_of_a_prediction(inference, jobs):
     assert prediction_jobs(training, [ROW]) == jobs
 
 
-def test_processes_that_segment_a_crop():
+def test_large_crops_are_segmented_by_several_processes():
     assert segmentation_threads(ROW) == 1
     large = CropLabel(7, "a-1", "mito", Grid((4, 4, 4), (0, 0, 0), (1000, 1000, 96)))
     assert segmentation_threads(large) == 3

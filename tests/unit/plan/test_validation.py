@@ -24,7 +24,7 @@ def test_averages_are_tuned_on_crops_of_all_sources(plan):
     assert made.sources(ROWS[3]) == ["coarse"]
 
 
-def test_averages_of_other_sources_at_another_voxel_size(plan):
+def test_averages_may_have_different_sources_at_each_voxel_size(plan):
     path = "p/{dataset}/crop{crop}/{label}"
     by_size = {8: ["fine", "coarse"], 32: ["coarse", "other"]}
     made = plan(submission={"select": {"nuc": by_size}}, predictions={"other": path})
@@ -35,11 +35,11 @@ def test_averages_of_other_sources_at_another_voxel_size(plan):
     assert coarse["sources"][1] == (path, [])
 
 
-def test_voxel_sizes_at_which_labels_are_scored(plan):
+def test_labels_are_scored_at_the_voxel_sizes_of_test_crops(plan):
     assert validation_settings(plan(), "fine")["nuc"][0]["voxel_sizes"] == [[8, 8, 8]]
     coarse = validation_settings(plan(), "coarse")["nuc"][0]["voxel_sizes"]
     assert coarse == [[8, 8, 8], [32, 32, 32]]
-    # Not asked for: at the training's own.
+    # Labels that no test crop requests are scored at the training's own voxel size.
     made = plan(submission={"classes": ["nuc"]})
     assert validation_settings(made, "fine")["mito"][0]["voxel_sizes"] == []
 
@@ -60,16 +60,16 @@ def test_largest_distances_of_the_test_crops(plan):
     assert validation_settings(made, "fine")["nuc"][0]["caps_nm"] == [[32]]
 
 
-def test_voxel_sizes_of_the_ground_truth_that_validation_reads(plan):
+def test_ground_truth_is_read_at_the_voxel_sizes_that_are_scored(plan):
     made = plan()
     assert ground_truth_sizes(made, "fine") == {"mito": [(8, 8, 8)], "nuc": [(8, 8, 8)]}
     assert ground_truth_sizes(made, "coarse") == {"nuc": [(8, 8, 8), (32, 32, 32)]}
-    # A label that no test crop asks for is scored at the training's own voxel size.
+    # Labels that no test crop requests are scored at the training's own voxel size.
     made = plan(submission={"classes": ["nuc"]})
     assert ground_truth_sizes(made, "fine")["mito"] == [(8, 8, 8)]
 
 
-def test_ground_truth_of_external_predictions(plan):
+def test_ground_truth_of_external_predictions_is_read_for_all_trainings(plan):
     made = plan(predictions={"other": "p/{dataset}/crop{crop}/{label}"})
     # They are scored on the validation crops of all trainings.
     assert ground_truth_sizes(made, "coarse") == {

@@ -56,7 +56,7 @@ def narrow_raw(tmp_path):
 
 
 def reference(task, overlap, blending):
-    """MONAI's own inferer over the whole raw volume."""
+    """Predict the whole raw volume with MONAI's own inferer."""
     image = torch.from_numpy(RAW.astype(np.float32) / 255)[None, None]
     with torch.inference_mode():
         return sliding_window_inference(
@@ -73,7 +73,7 @@ def read(path):
     [(0.5, "gaussian", 1 << 30), (0.5, "gaussian", 1), (0.0, "constant", 1),
      (0.25, "gaussian", 1 << 30)],
 )  # fmt: skip
-def test_agrees_with_monai_on_the_whole_volume(
+def test_prediction_agrees_with_monai_on_the_whole_volume(
     task, raw, tmp_path, monkeypatch, overlap, blending, memory
 ):
     monkeypatch.setattr(prediction, "MAX_SUMS_BYTES", memory)
@@ -93,7 +93,7 @@ def test_agrees_with_monai_on_the_whole_volume(
     assert expected.std() > 0.02
 
 
-@pytest.mark.parametrize("voxel_size", [(8, 8, 8), (4, 8, 16), (3.48, 4, 4)])
+@pytest.mark.parametrize("voxel_size", [(8, 8, 8), (4, 8, 16), (3.48, 4, 4)], ids=str)
 def test_the_result_does_not_depend_on_memory(task, raw, tmp_path, monkeypatch, voxel_size):
     grid = Grid(voxel_size, (100, 90, 150), (40, 30, 20))
     rows = [CropLabel(1, "d", "pm", grid)]
@@ -111,7 +111,7 @@ def test_the_result_does_not_depend_on_memory(task, raw, tmp_path, monkeypatch, 
 @settings(deadline=None, max_examples=15)
 @given(st.data())
 def test_any_crop_agrees_with_monai_on_its_raw(task, data):
-    """Any shape, position and voxel size, also at the edges of the volume, of a random network."""
+    """Crops have any shape, position and voxel size, also at the edges of the volume."""
     shape = [data.draw(st.integers(40, 75), "raw") for _ in range(3)]
     voxel_size = [data.draw(st.sampled_from([8, 8, 8, 5.24, 16]), "voxels") for _ in range(3)]
     raw_grid = Grid(voxel_size, (40, 0, 80), shape)
@@ -146,7 +146,7 @@ def test_any_crop_agrees_with_monai_on_its_raw(task, data):
     assert np.abs(found - wanted).max() <= 1
 
 
-def test_a_crop_smaller_than_the_window(task, raw, tmp_path):
+def test_crop_may_be_smaller_than_the_window(task, raw, tmp_path):
     grid = RAW_GRID.box((20, 20, 20), (8, 8, 8))
     predict_crop([task], raw, [CropLabel(1, "d", "pm", grid)], tmp_path / "c", Inference())
     assert read(tmp_path / "c/pm").shape == (8, 8, 8)
@@ -165,7 +165,7 @@ def test_raw_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
-@pytest.mark.parametrize(("shape", "overlap"), [((9, 24, 12), 0.5), ((33, 20, 8), 0.25)])
+@pytest.mark.parametrize(("shape", "overlap"), [((9, 24, 12), 0.5), ((33, 20, 8), 0.25)], ids=str)
 def test_raw_beyond_the_margins_does_not_matter(task, raw, tmp_path, shape, overlap):
     grid = RAW_GRID.box((12, 20, 24), shape)
     rows = [CropLabel(1, "d", "pm", grid)]
@@ -273,7 +273,7 @@ class FailingNetwork(torch.nn.Module):
 
 
 def test_nan_ends_the_prediction(raw, tmp_path):
-    """Neither does the layer with the window count as done."""
+    """The layer with the window does not count as done."""
     failing = tiny_task()
     failing.network = FailingNetwork(27)
     message = (
@@ -344,7 +344,7 @@ def test_no_window_is_computed_twice(task, raw, tmp_path, monkeypatch):
     assert sum(windows) == len(starts)
 
 
-def test_a_label_that_the_network_does_not_predict(task, raw, tmp_path):
+def test_label_that_the_network_does_not_predict_is_refused(task, raw, tmp_path):
     rows = [CropLabel(1, "d", "er", RAW_GRID)]
     with pytest.raises(InputError, match="predicts mito, pm, not er"):
         predict_crop([task], raw, rows, tmp_path / "c", Inference())

@@ -1,4 +1,4 @@
-"""Batches, also where the GPU's memory is too small for them."""
+"""Predicted probabilities, and batches within the memory of the GPU."""
 
 import numpy as np
 import pytest

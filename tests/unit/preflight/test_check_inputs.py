@@ -1,4 +1,4 @@
-"""What check_inputs finds where all is well, or nearly; bad input has a table of its own."""
+"""Results of check_inputs for valid and nearly valid data; `test_bad_data` has other errors."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from tests.support.spoiled import CHECK, CROP, RAW, STARTS, TEST_CROP, check_run
 
 @pytest.fixture
 def data(small_data, tmp_path):
-    """A copy to spoil."""
+    """A copy of the small demo data that a test may change."""
     return shutil.copytree(small_data, tmp_path / "data")
 
 
@@ -37,7 +37,7 @@ def look(data, changes=None, rows=None, **config):
     return check_inputs(Plan(run, {"a": training}, rows, manifest), threads=2)
 
 
-def test_what_there_is(data):
+def test_labels_of_each_crop_are_listed(data):
     found = look(data, ground_truth=str(data / "ground_truth.zarr"))
     assert found["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
     assert sorted(found["a"]) == [
@@ -45,7 +45,7 @@ def test_what_there_is(data):
     ]
 
 
-def test_what_was_decoded_is_said(data, caplog, monkeypatch):
+def test_number_of_decoded_chunks_is_logged(data, caplog, monkeypatch):
     with caplog.at_level(logging.INFO):
         look(data)
     raw = next(line for line in caplog.messages if line.startswith("raw: "))
@@ -53,7 +53,7 @@ def test_what_was_decoded_is_said(data, caplog, monkeypatch):
     assert decoded == here and int(here) > 30
     assert raw.endswith("chunks of 2 arrays decoded, 0 broken")
     assert caplog.messages[-1] == "0 problems, 0 warnings"
-    # Of what is too much, an even share.
+    # Above the limit, an evenly spread part of the chunks is decoded.
     monkeypatch.setattr(chunks, "MAX_DECODED_VOXELS", 10 * chunks.MIN_CHUNK_COST_VOXELS)
     caplog.clear()
     with caplog.at_level(logging.INFO):
@@ -63,7 +63,7 @@ def test_what_was_decoded_is_said(data, caplog, monkeypatch):
     assert 2 <= int(decoded) < int(here) / 2
 
 
-def test_truth_in_the_form_of_the_training_crops(data):
+def test_multiscale_ground_truth_is_refused(data):
     groups = next(data.glob("demo_cell-1/*.zarr/recon-1/labels/groundtruth"))
     crop = next(groups.glob("crop*"))
     grid = read_manifest(data / "test_crop_manifest.csv")[0].grid
@@ -72,7 +72,7 @@ def test_truth_in_the_form_of_the_training_crops(data):
         look(data, rows=rows, ground_truth=str(groups))
 
 
-def test_all_crops_without_raw_are_named(data):
+def test_all_crops_without_raw_are_reported_at_once(data):
     for level in data.glob("demo_cell-*/*.zarr/recon-1/em/fibsem-uint8/s*"):
         for chunk in level.rglob("*"):
             if chunk.is_file() and not chunk.name.startswith("."):
@@ -84,7 +84,7 @@ def test_all_crops_without_raw_are_named(data):
         assert sum(line.startswith(crop) and "raw are missing" in line for line in lines) == 1
 
 
-def test_levels_that_are_not_here_are_named_with_what_brings_them(data):
+def test_absent_levels_are_reported_with_the_advice_to_fetch_them(data):
     levels = [
         next(data.glob("demo_cell-1/*/*/em/fibsem-uint8")) / "s0",
         next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito")) / "s0",
@@ -98,7 +98,7 @@ def test_levels_that_are_not_here_are_named_with_what_brings_them(data):
     assert "s0: [8.0, 8.0, 8.0] nm" in str(error.value) and "fetch" in str(error.value)
 
 
-def test_labels_that_cannot_be_read_are_named_at_once(data):
+def test_unreadable_labels_are_reported_at_once(data):
     broken = sorted(data.glob("demo_cell-*/*/*/labels/*/crop*/mito"))[:2]
     (broken[0] / ".zattrs").write_text("{")
     for array in broken[1].glob("s*/.zarray"):
@@ -111,7 +111,7 @@ def test_labels_that_cannot_be_read_are_named_at_once(data):
     assert "docs/fetching.md" in second
 
 
-def test_rows_of_an_own_split_that_cannot_be_read_are_named_at_once(data, tmp_path):
+def test_unreadable_rows_of_a_custom_datasplit_are_reported_at_once(data, tmp_path):
     raw = next(data.glob("demo_cell-1/*/*/em/fibsem-uint8"))
     own = tmp_path / "own.csv"
     own.write_text(f"train,{raw},{data}/none/crop1\nvalidate,{raw},{data}/none/crop2\n")
@@ -123,8 +123,8 @@ def test_rows_of_an_own_split_that_cannot_be_read_are_named_at_once(data, tmp_pa
         assert line.startswith(f"training a: labels {data}/none/crop{i}: the folder does not exist")
 
 
-def test_labels_need_no_chunks(data):
-    """Background is not stored."""
+def test_labels_without_chunks_are_background(data):
+    """Chunks of background are not stored."""
     labels = list(data.glob("demo_cell-*/*/*/labels/*/crop*/pm"))
     for label in labels[1:]:
         for level in label.glob("s*"):
@@ -134,7 +134,7 @@ def test_labels_need_no_chunks(data):
     assert look(data)["a"]["demo_cell-1/crop1"] == ["mito", "pm"]
 
 
-def test_a_finer_level_does_in_the_place_of_one_that_is_not_here(data):
+def test_finer_level_replaces_an_absent_one(data):
     for volume in (
         next(data.glob("demo_cell-1/*/*/em/fibsem-uint8")),
         next(data.glob("demo_cell-1/*/*/labels/*/crop1/mito")),
@@ -143,8 +143,7 @@ def test_a_finer_level_does_in_the_place_of_one_that_is_not_here(data):
     assert "demo_cell-1/crop1" in look(data, {"voxel_size": 16})["a"]
 
 
-def test_raw_that_the_source_lacks(data):
-    """Some of it is no error; none at all under a crop is."""
+def test_raw_that_the_source_lacks_is_an_error_only_if_all_of_a_crop_is_missing(data):
     for recon in data.glob("demo_cell-1/*/recon-1"):
         array = recon / "em/fibsem-uint8/s0"
         separator = json.loads((array / ".zarray").read_text()).get("dimension_separator", ".")
@@ -175,25 +174,26 @@ def warned(caplog):
 @pytest.mark.parametrize(
     ("start", "shape", "ends"),
     [
-        ((-1, -1, -1), (10, 10, 10), ""),  # more than the crop
-        ((0, 0, 0), (7, 8, 8), CHECK),  # a voxel is an eighth of the crop
+        ((-1, -1, -1), (10, 10, 10), ""),
+        ((0, 0, 0), (7, 8, 8), CHECK),
         ((0, 0, 0), (8, 8, 4), CHECK),
     ],
+    ids=["larger than the crop", "one of eight planes lacks", "half of each row lacks"],
 )
-def test_coarser_predictions_cover_the_crop(folder, start, shape, ends):
+def test_coarser_predictions_must_cover_the_crop(folder, start, shape, ends):
     predict(folder, crop_grid().at((32, 32, 32)).box(start, shape))
     assert check_run(folder)[0] == ends
 
 
-def test_a_part_of_a_voxel_of_a_coarser_prediction_may_lack(folder, caplog):
-    """Their borders fall elsewhere than the crop's."""
+def test_coarser_prediction_may_end_within_a_voxel_of_the_border(folder, caplog):
+    """The borders of coarse voxels do not coincide with those of the crop."""
     coarse = crop_grid().at((40, 40, 40)).box((0, 0, 0), (6, 6, 6))
     assert not coarse.covers(crop_grid())
     predict(folder, coarse)
     with caplog.at_level(logging.INFO):
         assert check_run(folder) == ("", "")
     assert not warned(caplog)
-    # The same where it is scored.
+    # The same holds for predictions of validation crops, which are scored.
     split(folder)
     predict(folder, crop_grid(VALIDATES).at((40, 40, 40)).box((0, 0, 0), (6, 6, 6)), crop=VALIDATES)
     with caplog.at_level(logging.INFO):
@@ -217,8 +217,9 @@ SUFFIXES = [suffix for suffixes in AUXILIARY_SUFFIXES.values() for suffix in suf
         ((16, 0, 0), 1, "does not cover 50% of its crop"),
         ((0, 40, 0), 1, "does not overlap the crop"),
     ],
+    ids=["nan", "percentages", "half of the crop", "beside the crop"],
 )
-def test_auxiliary_channels_are_looked_at_like_the_label_itself(folder, suffix, start, value, says):
+def test_bad_auxiliary_channels_are_refused(folder, suffix, start, value, says):
     predict(folder, crop_grid())
     grid = crop_grid().box(start, CROP)
     predict(folder, grid, value, np.float32, channel="mito" + suffix)
@@ -227,7 +228,7 @@ def test_auxiliary_channels_are_looked_at_like_the_label_itself(folder, suffix, 
     assert f"other/a/crop3/mito{suffix}/s0 " in said and says in said
 
 
-def test_auxiliary_channels_with_which_all_is_well(folder, caplog):
+def test_valid_auxiliary_channels_are_accepted(folder, caplog):
     for suffix in ["", *SUFFIXES]:
         predict(folder, crop_grid(), channel="mito" + suffix)
     with caplog.at_level(logging.INFO):
@@ -240,7 +241,7 @@ TRAINS, VALIDATES = 1, 2
 
 @pytest.fixture
 def scored(folder):
-    """A folder with predictions made elsewhere of the test crop, and a split of its own."""
+    """A folder with external predictions of the test crop and a custom datasplit."""
     predict(folder, crop_grid())
     split(folder)
     return folder
@@ -270,8 +271,9 @@ def split(folder, annotated="mito,pm"):
         ((0, 0, 0), 1, np.int64, "is int64, but probabilities are"),
         ((0, 40, 0), 1, np.uint8, "does not overlap the crop"),
     ],
+    ids=["nan", "percentages", "int64", "beside the crop"],
 )
-def test_predictions_of_crops_that_validate_are_looked_at(
+def test_bad_predictions_of_validation_crops_are_refused(
     scored, channel, start, value, dtype, says
 ):
     predict(scored, crop_grid(VALIDATES), crop=VALIDATES)
@@ -282,7 +284,7 @@ def test_predictions_of_crops_that_validate_are_looked_at(
     assert f"other/a/crop{VALIDATES}/{channel}/s0 " in said and says in said
 
 
-def test_a_prediction_of_a_crop_that_validates_that_cannot_be_opened(scored):
+def test_prediction_of_a_validation_crop_that_is_no_volume_is_refused(scored):
     (scored.path / f"other/a/crop{VALIDATES}/mito").mkdir(parents=True)
     when, said = check_run(scored)
     assert when == CHECK and said.startswith(
@@ -290,8 +292,8 @@ def test_a_prediction_of_a_crop_that_validates_that_cannot_be_opened(scored):
     )
 
 
-def test_of_crops_that_validate_a_part_may_be_predicted(scored, caplog):
-    """It is scored there; all of its channels must hold that part."""
+def test_validation_crops_may_be_predicted_in_part(scored, caplog):
+    """They are scored in the predicted part, which all channels of the label must cover."""
     half = crop_grid(VALIDATES).box((0, 0, 0), (16, 32, 32))
     predict(scored, half, crop=VALIDATES)
     with caplog.at_level(logging.INFO):
@@ -306,8 +308,8 @@ def test_of_crops_that_validate_a_part_may_be_predicted(scored, caplog):
     assert when == CHECK and "mito_boundary/s0 does not cover 50% of its crop" in said
 
 
-def test_predictions_that_validation_does_not_read_are_not_looked_at(scored):
-    """Of crops to train on, of labels that are left out, and those that are not there."""
+def test_predictions_that_validation_does_not_read_are_not_checked(scored):
+    """It reads no training crops, no labels that its crops lack, and no absent predictions."""
     assert check_run(scored) == ("", "")
     predict(scored, crop_grid(TRAINS), np.nan, np.float32, crop=TRAINS)
     assert check_run(scored) == ("", "")

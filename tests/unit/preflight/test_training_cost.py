@@ -15,6 +15,7 @@ from tests.support.trainings import settings
         ({"architecture": "mednext", "size": "L", "kernel_size": 3}, 68),
         ({"architecture": "mednext", "size": "L", "kernel_size": 5}, 233),
     ],
+    ids=str,
 )
 def test_training_hours_are_near_published_ones(model, hours):
     training = Training.model_validate(

@@ -1,4 +1,4 @@
-"""Warnings about the contrast of raw."""
+"""Warnings about raw of low contrast, and about the scale of predictions."""
 
 import re
 
@@ -27,7 +27,7 @@ def warnings_of(path, voxels):
     ("low", "high", "dtype", "span"),
     [
         (60, 200, np.uint8, ""),
-        # 32 of 255 are just above an eighth.
+        # A span of 32 of 255 is just above an eighth.
         (110, 143, np.uint8, ""),
         (110, 142, np.uint8, "110 to 141, 12.2%"),
         (26000, 36000, np.uint16, ""),
@@ -36,7 +36,7 @@ def warnings_of(path, voxels):
         (0.45, 0.5, np.float32, r"0.450\d* to 0.499\d*, 4.9%"),
     ],
 )
-def test_the_contrast_of_raw(tmp_path, low, high, dtype, span):
+def test_raw_of_low_contrast_is_a_warning(tmp_path, low, high, dtype, span):
     found = warnings_of(tmp_path / "raw", RNG.uniform(low, high, GRID.shape).astype(dtype))
     assert len(found) == bool(span)
     if span:
@@ -53,8 +53,12 @@ def test_a_few_bright_voxels_and_padding_do_not_hide_low_contrast(tmp_path):
     assert "networks see almost no contrast" in message
 
 
-@pytest.mark.parametrize(("highest", "number"), [((4000, 0), 1), ((4000, 300), 2), ((4200, 9), 0)])
-def test_predictions_that_use_little_of_a_wide_type(tmp_path, highest, number):
+@pytest.mark.parametrize(
+    ("highest", "number"), [((4000, 0), 1), ((4000, 300), 2), ((4200, 9), 0)], ids=str
+)
+def test_predictions_that_use_little_of_a_wide_integer_type_are_a_warning(
+    tmp_path, highest, number
+):
     by_label = {}
     for label, high in zip(("er", "mito"), highest, strict=True):
         create(tmp_path / label, GRID, "uint16").write(np.uint16(high)).result()

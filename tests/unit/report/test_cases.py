@@ -29,8 +29,9 @@ def make_scores(n, missing=()):
         (3, ["best 3", "best 2", "worst 1"]),
         (1, ["best 1"]),
     ],
+    ids=["nine scored labels", "three scored labels", "one scored label"],
 )
-def test_best_and_worst_cases(tmp_path, n, expected):
+def test_labels_with_the_best_and_the_worst_scores_are_chosen(tmp_path, n, expected):
     write_csv(make_scores(n), tmp_path / "scores.csv")
     rows = [CropLabel(i, "a-1", "er", GRID) for i in range(1, n + 1)]
     cases = best_and_worst(tmp_path / "scores.csv", rows)

@@ -1,4 +1,4 @@
-"""The volumes of a crop that exist so far."""
+"""Volumes of a crop that exist so far, in the order in which the viewer lists them."""
 
 import numpy as np
 import pytest
@@ -61,14 +61,14 @@ def test_layers_of_a_test_crop_are_grouped_by_class(run):
     assert (crop.crop, crop.dataset) == (7, "d")
 
 
-def test_selected_classes(run):
+def test_only_layers_of_selected_classes_are_found(run):
     config = run(*VOLUMES)
     assert {layer.label for layer in find_layers(config, 7, ["pm"]).layers} == {"pm"}
     with pytest.raises(InputError, match="crop 7 has no volumes of er, only of nuc, mito, pm"):
         find_layers(config, 7, ["er", "pm"])
 
 
-def test_layers_of_a_labeled_crop(run):
+def test_layers_of_a_labeled_crop_are_ground_truth_and_validation_predictions(run):
     labels = "data/d/d.zarr/recon-1/labels/groundtruth/crop3"
     config = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
     names = [layer.name for layer in find_layers(config, 3).layers]

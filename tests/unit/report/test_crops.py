@@ -20,21 +20,21 @@ from cellmap_pipeline.report.crops import (
 from tests.support.figures import GRID, texts_in, write_label
 
 
-def test_slices_cross_most_of_the_label(tmp_path):
+def test_slices_with_the_most_labeled_voxels_are_chosen(tmp_path):
     values = np.zeros(GRID.shape, np.uint8)
     values[2, 3:9, 4:7] = 1
     values[:, 5, 15] = 1
     assert most_labeled_slices(GRID, [write_label(tmp_path, "pm", values)]) == (2, 5, 15)
 
 
-def test_central_slices_are_chosen_among_equals(tmp_path):
+def test_central_slices_are_chosen_if_several_have_as_many_labeled_voxels(tmp_path):
     everywhere = np.ones(GRID.shape, np.uint8)
     full, empty = (write_label(tmp_path, f"{n}", n * everywhere) for n in (1, 0))
     assert most_labeled_slices(GRID, [full]) in {(5, 7, 9), (6, 8, 10)}
     assert most_labeled_slices(GRID, [empty]) == (5, 7, 9)
 
 
-def test_small_labels_weigh_as_much_as_large_ones(tmp_path):
+def test_small_and_large_labels_have_equal_weight_in_the_choice_of_slices(tmp_path):
     large, small = np.zeros(GRID.shape, np.uint8), np.zeros(GRID.shape, np.uint16)
     large[:10] = 1
     small[11, 3, 4] = 7
@@ -42,7 +42,7 @@ def test_small_labels_weigh_as_much_as_large_ones(tmp_path):
     assert most_labeled_slices(GRID, volumes) == (11, 3, 4)
 
 
-def test_slabs_do_not_change_the_slices(tmp_path, monkeypatch):
+def test_chosen_slices_do_not_depend_on_the_size_of_slabs(tmp_path, monkeypatch):
     values = np.random.default_rng(0).integers(0, 2, GRID.shape).astype(np.uint8)
     volume = write_label(tmp_path, "pm", values)
     expected = most_labeled_slices(GRID, [volume])
@@ -51,7 +51,7 @@ def test_slabs_do_not_change_the_slices(tmp_path, monkeypatch):
 
 
 @given(st.floats(1, 1e7))
-def test_scale_bars_are_round_and_fit(nm):
+def test_scale_bars_have_round_lengths_and_fit(nm):
     length, name = scale_bar(nm)
     assert nm / 3 / 2.5 < length * (1 + 1e-9) and length <= nm / 3 * (1 + 1e-9)
     assert f"{length:.0e}"[0] in "125"
@@ -102,7 +102,7 @@ def crop(tmp_path):
 
 
 def cell_contents(figure):
-    """Titles of the cells with a picture, and texts of the cells without one."""
+    """Return the titles of cells with a picture, and the texts of cells without one."""
     cells = [ax for ax in figure.axes if ax.images]
     titles = [(ax.get_title("left"), ax.get_title()) for ax in cells]
     return titles, [text for ax in figure.axes if not ax.images for text in texts_in(ax)]
@@ -139,7 +139,7 @@ def test_pictures_have_the_proportions_of_the_crop(crop, drawn):
     )
 
 
-def test_ground_truth_and_prediction_are_drawn(crop, drawn):
+def test_ground_truth_and_prediction_are_drawn_over_gray_raw(crop, drawn):
     folder, raw, rows = crop
     row = next(row for row in rows if row.label == "mito")
     plot_crop(raw, [row], folder / "predicted", folder / "truth", folder / "crop.png")

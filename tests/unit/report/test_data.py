@@ -44,12 +44,12 @@ def test_crops_have_the_classes_of_all_data_splits(datasplit, tmp_path):
     assert first.classes == ["mito"] and second.classes == ["mito", "pm", "er"]
 
 
-def test_an_even_selection_of_many_crops_is_drawn():
+def test_evenly_spread_crops_are_drawn_if_there_are_too_many():
     assert spread_evenly(5, 300) == [0, 1, 2, 3, 4]
     assert len(spread_evenly(1000, 300)) == 300 and spread_evenly(1000, 300)[-1] == 999
 
 
-def test_slices_have_square_pixels():
+def test_middle_slice_has_square_pixels():
     plane = middle_slice(Grid((10, 8, 4), (0, 0, 0), (11, 400, 800)), (4, 4, 4))
     assert plane.shape == (1, 160, 160) and plane.voxel_size == (10, 20, 20)
     assert plane.translation[0] == 50

@@ -4,7 +4,7 @@ from cellmap_pipeline.report.resources import plot_resources, read_benchmarks
 from tests.support.figures import texts_in
 
 
-def test_time_memory_and_gpu_use_by_rule(tmp_path, drawn):
+def test_time_memory_and_gpu_use_are_drawn_by_rule(tmp_path, drawn):
     head = "s\th:m:s\tmax_rss\n"
     for name, seconds, memory in (("train/a", 7200, 2000), ("train/b", 3600, "-"), ("plan", 9, 5)):
         path = tmp_path / f"benchmarks/{name}.tsv"

@@ -1,4 +1,4 @@
-"""Volumes as a browser reads them."""
+"""Volumes that are served to a browser as OME-NGFF in zarr 2."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def test_unsupported_chunks_are_decoded(tmp_path, settings):
     assert np.array_equal(read(served), settings["voxels"])
 
 
-def test_n5_is_decoded(tmp_path):
+def test_n5_chunks_are_decoded(tmp_path):
     spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{tmp_path}/raw/"}}
     metadata = {
         "dimensions": VOXELS.shape[::-1], "blockSize": [8, 6, 5], "dataType": "uint8",
@@ -107,7 +107,7 @@ def test_only_local_levels_are_listed(tmp_path):
     assert np.array_equal(read(served), VOXELS)
 
 
-def test_other_files_are_not_served(tmp_path):
+def test_missing_and_foreign_files_are_not_served(tmp_path):
     served = serve_array(tmp_path / "label")
     (tmp_path / "label/2.2.1").unlink()
     (tmp_path / "secret").write_text("")
@@ -116,7 +116,7 @@ def test_other_files_are_not_served(tmp_path):
     assert not read(served)[14:, 32:, 9:].any()
 
 
-def test_chunks_named_otherwise_than_stated_are_refused(tmp_path):
+def test_chunks_with_other_names_than_the_metadata_say_are_refused(tmp_path):
     serve_array(tmp_path / "a")
     file = tmp_path / "a/.zarray"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"dimension_separator": "/"}))

@@ -1,4 +1,4 @@
-"""The status of a run, from a log in the format of Snakemake 9.27."""
+"""The status of a run is read from a log in the format of Snakemake 9.27."""
 
 import io
 from datetime import datetime
@@ -166,7 +166,7 @@ def test_jobs_are_parsed_from_a_log():
     assert not retried.failed and retried.ended is None
 
 
-def test_calls_of_snakemake_by_jobs_are_no_runs(run, tmp_path):
+def test_snakemake_calls_of_jobs_are_not_runs(run, tmp_path):
     run()
     later = tmp_path / ".snakemake/log/2026-11-25T060000.000000.snakemake.log"
     later.write_text("Building DAG of jobs...\nCreating report...\n")
@@ -212,14 +212,14 @@ def test_time_left_is_estimated_from_the_voxels_of_completed_jobs(run, tmp_path)
     assert [job.rule for job in crops[9]] == ["predict", "segment"]
 
 
-def test_time_left_of_a_running_job_is_that_of_its_progress_bar(run, tmp_path):
+def test_time_left_of_a_running_job_is_read_from_its_progress_bar(run, tmp_path):
     start_job(tmp_path, "predict/net/d/crop7", BAR)
     (job, other) = run(TRAIN, TRAIN_DONE, PREDICT).by_stage()["predict"]
     assert (job.progress.what, job.progress.share, job.seconds_left) == ("crop7", 0.25, 30)
     assert other.seconds_left is None
 
 
-def test_results_of_earlier_runs_are_done(run, tmp_path):
+def test_results_of_earlier_runs_count_as_done(run, tmp_path):
     (tmp_path / "results/net/predictions/d/crop9").mkdir(parents=True)
     text = START.replace("predict             2", "predict             1")
     (tmp_path / ".snakemake/log/2026-11-26T000000.000000.snakemake.log").write_text(text)
@@ -261,13 +261,14 @@ def test_parallel_jobs_shorten_the_time_down_to_the_longest_job():
             ("Epoch 0", 0.01, 172801.0),
         ),
     ],
+    ids=["no bar", "bar without an estimate", "bar with hours left", "bar with days left"],
 )
-def test_the_last_progress_bar_of_a_log_is_read(tmp_path, text, expected):
+def test_last_progress_bar_of_a_log_is_read(tmp_path, text, expected):
     (tmp_path / "a.log").write_text(text)
     assert read_progress(tmp_path / "a.log") == expected
 
 
-def test_the_status_is_shown_in_tables(run, tmp_path, capsys):
+def test_status_is_shown_in_tables(run, tmp_path, capsys):
     start_job(tmp_path, "predict/net/d/crop7", BAR)
     status = run(TRAIN, TRAIN_DONE, PREDICT)
     console = Console(file=io.StringIO(), width=100)
@@ -279,6 +280,6 @@ def test_the_status_is_shown_in_tables(run, tmp_path, capsys):
     assert "0/2" in capsys.readouterr().out
 
 
-def test_a_folder_without_a_run(run, tmp_path, capsys):
+def test_status_of_a_folder_without_a_run_says_so(run, tmp_path, capsys):
     assert main(["status"]) == 0
     assert "no run has been started" in capsys.readouterr().out

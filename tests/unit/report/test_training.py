@@ -29,7 +29,9 @@ def test_training_curves_are_drawn_over_epochs(tmp_path, drawn):
     assert [[1, 0.001], [2, 0.0005], [3, 0]] in [line.tolist() for line in rate.values()]
 
 
-@pytest.mark.parametrize("text", [None, "", "epoch,step,val_dice\n"])
+@pytest.mark.parametrize(
+    "text", [None, "", "epoch,step,val_dice\n"], ids=["no file", "empty file", "no epoch"]
+)
 def test_missing_metrics_are_an_error(tmp_path, text):
     path = tmp_path / "metrics.csv"
     if text is not None:

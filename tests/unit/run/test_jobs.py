@@ -46,6 +46,7 @@ def test_lock_file_names_the_outputs(log):
         (ValueError("writing failed: Disk quota exceeded [EDQUOT]"), NO_QUOTA),
         (KeyError("crop9"), "KeyError: 'crop9'"),
     ],
+    ids=str,
 )
 def test_log_states_the_error(log, error, message):
     with pytest.raises(SystemExit) as ended, job(str(log), [str(log.parent / "out")]):

@@ -221,6 +221,7 @@ def test_file_system_without_links(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error",
     [FileExistsError(errno.EEXIST, "File exists"), OSError(errno.EIO, "Input/output error")],
+    ids=str,
 )
 def test_lock_is_acquired_although_the_answer_was_lost(tmp_path, monkeypatch, error):
     link = os.link

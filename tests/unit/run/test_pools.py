@@ -56,28 +56,30 @@ def run(path: Path, tasks: list[int], workers: int, memory: int | None) -> dict[
     return dict(results)
 
 
-def test_a_large_task_runs_alone_and_small_ones_side_by_side(tmp_path: Path) -> None:
+def test_large_task_runs_alone_and_small_ones_in_parallel(tmp_path: Path) -> None:
     beside = run(tmp_path, [1, 9, 2, 3], workers=3, memory=6)
     assert beside[9] == 1
     assert max(beside[task] for task in (1, 2, 3)) > 1
 
 
-def test_one_worker_takes_the_largest_first_in_its_own_process(tmp_path: Path) -> None:
+def test_single_worker_is_the_calling_process_and_begins_with_the_largest_task(
+    tmp_path: Path,
+) -> None:
     assert list(run(tmp_path, [1, 9, 2], workers=1, memory=None)) == [9, 2, 1]
     assert {path.name.split("-")[1] for path in tmp_path.iterdir()} == {str(os.getpid())}
 
 
-def test_more_tasks_than_workers(tmp_path: Path) -> None:
+def test_no_more_tasks_than_workers_run_at_a_time(tmp_path: Path) -> None:
     assert max(run(tmp_path, [1, 2, 3, 4, 5], workers=2, memory=None).values()) == 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_is_raised(tmp_path: Path, workers: int) -> None:
+def test_failure_of_a_task_is_raised(tmp_path: Path, workers: int) -> None:
     with pytest.raises(ValueError, match="a task failed"):
         run(tmp_path, [1, -1, 2], workers=workers, memory=None)
 
 
-def test_nothing_to_do(tmp_path: Path) -> None:
+def test_no_tasks_give_no_results(tmp_path: Path) -> None:
     assert run(tmp_path, [], workers=2, memory=None) == {}
 
 
@@ -89,7 +91,7 @@ def no_socket() -> None:
     raise OSError("AF_UNIX path too long")
 
 
-def test_one_process_works_where_dev_shm_is_not_writable(
+def test_tasks_run_in_one_process_if_dev_shm_is_not_writable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(SemLock, "__init__", no_semaphores)
@@ -103,7 +105,7 @@ def test_one_process_works_where_dev_shm_is_not_writable(
     ("place", "name", "fail"),
     [(SemLock, "__init__", no_semaphores), (forkserver, "ensure_running", no_socket)],
 )
-def test_blocks_are_worked_on_in_one_process(
+def test_blocks_are_processed_in_one_process_if_no_other_can_start(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place, name, fail
 ) -> None:
     monkeypatch.setattr(place, name, fail)

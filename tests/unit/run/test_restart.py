@@ -28,14 +28,14 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("output", ["submission.zip", "results/tiny/model.ckpt", LONG])
-def test_names_of_snakemake_records(output):
+def test_records_have_the_names_that_snakemake_gives_them(output):
     records = FilePersistence(path=Path(".snakemake").absolute())
     records._mark_incomplete(output, None)
     assert (Path(".snakemake/incomplete") / restart._record_name(output)).is_file()
 
 
 def record(output):
-    """Make the record of an output that Snakemake keeps."""
+    """Write the record that Snakemake keeps of an output."""
     path = Path(".snakemake/metadata") / restart._record_name(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{}")
@@ -43,7 +43,7 @@ def record(output):
 
 
 def finish(name, *outputs):
-    """The lock file of a job that made outputs and finished after its run died."""
+    """Write the lock file of a job that made outputs and finished after its run had died."""
     path = Path(f"results/logs/{name}.owner")
     try_acquire(path, replace(this_process(outputs), ended=True))
     return path
@@ -51,7 +51,7 @@ def finish(name, *outputs):
 
 @pytest.fixture
 def outputs():
-    """A folder, a file and a link."""
+    """Outputs of three kinds: a folder, a file and a link."""
     Path("results/crop1").mkdir(parents=True)
     Path("results/crop1/done.json").write_text("")
     Path("results/scores.csv").write_text("a")
@@ -76,7 +76,7 @@ def test_recorded_outputs_are_kept(outputs):
     assert all(os.path.lexists(output) for output in outputs)
 
 
-def test_an_output_that_cannot_be_looked_at_now_is_not_taken_for_absent(outputs, monkeypatch):
+def test_output_that_cannot_be_inspected_now_is_not_considered_absent(outputs, monkeypatch):
     record("another")
     path = finish("job", "results/crop1")
     stat = os.stat
@@ -110,7 +110,7 @@ def test_outdated_or_incomplete_records_do_not_count(outputs, spoil):
 
 
 def test_results_without_any_records_are_kept(outputs):
-    """As after copying results without Snakemake's folder."""
+    """Such results were copied without Snakemake's folder."""
     finish("job", *outputs)
     restart._clean_up(Path(), Path("results/logs"))
     assert all(os.path.lexists(output) for output in outputs)
@@ -162,12 +162,13 @@ def test_run_on_another_machine_is_active_if_it_has_a_heartbeat(monkeypatch, cap
         (["--profile", "slurm", "submission.zip"], False),
         (["--cores", "2", "--notemp"], False),
     ],
+    ids=str,
 )
-def test_dry_runs(arguments, expected):
+def test_dry_runs_are_recognized(arguments, expected):
     assert restart._is_dry_run(arguments) == expected
 
 
-def test_option_for_the_folder():
+def test_folder_is_read_from_the_options():
     assert restart._options(["-d", "there", "all"]).directory == Path("there")
     assert restart._options(["--directory=there"]).directory == Path("there")
     assert restart._options(["--cores", "2", "all"]).directory == Path()
@@ -184,7 +185,7 @@ END
 """
 
 
-def test_slurm_jobs_of_this_folder(empty_folder, monkeypatch):
+def test_only_slurm_jobs_of_this_folder_are_found(empty_folder, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(empty_folder)
     (empty_folder / "squeue").write_text(SQUEUE.format(here=empty_folder))

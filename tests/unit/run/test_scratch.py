@@ -114,14 +114,14 @@ def test_signal_handler_is_restored():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_without_its_folder_it_takes_another(tmp_path, monkeypatch):
+def test_another_folder_is_used_if_tmpdir_does_not_exist(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", None)
     with scratch() as folder:
         assert folder.is_dir() and tmp_path not in folder.parents
 
 
-def test_without_any_folder_the_message_says_what_to_do(monkeypatch):
+def test_error_without_any_temporary_folder_says_what_to_do(monkeypatch):
     def fail():
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 

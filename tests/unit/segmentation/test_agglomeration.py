@@ -1,3 +1,5 @@
+"""Contacts of fragments, and their merging."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ def values(*numbers):
     return np.array(numbers, np.float32).reshape(1, 1, -1)
 
 
-def test_contacts_of_a_row():
+def test_fragments_along_a_row_have_contacts_with_their_neighbors():
     contacts = find_contacts(
         row(1, 1, 2, 0, 3, 2), values_on_faces(values(0, 0.2, 0.4, 1, 0.6, 0.8))
     )
@@ -37,7 +39,7 @@ def test_contacts_of_a_row():
     assert contacts.highest == pytest.approx([0.2, 0.6])
 
 
-def test_contacts_pool_faces_over_all_axes():
+def test_contacts_combine_faces_along_all_axes():
     labels = np.ones((2, 2, 2), np.int32)
     labels[1, 1, 1] = 2
     heights = np.zeros((2, 2, 2), np.float32)
@@ -47,7 +49,7 @@ def test_contacts_pool_faces_over_all_axes():
     assert contacts.mean == pytest.approx([0.15]) and contacts.highest == pytest.approx([0.3])
 
 
-def test_no_contacts():
+def test_fragments_without_contacts_stay_apart():
     contacts = find_contacts(row(1, 0, 2), values_on_faces(values(0, 0, 0)))
     assert contacts.first.size == 0
     assert merge_by_mean(contacts, 3, 0.5).tolist() == [0, 1, 2]
@@ -66,7 +68,7 @@ def test_relabeled_contacts_are_weighted_by_area():
 
 
 def test_means_are_pooled_before_the_next_merge():
-    # 1 and 2 merge. Their mean to 3 is then 0.5, though that of 2 alone is 0.3.
+    # After 1 and 2 have merged, their mean boundary to 3 is 0.5, although that of 2 alone is 0.3.
     labels = np.array([[[1, 2, 2], [3, 3, 0]]], np.int32)
     heights = np.array([[[0.1, 0.1, 0.1], [1.3, 0.5, 0]]], np.float32)
     # Many faces, so that the prior hardly matters.
@@ -76,7 +78,7 @@ def test_means_are_pooled_before_the_next_merge():
     assert merge_by_mean(contacts, 4, 0.55).tolist() == [0, 1, 1, 1]
 
 
-def test_few_faces_are_uncertain():
+def test_boundary_probability_of_few_faces_is_close_to_one_half():
     contacts = find_contacts(row(1, 2, 3), values_on_faces(values(0, 0, 1)))
     assert contacts.boundary_probability == pytest.approx([5 / 11, 5.5 / 11])
     many = find_contacts(
@@ -86,7 +88,8 @@ def test_few_faces_are_uncertain():
 
 
 def test_one_open_face_does_not_merge_cells():
-    # Between 1 and 2 lie 100 faces of a faint boundary; 3 lies in 1 and meets 2 at an open face.
+    # A faint boundary of 100 faces separates 1 and 2. Fragment 3 lies in 1 and shares one face
+    # without a boundary with 2.
     faint = np.full((100, 1, 4), 0.35, np.float32)
     labels = row(1, 1, 2, 2).repeat(100, 0)
     labels[:50, 0, 1] = 3
@@ -96,12 +99,12 @@ def test_one_open_face_does_not_merge_cells():
     contacts = find_contacts(labels, values_on_faces(faint))
     assert contacts.mean[(contacts.first == 2) & (contacts.second == 3)] < 0.1
     assert merge_by_mean(contacts, 4, 0.3).tolist() == [0, 1, 2, 1]
-    # A small fragment, too, merges with the one that it shares most faces with.
+    # A small fragment also merges with the one with which it shares the most faces.
     sizes = np.bincount(labels.ravel(), minlength=4)
     assert merge_small(contacts, sizes, 51).tolist() == [0, 1, 2, 1]
 
 
-def test_remaining_contacts_reach_the_threshold():
+def test_contacts_that_remain_after_merging_reach_the_threshold():
     rng = np.random.default_rng(0)
     labels = rng.permutation(6**3).reshape(6, 6, 6).astype(np.int32) + 1
     heights = rng.random((6, 6, 6), np.float32)
@@ -112,7 +115,7 @@ def test_remaining_contacts_reach_the_threshold():
     assert (lookup[lookup] == lookup).all()
 
 
-def test_small_fragments_merge_behind_the_weakest_boundary():
+def test_small_fragments_merge_across_the_weakest_boundary():
     labels = row(1, 1, 1, 2, 3, 3, 3)
     contacts = find_contacts(labels, values_on_faces(values(0, 0, 0.9, 0, 0.5, 0, 0)))
     sizes = np.bincount(labels.ravel())
@@ -120,15 +123,15 @@ def test_small_fragments_merge_behind_the_weakest_boundary():
     assert merge_small(contacts, sizes, 1).tolist() == [0, 1, 2, 3]
 
 
-def test_a_small_fragment_never_joins_two_large_ones():
+def test_small_fragment_between_two_large_ones_merges_with_one():
     labels = row(1, 1, 1, 2, 3, 4, 4, 4)
     contacts = find_contacts(labels, values_on_faces(values(0, 0, 0.1, 0, 0, 0.1, 0, 0)))
     lookup = merge_small(contacts, np.bincount(labels.ravel()), 3)
     assert lookup[1] != lookup[4] and np.unique(lookup[1:]).size == 2
 
 
-def test_necks():
-    # Radii 5, 4 and 1; a neck of 2 values_on_faces the first two, of 1 to the third.
+def test_fragments_merge_across_necks_wider_than_the_threshold():
+    # Radii of 5, 4 and 1 voxels; necks of 2 voxels between 1 and 2, and of 1 between 2 and 3.
     labels = row(1, 2, 3)
     contacts = find_contacts(labels, values_on_faces(values(5, 2, 1), lowest=True))
     radius = np.array([0, 5, 4, 1], np.float32)
@@ -153,15 +156,15 @@ def test_groups_are_the_connected_components(drawn):
     assert group_ids(n, one, other).tolist() == expected
 
 
-def test_a_long_chain_is_one_group():
+def test_long_chain_is_one_group():
     order = np.random.default_rng(0).permutation(100_000)
     assert not group_ids(order.size, order[:-1], order[1:]).any()
 
 
-def test_ascending_thresholds_give_what_each_gives_alone():
+def test_ascending_thresholds_equal_separate_runs():
     rng = np.random.default_rng(0)
     labels = np.arange(1, 1001, dtype=np.int32).reshape(10, 10, 10)
-    # Few values, so that many find_contacts lie on a threshold.
+    # Few different values, so that many contacts lie at a threshold.
     heights = rng.integers(0, 11, (10, 10, 10)).astype(np.float32) / 10
     contacts = find_contacts(labels, values_on_faces(heights))
     thresholds = [0.0, *np.round(np.arange(0.1, 0.8, 0.05), 2), 0.8125]

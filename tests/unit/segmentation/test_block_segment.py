@@ -46,7 +46,9 @@ def part(volume, block):
     connectivity=st.sampled_from([6, 26]),
     seed=st.integers(0, 1000),
 )
-def test_components_equal_those_of_the_whole_volume(shape, share, values, connectivity, seed):
+def test_components_found_in_blocks_equal_those_of_the_whole_volume(
+    shape, share, values, connectivity, seed
+):
     rng = np.random.default_rng(seed)
     volume = rng.integers(1, values + 1, shape).astype(np.uint8) * (rng.random(shape) < share)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +73,7 @@ def test_components_equal_those_of_the_whole_volume(shape, share, values, connec
 
 
 def made(channels, chosen, folder, label, voxel_size=VOXELS, threads=1, size=64):
-    """The label made in blocks."""
+    """Segment in blocks; return the written label."""
     grid = Grid(voxel_size, (100, 0, -50), channels[label].shape)
     for name, values in channels.items():
         create(folder / "p" / name, grid, "uint8").write(values).result()
@@ -84,7 +86,7 @@ def made(channels, chosen, folder, label, voxel_size=VOXELS, threads=1, size=64)
 
 
 def rough(shape, seed=0):
-    """Noisy probabilities with holes, specks and large parts."""
+    """Make noisy probabilities with holes, specks and large objects."""
     rng = np.random.default_rng(seed)
     coarse = rng.random([-(-n // 6) for n in shape])
     value = coarse.repeat(6, 0).repeat(6, 1).repeat(6, 2)[tuple(map(slice, shape))]
@@ -92,10 +94,10 @@ def rough(shape, seed=0):
 
 
 @pytest.mark.parametrize("label", ["er", "mito"])
-@pytest.mark.parametrize("smooth", [0.0, 9.0])
-@pytest.mark.parametrize("fill", [False, True])
-@pytest.mark.parametrize("smallest", [0, 2e5])
-def test_semantic_labels_and_connected_components_are_the_same(
+@pytest.mark.parametrize("smooth", [0.0, 9.0], ids="smooth={} nm".format)
+@pytest.mark.parametrize("fill", [False, True], ids="fill={}".format)
+@pytest.mark.parametrize("smallest", [0, 2e5], ids="smallest={} nm³".format)
+def test_labels_made_in_blocks_equal_those_of_the_whole_volume(
     tmp_path, label, smooth, fill, smallest
 ):
     channels = {label: rough((70, 66, 90))}
@@ -120,7 +122,7 @@ def test_semantic_labels_and_connected_components_are_the_same(
         ("mutex_watershed", 2),
     ],
 )
-def test_objects_across_blocks(tmp_path, monkeypatch, method, threads):
+def test_objects_are_joined_across_blocks(tmp_path, monkeypatch, method, threads):
     monkeypatch.setattr(block_fragments, "HALO_VOXELS", 16)
     # Spheres that touch, one of them far larger than a block and its halo.
     truth = spheres(
@@ -137,7 +139,7 @@ def test_objects_across_blocks(tmp_path, monkeypatch, method, threads):
 
 
 @pytest.mark.parametrize("method", [*RIDGES, "mutex_watershed"])
-def test_cells_across_blocks(tmp_path, monkeypatch, method):
+def test_cells_that_fill_the_volume_are_joined_across_blocks(tmp_path, monkeypatch, method):
     monkeypatch.setattr(block_fragments, "HALO_VOXELS", 24)
     truth = filling((96, 84, 84), 20)
     channels = predicted(truth, "cell")
@@ -151,7 +153,7 @@ def test_cells_across_blocks(tmp_path, monkeypatch, method):
 
 
 @pytest.mark.parametrize("method", ["watershed_distance", *RIDGES, "mutex_watershed"])
-def test_a_single_block_equals_the_whole(tmp_path, method):
+def test_single_block_equals_the_whole_volume(tmp_path, method):
     channels = predicted(spheres((40, 40, 40), (20, 20, 12, 9), (20, 20, 28, 9)), "mito")
     wanted = segment("mito", channels, VOXELS, {"method": method})
     found = made(channels, {"method": method}, tmp_path, "mito")
@@ -159,8 +161,8 @@ def test_a_single_block_equals_the_whole(tmp_path, method):
 
 
 @pytest.mark.parametrize("method", RIDGES[:2])
-def test_thin_objects_across_blocks(tmp_path, method):
-    # Nearly all voxels are boundary, so that seeds are small.
+def test_thin_objects_are_joined_across_blocks(tmp_path, method):
+    # Nearly all voxels belong to a boundary, so seeds are small.
     truth = np.zeros((200, 40, 40), np.int32)
     for n, (y, x) in enumerate(np.ndindex(4, 4), 1):
         truth[:, 10 * y + 4 : 10 * y + 7, 10 * x + 4 : 10 * x + 7] = n
@@ -173,8 +175,9 @@ def test_thin_objects_across_blocks(tmp_path, method):
     assert found.max() == wanted.max() == 16
 
 
-def test_a_seedless_fragment_never_joins_two_with_seeds():
-    # 1 and 4 have seeds; 2 and 3 between them have none; 5 to 8, a row, touch nothing else.
+def test_fragment_without_a_seed_never_joins_two_with_seeds():
+    # Fragments 2 and 3 have no seeds and lie between 1 and 4, which do; 5 to 8 form a row of
+    # their own.
     first, second = np.array([1, 2, 3, 5, 6, 7]), np.array([2, 3, 4, 6, 7, 8])
     area = np.array([9, 1, 5, 9, 1, 9])
     contacts = Contacts(first, second, area, np.ones(6), np.ones(6, np.float32))
@@ -199,7 +202,7 @@ def test_one_open_face_at_a_cut_does_not_join_cells():
 
 @pytest.fixture(scope="module")
 def large():
-    """Objects of all sizes in 240³ voxels, two of them far larger than a block, and channels."""
+    """Predicted channels of objects of all sizes in 240³ voxels; two far exceed a block."""
     rng = np.random.default_rng(0)
     chance = [(*rng.uniform(0, 240, 3), rng.uniform(6, 25)) for _ in range(100)]
     truth = spheres((240,) * 3, (94, 112, 88, 70), (144, 119, 181, 44), *chance)
@@ -217,7 +220,7 @@ def large():
 @pytest.mark.parametrize(
     "method", ["connected_components", "watershed_distance", "watershed_boundary"]
 )
-def test_a_large_volume_in_blocks(tmp_path, large, method):
+def test_large_volume_in_blocks_agrees_with_the_whole_volume(tmp_path, large, method):
     chosen = {"method": method, "min_size_nm3": 1e5}
     wanted = segment("mito", large, VOXELS, chosen, threads=2)
     found = made(large, chosen, tmp_path, "mito", threads=2, size=80)
@@ -239,7 +242,7 @@ def test_workers_have_small_caches():
     assert limits == [WORKER_CACHE_BYTES] * 2 and WORKER_CACHE_BYTES < levels.CACHE_BYTES
 
 
-def test_nothing_inside(tmp_path):
+def test_empty_volume_has_no_labels(tmp_path):
     channels = predicted(np.zeros((70, 70, 70), np.uint16), "mito", noise=0)
     for method in ("connected_components", "watershed_distance", "watershed_boundary"):
         found = made(channels, {"method": method}, tmp_path / method, "mito")

@@ -1,3 +1,5 @@
+"""Final labels of crops, from one prediction or the mean of several."""
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,7 @@ def test_configured_thresholds_override_tuned_ones(tmp_path, probability):
         assert labels.sum() == voxels
 
 
-def test_the_mean_of_several_predictions(tmp_path, probability):
+def test_mean_of_several_predictions_is_thresholded(tmp_path, probability):
     sources = [
         stored(tmp_path / "a/pm", probability),
         stored(tmp_path / "b/pm", np.full(GRID.shape, 100, np.uint8)),
@@ -55,7 +57,7 @@ def test_the_mean_of_several_predictions(tmp_path, probability):
     assert made(tmp_path / "s/pm").sum() == np.sum((probability.astype(int) + 100) / 2 >= 127.5)
 
 
-def test_touching_objects_are_separated_by_their_boundary(tmp_path):
+def test_boundary_separates_touching_objects_if_all_predictions_have_it(tmp_path):
     foreground = np.full(GRID.shape, 255, np.uint8)
     boundary = np.zeros(GRID.shape, np.uint8)
     boundary[11:13] = 255
@@ -73,7 +75,7 @@ def test_touching_objects_are_separated_by_their_boundary(tmp_path):
     assert made(tmp_path / "s/mito").max() == 1
 
 
-def test_external_predictions_may_have_other_grids(tmp_path):
+def test_external_predictions_on_another_grid_are_resampled(tmp_path):
     coarse = GRID.at((16, 16, 16))
     values = np.zeros(coarse.shape, np.float32)
     values[:6] = 1.0
@@ -81,7 +83,7 @@ def test_external_predictions_may_have_other_grids(tmp_path):
     read = read_probability(source, GRID)
     assert read.dtype == np.uint8
     assert (read[:11] == 255).all() and (read[13:] == 0).all()
-    # The crop inside a larger prediction.
+    # The crop may also be a part of the prediction.
     inside = GRID.box((4, 4, 4), (8, 8, 8))
     assert np.array_equal(read_probability(source, inside), read[4:12, 4:12, 4:12])
 
@@ -96,7 +98,7 @@ def test_probabilities_that_are_not_finite_are_an_error(tmp_path, value):
         read_probability(source, GRID)
 
 
-def test_a_label_composed_of_parts(tmp_path):
+def test_probabilities_of_parts_add_up_to_the_label(tmp_path):
     parts = []
     for i, name in enumerate(("mito_mem", "mito_lum", "mito_ribo")):
         values = np.zeros(GRID.shape, np.uint8)
@@ -108,9 +110,9 @@ def test_a_label_composed_of_parts(tmp_path):
     assert sorted(np.flatnonzero(made(tmp_path / "s/mito").any(axis=(1, 2)))) == [*range(8, 16)]
 
 
-@pytest.mark.parametrize("max_voxels_in_memory", [24**3, 1000])
+@pytest.mark.parametrize("max_voxels_in_memory", [24**3, 1000], ids=["in memory", "in blocks"])
 @pytest.mark.parametrize("label", ["pm", "mito"])
-def test_an_empty_label_is_reported(
+def test_empty_label_is_reported_unless_all_probabilities_are_zero(
     tmp_path, monkeypatch, caplog, probability, max_voxels_in_memory, label
 ):
     monkeypatch.setattr(Method, "max_voxels_in_memory", max_voxels_in_memory)
@@ -129,7 +131,7 @@ def test_an_empty_label_is_reported(
             )
 
 
-def test_large_crops_are_processed_in_blocks(tmp_path, monkeypatch, probability):
+def test_blocks_of_a_large_crop_give_the_same_labels(tmp_path, monkeypatch, probability):
     source = stored(tmp_path / "p/mito", probability)
     row = CropLabel(1, "d", "mito", GRID)
     segment_crop(row, [[source]], {}, {}, tmp_path / "whole/mito")

@@ -1,3 +1,5 @@
+"""Settings of segmentation methods: defaults, checks and search spaces."""
+
 import subprocess
 import sys
 
@@ -15,7 +17,7 @@ from cellmap_pipeline.segmentation.method_settings import (
 from cellmap_pipeline.segmentation.methods import METHODS
 
 
-def test_no_heavy_import():
+def test_methods_import_no_numerical_library():
     code = (
         "import sys, cellmap_pipeline.segmentation.methods;"
         "print([m for m in ('numpy', 'scipy', 'cc3d', 'torch') if m in sys.modules])"
@@ -41,18 +43,24 @@ def test_no_heavy_import():
         ("mito", {"neck": 0.5}, "neck belongs to the method watershed_distance"),
         ("mito", {"method": "connected_components", "neck": 0.5}, "watershed_distance"),
     ],
-)
+    ids=[
+        "unknown key", "above the range", "boolean for a number", "null", "nan", "negative size",
+        "number for a boolean", "method of semantic classes", "list as method",
+        "method of instance classes", "key of instance classes", "key of another method",
+        "key of another method than the one that is set",
+    ],
+)  # fmt: skip
 def test_invalid_settings_are_named(label, settings, message):
     with pytest.raises(InputError) as error:
         check_settings(label, settings)
     assert message in str(error.value)
 
 
-def test_numbers_may_be_text():
+def test_numbers_in_text_are_converted():
     assert check_settings("mito", {"min_size_nm3": "1e6"}) == {"min_size_nm3": 1e6}
 
 
-def test_complete_adds_defaults_and_the_method():
+def test_defaults_and_the_best_usable_method_are_added():
     assert complete("er", {"threshold": 0.3}, []) == defaults("threshold") | {"threshold": 0.3}
     for predicted, method in (
         ([], "connected_components"),
@@ -68,7 +76,11 @@ def test_complete_adds_defaults_and_the_method():
 
 
 @pytest.mark.parametrize("label", ["er", "mito"])
-@pytest.mark.parametrize("predicted", [[], ["boundary"], ["distance", "affinities"]])
+@pytest.mark.parametrize(
+    "predicted",
+    [[], ["boundary"], ["distance", "affinities"]],
+    ids=lambda kinds: " and ".join(kinds) or "no auxiliary channels",
+)
 def test_search_spaces_are_valid_and_ascending(label, predicted):
     spaces = search_spaces(label, predicted, (3.48, 4, 4))
     lacking = {name for name, m in METHODS.items() if m.auxiliary not in {None, *predicted}}

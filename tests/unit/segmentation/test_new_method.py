@@ -1,4 +1,4 @@
-"""A new method is one class, from which configuration, tuning and segmentation follow."""
+"""Configuration, tuning and segmentation of a new method follow from one class."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def band(monkeypatch):
     return METHODS["band"]
 
 
-def test_configuration_tuning_and_reference_include_it(band):
+def test_configuration_tuning_and_reference_include_a_new_method(band):
     checked = check_settings("mito", {"method": "band", "highest": "0.9"})
     assert checked == {"method": "band", "highest": 0.9}
     with pytest.raises(InputError, match="highest must be a number from 0 to 1, not 2"):
@@ -67,7 +67,7 @@ def test_configuration_tuning_and_reference_include_it(band):
     assert "| `band` (instances) | `highest` | 1 | 0 to 1 | highest probability |" in reference
 
 
-def test_it_segments_in_memory_and_in_blocks(band, tmp_path):
+def test_new_method_segments_in_memory_and_in_blocks(band, tmp_path):
     probability = np.zeros((20, 20, 20), np.uint8)
     probability[2:8, 2:8, 2:18] = 160
     probability[2:8, 2:8, 9:11] = 250

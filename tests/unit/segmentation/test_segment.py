@@ -1,3 +1,5 @@
+"""Labels of a volume in memory, on simulated predictions and arrays with known answers."""
+
 import cc3d
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ TOUCHING = spheres((36, 36, 60), (18, 18, 17, 11), (18, 18, 37, 11), (8, 8, 52, 
         ("mutex_watershed", 0.97, 1),
     ],
 )
-def test_touching_spheres(method, least, most):
+def test_methods_separate_touching_spheres(method, least, most):
     labels = segment("mito", predicted(TOUCHING, "mito"), VOXELS, {"method": method})
     assert least <= score(labels, TOUCHING) <= most
 
@@ -49,7 +51,7 @@ WORSE = {
     "eroded": {"eroded": 1},
     "worn": {"blur": 1.5, "noise": 0.15, "eroded": 1},
 }
-# Required score if not 0.99: whole objects, or blurred affinities, carry less information.
+# Required scores other than 0.99, for methods that cannot separate objects in such predictions.
 AT_LEAST = {
     ("connected_components", "blurred"): 0.85,
     ("connected_components", "noisy"): 0.85,
@@ -61,21 +63,21 @@ AT_LEAST = {
 
 @pytest.mark.parametrize("worse", WORSE)
 @pytest.mark.parametrize("method", methods_for("mito"))
-def test_worse_predictions(method, worse):
+def test_methods_tolerate_worse_predictions(method, worse):
     channels = predicted(TOUCHING, "mito", **WORSE[worse])
     chosen = {"method": method, "smooth_nm": 8.0, "min_size_nm3": 5e4}
     labels = segment("mito", channels, VOXELS, chosen)
     assert score(labels, TOUCHING) >= AT_LEAST.get((method, worse), 0.99)
 
 
-def test_eroded_prediction_with_a_lower_threshold():
+def test_lower_threshold_restores_objects_of_low_probability():
     channels = predicted(TOUCHING, "mito")
     channels["mito"] //= 2
     assert score(segment("mito", channels, VOXELS, {}), TOUCHING) < 0.9
     assert score(segment("mito", channels, VOXELS, {"threshold": 0.25}), TOUCHING) > 0.97
 
 
-def test_cells_that_fill_the_volume():
+def test_boundaries_separate_cells_that_fill_the_volume():
     truth = filling()
     channels = predicted(truth, "cell")
     channels["cell"][:] = 255
@@ -88,7 +90,7 @@ def test_cells_that_fill_the_volume():
     assert (labels > 0).all()
 
 
-def test_small_fragments_merge_or_are_removed():
+def test_small_fragments_are_merged_or_removed():
     truth = filling()
     channels = predicted(truth, "cell", noise=0.2)
     channels["cell"][:] = 255
@@ -101,7 +103,7 @@ def test_small_fragments_merge_or_are_removed():
 
 
 def volumes():
-    """Small random pairs of channels with plateaus, empty and full ones among them."""
+    """Draw small random channels with plateaus; some are empty or full."""
     return st.integers(0, 2**32 - 1).map(_random_channels)
 
 
@@ -120,7 +122,7 @@ def _random_channels(seed):
 @pytest.mark.parametrize("method", methods_for("mito"))
 @given(channels=volumes(), smallest=st.sampled_from([0, 3]), fill=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_ids_are_those_that_the_scorer_counts(method, channels, smallest, fill):
+def test_each_id_is_one_connected_component_as_the_scorer_counts(method, channels, smallest, fill):
     chosen = {"method": method, "min_size_nm3": smallest * 60, "fill_holes": fill}
     labels = segment("mito", channels, (3, 4, 5), chosen)
     count = int(labels.max())
@@ -137,7 +139,7 @@ def test_ids_are_those_that_the_scorer_counts(method, channels, smallest, fill):
     np.testing.assert_array_equal(labels, segment("mito", channels, (3, 4, 5), chosen, threads=2))
 
 
-def test_memory_order_does_not_matter():
+def test_labels_do_not_depend_on_the_memory_order_of_channels():
     channels = predicted(TOUCHING, "mito")
     turned = {name: np.asfortranarray(c) for name, c in channels.items()}
     for method in methods_for("mito"):
@@ -148,14 +150,14 @@ def test_memory_order_does_not_matter():
 
 
 @pytest.mark.parametrize(("count", "dtype"), [(255, np.uint8), (256, np.uint16)])
-def test_smallest_type_that_holds_the_ids(count, dtype):
+def test_ids_get_the_smallest_type_that_holds_them(count, dtype):
     probability = np.zeros(2 * count, np.uint8)
     probability[::2] = 255
     labels = segment("ves", {"ves": probability.reshape(1, 1, -1)}, (20, 20, 20), {})
     assert labels.dtype == dtype and labels.max() == count
 
 
-def test_sizes_are_in_nm3():
+def test_minimum_size_is_in_nm3():
     probability = np.zeros((1, 1, 9), np.uint8)
     probability[..., [0, 1, 2, 4, 5, 7]] = 255
     sizes = {0: [3, 2, 1], 60: [3, 2, 1], 61: [3, 2], 180: [3], 181: []}
@@ -166,13 +168,13 @@ def test_sizes_are_in_nm3():
         assert labels.sum() == sum(expected) and labels.dtype == np.uint8
 
 
-def test_a_level_at_the_threshold_is_inside():
+def test_probability_at_the_threshold_is_inside():
     levels = np.arange(256, dtype=np.uint8)
     assert all(above(levels, k / 255).sum() == 256 - k for k in range(256))
     assert above(levels, 0.5).sum() == 128
 
 
-def test_smoothing_is_in_nm():
+def test_smoothing_width_is_in_nm():
     probability = np.zeros((9, 9, 9), np.uint8)
     probability[4, 4, 4] = 255
     channels = {"er": probability}
@@ -181,13 +183,13 @@ def test_smoothing_is_in_nm():
     assert [int(np.ptp(axis)) for axis in np.nonzero(labels)] == [2, 4, 4]
 
 
-def test_holes():
+def test_only_holes_enclosed_by_one_object_are_filled():
     labels = np.zeros((7, 7, 14), np.uint8)
     labels[1:6, 1:6, 1:6] = 1
     labels[2:5, 2:5, 2:5] = 0  # a hole of one object
     labels[1:6, 1:6, 7:12] = 2
     labels[2:5, 2:5, 8:11] = 0
-    labels[3, 3, 9] = 3  # another object inside
+    labels[3, 3, 9] = 3  # another object in the hole
     labels[:3, 3, 3] = 0
     labels[1, 3, 3] = 0  # a channel to the outside
     filled = fill_holes(labels)
@@ -200,13 +202,13 @@ def test_holes():
     assert segment("er", {"er": probability}, VOXELS, {"fill_holes": True})[3, 3, 3] == 1
 
 
-def test_a_hole_at_the_border_of_the_volume_stays():
+def test_hole_at_the_border_of_the_volume_is_not_filled():
     labels = np.ones((3, 3, 3), np.uint8)
     labels[0, 1, 1] = 0
     np.testing.assert_array_equal(fill_holes(labels), labels)
 
 
-def test_a_missing_boundary_is_named():
+def test_missing_boundary_channel_is_named():
     with pytest.raises(InputError, match="mito_boundary"):
         segment("mito", {"mito": np.zeros((2, 2, 2), np.uint8)}, VOXELS,
                 {"method": "watershed_boundary"})  # fmt: skip

@@ -56,7 +56,7 @@ def segmentations(tmp_path: Path) -> Path:
     return folder
 
 
-def test_official_format(segmentations: Path, tmp_path: Path) -> None:
+def test_submission_has_the_official_format(segmentations: Path, tmp_path: Path) -> None:
     (segmentations / "a-1" / "crop9" / "mito" / ".snakemake_timestamp").touch()
     (segmentations / "a-1" / "crop9" / "mito" / "s0" / "notes.txt").write_text("no")
     result = package(segmentations, MANIFEST, tmp_path / "submission.zip")
@@ -95,14 +95,16 @@ def test_unzip_reads_the_submission(segmentations: Path, tmp_path: Path) -> None
     assert "No errors detected" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
-def test_zip64(segmentations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submission_of_many_files_is_a_zip64(
+    segmentations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
     package(segmentations, MANIFEST, tmp_path / "s.zip")
     assert b"PK\6\6" in (tmp_path / "s.zip").read_bytes()
     assert check(tmp_path / "s.zip", MANIFEST) == []
 
 
-def test_same_labels_same_bytes(segmentations: Path, tmp_path: Path) -> None:
+def test_same_labels_give_the_same_bytes(segmentations: Path, tmp_path: Path) -> None:
     write(segmentations, MANIFEST[0], ids("i8"))
     package(segmentations, MANIFEST, tmp_path / "a.zip")
     shutil.copytree(segmentations, tmp_path / "copy")
@@ -132,7 +134,7 @@ def test_failure_keeps_the_old_submission(segmentations: Path, tmp_path: Path) -
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.zip", "segmentations"]
 
 
-def test_plain_arrays_of_any_layout(tmp_path: Path) -> None:
+def test_plain_arrays_of_any_layout_are_packaged(tmp_path: Path) -> None:
     row = MANIFEST[0]
     path = tmp_path / "in" / "a-1" / "crop10" / "mito"
     array = zarr.open(
@@ -269,7 +271,7 @@ def test_submission_passes_the_check_and_scores_as_its_arrays_do(
             assert {key: score[key] for key in expected} == expected
 
 
-def test_chunks_named_otherwise_than_stated_are_refused(
+def test_chunks_with_other_names_than_the_metadata_say_are_refused(
     segmentations: Path, tmp_path: Path
 ) -> None:
     file = segmentations / "a-1/crop9/er/s0/.zarray"
@@ -288,7 +290,7 @@ def test_labels_without_chunks_are_reported(
     assert record.getMessage().endswith("crop9/er/s0 has no chunks and is packaged as empty")
 
 
-def test_a_folder_of_chunks_that_cannot_be_looked_at_is_not_left_out(
+def test_chunks_are_packaged_although_their_folder_cannot_be_inspected(
     segmentations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package(segmentations, MANIFEST, tmp_path / "a.zip")
@@ -304,7 +306,7 @@ def test_a_folder_of_chunks_that_cannot_be_looked_at_is_not_left_out(
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_a_disk_that_fails_leaves_no_chunk_out(
+def test_failing_disk_is_an_error_instead_of_a_missing_chunk(
     segmentations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_bytes = Path.read_bytes

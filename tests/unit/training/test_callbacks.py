@@ -19,7 +19,7 @@ def best_in(folder: Path) -> BestCheckpoints:
 
 
 def state_in(folder: Path) -> dict:
-    """The state as Lightning wrote it, with the paths of `folder`."""
+    """Return the state as Lightning wrote it, with the paths of `folder`."""
     best, worst = folder / "1-0.7000.ckpt", folder / "3-0.5000.ckpt"
     return {
         "monitor": "val_dice",
@@ -34,7 +34,7 @@ def state_in(folder: Path) -> dict:
     }
 
 
-def test_the_state_names_no_folder(tmp_path):
+def test_state_contains_no_path_of_a_folder(tmp_path):
     callback = best_in(tmp_path / "checkpoints")
     callback.load_state_dict(state_in(tmp_path / "checkpoints"))
     state = callback.state_dict()
@@ -44,9 +44,9 @@ def test_the_state_names_no_folder(tmp_path):
     assert state["kth_best_model_path"] == "3-0.5000.ckpt"
 
 
-@pytest.mark.parametrize("old", [True, False])
-def test_the_best_are_known_after_a_move(tmp_path, old):
-    """With the state of an older version, which has absolute paths, and with a new one."""
+@pytest.mark.parametrize("old", [True, False], ids=["absolute paths", "names"])
+def test_best_checkpoints_are_found_after_a_move(tmp_path, old):
+    """States of older versions have absolute paths."""
     before = best_in(tmp_path / "before")
     before.load_state_dict(state_in(tmp_path / "before"))
     state = state_in(tmp_path / "before") if old else before.state_dict()
@@ -61,7 +61,7 @@ def test_the_best_are_known_after_a_move(tmp_path, old):
     assert float(callback.kth_value) == 0.5
 
 
-def test_files_that_the_killed_job_had_removed_are_forgotten(tmp_path):
+def test_checkpoints_removed_by_a_killed_job_are_forgotten(tmp_path):
     callback = best_in(tmp_path)
     (tmp_path / "1-0.7000.ckpt").unlink()
     callback.load_state_dict(state_in(tmp_path))

@@ -48,7 +48,7 @@ def first_weight(task):
     return next(task.parameters())
 
 
-def test_load_the_best_the_three_best_and_the_last(trained):
+def test_best_three_best_and_last_checkpoints_can_be_loaded(trained):
     (best,) = load(trained)
     three = load(trained, checkpoints=3)
     assert len(three) == 3
@@ -76,7 +76,7 @@ def test_probabilities_of_several_networks_are_averaged(trained, tmp_path):
     assert np.std(single, axis=0).max() > 1
 
 
-def test_the_best_are_chosen_by_dice_then_epoch(tmp_path):
+def test_best_checkpoints_are_chosen_by_dice_then_epoch(tmp_path):
     for name in ("0-0.5000", "1-0.7000", "2-0.7000", "10-0.9000", "last"):
         (tmp_path / f"{name}.ckpt").touch()
     assert [p.stem for p in best_checkpoints(tmp_path, 3)] == ["10-0.9000", "1-0.7000", "2-0.7000"]
@@ -99,8 +99,9 @@ def test_a_checkpoint_with_nan_is_not_exported(tmp_path):
         ({"targets": {"mito": ["distance"]}}, "does not predict mito_distance"),
         ({"voxel_size": [8, 8, 4]}, r"trained at \[8.0, 8.0, 8.0\] nm, but .* \[8, 8, 4\]"),
     ],
+    ids=str,
 )
-def test_a_checkpoint_that_does_not_match_the_training(tmp_path, changes, message):
+def test_checkpoint_that_does_not_match_the_training_is_refused(tmp_path, changes, message):
     expected = {"classes": ["mito", "pm"], "targets": {}, "voxel_size": [8, 8, 8]}
     check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
     with pytest.raises(InputError, match=message):
@@ -124,9 +125,9 @@ def test_normalization_comes_from_the_checkpoint(trained, tmp_path):
 @pytest.mark.parametrize(
     ("inference", "message"),
     [({"checkpoint": "last", "checkpoints": 2}, "takes `inference.checkpoint: best`"),
-     ({"checkpoints": 4}, "needs `save_top_k: 4`")],
+     ({"checkpoints": 4}, "needs `save_top_k: 4`")], ids=str,
 )  # fmt: skip
-def test_checkpoints_that_cannot_be_averaged(inference, message):
+def test_checkpoints_that_cannot_be_averaged_are_refused(inference, message):
     with pytest.raises(ValueError, match=message):
         settings(inference=inference)
 
@@ -160,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_old_one(tmp_path, monkeyp
 @pytest.mark.parametrize(
     "load", [load_checkpoint, lambda path: load_initial_weights(tiny_task(), path)]
 )
-def test_a_file_that_cannot_be_read_now_is_not_called_broken(tmp_path, monkeypatch, load):
+def test_file_that_cannot_be_read_now_is_not_reported_as_broken(tmp_path, monkeypatch, load):
     path = tmp_path / "model.ckpt"
     write_checkpoint({"state_dict": {}}, path)
 

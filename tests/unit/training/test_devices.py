@@ -98,8 +98,8 @@ def rows(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_resume(begin, tmp_path):
-    """Interrupted by a signal to the first process alone, they resume, with the same result."""
+def test_two_interrupted_processes_resume_with_the_same_result(begin, tmp_path):
+    """The signal is sent to the first process alone."""
     changes = REPRODUCIBLE | {"epochs": 2, "iterations_per_epoch": 4}
     process = begin("two", **changes)
     last = tmp_path / "two/training/checkpoints/last.ckpt"
@@ -129,7 +129,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(begin, tmp_path):
     assert_like_one_with_twice_the_batch(tmp_path / "two", changes, steps=2)
 
 
-def test_more_gpus_than_available(datasplit, tmp_path, monkeypatch):
+def test_more_gpus_than_available_are_refused(datasplit, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="devices: 2 GPUs are requested, but this machine has 1"):
@@ -143,7 +143,7 @@ def test_more_gpus_than_available(datasplit, tmp_path, monkeypatch):
         ("16-mixed", True, "16-mixed"), ("bf16-mixed", True, "bf16-mixed"),
     ],
 )  # fmt: skip
-def test_precision_on_a_gpu(monkeypatch, configured, supported, expected):
+def test_mixed_precision_depends_on_the_gpu(monkeypatch, configured, supported, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     assert resolve_precision(configured) == expected

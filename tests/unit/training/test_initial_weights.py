@@ -45,7 +45,7 @@ def test_channels_are_matched_by_name(tmp_path, model):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
-def test_a_plain_state_dict(tmp_path, prefix):
+def test_plain_state_dict_is_loaded(tmp_path, prefix):
     source, target = task(0), task(1)
     state = {prefix + name: value for name, value in source.network.state_dict().items()}
     torch.save(state, tmp_path / "weights.pt")
@@ -65,7 +65,7 @@ def test_loading_does_not_change_the_random_state(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_unusable_files(tmp_path):
+def test_unusable_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere.pt cannot be read"):
         load_initial_weights(task(0), tmp_path / "nowhere.pt")
     (tmp_path / "text.pt").write_text("weights")

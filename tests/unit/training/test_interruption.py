@@ -86,7 +86,7 @@ def same(one, other):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_do_not_change_the_result(datasplit, tmp_path):
-    """At least five kills, in up to five trainings."""
+    """Up to five trainings are killed, in total at least five times."""
     warm_up()
     kills = 0
     for seed in range(5):
@@ -155,7 +155,7 @@ def failing_load(monkeypatch):
     return fail
 
 
-def test_a_file_system_without_mmap(tmp_path, monkeypatch):
+def test_checkpoint_is_read_on_a_file_system_without_mmap(tmp_path, monkeypatch):
     checkpoint(tmp_path / "last.ckpt", global_step=2)
     load = torch.load
 
@@ -202,7 +202,7 @@ def test_one_checkpoint_that_cannot_be_read_now_is_left_alone(tmp_path, failing_
     assert (tmp_path / "last.ckpt").is_file()
 
 
-def test_a_folder_of_checkpoints_that_cannot_be_read_now(tmp_path, monkeypatch):
+def test_folder_of_checkpoints_that_cannot_be_read_now_is_an_error(tmp_path, monkeypatch):
     checkpoint(tmp_path / "last.ckpt", global_step=2)
 
     def fail(path):
@@ -214,13 +214,13 @@ def test_a_folder_of_checkpoints_that_cannot_be_read_now(tmp_path, monkeypatch):
         find_resumable(tmp_path)
 
 
-def test_what_a_killed_job_was_writing_is_removed(tmp_path):
+def test_partial_checkpoint_of_a_killed_job_is_removed(tmp_path):
     (tmp_path / "3-0.5.ckpt.partial").touch()
     assert find_resumable(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_resumes_from_another_checkpoint_if_the_last_is_truncated(datasplit, tmp_path):
+def test_training_resumes_from_another_checkpoint_if_the_last_is_truncated(datasplit, tmp_path):
     training = settings(**LONG)
     run(training, datasplit, tmp_path / "whole")
     process = start(training, datasplit, tmp_path / "parts")
@@ -241,8 +241,8 @@ def test_it_resumes_from_another_checkpoint_if_the_last_is_truncated(datasplit, 
 
 @pytest.mark.parametrize("where", ["on_train_start", "on_train_batch_end",
                                    "on_validation_batch_end", "on_train_epoch_end"])  # fmt: skip
-def test_it_stops_on_request_and_resumes(datasplit, tmp_path, monkeypatch, where):
-    """Each hook in which it can stop, with two signals."""
+def test_training_stops_on_a_signal_and_resumes(datasplit, tmp_path, monkeypatch, where):
+    """It can stop in several hooks, and a second signal changes nothing."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     training = settings()
     for folder in (whole, parts):
@@ -270,7 +270,9 @@ def test_it_stops_on_request_and_resumes(datasplit, tmp_path, monkeypatch, where
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_killed_between_the_best_checkpoint_and_the_last(datasplit, tmp_path, monkeypatch, epoch):
+def test_training_killed_between_the_best_and_the_last_checkpoint_resumes(
+    datasplit, tmp_path, monkeypatch, epoch
+):
     """An epoch that was killed between its validation and its end is completed when resumed."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     training = settings()

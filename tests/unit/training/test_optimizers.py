@@ -7,13 +7,13 @@ from cellmap_pipeline.training.optimizers import learning_rate_factor
 from tests.support.trainings import settings
 
 
-def test_polynomial_schedule():
+def test_polynomial_schedule_has_its_power_and_minimum():
     made = settings(learning_rate=1.0, scheduler={"name": "polynomial", "power": 2, "minimum": 0.1})
     rates = [learning_rate_factor(step, 100, made) for step in (0, 50, 100)]
     assert rates == pytest.approx([1, 0.1 + 0.9 / 4, 0.1])
 
 
-def test_schedules():
+def test_cosine_schedule_and_warmup():
     made = settings(learning_rate=1.0, scheduler={"name": "cosine", "minimum": 0.1})
     assert learning_rate_factor(0, 100, made) == 1
     assert learning_rate_factor(50, 100, made) == pytest.approx(0.55)

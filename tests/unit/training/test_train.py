@@ -25,7 +25,7 @@ def rows(state):
     return list(csv.DictReader((state / "metrics.csv").open()))
 
 
-def test_it_learns_and_the_checkpoint_suffices_to_predict(datasplit, tmp_path):
+def test_training_learns_and_its_checkpoint_suffices_to_predict(datasplit, tmp_path):
     train(settings(epochs=8), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     dice = [float(row["val_dice"]) for row in rows(tmp_path / "training") if row["val_dice"]]
     assert len(dice) == 8
@@ -40,7 +40,7 @@ def test_it_learns_and_the_checkpoint_suffices_to_predict(datasplit, tmp_path):
 
 
 def test_a_training_extended_to_more_epochs_equals_one_run(datasplit, tmp_path, monkeypatch):
-    """Also if its folder was moved in between; and no checkpoint is written to TMPDIR first."""
+    """Its folder may be moved in between, and no checkpoint is written to TMPDIR first."""
     monkeypatch.setattr(tempfile, "mkstemp", None)
     whole, parts, begun = tmp_path / "whole", tmp_path / "parts", tmp_path / "begun"
     whole.mkdir()
@@ -79,7 +79,7 @@ def test_other_settings_start_a_new_training(datasplit, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"state_dict": 1})])
-def test_files_that_are_not_checkpoints(tmp_path, content):
+def test_files_that_are_not_checkpoints_are_refused(tmp_path, content):
     path = tmp_path / "model.ckpt"
     path.write_bytes(content)
     with pytest.raises(InputError, match="model.ckpt"):
@@ -127,7 +127,7 @@ def test_same_seed_gives_the_same_curve(datasplit, tmp_path):
 
 
 def test_exported_checkpoint_has_averaged_weights(datasplit, tmp_path, monkeypatch):
-    """After two steps and d = 0.9 it is 0.9 of the first's weights and 0.1 of the second's."""
+    """After two steps, a decay of 0.9 gives 0.9 of the first weights and 0.1 of the second."""
     steps = []
     hook = LastCheckpoint.on_train_batch_end
 

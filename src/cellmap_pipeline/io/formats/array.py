@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.io.storage import Metadata
 
 # Tensorstore's names of its drivers.
 Format = Literal["zarr", "zarr3", "n5"]
-# Names of the files with an array's metadata, and with the attributes of an array or a group.
+# Names of the files with an array's metadata, and with the attributes of an array or a group. A
+# folder is of the first format of which it has a file.
 ARRAY_FILES: dict[Format, str] = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
 ATTRIBUTES_FILES = ARRAY_FILES | {"zarr": ".zattrs"}
 
@@ -52,3 +55,30 @@ class ArrayMetadata:
         """Name of the file of the chunk with an index (z, y, x)."""
         in_order = index[::-1] if self.format == "n5" else index
         return self.chunk_prefix + self.separator.join(map(str, in_order))
+
+
+class VolumeWriter(Protocol):
+    """How the metadata of groups and arrays are written in a format."""
+
+    def create_group(self, path: Path) -> None:
+        """Make a folder a group without attributes."""
+
+    def array_metadata(
+        self, shape: Shape, chunks: Shape, dtype: np.dtype[Any], compression_level: int
+    ) -> Metadata:
+        """Make the metadata with which tensorstore creates an array.
+
+        Parameters
+        ----------
+        shape
+            Number of voxels along each axis, z, y, x.
+        chunks
+            Number of voxels in each chunk along each axis.
+        dtype
+            Type of the voxels.
+        compression_level
+            Level of Zstandard.
+        """
+
+    def add_attributes(self, path: Path, attributes: Metadata) -> None:
+        """Add attributes to those of the group or array in a folder."""

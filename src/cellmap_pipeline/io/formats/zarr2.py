@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.io.formats.array import ArrayMetadata
-from cellmap_pipeline.io.storage import Metadata
+from cellmap_pipeline.io.formats.ngff import write_metadata
+from cellmap_pipeline.io.storage import Metadata, read_json_if_present
 
 # Members of `.zarray` in the specification, and those of its compressors that decoding may need.
 # Writers add others (numcodecs: `checksum` of zstd, `typesize` of blosc), and readers refuse them.
@@ -60,3 +63,34 @@ def needs_numcodecs(stored: Metadata) -> bool:
     compressor = stored.get("compressor")
     known = compressor is None or compressor.get("id") in COMPRESSOR_MEMBERS
     return bool(stored.get("filters")) or not known
+
+
+class Zarr2Writer:
+    """Metadata of groups and arrays in zarr 2, as `formats.array.VolumeWriter` describes them."""
+
+    def create_group(self, path: Path) -> None:
+        """Write a `.zgroup`."""
+        write_metadata(path / ".zgroup", {"zarr_format": 2})
+
+    def array_metadata(
+        self, shape: Shape, chunks: Shape, dtype: np.dtype[Any], compression_level: int
+    ) -> Metadata:
+        """Make the content of a `.zarray`."""
+        return {
+            "shape": shape,
+            "chunks": chunks,
+            "dtype": dtype.str,
+            "compressor": {
+                "id": "blosc",
+                "cname": "zstd",
+                "clevel": compression_level,
+                "shuffle": 1,
+            },
+            "dimension_separator": "/",
+            "fill_value": 0,
+        }
+
+    def add_attributes(self, path: Path, attributes: Metadata) -> None:
+        """Add attributes to a `.zattrs`."""
+        file = path / ".zattrs"
+        write_metadata(file, (read_json_if_present(file) or {}) | attributes)

@@ -1,3 +1,5 @@
+"""Volumes in n5, whose axes are x, y, z."""
+
 import json
 import shutil
 
@@ -15,7 +17,7 @@ RAW = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
 
 
 def write(path, attributes, array=RAW):
-    """An n5 array, x, y, z as n5 has them."""
+    """Write an n5 array, which is stored as x, y, z."""
     metadata = {
         "dimensions": array.shape[::-1], "blockSize": [8, 6, 5], "dataType": "uint8",
         "compression": {"type": "gzip"},
@@ -31,7 +33,7 @@ def transform(z, y, x, translate=(0, 0, 0)):
     return {"axes": ["z", "y", "x"], "scale": [z, y, x], "translate": list(translate)}
 
 
-def test_voxels_are_read_as_from_zarr(tmp_path):
+def test_voxels_equal_those_of_zarr(tmp_path):
     grid = Grid((6, 4, 4), (30, 20, 10), SHAPE)
     write(tmp_path / "n5/s0", {"transform": transform(6, 4, 4, (30, 20, 10))})
     (tmp_path / "n5/attributes.json").write_text("{}")
@@ -59,7 +61,7 @@ def test_pixel_resolution_and_downsampling_factors_are_x_y_z(tmp_path):
     assert coarse.grid == Grid((6, 10, 8), (0, 2.5, 2), (10, 6, 7))
 
 
-def test_absent_levels(tmp_path):
+def test_absent_level_is_an_error_only_if_it_is_read(tmp_path):
     datasets = [{"path": f"s{i}", "transform": transform(*[4 * 2**i] * 3)} for i in range(2)]
     for i in range(2):
         write(tmp_path / f"s{i}", {})
@@ -70,7 +72,7 @@ def test_absent_levels(tmp_path):
         Volume.open(tmp_path).level_for((4, 4, 4))
 
 
-def test_scales_of_the_group_count_the_levels(tmp_path):
+def test_scales_of_the_group_list_the_levels(tmp_path):
     group = {
         "pixelResolution": {"dimensions": [4.0, 4.0, 5.0], "unit": "nm"},
         "scales": [[1, 1, 1], [2, 2, 1], [4, 4, 2]],
@@ -82,7 +84,7 @@ def test_scales_of_the_group_count_the_levels(tmp_path):
     assert [size for _, size in volume.declared] == [(5, 4, 4), (5, 8, 8), (10, 16, 16)]
 
 
-def test_a_level_may_state_its_own_resolution(tmp_path):
+def test_resolution_stated_by_a_level_is_used(tmp_path):
     for i in range(2):
         resolution = {"dimensions": [0.004 * 2**i] * 3, "unit": "um"}
         write(tmp_path / f"s{i}", {"pixelResolution": resolution})
@@ -90,13 +92,13 @@ def test_a_level_may_state_its_own_resolution(tmp_path):
     fine, coarse = Volume.open(tmp_path).levels
     assert fine.grid == Grid((4, 4, 4), (0, 0, 0), SHAPE)
     assert coarse.grid == Grid((8, 8, 8), (2, 2, 2), SHAPE)
-    # Alone, nothing tells where its first voxel lies.
+    # Without the resolution of the group, the positions of levels are unknown.
     (tmp_path / "attributes.json").write_text("{}")
     with pytest.raises(InputError, match="attributes.json does not say"):
         Volume.open(tmp_path)
 
 
-def test_multiscales_as_in_ngff(tmp_path):
+def test_multiscales_in_the_form_of_ngff_are_read(tmp_path):
     write(tmp_path / "s0", {})
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "xyz"]
     steps = [
@@ -130,6 +132,7 @@ def test_multiscales_as_in_ngff(tmp_path):
         ({"pixelResolution": {"dimensions": [4, 4, 4], "unit": "inch"}}, "KeyError: 'inch'"),
         ({}, "does not say"),
     ],
+    ids=["no path", "absent level", "unknown unit", "no resolution"],
 )
 def test_malformed_groups_are_named(tmp_path, group, message):
     write(tmp_path / "raw/s0", {})
@@ -139,13 +142,13 @@ def test_malformed_groups_are_named(tmp_path, group, message):
     assert str(error.value).startswith(f"{tmp_path}/raw/attributes.json")
 
 
-def test_a_group_without_levels(tmp_path):
+def test_group_without_levels_is_refused(tmp_path):
     (tmp_path / "attributes.json").write_text("{}")
     with pytest.raises(InputError, match="holds no level"):
         Volume.open(tmp_path)
 
 
-def test_missing_chunks(tmp_path):
+def test_missing_chunks_are_found(tmp_path):
     write(tmp_path / "raw", {"transform": transform(8, 8, 8)})
     # x 1, y 0, z 0
     (tmp_path / "raw/1/0/0").unlink()
@@ -154,13 +157,13 @@ def test_missing_chunks(tmp_path):
     assert missing.shape == (2, 2, 2) and np.argwhere(missing).tolist() == [[0, 0, 1]]
 
 
-def test_array_without_a_position(tmp_path):
+def test_array_without_a_position_is_refused(tmp_path):
     write(tmp_path / "raw", {})
     with pytest.raises(InputError, match="raw/attributes.json does not say.*pixelResolution"):
         Volume.open(tmp_path / "raw")
 
 
-def test_raw_is_n5_without_a_zarr(tmp_path):
+def test_n5_raw_is_used_if_there_is_no_zarr(tmp_path):
     folder = tmp_path / "a/a.n5/recon-1/em/fibsem-uint8"
     folder.mkdir(parents=True)
     assert raw_path(tmp_path, "a") == folder

@@ -86,7 +86,7 @@ def test_unknown_members_of_the_metadata_are_ignored(tmp_path):
 
 
 @pytest.mark.parametrize(("written", "stated"), [("/", "."), ("/", None), (".", "/")])
-def test_chunks_named_otherwise_than_stated_are_refused(tmp_path, written, stated):
+def test_chunks_with_other_names_than_the_metadata_say_are_refused(tmp_path, written, stated):
     write(tmp_path, dimension_separator=written)
     change(tmp_path, dimension_separator=stated)
     if stated is None:

@@ -1,4 +1,4 @@
-"""OME-NGFF 0.5 in zarr 3 gives the same voxels as OME-NGFF 0.4 in zarr 2."""
+"""Volumes of OME-NGFF 0.5 in zarr 3."""
 
 import json
 
@@ -34,7 +34,7 @@ LAYOUTS = {
 
 
 def write(path, voxels=RAW, attributes=None, array_attributes=None, **metadata):
-    """A zarr 3 group with one level."""
+    """Write a zarr 3 group with one level."""
     (path / "s0").mkdir(parents=True)
     ome = {"version": "0.5", "multiscales": [multiscale_metadata("", [GRID])]}
     group = {
@@ -54,7 +54,7 @@ def write(path, voxels=RAW, attributes=None, array_attributes=None, **metadata):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_voxels_are_read_as_from_zarr_2(tmp_path, layout):
+def test_voxels_equal_those_of_zarr_2(tmp_path, layout):
     write(tmp_path / "3", **layout)
     create(tmp_path / "2", GRID, "uint8").write(RAW).result()
     zarr3, zarr2 = Volume.open(tmp_path / "3"), Volume.open(tmp_path / "2")
@@ -74,7 +74,7 @@ def test_missing_files_are_found(tmp_path, layout):
         (0, 0, 0), GRID.shape)).tolist() == [[1, 2, 3]]  # fmt: skip
 
 
-def test_labels_have_their_annotation(tmp_path):
+def test_annotation_of_labels_is_read(tmp_path):
     encoding = {"annotation_type": {"encoding": {"unknown": 255}}}
     voxels = np.where(RAW > 200, 255, RAW % 3).astype(np.uint8)
     write(tmp_path, voxels, array_attributes={"cellmap": {"annotation": encoding}})
@@ -83,7 +83,7 @@ def test_labels_have_their_annotation(tmp_path):
     np.testing.assert_array_equal(ids, np.where(voxels == 255, 0, voxels))
 
 
-def test_single_array_with_a_voxel_size(tmp_path):
+def test_single_array_with_a_voxel_size_is_a_volume(tmp_path):
     placed = {"voxel_size": [8, 4, 4], "translation": [100, 200, 300]}
     write(tmp_path, array_attributes=placed)
     assert Volume.open(tmp_path / "s0").levels[0].grid == GRID
@@ -100,7 +100,7 @@ def test_all_chunks_of_a_shard_are_decoded(tmp_path):
     assert (request.statistics.low, request.statistics.high) == (RAW.min(), RAW.max())
 
 
-def test_unknown_metadata_name_the_file(tmp_path):
+def test_file_with_unknown_metadata_is_named(tmp_path):
     write(tmp_path)
     stored = json.loads((tmp_path / "s0/zarr.json").read_text())
     stored["chunk_key_encoding"] = {"name": "mine"}
