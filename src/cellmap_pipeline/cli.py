@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("folder", type=Path, help="labels or probabilities, zarr 2")
     package.add_argument("--manifest", required=True, help=MANIFEST_HELP)
     package.add_argument("--output", type=Path, default=Path("submission.zip"))
-    package.set_defaults(execute=_package, truth=None, official=False, rules=None)
+    package.set_defaults(execute=_package, truth=None, official=False)
 
     check = commands.add_parser("check", help="check a submission.zip against the manifest")
     check.add_argument("zip", type=Path)
@@ -114,14 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     score.set_defaults(execute=_score)
 
-    for command in (check, score):
+    for command in (package, check, score):
         command.add_argument(
             "--rules",
             metavar="NAME",
             help="the evaluator's rules, such as 2026-07 (docs/scoring.md lists them); default: "
             "the newest",
         )
-    for command in (package, check, score):
         command.add_argument(
             "--workers", type=int, default=os.cpu_count(), help="number of processes"
         )
@@ -176,10 +175,13 @@ def _demo_data(options: argparse.Namespace) -> int:
 
 
 def _package(options: argparse.Namespace) -> int:
+    from cellmap_pipeline.scoring.rules.registry import rules_named
     from cellmap_pipeline.submission.package import package
 
     _must_exist(options.folder)
     rows = _manifest(options)
+    if options.rules:
+        rules_named(options.rules)
     package(options.folder, rows, options.output)
     print(f"wrote {options.output}")
     options.zip = options.output

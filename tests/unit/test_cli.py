@@ -42,9 +42,19 @@ def test_exit_codes_of_rejected_and_incomplete_submissions(labels, capsys):
     (labels / "labels/d/crop1/pm").rename(labels / "pm")
     zip_path = labels / "out.zip"
     assert run_command(labels, "package", labels / "labels", "--output", zip_path) == 2
-    assert "pm" in capsys.readouterr().out
+    assert "the overall score can reach 0.0000 at most" in capsys.readouterr().out
+    by_mean = ("--output", zip_path, "--rules", "pq")
+    assert run_command(labels, "package", labels / "labels", *by_mean) == 2
+    assert "the overall score can reach 0.5000 at most" in capsys.readouterr().out
     zip_path.write_bytes(b"not a zip")
     assert run_command(labels, "check", zip_path) == 1
+
+
+def test_nothing_is_packaged_by_unknown_rules(labels, capsys):
+    options = ["--output", labels / "out.zip", "--rules", "pg"]
+    assert run_command(labels, "package", labels / "labels", *options) == 1
+    assert "'pg' is not a set of scoring rules: choose one of" in capsys.readouterr().err
+    assert not (labels / "out.zip").exists()
 
 
 @pytest.mark.parametrize(

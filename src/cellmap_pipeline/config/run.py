@@ -78,11 +78,14 @@ class Fetch(Section):
     )
 
 
-def _rules(name: Any) -> str:
-    # YAML reads a name such as 2026-06-30 as a date.
-    text = name.isoformat() if isinstance(name, date) else str(name)
+def _date_as_text(value: Any) -> Any:
+    # YAML reads a name of rules such as 2026-06-30 as a date.
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _known_rules(name: str) -> str:
     try:
-        return rules_named(text).name
+        return rules_named(name).name
     except InputError as error:
         raise ValueError(str(error)) from None
 
@@ -90,7 +93,7 @@ def _rules(name: Any) -> str:
 class Scoring(Section):
     """The official evaluator's rules by which the run tunes, selects and scores."""
 
-    rules: Annotated[str, BeforeValidator(_rules)] = Field(
+    rules: Annotated[str, BeforeValidator(_date_as_text), AfterValidator(_known_rules)] = Field(
         NEWEST_RULES,
         description=f"name of the rules: {', '.join(RULES)}; default: the newest in force",
     )

@@ -53,5 +53,11 @@ def label_lineage(plan: Plan, row: CropLabel) -> str:
             sources[source] = [*made, parts] if parts else made
         else:
             sources[source] = plan.config.predictions[name].path
-    choice = choice_for(plan, row)
-    return fingerprint_of({"sources": sources, "choice": choice, "row": row_settings(row)})
+    return fingerprint_of(
+        {
+            "sources": sources,
+            "choice": choice_for(plan, row),
+            "row": row_settings(row),
+            "rules": plan.config.scoring.rules,
+        }
+    )

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from cellmap_pipeline.classes import in_class_order
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES
+from cellmap_pipeline.scoring.rules.registry import rules_named
 from cellmap_pipeline.scoring.summary import Scores, primary_score
 
 log = logging.getLogger(__name__)
@@ -53,11 +53,13 @@ def leaderboard(
     Raises
     ------
     InputError
-        A file is not JSON, or there are scores by several rules and none is named.
+        A file is not JSON; there are scores by several rules and none is named; or there are none
+        by the rules that are named.
     """
     of_validation = {name: _read(path) for name, path in validation_scores.items()}
     of_submission = {SUBMISSION: _read(submission_scores)} if submission_scores else {}
-    rules = rules or _only_rules(of_submission | of_validation)
+    found = sorted({_rules(scores) for scores in (of_submission | of_validation).values()})
+    rules = _chosen_rules(found, rules)
     rows = []
     for scores in _by_rules(of_submission, rules).values():
         classes = {label: primary_score(score) for label, score in scores["label_scores"].items()}
@@ -90,14 +92,18 @@ def _rules(scores: Scores) -> str:
     return scores.get("rules", "2026-06-30")
 
 
-def _only_rules(scores: Mapping[str, Scores]) -> str:
-    found = sorted({_rules(of_source) for of_source in scores.values()})
-    if len(found) > 1:
+def _chosen_rules(found: Sequence[str], named: str | None) -> str:
+    if named and rules_named(named).name not in found:
+        raise InputError(
+            f"no scores follow the rules of {named}, only those of {' and '.join(found)}: choose "
+            f"these by --rules, or rerun the workflow with `scoring: {{rules: {named}}}`"
+        )
+    if not named and len(found) > 1:
         raise InputError(
             f"the scores follow different rules, {' and '.join(found)}, which cannot be compared: "
             "choose one by --rules"
         )
-    return found[0] if found else NEWEST_RULES
+    return named or found[0]
 
 
 def _by_rules(scores: Mapping[str, Scores], rules: str) -> dict[str, Scores]:

@@ -115,7 +115,7 @@ class MatchEstimator:
     def _estimate(self, n_made: int, min_voxels: int) -> Counts:
         n_true, worst = self._n_true, self._scores.worst_match
         if n_true and n_made / n_true > instance_ratio_limit(n_true):
-            return Counts(fn=n_true)
+            return Counts(fp=n_made if self._scores.counts_skipped_crops else 0, fn=n_true)
         matched_made, matched_true, scores = set[int](), set[int](), []
         for made, true, iou, size in self._pairs:
             if size >= min_voxels and made not in matched_made and true not in matched_true:

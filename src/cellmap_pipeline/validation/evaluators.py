@@ -145,16 +145,17 @@ class Scorer(Evaluator):
     def official_counts(self, settings: Settings) -> Counts:
         """Count with distances as in the crops of the cases."""
         count = partial(self.case_counts, official=True)
-        return sum(self._map(count, len(self._cases), [settings])[0], Counts())
+        (per_case,) = self._map(count, len(self._cases), [settings])
+        return sum((own for _, own in per_case), Counts())
 
     def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
         counted = self._map(self.case_counts, len(self._cases), candidates)
         for settings, per_case in zip(candidates, counted, strict=True):
-            self._pooled[_key(settings)] = sum(per_case, Counts())
+            self._pooled[_key(settings)] = sum((counts for (counts,) in per_case), Counts())
         return [self._rules.score(self.counts(s), is_instance(self._label)) for s in candidates]
 
-    def case_counts(self, settings: Settings, i: int, official: bool = False) -> Counts:
-        """Count one case.
+    def case_counts(self, settings: Settings, i: int, official: bool = False) -> tuple[Counts, ...]:
+        """Count one case, with distances as in the test crops.
 
         Parameters
         ----------
@@ -163,20 +164,22 @@ class Scorer(Evaluator):
         i
             Index of the case.
         official
-            Whether distances count as in the case's own crop, instead of the test crops.
+            Whether to return counts with distances as in the case's own crop, too, after the
+            others.
         """
         case, truth = self._cases[i], self._truths[i]
+        ways = [case.test_scales, [case.scale]] if official else [case.test_scales]
         if not is_instance(self._label):
             unsmoothed = settings | {"smooth_nm": 0.0}
             channels = self._channels(settings, i)
             labels = segment(self._label, channels, case.voxel_size, unsmoothed)
-            return count_semantic(case.where_known(labels), truth, self._rules)
+            return (count_semantic(case.where_known(labels), truth, self._rules),) * len(ways)
         labels = assemble(self._fragments(settings, i), case.voxel_size, settings)
         skipped = self._rules.counts_skipped_crops
         found = match_objects(case.where_known(labels), truth, case.voxel_size, skipped)
         if found.status != "scored" and not skipped:
-            return Counts(fn=int(np.count_nonzero(np.unique(truth))))
-        return self._rules.count_objects(found, [case.scale] if official else case.test_scales)
+            return (Counts(fn=int(np.count_nonzero(np.unique(truth)))),) * len(ways)
+        return tuple(self._rules.count_objects(found, scales) for scales in ways)
 
     def _fragments(self, settings: Settings, i: int) -> Fragments:
         key = (i, *(settings[name] for name in fragment_settings(settings["method"])))

@@ -138,8 +138,9 @@ def score_each(
     for case in cases:
         scorer = Scorer(label, [case], rules, workers=1)
         for i, settings in enumerate(candidates):
-            in_tests[i] += scorer.case_counts(settings, 0)
-            official[i] += scorer.case_counts(settings, 0, official=True)
+            counts, own_counts = scorer.case_counts(settings, 0, official=True)
+            in_tests[i] += counts
+            official[i] += own_counts
     return [
         {
             "score": rules.score(counts, is_instance(label)),

@@ -59,6 +59,7 @@ def test_invalid_runs_are_refused(changes, message):
             "scoring.rules: '2026-06' is not a set of scoring rules (did you mean '2026-07'?): "
             "choose one of 2026-06-30, 2026-07, pq",
         ),
+        ({"scoring": {"rules": None}}, "scoring.rules: has no value: give one, or leave it out"),
     ],
     ids=str,
 )

@@ -1,6 +1,6 @@
-"""Paths of the predictions from which a label is made."""
+"""The predictions from which a label is made, and the settings that it depends on."""
 
-from cellmap_pipeline.plan.lineage import prediction_paths
+from cellmap_pipeline.plan.lineage import label_lineage, prediction_paths
 from cellmap_pipeline.plan.validation import validation_trainings
 from tests.support.plans import ROWS
 
@@ -13,3 +13,11 @@ def test_external_predictions_provide_only_the_labels_that_they_list(plan):
     assert prediction_paths(made, ROWS[2]) == {"other": ["p/a/crop1/er"]}
     assert made.validated_sources() == ["fine", "coarse", "other"]
     assert validation_trainings(made, "other") == ["fine", "coarse"]
+
+
+def test_labels_depend_on_the_rules_that_chose_their_settings(plan):
+    by_default, by_name, other = (
+        label_lineage(plan(**changes), ROWS[0])
+        for changes in ({}, {"scoring": {"rules": "2026-07"}}, {"scoring": {"rules": "pq"}})
+    )
+    assert by_default == by_name != other

@@ -75,6 +75,16 @@ def test_scores_by_different_rules_are_never_mixed(results, caplog) -> None:
     assert list(leaderboard(*found, rules="2026-06-30")["name"]) == ["submission", "strong", "weak"]
 
 
+def test_rules_that_no_scores_follow_are_refused(results: Path, capsys) -> None:
+    arguments = ["leaderboard", str(results), "--output", str(results / "l.csv"), "--rules"]
+    assert main([*arguments, "pq"]) == 1
+    message = "no scores follow the rules of pq, only those of 2026-06-30: choose these by --rules"
+    assert message in capsys.readouterr().err
+    assert main([*arguments, "2026-6-30"]) == 1
+    assert "is not a set of scoring rules (did you mean '2026-06-30'?)" in capsys.readouterr().err
+    assert not (results / "l.csv").exists()
+
+
 def test_missing_and_broken_scores(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no scores"):
         leaderboard(*ResultPaths(tmp_path).existing_scores())

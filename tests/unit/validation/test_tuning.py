@@ -6,7 +6,7 @@ import pytest
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.scoring.instances import score_instance
-from cellmap_pipeline.scoring.rules.base import DistanceScale
+from cellmap_pipeline.scoring.rules.base import Counts, DistanceScale
 from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.summary import combine
@@ -266,6 +266,19 @@ def test_estimates_follow_the_rules(rules, tp, score_sum):
     counts = MatchEstimator(Overlap.of(made, truth, None), np.arange(4), scores).estimate(0)
     assert (counts.tp, counts.fp, counts.fn) == (tp, 3 - tp, 2 - tp)
     assert counts.score_sum == pytest.approx(score_sum)
+
+
+@pytest.mark.parametrize(("rules", "fp"), [("2026-06-30", 0), ("2026-07", 0), ("pq", 64)])
+def test_estimates_of_a_crop_with_too_many_objects(rules, fp):
+    truth, made = np.zeros((2, 8, 8, 8), np.int64)
+    truth[0, 0, 0] = 1
+    made[::2, ::2, ::2] = np.arange(1, 65).reshape(4, 4, 4)
+    scores = RULES[rules].estimate_matches([DistanceScale(400.0, VOXELS)])
+    guess = MatchEstimator(Overlap.of(made, truth, None), np.arange(65), scores).estimate(0)
+    assert guess == Counts(fn=1, fp=fp)
+    case = loaded({"ves": np.where(made, 255, 0).astype(np.uint8)}, truth, None, VOXELS)
+    scorer = Scorer("ves", [case], RULES[rules], workers=1)
+    assert scorer.case_counts(plain_settings("ves"), 0) == (guess,)
 
 
 def test_distances_count_with_the_mean_over_the_test_crops():

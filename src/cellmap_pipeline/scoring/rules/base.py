@@ -102,11 +102,14 @@ class MatchEstimate:
         Score of a match that shares no voxel; the score rises with the IoU, up to 1.
     min_iou
         Pairs match if their IoU is larger.
+    counts_skipped_crops
+        As in `Rules`.
     """
 
     unmatched: float
     worst_match: float
     min_iou: float = 0.0
+    counts_skipped_crops: bool = False
 
 
 class Rules(ABC):

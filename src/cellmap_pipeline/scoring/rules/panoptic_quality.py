@@ -51,7 +51,9 @@ class PanopticQuality(Rules):
 
     def estimate_matches(self, scales: Sequence[DistanceScale]) -> MatchEstimate:
         """Score a match by its IoU."""
-        return MatchEstimate(unmatched=0.0, worst_match=0.0, min_iou=MIN_IOU)
+        return MatchEstimate(
+            unmatched=0.0, worst_match=0.0, min_iou=MIN_IOU, counts_skipped_crops=True
+        )
 
     def count_voxels(self, tp: int, fp: int, fn: int) -> Counts:
         """Count the voxels that are inside as one object."""
