@@ -2,7 +2,7 @@ def get_split_params(wildcards):
     """The settings that a data split depends on."""
     settings = get_training_params("datasplit", stages.DATASPLIT_KEYS)(wildcards)
     settings["data_root"] = PLAN.config.data_root
-    settings["test_datasets"] = sorted({row.dataset for row in PLAN.manifest_rows})
+    settings["test_datasets"] = PLAN.test_datasets
     # More crops in the data folder make another split.
     return settings | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {})
 

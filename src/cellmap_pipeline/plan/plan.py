@@ -127,6 +127,11 @@ class Plan:
         average = [AVERAGE] if self.averages_by_label() else []
         return self.active_trainings() + external + average
 
+    @property
+    def test_datasets(self) -> list[str]:
+        """Datasets of the test crops of the manifest, also of those that are not submitted."""
+        return sorted({row.dataset for row in self.manifest_rows})
+
     def dataset_by_crop(self) -> dict[int, str]:
         """The dataset of each test crop."""
         return {row.crop: row.dataset for row in self.crop_labels}

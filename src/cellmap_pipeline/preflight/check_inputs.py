@@ -126,7 +126,8 @@ def _add_training(
     plan: Plan, name: str, training: Training, volumes: InputVolumes, problems: list[str]
 ) -> list[tuple[LabeledCrop, str]]:
     """Register the crops of a training for checking; return each with its usage."""
-    settings = SplitSettings(**training_settings(training, DATASPLIT_KEYS))
+    keys = training_settings(training, DATASPLIT_KEYS)
+    settings = SplitSettings(**keys, test_datasets=plan.test_datasets)
     own = Path(training.datasplit) if training.datasplit else None
     broken: list[str] = []
     crops = find_crops(Path(plan.config.data_root), settings, own, broken)
@@ -136,6 +137,7 @@ def _add_training(
         with gathered(problems, f"training {name}: "):
             rows = read_datasplit(own, settings.classes) if own else ()
             usage = [row.usage for row in rows] or split(crops, settings)
+            _check_sides(name, training, crops, usage, volumes, problems)
     bar = tqdm(crops, desc=f"Checking crops of {name}", unit="crop", disable=None)
     for crop, use in zip(bar, usage, strict=True):
         margin = training.margins.around(crop.grid.at(training.voxel_size).shape)
@@ -145,6 +147,46 @@ def _add_training(
             path = crop.zarr / crop.labels / label
             volumes.add_label(path, crop.name, crop.grid, training.voxel_size, use == "validate")
     return list(zip(crops, usage, strict=True))
+
+
+def _check_sides(
+    name: str,
+    training: Training,
+    crops: Sequence[LabeledCrop],
+    usage: Sequence[str],
+    volumes: InputVolumes,
+    problems: list[str],
+) -> None:
+    """Report classes of which one side of the split has no labeled voxel."""
+    lacking = {
+        side: [
+            label
+            for label in training.classes
+            if not any(
+                crop.present.get(label)
+                for crop, use in zip(crops, usage, strict=True)
+                if use == side
+            )
+        ]
+        for side in ("train", "validate")
+    }
+    if lacking["train"]:
+        problems.append(
+            f"training {name}: no crop that trains has a labeled voxel of "
+            f"{', '.join(lacking['train'])}: move one of its crops to `train` in "
+            f"{training.datasplit}, or leave it out of `classes`"
+        )
+    if lacking["validate"] == list(training.classes):
+        volumes.warnings.append(
+            f"training {name}: no crop that validates has a labeled voxel of any class, so the "
+            "validation loss decides which epoch is best, and no settings are tuned"
+        )
+    elif lacking["validate"]:
+        volumes.warnings.append(
+            f"training {name}: no crop that validates has a labeled voxel of "
+            f"{', '.join(lacking['validate'])}, so nothing shows how well it is learned, and its "
+            "settings are not tuned"
+        )
 
 
 def _validation_crops(crops: Sequence[tuple[LabeledCrop, str]]) -> dict[str, ValidationCrop]:

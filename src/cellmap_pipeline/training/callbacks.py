@@ -32,10 +32,11 @@ class EpochTable(pl.Callback):
     """Writes a row per epoch to `metrics.csv`, and logs loss and speed of the epoch.
 
     A resumed training appends to the table. Columns: `epoch`, `step` (of the optimizer),
-    `train_loss`, `val_loss`, `val_dice`, `val_dice/{channel}`, `learning_rate`, `seconds` (of the
-    epoch with its validation), `patches_per_second` (trained on by all processes) and `data_wait`
-    (the fraction of the training time spent waiting for patches). If the epoch was resumed in its
-    middle, the last three cover only the time since then.
+    `train_loss`, `val_loss`, `val_dice` (minus `val_loss` where no class occurs in validation
+    patches), `val_dice/{channel}`, `learning_rate`, `seconds` (of the epoch with its validation),
+    `patches_per_second` (trained on by all processes) and `data_wait` (the fraction of the training
+    time spent waiting for patches). If the epoch was resumed in its middle, the last three cover
+    only the time since then.
     """
 
     def __init__(self, path: Path, loader: PatchLoader) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from math import ceil
 from typing import Any, cast
@@ -18,6 +19,8 @@ from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import UNKNOWN, target_divisors
 from cellmap_pipeline.training.optimizers import build_optimizer, learning_rate_factor
+
+log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
 # Subtracted from raw in 0..1, and then multiplied with: the network gets about -1..1.
@@ -125,17 +128,26 @@ class SegmentationTask(pl.LightningModule):
         return {"raw": raw, "target": target, "logits": logits}
 
     def on_validation_epoch_end(self) -> None:
-        """Log the Dice of each channel, and their mean, which selects the best checkpoint."""
+        """Log the Dice of each channel, and their mean, which selects the best checkpoint.
+
+        If no channel has a true voxel in any validation patch, minus the loss takes the place of
+        the mean, since a Dice of 0 in each epoch would select the first one.
+        """
         both, predicted, true = _sum_over_ranks(self, self._dice_counts)
         occurs = true > 0
         dice = 2 * both / (predicted + true).clamp(min=1)
         for channel, value, channel_occurs in zip(self.channels, dice, occurs, strict=True):
             if channel_occurs:
                 self.log(f"val_dice/{channel}", value)
-        mean = dice[occurs].mean() if occurs.any() else torch.zeros((), device=self.device)
-        self.log("val_dice", mean, prog_bar=True)
         total, patches = _sum_over_ranks(self, self._validation_loss)
-        self.log("val_loss", (total / patches).float())
+        loss = (total / patches).float()
+        self.log("val_loss", loss)
+        self.log("val_dice", dice[occurs].mean() if occurs.any() else -loss, prog_bar=True)
+        if not occurs.any() and self.current_epoch == 0:
+            log.warning(
+                "no validation patch has a voxel of any class: the validation loss decides which "
+                "epoch is best, and `val_dice` is minus that loss"
+            )
         self._reset_validation()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

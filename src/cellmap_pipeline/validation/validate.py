@@ -81,7 +81,10 @@ def validate(
                 found = _validate_at_size(label, size, cases, rules, workers)
                 measured += [found] if found else []
         if not measured:
-            log.warning("no validation crop annotates %s: it keeps the default settings", label)
+            log.warning(
+                "%s occurs in no validation crop: it is not scored, and keeps the default settings",
+                label,
+            )
             continue
         settings[label] = [
             {"voxel_size": entry["voxel_size"], "settings": entry.pop("settings")}
@@ -105,11 +108,14 @@ def _validate_at_size(
     rules: Rules,
     workers: int,
 ) -> Scores | None:
-    """Tune and score a label at a voxel size; None if no crop annotates it."""
+    """Tune and score a label at a voxel size; None if it occurs in no crop."""
     if not cases:
         return None
     sizes = [case.grid.voxel_size for case in cases]
     tuned = _tune_and_score(label, cases, rules, workers)
+    if not tuned["counts"]["tp"] + tuned["counts"]["fn"]:
+        # Its score would be 1 or 0, whatever the prediction is worth.
+        return None
     return tuned | {
         "voxel_size": list(voxel_size or min(sizes)),
         "measured_at": list(min(sizes)),

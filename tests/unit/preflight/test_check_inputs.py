@@ -14,6 +14,7 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.storage import ABSENT_FILE
+from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.preflight import chunks
 from cellmap_pipeline.preflight.check_inputs import check_inputs
@@ -109,6 +110,44 @@ def test_unreadable_labels_are_reported_at_once(data):
     assert first.startswith(f"training a: {broken[0]}/.zattrs is not JSON")
     assert second.startswith(f"training a: {broken[1]}: none of its levels is present")
     assert "docs/fetching.md" in second
+
+
+def own_split(data, tmp_path, sides):
+    """Write a data split of the crops of the first dataset, by number and side."""
+    (dataset,) = data.glob("demo_cell-1/*.zarr")
+    rows = [
+        f"{side},{dataset}/recon-1/em/fibsem-uint8,"
+        f'"{dataset}/recon-1/labels/groundtruth/crop{number}/[mito,pm]"\n'
+        for number, side in sides.items()
+    ]
+    (tmp_path / "own.csv").write_text("".join(rows))
+    return {"datasplit": str(tmp_path / "own.csv")}
+
+
+def without_voxels(data, number, *labels):
+    """Empty labels of a crop of the first dataset."""
+    for label in labels:
+        (place,) = data.glob(f"demo_cell-1/*.zarr/recon-1/labels/groundtruth/crop{number}/{label}")
+        (level, *_) = Volume.open(place).levels
+        create(place, level.grid, "uint8").write(np.zeros(level.grid.shape, "u1")).result()
+
+
+def test_sides_of_a_split_that_lack_a_class(data, tmp_path, caplog):
+    split = own_split(data, tmp_path, {1: "train", 2: "validate"})
+    without_voxels(data, 2, "mito")
+    with caplog.at_level(logging.INFO):
+        look(data, split)
+    assert "no crop that validates has a labeled voxel of mito, so nothing shows" in caplog.text
+    without_voxels(data, 2, "pm")
+    with caplog.at_level(logging.INFO):
+        look(data, split)
+    assert "of any class, so the validation loss decides which epoch is best" in caplog.text
+    split = own_split(data, tmp_path, {2: "train", 1: "validate"})
+    with pytest.raises(InputError) as error:
+        look(data, split)
+    assert "training a: no crop that trains has a labeled voxel of mito, pm: move" in str(
+        error.value
+    )
 
 
 def test_unreadable_rows_of_a_custom_datasplit_are_reported_at_once(data, tmp_path):

@@ -3,18 +3,20 @@ import os
 import pickle
 import tempfile
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.patches.sampling import RandomPatches
 from cellmap_pipeline.training import train as module
 from cellmap_pipeline.training.checkpoints import load_checkpoint
 from cellmap_pipeline.training.interruption import LastCheckpoint
 from cellmap_pipeline.training.task import SegmentationTask
 from cellmap_pipeline.training.train import balanced_weights, train
-from tests.support.trainings import settings
+from tests.support.trainings import GRID, settings
 
 
 def weights(path):
@@ -37,6 +39,25 @@ def test_training_learns_and_its_checkpoint_suffices_to_predict(datasplit, tmp_p
     kept = {path.name for path in (tmp_path / "training/checkpoints").iterdir()}
     assert "last.ckpt" in kept and len(kept) == 4
     assert (tmp_path / "training/tensorboard").is_dir()
+
+
+def test_without_any_class_in_validation_the_loss_decides(datasplit, tmp_path, caplog):
+    nothing = np.zeros(GRID.shape, np.uint8)
+    for number in (1, 2):
+        create(tmp_path / f"crop{number}/mito", GRID, "uint8").write(nothing).result()
+    train(settings(epochs=4), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    losses = [float(row["val_loss"]) for row in rows(tmp_path / "training")]
+    assert [float(row["val_dice"]) for row in rows(tmp_path / "training")] == [-v for v in losses]
+    assert min(losses) < losses[0]
+    best = losses.index(min(losses))
+    names = os.listdir(tmp_path / "training/checkpoints")
+    (kept,) = [name for name in names if name.startswith(f"{best}-")]
+    exported, of_epoch = (
+        weights(tmp_path / "model.ckpt"),
+        weights(tmp_path / "training/checkpoints" / kept),
+    )
+    assert all(torch.equal(exported[key], of_epoch[key]) for key in exported)
+    assert caplog.text.count("no validation patch has a voxel of any class") == 1
 
 
 def test_a_training_extended_to_more_epochs_equals_one_run(datasplit, tmp_path, monkeypatch):

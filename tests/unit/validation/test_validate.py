@@ -252,3 +252,13 @@ def test_the_central_box_of_large_crops_is_predicted(task, datasplit, tmp_path, 
         JUNE,
     )
     assert scores["classes"]["pm"]["score"] == pytest.approx(1)
+
+
+def test_a_label_that_occurs_in_no_crop_has_no_score(tmp_path, datasplit, caplog):
+    nothing = np.zeros(GRID.shape, np.uint8)
+    for folder in ("a.zarr/crop1/pm", "p/a/crop1/pm"):
+        stored(tmp_path / folder, nothing)
+    tasks = tasks_for(tmp_path / "p", "pm")
+    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False, JUNE)
+    assert scores["classes"] == found == {}
+    assert "pm occurs in no validation crop: it is not scored" in caplog.text
