@@ -15,13 +15,15 @@ from cellmap_pipeline.scoring.summary import Scores
 def score_semantic(
     pred: ArrayLike | NDArray[Any], truth: ArrayLike | NDArray[Any], rules: Rules
 ) -> Scores:
-    """Count a predicted label against the ground truth; the parameters are those of the counts.
+    """Count a predicted label against the ground truth, as `scores.json` has the counts.
+
+    The parameters are those of `count_semantic`, and it raises as that does.
 
     Returns
     -------
     `tp`, `fp`, `fn`
-        Number of voxels; by rules that take a label for an object, number of objects, and
-        `sum_iou`.
+        Number of voxels; by rules that count a semantic label as one object, number of objects,
+        with `sum_iou`.
     `status`
         `scored`.
     """

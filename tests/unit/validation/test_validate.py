@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,6 +217,30 @@ def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit,
     assert case.scale.cap_nm == 160 and case.test_scales == [case.scale]
     assert scores["classes"]["mito"]["voxel_sizes"][0]["counts"]["tp"] == 3
     assert scores["classes"]["mito"]["score"] > 0.95
+
+
+@pytest.mark.parametrize("searched_voxels", [40**3, 36**3])
+def test_distances_count_by_the_test_crops_and_by_the_validation_crop(
+    tmp_path, datasplit, monkeypatch, searched_voxels
+):
+    truth, mito = np.zeros((2, *GRID.shape), np.uint8)
+    truth[4:30, 4:30, 4:30] = 1
+    mito[14:30, 4:30, 4:30] = 255
+    stored(tmp_path / "a.zarr/crop1/mito", truth)
+    stored(tmp_path / "p/a/crop1/mito", mito)
+    monkeypatch.setattr(validation, "MAX_INSTANCE_VOXELS_PER_CROP", searched_voxels)
+    task = replace(task_for([tmp_path / "p"], [[8, 8, 8]]), caps_nm=[[400.0, 1_000.0]])
+    splits = {TRAINING: datasplit}
+    scores, _ = validate({"mito": [task]}, splits, None, False, RULES["2026-07"])
+    found = scores["classes"]["mito"]
+    (at_size,) = found["voxel_sizes"]
+    assert [at_size["counts"][name] for name in ("tp", "fp", "fn")] == [1, 0, 0]
+    # The cap of the validation crop is half of 40 voxels of 8 nm.
+    distance_nm = -160 * 2 * np.log10(found["official_score"])
+    assert distance_nm > 16
+    in_tests = [0.1 ** (distance_nm / cap_nm) for cap_nm in (400, 1_000)]
+    assert found["score"] == pytest.approx(np.mean(in_tests) ** 0.5, rel=1e-6)
+    assert at_size["counts"]["hausdorff_norm_sum"] == pytest.approx(np.mean(in_tests), rel=1e-6)
 
 
 def test_the_densest_box(tmp_path):

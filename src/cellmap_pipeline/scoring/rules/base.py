@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class DistanceScale:
-    """The measures of a crop that distances in it are compared with.
+    """Cap and voxel size by which the distances in a crop are scored.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ class Rules(ABC):
     object_measure, voxel_measure
         Names of the score of an instance class and of a semantic class.
     object_components
-        What the score of an instance class is composed of: names, and what each says.
+        Names of the components of an instance class's score, each with its caption.
     object_sum, voxel_sum
         Names of `Counts.score_sum` in `scores.json`; None if it is not used.
     """

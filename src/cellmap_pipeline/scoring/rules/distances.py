@@ -1,4 +1,4 @@
-"""What the rules have in common that measure the distance of each object to its match."""
+"""Base class of the rules that measure the distance of each object to its match."""
 
 from __future__ import annotations
 
