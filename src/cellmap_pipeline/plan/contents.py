@@ -5,8 +5,11 @@ They are read while Snakemake parses.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.class_table import parse_class_table, parts_of, read_class_table
@@ -14,6 +17,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import SAME_SIZE, size_ratio
 from cellmap_pipeline.io.files import local_copy
 from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.scoring.rules.base import DistanceScale
 
 
 def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> list[CropLabel]:
@@ -82,3 +86,18 @@ def voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
         if all(size_ratio(size, other) > SAME_SIZE for other in sizes):
             sizes.append(list(size))
     return sizes
+
+
+def caps_in_test_crops_nm(plan: Plan, label: str, size: Sequence[float]) -> list[float]:
+    """List the largest distances, ascending, that the evaluator measures in a label's test crops.
+
+    All crops of the manifest count, so that what is submitted changes no setting. Only their shares
+    matter, so another crop of the same size as all others changes nothing, either.
+    """
+    if not is_instance(label):
+        return []
+    grids = [row.grid for row in plan.manifest_rows if row.label == label]
+    same = [grid for grid in grids if size_ratio(grid.voxel_size, size) <= SAME_SIZE]
+    found = Counter(DistanceScale.of(grid.shape, grid.voxel_size).cap_nm for grid in same)
+    divisor = math.gcd(*found.values())
+    return [cap_nm for cap_nm, n in sorted(found.items()) for _ in range(n // divisor)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from cellmap_pipeline.config.stages import inference_settings, training_lineage
 from cellmap_pipeline.crop_label import CropLabel, row_settings
+from cellmap_pipeline.plan.contents import caps_in_test_crops_nm
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.plan.sources import AVERAGE, named_sources, origin
 from cellmap_pipeline.run.resume import fingerprint_of
@@ -59,5 +60,6 @@ def label_lineage(plan: Plan, row: CropLabel) -> str:
             "choice": choice_for(plan, row),
             "row": row_settings(row),
             "rules": plan.config.scoring.rules,
+            "caps_nm": caps_in_test_crops_nm(plan, row.label, row.grid.voxel_size),
         }
     )

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.run import PARTS
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.geometry import SAME_SIZE, Vector, size_ratio
-from cellmap_pipeline.plan.contents import voxel_sizes
+from cellmap_pipeline.geometry import Vector
+from cellmap_pipeline.plan.contents import caps_in_test_crops_nm, voxel_sizes
 from cellmap_pipeline.plan.lineage import label_parts
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.plan.sources import AVERAGE, origin
-from cellmap_pipeline.scoring.rules.base import DistanceScale
 
 
 @dataclass(frozen=True)
@@ -133,23 +129,8 @@ def _task(plan: Plan, label: str, names: Sequence[str], averaged: bool) -> Valid
     ]
     patterns = [_pattern(plan, name, label) for name in names]
     sizes = voxel_sizes(rows)
-    caps_nm = [_caps_nm(plan, label, size) for size in sizes]
+    caps_nm = [caps_in_test_crops_nm(plan, label, size) for size in sizes]
     return ValidationTask(sizes, caps_nm, patterns, _validating(plan, names))
-
-
-def _caps_nm(plan: Plan, label: str, size: Sequence[float]) -> list[float]:
-    """List the largest distances, ascending, that the evaluator measures in a label's test crops.
-
-    All crops of the manifest count, so that what is submitted changes no setting. Only their shares
-    matter, so another crop of the same size as all others changes nothing, either.
-    """
-    if not is_instance(label):
-        return []
-    grids = [row.grid for row in plan.manifest_rows if row.label == label]
-    same = [grid for grid in grids if size_ratio(grid.voxel_size, size) <= SAME_SIZE]
-    found = Counter(DistanceScale.of(grid.shape, grid.voxel_size).cap_nm for grid in same)
-    divisor = math.gcd(*found.values())
-    return [cap_nm for cap_nm, n in sorted(found.items()) for _ in range(n // divisor)]
 
 
 def _uses(plan: Plan, row: CropLabel, names: Sequence[str], averaged: bool) -> bool:

@@ -214,7 +214,7 @@ def _missing_problems(
                 )
             else:
                 message = (
-                    f"the label is missing, and counts {_missing_cost(row)} ({cost}): add it, even "
+                    f"the label is missing, and counts {_missing_cost(row, rules_named(rules))} ({cost}): add it, even "
                     "empty, which is never scored lower"
                 )
             yield Problem("costs", crop, row.label, message)
@@ -225,9 +225,11 @@ def _missing_problems(
         )  # fmt: skip
 
 
-def _missing_cost(row: CropLabel) -> str:
+def _missing_cost(row: CropLabel, rules: Rules) -> str:
     if is_instance(row.label):
         return "all objects of the ground truth as missed, with a score of 0"
+    if rules.voxel_sum:
+        return "as a missed object"
     return f"all {row.grid.size:,} voxels of the crop as missed"
 
 
