@@ -213,9 +213,10 @@ def _missing_problems(
                     "itself under the label's name"
                 )
             else:
+                counts = _missing_cost(row, rules_named(rules))
                 message = (
-                    f"the label is missing, and counts {_missing_cost(row, rules_named(rules))} ({cost}): add it, even "
-                    "empty, which is never scored lower"
+                    f"the label is missing, and counts {counts} ({cost}): add it, even empty, "
+                    "which is never scored lower"
                 )
             yield Problem("costs", crop, row.label, message)
     if len(missing) > 1:
