@@ -132,7 +132,7 @@ def plot_scores(scores: Path, path: Path) -> None:
         draw_class_bars(bars, labels, classes["score"].to_dict())
         _mark_score_components(bars, labels, classes, rules)
         measures = f"instances: {rules.object_measure}; others: {rules.voxel_measure}"
-        bars.set_xlabel(measures.replace("_", " "))
+        bars.set_xlabel(measures.replace("_", " ").replace("iou", "IoU"))
         bars.set_title(f"{_overall_text(overall)}\nrules of {rules.name}", fontsize=10)
         figure.legend(loc="outside lower left", ncols=2)
         _draw_crop_map(cells, labels, crops, per_crop)

@@ -17,6 +17,7 @@ from cellmap_pipeline.data.datasplit_csv import read_summary
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.report.style import name_class_rows, saved_figure, split_into_panels, tint
 
+DATASET_COLOR = "#808080"
 DICE_PREFIX = "val_dice/"
 ROW_INCHES = 0.5
 EDGE: dict[str, Any] = {"edgecolor": "black", "lw": 0.6}
@@ -158,12 +159,16 @@ def _draw_split(axes: Sequence[Axes], table: pd.DataFrame, crops: str, volume: s
 
 def _draw_split_bars(axes: Axes, table: pd.DataFrame, unit: str) -> None:
     """Draw two bars per row of `table`: training, and below it, lighter, validation."""
+
+    def color_of(name: str) -> str:
+        return style_of(name).color if table["by"].iloc[0] == "class" else DATASET_COLOR
+
     for side, dy, lightness, hatch in (
         ("train", -0.2, 0.0, ""),
         ("validate", 0.2, 0.6, VALIDATE_HATCH),
     ):
         for y, (label, value) in enumerate(table[f"{side}_{unit}"].items()):
-            color = tint(style_of(str(label)).color, lightness)
+            color = tint(color_of(str(label)), lightness)
             axes.barh(y + dy, value, 0.36, color=color, hatch=hatch, **EDGE)
             # A logarithmic axis has no zero: its text is placed next to the vertical axis.
             coordinates = "data" if value else axes.get_yaxis_transform()

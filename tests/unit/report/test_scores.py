@@ -86,7 +86,7 @@ def test_scores_are_drawn_by_class_and_by_crop(tmp_path, drawn):
     bars, cells = drawn[0].axes
     assert texts_in(bars) == ["0.500", "0.125"]
     assert bars.get_title().endswith("\nrules of 2026-06-30")
-    assert bars.get_xlabel() == "instances: combined score; others: iou"
+    assert bars.get_xlabel() == "instances: combined score; others: IoU"
     assert curves_in(bars)["F1: objects found"].tolist() == [[1, 0]]
     assert curves_in(bars)["Hausdorff: outlines"].tolist() == [[0.25, 0]]
     assert [tick.get_text() for tick in cells.get_xticklabels()] == ["crop7", "crop12"]
