@@ -92,7 +92,8 @@ def test_scores_are_high(demo):
 
 
 def test_cpu_time_is_about_that_in_the_readme(demo, repo_root):
-    documented = re.search(r"`make demo` \| ([0-9,]+)", (repo_root / "README.md").read_text())
+    readme = (repo_root / "README.md").read_text()
+    documented = re.search(r"`make demo` \| [0-9,]+–([0-9,]+) \|", readme)
     expected = float(documented[1].replace(",", ""))
     # A busy or slow machine needs more CPU time for the same work.
     assert float((demo / "cpu_seconds").read_text()) < 2 * expected
