@@ -73,7 +73,7 @@ def check(
     rules
         Name of the evaluator's rules, on which depends what a problem costs.
     """
-    rules_named(rules)
+    chosen = rules_named(rules)
     if not is_zip(path):
         return [rejection(f"{path} is not a zip file, or is cut off: {REPACK}")]
     try:
@@ -105,7 +105,7 @@ def check(
         )
     problems += _extra_problems(submission, manifest, crops)
     present = [row for row in manifest if row.label in submission.labels.get(crops[row.crop], ())]
-    _prepare_worker(path, manifest, truth, rules, submission)
+    _prepare_worker(path, manifest, truth, chosen, submission)
     results = run_bounded(
         _check_row,
         present,
@@ -113,12 +113,12 @@ def check(
         memory_bytes=None,
         workers=workers,
         initializer=_prepare_worker,
-        initargs=(path, manifest, truth, rules),
+        initargs=(path, manifest, truth, chosen),
         description="Checking",
     )
     checked = dict(results)
     _worker_inputs.clear()
-    problems += _missing_problems(submission, reader, manifest, crops, rules)
+    problems += _missing_problems(submission, reader, manifest, crops, chosen)
     for row in sorted(present, key=lambda row: (row.crop, row.label)):
         problems += checked[row].problems
     problems += _empty_label_problems(checked)
@@ -179,7 +179,7 @@ def _missing_problems(
     names: Collection[str],
     manifest: Sequence[CropLabel],
     crops: Mapping[int, str],
-    rules: str,
+    rules: Rules,
 ) -> Iterator[Problem]:
     missing = [
         row for row in manifest if row.label not in submission.labels.get(crops[row.crop], ())
@@ -189,8 +189,7 @@ def _missing_problems(
 
     def bound_without(rows: Collection[CropLabel]) -> str:
         remaining = set(manifest).difference(rows)
-        bound = score_upper_bound(manifest, remaining, rules_named(rules))
-        return f"{bound['overall']:.4f} at most"
+        return f"{score_upper_bound(manifest, remaining, rules)['overall']:.4f} at most"
 
     for number, crop_rows in itertools.groupby(
         sorted(missing, key=lambda row: (row.crop, row.label)), key=lambda row: row.crop
@@ -213,7 +212,7 @@ def _missing_problems(
                     "itself under the label's name"
                 )
             else:
-                counts = _missing_cost(row, rules_named(rules))
+                counts = _missing_cost(row, rules)
                 message = (
                     f"the label is missing, and counts {counts} ({cost}): add it, even empty, "
                     "which is never scored lower"
@@ -274,10 +273,10 @@ def _prepare_worker(
     path: str | Path,
     manifest: Sequence[CropLabel],
     truth: str | Path | None,
-    rules: str,
+    rules: Rules,
     submission: Archive | None = None,
 ) -> None:
-    arguments = (path, manifest, truth, rules)
+    arguments = (path, manifest, truth, rules.name)
     if _worker_inputs and _worker_inputs[0].arguments == arguments and submission is None:
         return
     submission = submission or Archive.open(path)
@@ -289,9 +288,7 @@ def _prepare_worker(
             entries.setdefault((parts[0], parts[1]), {})[parts[2]] = entry
     crops = _crop_names(submission, manifest)
     truth_archive = Archive.open(truth) if truth else None
-    _worker_inputs[:] = [
-        _WorkerInputs(arguments, submission, entries, crops, truth_archive, rules_named(rules))
-    ]
+    _worker_inputs[:] = [_WorkerInputs(arguments, submission, entries, crops, truth_archive, rules)]
 
 
 def _check_row(row: CropLabel) -> LabelCheck:
