@@ -3,16 +3,17 @@ import sys
 from cellmap_pipeline.plan.validation import validation_settings
 from cellmap_pipeline.run.resume import fingerprint_of
 
-# Trainings whose data split is made.
-SPLIT = ACTIVE or list(PLAN.trainings)
-# By job that waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
+# By job that waits for the check (a network, the split, external predictions, or TRAINING/cropN), the
+# settings that both depend on.
 CHECKED = {
-    name: [
-        stages.training_settings(PLAN.trainings[name], [*stages.DATASPLIT_KEYS, "datasplit"]),
+    network: [
+        stages.training_settings(get_training(network), [*stages.DATASPLIT_KEYS, "datasplit"]),
+        PLAN.split_settings(training_of(network)),
         sorted(PLAN.fetched),
     ]
-    for name in SPLIT
+    for network in SPLIT
 }
+CHECKED["split"] = [PLAN.config.split.model_dump(mode="json"), sorted(PLAN.fetched)]
 CHECKED |= {name: validation_settings(PLAN, name) for name in PLAN.config.predictions}
 CHECKED |= {
     f"{name}/crop{crop}": [

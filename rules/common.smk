@@ -7,6 +7,7 @@ from pathlib import Path
 from cellmap_pipeline.config import stages
 from cellmap_pipeline.crop_label import row_settings
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.plan.folds import fold_of, training_of
 from cellmap_pipeline.plan.lineage import label_lineage
 from cellmap_pipeline.plan.make import make_plan
 from cellmap_pipeline.plan.resources import requested_resources
@@ -34,13 +35,27 @@ try:
 except InputError as error:
     stop(error)
 
+
+def get_training(network):
+    """The settings of a training, also by the name of one of its networks."""
+    return PLAN.trainings[training_of(network)]
+
+
 PATHS = PLAN.paths
 restart.keep_run_lock(PATHS.logs)
 DATASETS = PLAN.dataset_by_crop()
 # Trainings that contribute nothing to the submission are skipped.
 ACTIVE = PLAN.active_trainings()
-# Trainings whose checkpoint this run makes.
-TRAINED = [name for name in ACTIVE if PLAN.trainings[name].inference.checkpoint in ("best", "last")]
+# The networks of all trainings: one for each, or one per fold.
+NETWORKS = {name: PLAN.networks_of(name) for name in PLAN.trainings}
+# Networks whose data are split.
+SPLIT = [network for name in ACTIVE or NETWORKS for network in NETWORKS[name]]
+# Networks whose checkpoint this run makes.
+TRAINED = [
+    network
+    for network in SPLIT
+    if ACTIVE and get_training(network).inference.checkpoint in ("best", "last")
+]
 # By training and test crop, the rows of the manifest that the training predicts.
 ROWS_TO_PREDICT = {
     (name, crop): rows for name in ACTIVE for crop, rows in PLAN.rows_by_crop(name).items()
@@ -52,6 +67,7 @@ LABEL_LINEAGE = {row: label_lineage(PLAN, row) for row in ROWS_TO_SEGMENT}
 
 wildcard_constraints:
     training="|".join(PLAN.trainings),
+    network="|".join(network for networks in NETWORKS.values() for network in networks),
     source="|".join(PLAN.validated_sources()),
     dataset="[^/]+",
     crop=r"\d+",
@@ -66,24 +82,25 @@ def result_version(stage):
 
 
 def get_training_params(stage, keys):
-    """A params function: the part of a training's file that a stage depends on."""
+    """A params function: the part of a training's file that a stage of a network depends on."""
 
     def params(wildcards):
-        training = PLAN.trainings[wildcards.training]
+        training = get_training(wildcards.network)
         return result_version(stage) | stages.training_settings(training, keys)
 
     return params
 
 
-def get_inference_params(stage):
-    """A params function: the settings that a prediction depends on, besides the checkpoint."""
+def get_lineage(network):
+    """A hash of all settings that the checkpoints of a network's training depend on."""
+    name = training_of(network)
+    return stages.training_lineage(PLAN.trainings[name], PLAN.split_settings(name))
 
-    def params(wildcards):
-        training = PLAN.trainings[wildcards.training]
-        lineage = {"lineage": stages.training_lineage(training)}
-        return result_version(stage) | lineage | stages.inference_settings(training)
 
-    return params
+def get_inference_params(network):
+    """The settings that a network's prediction depends on, besides the checkpoint."""
+    settings = stages.inference_settings(get_training(network))
+    return result_version("predict") | {"lineage": get_lineage(network)} | settings
 
 
 def get_segmentations():
@@ -114,7 +131,8 @@ def requested(stage, key, retries_request_more=True):
     """A resources function: what a training's jobs of a stage request."""
 
     def resources(wildcards, attempt):
-        amount = requested_resources(PLAN.trainings[wildcards.training], stage)[key]
+        network = getattr(wildcards, "network", None) or wildcards.training
+        amount = requested_resources(get_training(network), stage)[key]
         return amount * attempt if retries_request_more else amount
 
     return resources

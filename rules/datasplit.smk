@@ -1,29 +1,109 @@
-def get_split_params(wildcards):
-    """The settings that a data split depends on."""
+def get_split_params(*keys):
+    """The settings that the split of all labeled crops depends on."""
+    split = PLAN.config.split.model_dump(mode="json")
+    settings = {key: split[key] for key in keys}
+    settings |= {"data_root": PLAN.config.data_root, "test_datasets": PLAN.test_datasets}
+    # More crops in the data folder are assigned, too.
+    return (
+        result_version("split")
+        | settings
+        | ({"fetched": sorted(PLAN.fetched)} if PLAN.fetched else {})
+    )
+
+
+def get_datasplit_params(wildcards):
+    """The settings that a network's crops depend on."""
+    name = training_of(wildcards.network)
     settings = get_training_params("datasplit", stages.DATASPLIT_KEYS)(wildcards)
-    settings["data_root"] = PLAN.config.data_root
-    settings["test_datasets"] = PLAN.test_datasets
-    # More crops in the data folder make another split.
-    return settings | ({"fetched": sorted(PLAN.fetched)} if PLAN.config.fetch else {})
+    settings |= {"data_root": PLAN.config.data_root, "split": PLAN.split_settings(name)}
+    settings["fold"] = fold_of(wildcards.network)
+    return settings | ({"fetched": get_fetched_crops(name)} if PLAN.fetched else {})
+
+
+def get_fetched_crops(training):
+    """The fetched crops that a training may train on."""
+    settings = PLAN.trainings[training]
+    return [
+        crop
+        for crop, request in sorted(PLAN.fetched.items())
+        if request.train
+        and (settings.datasets is None or request.dataset in settings.datasets)
+        and (settings.crops is None or crop in settings.crops)
+    ]
+
+
+def get_split(wildcards):
+    """The run's split that a network takes its crops from, if any.
+
+    New crops in it rerun no network by themselves: its crops change with its own settings.
+    """
+    if not PLAN.split_settings(training_of(wildcards.network)):
+        return []
+    return ancient(PATHS.split if fold_of(wildcards.network) is None else PATHS.folds)
 
 
 def get_own_datasplit(wildcards):
     """The CSV that the training's file names, if any."""
-    return PLAN.trainings[wildcards.training].datasplit or []
+    return get_training(wildcards.network).datasplit or []
+
+
+rule split:
+    """Choose which of all labeled crops are held out, for all trainings."""
+    input:
+        checked=after_check("split"),
+    output:
+        update(PATHS.split),
+    log:
+        PATHS.log("split"),
+    benchmark:
+        PATHS.benchmark("split")
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=per_attempt(2000),
+        runtime=per_attempt(60),
+    params:
+        cfg=get_split_params("validation_fraction", "by", "seed"),
+    script:
+        "../workflow/scripts/split.py"
+
+
+rule folds:
+    """Assign all labeled crops to folds, for all trainings with `validation: folds`."""
+    input:
+        checked=after_check("split"),
+    output:
+        update(PATHS.folds),
+    log:
+        PATHS.log("folds"),
+    benchmark:
+        PATHS.benchmark("folds")
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=per_attempt(2000),
+        runtime=per_attempt(60),
+    params:
+        cfg=get_split_params("folds", "by", "seed"),
+    script:
+        "../workflow/scripts/split.py"
 
 
 rule datasplit:
-    """Choose which crops train and which validate."""
+    """List the crops that train a network, and those that validate it."""
     input:
-        checked=lambda wildcards: after_check(wildcards.training),
+        checked=lambda wildcards: after_check(wildcards.network),
+        split=get_split,
         own=get_own_datasplit,
     output:
         split=PATHS.datasplit(),
         summary=PATHS.datasplit_summary(),
     log:
-        PATHS.log("datasplit/{training}"),
+        PATHS.log("datasplit/{network}"),
     benchmark:
-        PATHS.benchmark("datasplit/{training}")
+        PATHS.benchmark("datasplit/{network}")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
@@ -31,6 +111,6 @@ rule datasplit:
         mem_mb=per_attempt(2000),
         runtime=per_attempt(30),
     params:
-        cfg=get_split_params,
+        cfg=get_datasplit_params,
     script:
         "../workflow/scripts/datasplit.py"

@@ -52,7 +52,8 @@ rule plot_run:
 rule plot_data:
     """Draw a slice of each labelled crop with its labels."""
     input:
-        [PATHS.datasplit(name) for name in SPLIT],
+        # All folds of a training have the same crops.
+        [PATHS.datasplit(NETWORKS[name][0]) for name in ACTIVE or NETWORKS],
     output:
         report(
             PATHS.figure("data.jpg"),
@@ -74,7 +75,7 @@ rule plot_data:
         cfg=FIGURE_VERSION
         | {
             "voxel_size": [
-                min(PLAN.trainings[name].voxel_size[axis] for name in SPLIT) for axis in range(3)
+                min(get_training(name).voxel_size[axis] for name in SPLIT) for axis in range(3)
             ]
         },
     script:
@@ -87,15 +88,15 @@ rule plot_datasplit:
         PATHS.datasplit_summary(),
     output:
         report(
-            PATHS.figure("datasplit/{training}.png"),
+            PATHS.figure("datasplit/{network}.png"),
             caption="../workflow/report/datasplit.rst",
             category="1 Training data",
-            labels={"figure": "{training}"},
+            labels={"figure": "{network}"},
         ),
     log:
-        PATHS.log("plot_datasplit/{training}"),
+        PATHS.log("plot_datasplit/{network}"),
     benchmark:
-        PATHS.benchmark("plot_datasplit/{training}")
+        PATHS.benchmark("plot_datasplit/{network}")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
@@ -115,15 +116,15 @@ rule plot_training:
         PATHS.checkpoint(),
     output:
         report(
-            PATHS.figure("training/{training}.png"),
+            PATHS.figure("training/{network}.png"),
             caption="../workflow/report/training.rst",
             category="2 Training",
-            labels={"figure": "{training}"},
+            labels={"figure": "{network}"},
         ),
     log:
-        PATHS.log("plot_training/{training}"),
+        PATHS.log("plot_training/{network}"),
     benchmark:
-        PATHS.benchmark("plot_training/{training}")
+        PATHS.benchmark("plot_training/{network}")
     localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"

@@ -5,27 +5,38 @@ PREDICTION_JOBS = {
     (name, crop): prediction_jobs(PLAN.trainings[name], rows)
     for (name, crop), rows in ROWS_TO_PREDICT.items()
 }
+
+
+def predicting_network(wildcards):
+    """The network that a job predicts with, or the training of several."""
+    return getattr(wildcards, "network", None) or wildcards.training
+
+
 INFERENCE_OPTIONS = untracked(
-    lambda wildcards: {"batch": PLAN.trainings[wildcards.training].inference.batch}
+    lambda wildcards: {"batch": get_training(predicting_network(wildcards)).inference.batch}
 )
-# The checkpoint must agree with these settings; what it was made from is tracked elsewhere.
+# Checkpoints must agree with these settings; what they were made from is tracked elsewhere.
 NETWORK = untracked(
     lambda wildcards: stages.training_settings(
-        PLAN.trainings[wildcards.training], stages.NETWORK_KEYS
+        get_training(predicting_network(wildcards)), stages.NETWORK_KEYS
     )
 )
 
 
-def get_checkpoint(wildcards):
-    """The checkpoint that predicts: the training's, or the file that its configuration names."""
-    choice = PLAN.trainings[wildcards.training].inference.checkpoint
-    return PATHS.checkpoint(wildcards.training) if choice in ("best", "last") else choice
+def get_checkpoints(wildcards):
+    """The checkpoints that predict: of each network, or the file that the configuration names."""
+    name = predicting_network(wildcards)
+    choice = get_training(name).inference.checkpoint
+    if choice not in ("best", "last"):
+        return choice
+    checkpoints = list(map(PATHS.checkpoint, NETWORKS.get(name, [name])))
+    return checkpoints if len(checkpoints) > 1 else checkpoints[0]
 
 
 def get_predict_params(wildcards):
     """The settings that a crop's prediction depends on, with the rows that are predicted."""
     rows = ROWS_TO_PREDICT[wildcards.training, int(wildcards.crop)]
-    return get_inference_params("predict")(wildcards) | {
+    return get_inference_params(wildcards.training) | {
         "rows": [row_settings(row) for row in rows],
         "data_root": PLAN.config.data_root,
     }
@@ -49,7 +60,7 @@ def get_predictions(training, crop):
 rule predict_part:
     """Predict all labels in one part of a test crop that several jobs predict."""
     input:
-        checkpoint=get_checkpoint,
+        checkpoint=get_checkpoints,
         checked=lambda wildcards: after_check(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
         temp(directory(PATHS.prediction_part())),
@@ -76,7 +87,7 @@ rule predict:
     """Predict all labels of a test crop in one pass of the network over it."""
     input:
         parts=get_parts,
-        checkpoint=get_checkpoint,
+        checkpoint=get_checkpoints,
         checked=lambda wildcards: after_check(f"{wildcards.training}/crop{wildcards.crop}"),
     output:
         directory(PATHS.predictions()),
@@ -110,16 +121,16 @@ for _crop in DATASETS:
 
 
 rule predict_validation:
-    """Predict the validation crops of a training as test crops are predicted."""
+    """Predict the validation crops of a network as test crops are predicted."""
     input:
-        checkpoint=get_checkpoint,
+        checkpoint=get_checkpoints,
         split=PATHS.datasplit(),
     output:
         directory(PATHS.validation_predictions()),
     log:
-        PATHS.log("predict_validation/{training}"),
+        PATHS.log("predict_validation/{network}"),
     benchmark:
-        PATHS.benchmark("predict_validation/{training}")
+        PATHS.benchmark("predict_validation/{network}")
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("predict", "cpus_per_task", retries_request_more=False)
@@ -128,8 +139,8 @@ rule predict_validation:
         mem_mb=requested("predict", "mem_mb"),
         runtime=requested("predict", "runtime"),
     params:
-        cfg=lambda wildcards: get_inference_params("predict")(wildcards)
-        | {"parts": PLAN.parts.get(wildcards.training, {})},
+        cfg=lambda wildcards: get_inference_params(wildcards.network)
+        | {"parts": PLAN.parts.get(training_of(wildcards.network), {})},
         options=INFERENCE_OPTIONS,
         expected=NETWORK,
     script:

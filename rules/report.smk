@@ -49,9 +49,9 @@ rule report:
     input:
         PATHS.figure("run.html"),
         PATHS.figure("data.jpg"),
-        expand(PATHS.figure("datasplit/{training}.png"), training=ACTIVE),
+        expand(PATHS.figure("datasplit/{network}.png"), network=SPLIT),
         [PATHS.figure("trainings.png")] if TRAINED else [],
-        expand(PATHS.figure("training/{training}.png"), training=TRAINED),
+        expand(PATHS.figure("training/{network}.png"), network=TRAINED),
         expand(PATHS.figure("validation/{source}.png"), source=PLAN.validated_sources()),
         PATHS.figure("selection.png"),
         [PATHS.figure(f"crops/{dataset}/crop{crop}.jpg") for dataset, crop in SEGMENTED_CROPS],

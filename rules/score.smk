@@ -32,7 +32,7 @@ rule score:
 rule leaderboard:
     """List the scores of all trainings in the output folder, and of the submission."""
     input:
-        [PATHS.validation_scores(name) for name in ACTIVE],
+        [PATHS.validation_scores(name) for name in ACTIVE if name in VALIDATION_SCORES],
         [PATHS.scores] if PLAN.config.ground_truth else [],
     output:
         PATHS.leaderboard,

@@ -18,6 +18,11 @@ def get_origins(wildcards):
     return list(dict.fromkeys(names + [AVERAGE] * averaged))
 
 
+def get_tuned_origins(wildcards):
+    """Those of them that have scores and tuned settings, or take them from another one."""
+    return [name for name in get_origins(wildcards) if name in SCORES]
+
+
 def get_segment_predictions(wildcards):
     """The predictions of the trainings that can provide a label."""
     return [
@@ -35,7 +40,7 @@ def get_segment_params(wildcards):
         "lineage": LABEL_LINEAGE[row],
         "row": row_settings(row),
         "select": choice_for(PLAN, row),
-        "origins": get_origins(wildcards),
+        "origins": get_tuned_origins(wildcards),
         "sources": sources,
         "postprocess": {
             source: PLAN.trainings[origin(source)].postprocess.get(row.label, {})
@@ -49,8 +54,11 @@ rule segment:
     """Make the final label of a crop from the probabilities of the chosen source."""
     input:
         predictions=get_segment_predictions,
-        scores=lambda wildcards: [PATHS.validation_scores(name) for name in get_origins(wildcards)],
-        settings=lambda wildcards: [PATHS.tuned_settings(name) for name in get_origins(wildcards)],
+        scores=lambda wildcards: [SCORES[name] for name in get_tuned_origins(wildcards)],
+        settings=lambda wildcards: [
+            PATHS.tuned_settings(PLAN.settings_origin(name))
+            for name in get_tuned_origins(wildcards)
+        ],
     output:
         directory(PATHS.segmentation()),
     log:

@@ -1,10 +1,16 @@
 VALIDATION_SCORES = {source: PATHS.validation_scores(source) for source in PLAN.validated_sources()}
+# By source, also those that take their settings from another one.
+SCORES = VALIDATION_SCORES | {
+    name: PATHS.validation_scores(PLAN.settings_origin(name))
+    for name in ACTIVE
+    if PLAN.is_validated(name)
+}
 
 
 rule select:
     """Choose which source provides which label, by validation score."""
     input:
-        scores=list(VALIDATION_SCORES.values()),
+        scores=list(SCORES.values()),
     output:
         PATHS.selection,
     log:
@@ -23,8 +29,8 @@ rule select:
         | {
             "select": PLAN.config.submission.select,
             "rules": PLAN.config.scoring.rules,
-            "names": list(VALIDATION_SCORES),
-            "lineage": [stages.training_lineage(PLAN.trainings[name]) for name in ACTIVE],
+            "names": list(SCORES),
+            "lineage": list(map(get_lineage, ACTIVE)),
             "rows": [
                 row_settings(row) | {"sources": PLAN.sources(row)} for row in PLAN.covered_rows()
             ],

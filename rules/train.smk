@@ -1,6 +1,6 @@
 def get_initial_weights(wildcards):
     """The checkpoint to start from, if any; it may be another training's model.ckpt."""
-    return PLAN.trainings[wildcards.training].initial_weights or []
+    return get_training(wildcards.network).initial_weights or []
 
 
 rule train:
@@ -12,23 +12,23 @@ rule train:
     output:
         PATHS.checkpoint(),
     log:
-        PATHS.log("train/{training}"),
+        PATHS.log("train/{network}"),
     benchmark:
-        PATHS.benchmark("train/{training}")
+        PATHS.benchmark("train/{network}")
     # The Snakemake inside a Slurm job does not retry: each retry is a job of its own.
     retries: 3 if workflow.is_main_process else 0
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("train", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=lambda wildcards: PLAN.trainings[wildcards.training].devices,
+        gpu=lambda wildcards: get_training(wildcards.network).devices,
         mem_mb=requested("train", "mem_mb"),
         runtime=requested("train", "runtime", retries_request_more=False),
     params:
         cfg=get_training_params("train", stages.TRAIN_KEYS),
         options=untracked(
             lambda wildcards: stages.training_settings(
-                PLAN.trainings[wildcards.training], stages.TRAIN_OPTIONS
+                get_training(wildcards.network), stages.TRAIN_OPTIONS
             )
         ),
         state=subpath(output[0], parent=True),

@@ -8,11 +8,16 @@ def get_validation_trainings(wildcards):
     return plan_validation.validation_trainings(PLAN, wildcards.source)
 
 
+def get_validation_networks(wildcards):
+    """The networks of these trainings, one after the other."""
+    return [network for name in get_validation_trainings(wildcards) for network in NETWORKS[name]]
+
+
 def get_validation_predictions(wildcards):
     """Predictions of validation crops; external ones are no results of this run."""
     if wildcards.source in PLAN.config.predictions:
         return []
-    return [PATHS.validation_predictions(name) for name in get_validation_trainings(wildcards)]
+    return list(map(PATHS.validation_predictions, get_validation_networks(wildcards)))
 
 
 def get_validate_params(wildcards):
@@ -20,10 +25,11 @@ def get_validate_params(wildcards):
     trainings = {name: PLAN.trainings[name] for name in get_validation_trainings(wildcards)}
     own = trainings.get(wildcards.source)
     return result_version("validate") | {
-        "lineage": [stages.training_lineage(training) for training in trainings.values()],
+        "lineage": [get_lineage(name) for name in trainings],
         "inference": [stages.inference_settings(training) for training in trainings.values()],
         "labels": plan_validation.validation_settings(PLAN, wildcards.source),
         "trainings": list(trainings),
+        "networks": [len(NETWORKS[name]) for name in trainings],
         "voxel_size": list(own.voxel_size) if own else None,
         "everywhere": wildcards.source == AVERAGE,
         "rules": PLAN.config.scoring.rules,
@@ -46,9 +52,7 @@ def requested_for_validation(key, retries_request_more=True):
 rule validate:
     """Tune the post-processing of each class on validation crops, and score it officially."""
     input:
-        splits=lambda wildcards: [
-            PATHS.datasplit(name) for name in get_validation_trainings(wildcards)
-        ],
+        splits=lambda wildcards: list(map(PATHS.datasplit, get_validation_networks(wildcards))),
         predictions=get_validation_predictions,
         checked=lambda wildcards: after_check(wildcards.source),
     output:

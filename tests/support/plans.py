@@ -25,15 +25,17 @@ ROWS = [
 ]
 
 
-def two_trainings(folder: Path, **changes) -> Plan:
+def two_trainings(folder: Path, files: dict[str, dict] | None = None, **changes) -> Plan:
     """Return the plan of the trainings ``fine`` (8 nm) and ``coarse`` (32 nm).
 
-    Keys of the configuration are changed by `changes`.
+    `files` has more trainings, or changed ones, by name; keys of the configuration are changed by
+    `changes`.
     """
     write_manifest(ROWS, folder / "m.csv")
     for name, extra in {
         "fine": {"classes": ["mito", "nuc"], "voxel_size": 8, "serves": [8]},
         "coarse": {"classes": ["nuc"], "voxel_size": 32},
+        **(files or {}),
     }.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(MODEL | extra))
     config = {

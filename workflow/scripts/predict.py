@@ -1,6 +1,7 @@
 """Predict all labels of a test crop, or of a part of it, in one pass; or join its parts.
 
-Input: model.ckpt, and the manifest's rows of the crop (params); to join parts, their predictions.
+Input: model.ckpt of each network, and the manifest's rows of the crop (params); to join parts,
+their predictions.
 Output: a folder with a group per label, its probability on the label's own grid as uint8.
 """
 
@@ -24,15 +25,22 @@ with job(snakemake.log[0], snakemake.output):
     cfg = snakemake.params.cfg
     settings = {key: cfg[key] for key in INFERENCE_KEYS}
     inference = Inference.model_validate(settings | snakemake.params.options)
-    checkpoint, expected = Path(snakemake.input.checkpoint), snakemake.params.expected
+    # One for each network, or a single path.
+    checkpoints = snakemake.input.checkpoint
+    checkpoints = [checkpoints] if isinstance(checkpoints, str) else checkpoints
     part = int(getattr(snakemake.wildcards, "part", 1))
     n_parts = int(getattr(snakemake.wildcards, "parts", 1))
     output = Path(snakemake.output[0])
     if paths := snakemake.input.get("parts"):
         join_parts([Path(path) for path in paths], output)
     else:
+        networks = [
+            network
+            for path in checkpoints
+            for network in load_networks(Path(path), inference, snakemake.params.expected)
+        ]
         predict_crop(
-            load_networks(checkpoint, inference, expected),
+            networks,
             Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
             [crop_label(row) for row in cfg["rows"]],
             output,

@@ -4,6 +4,7 @@ Input: data splits, and predictions of their validation crops.
 Output: scores.json, and postprocess.json with the tuned settings.
 """
 
+from itertools import islice
 from pathlib import Path
 
 from cellmap_pipeline.io.files import write_json
@@ -19,9 +20,13 @@ with job(snakemake.log[0], snakemake.output):
         label: [ValidationTask.from_dict(task) for task in label_tasks]
         for label, label_tasks in cfg["labels"].items()
     }
+    paths = map(Path, snakemake.input.splits)
     scores, settings = validate(
         tasks,
-        dict(zip(cfg["trainings"], map(Path, snakemake.input.splits), strict=True)),
+        {
+            name: list(islice(paths, networks))
+            for name, networks in zip(cfg["trainings"], cfg["networks"], strict=True)
+        },
         cfg["voxel_size"],
         cfg["everywhere"],
         rules_named(cfg["rules"]),

@@ -130,6 +130,12 @@ def _remedy(
         for where, other in others.items():
             if key in other.model_fields:
                 return f" here: it belongs in {where}"
+            for name, field in other.model_fields.items():
+                section = field.annotation
+                if not (isinstance(section, type) and issubclass(section, BaseModel)):
+                    continue
+                if key in section.model_fields:
+                    return f" here: it belongs in {where}, as `{name}: {{{key}: …}}`"
     known = _keys(model, location)
     return did_you_mean(key, known) or (f" (known: {', '.join(known)})" if known else "")
 

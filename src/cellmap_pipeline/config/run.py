@@ -65,6 +65,25 @@ class ExternalPredictions(Section):
     classes: Literal["all"] | Names = Field("all", description="labels that they contain")
 
 
+class Split(Section):
+    """The split of all labeled crops of `data_root`, of which each training takes its part."""
+
+    validation_fraction: float = Field(
+        0.15,
+        gt=0,
+        lt=1,
+        description="fraction that is held out to validate: of the crops, of those of each "
+        "dataset, and of the labeled volume of each class",
+    )
+    folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
+        None, description="number of folds, for trainings with `validation: folds`"
+    )
+    by: Literal["crop", "dataset"] = Field(
+        "crop", description="what is held out as a whole: crops, or all crops of a dataset"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the search for a balanced split")
+
+
 class Fetch(Section):
     """Data that are fetched from the challenge's bucket before anything else runs."""
 
@@ -116,6 +135,7 @@ class RunConfig(Section):
     )
     output: LocalPath = Field("results", description="folder of all results")
     trainings: Names = Field(description="names of files in config/training/")
+    split: Split = Field(Split(), description="which labeled crops validate")
     submission: Submission = Field(Submission(), description="what is submitted")
     scoring: Scoring = Field(Scoring(), description="the rules of the official evaluator")
     fetch: Fetch | None = Field(None, description="data to fetch; null: all are in data_root")

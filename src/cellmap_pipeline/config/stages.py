@@ -6,7 +6,7 @@ here follow from that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cellmap_pipeline.config.sections import Inference
@@ -18,7 +18,8 @@ from cellmap_pipeline.run.resume import fingerprint_of
 # a new version of this package reruns the stage.
 RESULT_VERSION = {
     "fetch": 2,
-    "datasplit": 3,
+    "split": 1,
+    "datasplit": 4,
     "train": 4,
     "validate": 8,
     "predict": 3,
@@ -53,11 +54,11 @@ def inference_settings(training: Training) -> dict[str, Any]:
     return {key: values[key] for key in INFERENCE_KEYS}
 
 
-def training_lineage(training: Training) -> str:
-    """Hash all settings that the checkpoint of a training depends on.
+def training_lineage(training: Training, split: Mapping[str, Any]) -> str:
+    """Hash all settings that the checkpoints of a training depend on, with those of its split.
 
     Later stages track the hash, too: when a changed training fails, its checkpoint is gone, and
     Snakemake would take the old results of those stages for finished.
     """
     keys = dict.fromkeys([*DATASPLIT_KEYS, "datasplit", *TRAIN_KEYS])
-    return fingerprint_of(training_settings(training, list(keys)))
+    return fingerprint_of([training_settings(training, list(keys)), dict(split)])

@@ -80,23 +80,29 @@ class Training(Section):
     )
     datasplit: LocalPath | None = Field(
         None,
-        description="path of your own datasplit CSV; null: made from the data",
+        description="path of your own datasplit CSV; null: this training's part of the run's "
+        "`split`",
         json_schema_extra=affects(Affects.DATASPLIT_FILE),
     )
-    validation_fraction: float = Field(
-        0.15,
-        gt=0,
-        lt=1,
-        description="fraction that validates: of the crops, of those of each dataset, and of the "
-        "labeled volume of each class",
-        json_schema_extra=affects(Affects.DATASPLIT),
+    validation: Literal["held_out", "folds", "none"] = Field(
+        "held_out",
+        description="`held_out`: validate on the crops that the run's `split` holds out; `folds`: "
+        "train a network per fold of `split.folds`, each validates on its fold, and their mean "
+        "predicts the test crops; `none`: train on all crops, and export the last weights",
+        json_schema_extra=affects(Affects.DATASPLIT, Affects.LEARNING),
+    )
+    settings_from: Name | None = Field(
+        None,
+        description="for `validation: none`: the training whose post-processing and validation "
+        "scores stand for this one's",
+        json_schema_extra=affects(Affects.LABELS),
     )
     seed: int = Field(
         0,
         ge=0,
         lt=2**32,
-        description="seed of the split, the weights and the patches",
-        json_schema_extra=affects(Affects.DATASPLIT, Affects.LEARNING),
+        description="seed of the weights and the patches",
+        json_schema_extra=affects(Affects.LEARNING),
     )
     epochs: int = Field(
         100,
@@ -317,6 +323,19 @@ class Training(Section):
         if several > self.save_top_k:
             raise ValueError(
                 f"`inference.checkpoints: {several}` needs `save_top_k: {several}`, or more"
+            )
+        if self.settings_from and self.validation != "none":
+            raise ValueError(
+                "`settings_from` needs `validation: none`: otherwise settings are tuned"
+            )
+        if self.validation == "folds" and self.datasplit:
+            raise ValueError(
+                "`validation: folds` takes the run's folds, so leave `datasplit` out, or set "
+                "`validation: held_out`"
+            )
+        if self.validation == "folds" and self.inference.checkpoint not in ("best", "last"):
+            raise ValueError(
+                "`validation: folds` trains its own networks, so leave `inference.checkpoint` out"
             )
         weights = self.class_weights if isinstance(self.class_weights, dict) else {}
         for key, of_labels in (

@@ -13,6 +13,8 @@ PERTURBED_GROUPS = 10
 MISPLACED_COST = 1000.0
 # From this number of groups on, a dataset that comes first has one that is chosen.
 MIN_GROUPS_OF_FIRST = 3
+# In `fixed`, a group that may be chosen or not.
+FREE = -1
 
 
 def balanced_choice(
@@ -21,6 +23,7 @@ def balanced_choice(
     first: NDArray[np.bool_],
     fraction: float,
     seed: int,
+    fixed: NDArray[np.int8] | None = None,
 ) -> NDArray[np.bool_]:
     """Choose about `fraction` of the groups, of each dataset's groups, and of each class.
 
@@ -43,49 +46,60 @@ def balanced_choice(
         Fraction to choose.
     seed
         Seed of the search.
+    fixed
+        (groups,), 1 for groups that must be chosen, 0 for those that must not, and `FREE`; by
+        default all are free.
 
     Returns
     -------
-    (groups,) bool, True for the chosen groups: neither all nor none.
+    (groups,) bool, True for the chosen groups: neither all nor none, where free groups allow it.
     """
     rng = np.random.default_rng(seed)
+    free = np.ones(len(volume), bool) if fixed is None else fixed == FREE
+    start = np.zeros(len(volume), bool) if fixed is None else fixed == 1
+    movable = np.flatnonzero(free)
+    if not movable.size:
+        return start
     cost = _Cost(volume, datasets, first, fraction)
     best, lowest = np.zeros(len(volume), bool), np.inf
     for attempt in range(RANDOM_STARTS + PERTURBATIONS):
         if attempt < RANDOM_STARTS:
-            chosen = rng.random(len(volume)) < fraction
+            chosen = np.where(free, rng.random(len(volume)) < fraction, start)
         else:
             chosen = best.copy()
-            moved = min(PERTURBED_GROUPS, len(volume) // 2)
-            chosen[rng.choice(len(volume), moved, replace=False)] ^= True
-        reached = _descend(chosen, cost)
+            moved = min(PERTURBED_GROUPS, movable.size // 2)
+            chosen[rng.choice(movable, moved, replace=False)] ^= True
+        reached = _descend(chosen, free, cost)
         if reached < lowest - 1e-12:
             best, lowest = chosen, reached
     return best
 
 
-def _descend(chosen: NDArray[np.bool_], cost: _Cost) -> float:
+def _descend(chosen: NDArray[np.bool_], free: NDArray[np.bool_], cost: _Cost) -> float:
     """Improve a choice in place until no move or swap helps, and return its cost."""
     current = cost.of(chosen)
     while True:
-        changed, lowest = _best_change(chosen, cost)
+        changed, lowest = _best_change(chosen, free, cost)
         if lowest >= current - 1e-12:
             return current
         chosen[changed] ^= True
         current = lowest
 
 
-def _best_change(chosen: NDArray[np.bool_], cost: _Cost) -> tuple[list[int], float]:
-    """Find the best move of one group or swap of two; return the groups and the new cost."""
+def _best_change(
+    chosen: NDArray[np.bool_], free: NDArray[np.bool_], cost: _Cost
+) -> tuple[list[int], float]:
+    """Find the best move of one free group or swap of two; return them and the new cost."""
     current = cost.of(chosen)
     held = chosen @ cost.parts
     moved = cost(held + np.where(chosen[:, None], -cost.parts, cost.parts))
+    moved[~free] = np.inf
     best = int(moved.argmin())
     if moved[best] < current - 1e-12:
         return [best], float(moved[best])
-    out, into = np.flatnonzero(chosen), np.flatnonzero(~chosen)
+    out, into = np.flatnonzero(chosen & free), np.flatnonzero(~chosen & free)
     change, lowest = [best], float(moved[best])
-    for i in out:
+    for i in out if into.size else ():
         swapped = cost(held - cost.parts[i] + cost.parts[into])
         j = int(swapped.argmin())
         if swapped[j] < lowest:

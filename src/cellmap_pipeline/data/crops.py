@@ -44,12 +44,16 @@ class ValidationCrop:
         """Name in figures, logs and errors."""
         return f"{self.dataset}/crop{self.number}"
 
-    def prediction(self, path: str, label: str) -> Path:
-        """Return the path of a label's prediction, given a path template.
+    def prediction(self, paths: Sequence[str], label: str) -> Path:
+        """Return the path of a label's prediction, given path templates of which one has the crop.
 
-        The template has the fields {dataset}, {crop} and {label}.
+        A template has the fields {dataset}, {crop} and {label}. If no path exists, the last one is
+        returned.
         """
-        return Path(path.format(dataset=self.dataset, crop=self.number, label=label))
+        found = [
+            Path(path.format(dataset=self.dataset, crop=self.number, label=label)) for path in paths
+        ]
+        return next((path for path in found if path.is_dir()), found[-1])
 
     def truth(
         self, label: str, voxel_size: Sequence[float] | None

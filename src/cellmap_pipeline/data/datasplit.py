@@ -1,4 +1,4 @@
-"""The data split: which crops train a network, and which validate it.
+"""The datasplit of a network: which crops train it, and which validate it.
 
 A datasplit is the challenge's CSV without header: usage, raw zarr, raw dataset, label zarr,
 label dataset with the classes in brackets.
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cellmap_pipeline.data.balancing import balanced_choice
 from cellmap_pipeline.data.datasplit_csv import (
     DatasplitRow,
     LabeledCrop,
@@ -22,6 +21,7 @@ from cellmap_pipeline.data.datasplit_csv import (
     write_summary,
 )
 from cellmap_pipeline.data.layout import RAW, crop_folders, raw_path
+from cellmap_pipeline.data.split import TRAIN, VALIDATE
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
@@ -34,37 +34,37 @@ MAX_LISTED_CROPS = 20
 
 
 @dataclass(frozen=True)
-class SplitSettings:
-    """Settings of a datasplit: keys of the same names of a training's file, and test datasets.
-
-    Attributes
-    ----------
-    test_datasets
-        Datasets with test crops, of which crops validate first.
-    """
+class DatasplitSettings:
+    """Settings of a datasplit: keys of the same names of a training's file."""
 
     classes: Sequence[str]
     voxel_size: Vector
     datasets: Sequence[str] | None = None
     crops: Sequence[int] | None = None
-    validation_fraction: float = 0.15
-    seed: int = 0
-    test_datasets: Sequence[str] = ()
+    validation: str = "held_out"
 
 
 def make_datasplit(
-    data_root: Path, settings: SplitSettings, own: Path | None, output: Path, summary: Path
+    data_root: Path,
+    settings: DatasplitSettings,
+    own: Path | None,
+    parts: Mapping[str, str],
+    fold: int | None,
+    output: Path,
+    summary: Path,
 ) -> None:
-    """Write the datasplit of a training and its summary per class and dataset.
+    """Write the datasplit of a network and its summary per class and dataset.
 
     Parameters
     ----------
     data_root
         Folder of the datasets.
     settings
-        Settings of the split.
+        Settings of the datasplit.
     own
-        A user's CSV, in any of its forms, to use instead of splitting.
+        A user's CSV, in any of its forms, to use instead of the run's split.
+    parts, fold
+        The run's split; see `usage_by_split`.
     output
         Datasplit to write.
     summary
@@ -73,18 +73,32 @@ def make_datasplit(
     Raises
     ------
     InputError
-        See `make_crops`, `split` and `read_datasplit`.
+        See `make_crops`, `usage_by_split` and `read_datasplit`.
     """
     crops = make_crops(data_root, settings, own)
-    if own is None:
-        usage = split(crops, settings)
+    if own is None or settings.validation == "none":
+        usage = usage_by_split(crops, settings.validation, parts, fold)
     else:
         usage = [row.usage for row in read_datasplit(own, settings.classes)]
     write_datasplit(output, crops, usage, settings.classes)
     write_summary(summary, crops, usage, settings.classes)
 
 
-def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> list[LabeledCrop]:
+def find_labeled_crops(data_root: Path, problems: list[str]) -> list[LabeledCrop]:
+    """Find all crops below `data_root` with all their labels, for the run's split.
+
+    Labels that cannot be read are left out; their errors are appended to `problems`.
+    """
+    crops = []
+    for folder in crop_folders(data_root):
+        labels = _open_labels(folder, sorted(_labels_in(folder)), problems)
+        if labels:
+            with gathered(problems):
+                crops.append(crop_at(folder, _raw_of(folder, data_root), labels))
+    return crops
+
+
+def make_crops(data_root: Path, settings: DatasplitSettings, own: Path | None) -> list[LabeledCrop]:
     """Find the crops of a training, below `data_root` or in a user's CSV.
 
     Raises
@@ -100,7 +114,7 @@ def make_crops(data_root: Path, settings: SplitSettings, own: Path | None) -> li
 
 
 def find_crops(
-    data_root: Path, settings: SplitSettings, own: Path | None, problems: list[str]
+    data_root: Path, settings: DatasplitSettings, own: Path | None, problems: list[str]
 ) -> list[LabeledCrop]:
     """Like `make_crops`, but skip broken crops and append their errors to `problems`."""
     if own is None:
@@ -108,12 +122,12 @@ def find_crops(
     return _crops_in_csv(own, settings, problems)
 
 
-def _crops_in_csv(own: Path, settings: SplitSettings, problems: list[str]) -> list[LabeledCrop]:
+def _crops_in_csv(own: Path, settings: DatasplitSettings, problems: list[str]) -> list[LabeledCrop]:
     """Find the crops of a user's CSV."""
     crops: list[LabeledCrop] = []
     known: set[str] = set()
     rows = read_datasplit(own, settings.classes)
-    problems += _on_both_sides(rows, own)
+    problems += _on_both_sides(rows, own) if settings.validation != "none" else []
     for _, raw, folder, annotated in rows:
         if not volumes_in(folder, annotated):
             problems.append(
@@ -145,7 +159,7 @@ def _on_both_sides(rows: Sequence[DatasplitRow], own: Path) -> list[str]:
 
 
 def _crops_in_folder(
-    data_root: Path, settings: SplitSettings, problems: list[str]
+    data_root: Path, settings: DatasplitSettings, problems: list[str]
 ) -> list[LabeledCrop]:
     """Find the crops below `data_root` that annotate a wanted class finely enough."""
     if not data_root.is_dir():
@@ -164,10 +178,8 @@ def _crops_in_folder(
         opened = _open_labels(folder, settings.classes, problems)
         labels = {label: volume for label, volume in opened.items() if _is_usable(volume, settings)}
         if labels:
-            own_raw = folder.parents[2] / RAW
-            raw = own_raw if own_raw.is_dir() else raw_path(data_root, dataset)
             with gathered(problems):
-                crops.append(crop_at(folder, raw, labels))
+                crops.append(crop_at(folder, _raw_of(folder, data_root), labels))
     if not problems:
         _check_classes(
             crops, settings.classes, known, f"no crop below {data_root} has, at "
@@ -176,7 +188,13 @@ def _crops_in_folder(
     return crops
 
 
-def _check_named(folders: Sequence[Path], settings: SplitSettings, data_root: Path) -> None:
+def _raw_of(folder: Path, data_root: Path) -> Path:
+    """Return the raw of a crop: beside its labels, or that of the dataset."""
+    own_raw = folder.parents[2] / RAW
+    return own_raw if own_raw.is_dir() else raw_path(data_root, folder.parents[4].name)
+
+
+def _check_named(folders: Sequence[Path], settings: DatasplitSettings, data_root: Path) -> None:
     """Refuse datasets and crops that are not among the folders of crops."""
     for dataset in settings.datasets or ():
         known = sorted({folder.parents[4].name for folder in folders})
@@ -197,37 +215,45 @@ def _check_named(folders: Sequence[Path], settings: SplitSettings, data_root: Pa
             )
 
 
-def split(crops: Sequence[LabeledCrop], settings: SplitSettings) -> list[str]:
-    """Assign `train` or `validate` to each crop.
+def usage_by_split(
+    crops: Sequence[LabeledCrop], validation: str, parts: Mapping[str, str], fold: int | None
+) -> list[str]:
+    """Return `train` or `validate` for each crop of a training.
 
-    Each class of two crops or more is on both sides. The fraction that validates of its labeled
-    volume, of the crops of each dataset and of all crops is as close to `validation_fraction` as
-    the crops allow. Overlapping crops stay on the same side. A dataset keeps a training crop unless
-    each has a single one, and one with test crops has a validation crop if it has three crops or
-    more. The split is deterministic for the same crops and seed.
+    Parameters
+    ----------
+    crops
+        The training's crops.
+    validation
+        `validation` of the training's file.
+    parts
+        Part of each crop in the run's split, by its name; unused where no crop validates.
+    fold
+        The fold that validates.
 
     Raises
     ------
     InputError
-        There are fewer than two crops that do not overlap.
+        A crop is missing in the split, or all crops are on one side.
     """
-    groups = _overlapping(crops)
-    n = max(groups) + 1
-    if n < 2:
+    if validation == "none":
+        return [TRAIN] * len(crops)
+    new = [crop.name for crop in crops if crop.name not in parts]
+    if new:
         raise InputError(
-            f"a split needs two labeled crops that do not overlap; there is {n} for "
-            f"{', '.join(settings.classes)}: see `datasets` and `crops` in the training's file"
+            f"{len(new)} crops are not in the run's split, such as {new[0]}: they were added or "
+            "repaired after it was made; `--forcerun split datasplit` takes them up"
         )
-    volume = np.zeros((n, len(settings.classes)))
-    for crop, group in zip(crops, groups, strict=True):
-        volume[group] += [crop.present.get(label, 0.0) for label in settings.classes]
-    volume = volume[:, volume.any(axis=0)]
-    names = list(dict.fromkeys(crop.dataset for crop in crops))
-    datasets = np.zeros(n, np.int64)
-    datasets[groups] = [names.index(crop.dataset) for crop in crops]
-    first = np.isin(names, list(settings.test_datasets))
-    chosen = balanced_choice(volume, datasets, first, settings.validation_fraction, settings.seed)
-    return ["validate" if chosen[group] else "train" for group in groups]
+    held_out = VALIDATE if fold is None else str(fold)
+    usage = [VALIDATE if parts[crop.name] == held_out else TRAIN for crop in crops]
+    for side in (TRAIN, VALIDATE):
+        if side not in usage:
+            raise InputError(
+                f"no crop is left to {side}: the run's split has all that this training uses "
+                f"({len(crops)}) on the other side: see its `datasets` and `crops`, or change "
+                "`split`"
+            )
+    return usage
 
 
 def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabeledCrop:
@@ -261,7 +287,7 @@ def _open_labels(
     return opened
 
 
-def _is_usable(label: LabelVolume, settings: SplitSettings) -> bool:
+def _is_usable(label: LabelVolume, settings: DatasplitSettings) -> bool:
     """Whether a label's voxels are fine enough to train on."""
     return is_as_fine(label.volume.finest_voxel_size, settings.voxel_size, MAX_LABEL_COARSENESS)
 
@@ -283,15 +309,3 @@ def _check_classes(
             f"{problem} {', '.join(lacking)}: leave it out of `classes`, or see `datasets`, "
             f"`crops` and `voxel_size`; the crops annotate: {', '.join(sorted(known)) or 'nothing'}"
         )
-
-
-def _overlapping(crops: Sequence[LabeledCrop]) -> list[int]:
-    """Number the groups of overlapping crops: crops that overlap, even indirectly, share one."""
-    groups = list(range(len(crops)))
-    for i, crop in enumerate(crops):
-        for j in range(i):
-            if crop.dataset == crops[j].dataset and crop.grid.overlaps(crops[j].grid):
-                old, new = groups[i], groups[j]
-                groups = [new if group == old else group for group in groups]
-    numbers = {group: k for k, group in enumerate(dict.fromkeys(groups))}
-    return [numbers[group] for group in groups]

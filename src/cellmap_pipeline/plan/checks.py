@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from cellmap_pipeline.data.class_table import read_class_table
-from cellmap_pipeline.errors import InputError, gathered, raise_all
+from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.plan.choices import choice_problems
 from cellmap_pipeline.plan.paths import SUBMISSION
 from cellmap_pipeline.plan.plan import Plan
@@ -35,6 +35,7 @@ def check_plan(plan: Plan, source: str) -> None:
     """
     problems = [f"{source}: {line}" for line in choice_problems(plan)]
     problems += _missing_files(plan)
+    problems += _validation_problems(plan)
     if not problems and not plan.covered_rows():
         problems.append(
             f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
@@ -95,13 +96,47 @@ def check_writable(key: str, folder: Path) -> None:
         ) from None
 
 
+def _validation_problems(plan: Plan) -> Iterator[str]:
+    """Yield a line per training without the folds or the settings that its file refers to."""
+    for name, training in plan.trainings.items():
+        if training.validation == "folds" and plan.config.split.folds is None:
+            yield (
+                f"training {name}: `validation: folds` needs the number of folds: set "
+                "`split: {folds: 5}` in the run's configuration"
+            )
+        if (other := training.settings_from) is None:
+            continue
+        origin = plan.settings_origin(name)
+        remedy = "name a training with validation"
+        if other not in plan.trainings:
+            suggestion = did_you_mean(other, list(plan.trainings))
+            yield (
+                f"training {name}: settings_from: {other!r} is not among `trainings`{suggestion}: "
+                f"{', '.join(plan.trainings)}"
+            )
+        elif plan.trainings[origin].settings_from:
+            yield (
+                f"training {name}: settings_from: following it from training to training leads "
+                f"in a circle: {remedy}"
+            )
+        elif plan.trainings[origin].validation == "none":
+            yield f"training {name}: settings_from: {origin!r} has no settings either: {remedy}"
+        elif set(training.channels) != set(plan.trainings[origin].channels):
+            yield (
+                f"training {name}: settings_from: {origin!r} predicts other channels "
+                f"({', '.join(plan.trainings[origin].channels)}) than {name!r} "
+                f"({', '.join(training.channels)}): {remedy} of the same `classes` and `targets`"
+            )
+
+
 def _missing(path: str, kind: str) -> str:
     problem = f"is no {kind}" if Path(path).exists() else "does not exist"
     return f"{path} {problem}" + ("" if os.path.isabs(path) else f" in {Path.cwd()}")
 
 
 def _missing_files(plan: Plan) -> Iterator[str]:
-    checkpoints = {os.path.normpath(plan.paths.checkpoint(name)) for name in plan.trainings}
+    networks = [network for name in plan.trainings for network in plan.networks_of(name)]
+    checkpoints = {os.path.normpath(plan.paths.checkpoint(network)) for network in networks}
     for name, training in plan.trainings.items():
         checkpoint = training.inference.checkpoint
         paths = {

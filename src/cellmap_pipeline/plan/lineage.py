@@ -41,6 +41,13 @@ def prediction_paths(plan: Plan, row: CropLabel) -> dict[str, list[str]]:
     return paths
 
 
+def tuned_lineage(plan: Plan, name: str) -> str:
+    """Hash all settings that the tuned settings and scores of a training depend on."""
+    training = plan.trainings[name]
+    networks = training_lineage(training, plan.split_settings(name))
+    return fingerprint_of([networks, inference_settings(training)])
+
+
 def label_lineage(plan: Plan, row: CropLabel) -> str:
     """Hash all settings that the final label of a row depends on."""
     sources: dict[str, Any] = {}
@@ -50,8 +57,13 @@ def label_lineage(plan: Plan, row: CropLabel) -> str:
             training = plan.trainings[name]
             user_settings = training.postprocess.get(row.label, {})
             parts = label_parts(plan, source, row.label)
-            made = [training_lineage(training), inference_settings(training), user_settings]
-            sources[source] = [*made, parts] if parts else made
+            networks = training_lineage(training, plan.split_settings(name))
+            made: list[Any] = [networks, inference_settings(training), user_settings]
+            if parts:
+                made.append(parts)
+            if (tuned := plan.settings_origin(name)) != name:
+                made.append(tuned_lineage(plan, tuned))
+            sources[source] = made
         else:
             sources[source] = plan.config.predictions[name].path
     return fingerprint_of(

@@ -32,25 +32,35 @@ class ResultPaths:
 
     output: Path
 
-    def datasplit(self, training: str = "{training}") -> Path:
-        """The crops of a training, in the challenge's CSV format."""
-        return self.output / training / "datasplit.csv"
+    @property
+    def split(self) -> Path:
+        """Which of all labeled crops are held out."""
+        return self.output / "split.csv"
 
-    def datasplit_summary(self, training: str = "{training}") -> Path:
+    @property
+    def folds(self) -> Path:
+        """The fold of each labeled crop."""
+        return self.output / "folds.csv"
+
+    def datasplit(self, network: str = "{network}") -> Path:
+        """The crops of a network, in the challenge's CSV format."""
+        return self.output / network / "datasplit.csv"
+
+    def datasplit_summary(self, network: str = "{network}") -> Path:
         """Number of crops and labeled volume per class of a data split."""
-        return self.output / training / "datasplit_summary.csv"
+        return self.output / network / "datasplit_summary.csv"
 
-    def checkpoint(self, training: str = "{training}") -> Path:
-        """The exported checkpoint of a training."""
-        return self.output / training / "model.ckpt"
+    def checkpoint(self, network: str = "{network}") -> Path:
+        """The exported checkpoint of a network."""
+        return self.output / network / "model.ckpt"
 
-    def training_state(self, training: str = "{training}") -> Path:
-        """The folder from which an interrupted training resumes."""
-        return self.output / training / "training"
+    def training_state(self, network: str = "{network}") -> Path:
+        """The folder from which an interrupted training of a network resumes."""
+        return self.output / network / "training"
 
-    def metrics(self, training: str = "{training}") -> Path:
-        """The table with a row per epoch of a training."""
-        return self.training_state(training) / "metrics.csv"
+    def metrics(self, network: str = "{network}") -> Path:
+        """The table with a row per epoch of a network's training."""
+        return self.training_state(network) / "metrics.csv"
 
     def calibration(self, training: str = "{training}") -> Path:
         """The measured speed of a training's network."""
@@ -74,9 +84,9 @@ class ResultPaths:
         whole = self.predictions(training, dataset, crop)
         return whole.with_name(f"{whole.name}.part{part}of{parts}")
 
-    def validation_predictions(self, training: str = "{training}") -> Path:
-        """The folder of a training's predictions for its validation crops."""
-        return self.output / training / "validation" / "predictions"
+    def validation_predictions(self, network: str = "{network}") -> Path:
+        """The folder of a network's predictions for its validation crops."""
+        return self.output / network / "validation" / "predictions"
 
     def validation_scores(self, source: str = "{source}") -> Path:
         """Scores of a source on validation crops."""

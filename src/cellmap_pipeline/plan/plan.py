@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cellmap_pipeline.config.run import PARTS, RunConfig
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.fetch_request import FetchRequest
+from cellmap_pipeline.plan.folds import fold_network
 from cellmap_pipeline.plan.paths import ResultPaths
-from cellmap_pipeline.plan.sources import AVERAGE, named_sources
+from cellmap_pipeline.plan.sources import AVERAGE, named_sources, origin
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,19 @@ class Plan:
     def validated_sources(self) -> list[str]:
         """Sources that are scored on validation crops.
 
-        These are active trainings, external predictions that provide some label, and `average`
-        where predictions are averaged.
+        These are active trainings with validation crops, external predictions that provide some
+        label, and `average` where predictions are averaged.
         """
         providing = {source for row in self.crop_labels for source in self.sources(row)}
         external = [name for name in self.config.predictions if name in providing]
-        average = [AVERAGE] if self.averages_by_label() else []
-        return self.active_trainings() + external + average
+        trainings = [
+            name for name in self.active_trainings() if self.trainings[name].validation != "none"
+        ]
+        averaged = {
+            name for lists in self.averages_by_label().values() for names in lists for name in names
+        }
+        average = [AVERAGE] if any(self.is_validated(origin(name)) for name in averaged) else []
+        return trainings + external + average
 
     @property
     def test_datasets(self) -> list[str]:
@@ -137,5 +145,41 @@ class Plan:
         return {row.crop: row.dataset for row in self.crop_labels}
 
     def active_trainings(self) -> list[str]:
-        """Trainings that predict something that is submitted."""
-        return [name for name in self.trainings if self.rows_by_crop(name)]
+        """Trainings that predict something that is submitted, and those that tune for them."""
+        predicting = [name for name in self.trainings if self.rows_by_crop(name)]
+        active = {*predicting, *map(self.settings_origin, predicting)}
+        return [name for name in self.trainings if name in active]
+
+    def networks_of(self, training: str) -> list[str]:
+        """Names of the networks of a training: its own, or one per fold."""
+        folds = self.config.split.folds
+        if self.trainings[training].validation != "folds" or folds is None:
+            return [training]
+        return [fold_network(training, fold) for fold in range(folds)]
+
+    def split_settings(self, training: str) -> dict[str, Any]:
+        """The settings of the run's split that a training depends on; none without its crops."""
+        settings, split = self.trainings[training], self.config.split
+        if settings.datasplit is not None or settings.validation == "none":
+            return {}
+        folds = settings.validation == "folds"
+        size = (
+            {"folds": split.folds} if folds else {"validation_fraction": split.validation_fraction}
+        )
+        return size | {"by": split.by, "seed": split.seed}
+
+    def settings_origin(self, source: str) -> str:
+        """The training whose tuned settings and scores stand for a source's: mostly its own.
+
+        A training without validation crops and without `settings_from` has neither.
+        """
+        # Before a circle is refused, it must end, too.
+        for _ in self.trainings:
+            if source in self.trainings and self.trainings[source].settings_from:
+                source = str(self.trainings[source].settings_from)
+        return source
+
+    def is_validated(self, source: str) -> bool:
+        """Whether a training or external predictions are scored on validation crops."""
+        origin = self.settings_origin(source)
+        return origin not in self.trainings or self.trainings[origin].validation != "none"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cellmap_pipeline.errors import InputError, did_you_mean
+from cellmap_pipeline.plan.folds import training_of
 from cellmap_pipeline.plan.paths import ResultPaths
 from cellmap_pipeline.plan.plan import Plan
 
@@ -20,14 +21,13 @@ CROP_TARGETS = (
     PATHS.segmentation().parent,
     PATHS.figure("crops/{dataset}/crop{crop}.jpg"),
 )
-TRAINING_TARGETS = (
+NETWORK_TARGETS = (
     PATHS.datasplit(),
     PATHS.datasplit_summary(),
     PATHS.checkpoint(),
-    PATHS.calibration(),
     PATHS.validation_predictions(),
-    PATHS.figure("datasplit/{training}.png"),
-    PATHS.figure("training/{training}.png"),
+    PATHS.figure("datasplit/{network}.png"),
+    PATHS.figure("training/{network}.png"),
 )
 SOURCE_TARGETS = (
     PATHS.validation_scores(),
@@ -57,7 +57,9 @@ def check_target(plan: Plan, target: str) -> None:
     problem = None
     if found := re.fullmatch(r"crop(?P<crop>\d+)", target) or _match(below, CROP_TARGETS):
         problem = _crop_problem(plan, **found.groupdict())
-    elif found := _match(below, TRAINING_TARGETS):
+    elif found := _match(below, NETWORK_TARGETS):
+        problem = _network_problem(plan, found["network"])
+    elif found := _match(below, [PATHS.calibration()]):
         problem = _unknown(found["training"], list(plan.trainings), "`trainings`")
     elif found := _match(below, SOURCE_TARGETS):
         known = plan.validated_sources()
@@ -75,10 +77,21 @@ def _match(path: str, patterns: Iterable[Path]) -> re.Match[str] | None:
     """Match a path against patterns with wildcards; a crop is a number."""
     for pattern in patterns:
         regex = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(str(pattern)))
-        found = re.fullmatch(regex.replace("(?P<crop>[^/]+)", r"(?P<crop>\d+)"), path)
+        regex = regex.replace("(?P<crop>[^/]+)", r"(?P<crop>\d+)")
+        regex = regex.replace("(?P<network>[^/]+)", r"(?P<network>[^/]+(/fold\d+)?)")
+        found = re.fullmatch(regex, path)
         if found:
             return found
     return None
+
+
+def _network_problem(plan: Plan, network: str) -> str | None:
+    """Why there is no such network, or None."""
+    training = training_of(network)
+    problem = _unknown(training, list(plan.trainings), "`trainings`")
+    if problem or network in (networks := plan.networks_of(training)):
+        return problem
+    return f"training {training!r} has the networks {', '.join(networks)}, not {network!r}"
 
 
 def _crop_problem(

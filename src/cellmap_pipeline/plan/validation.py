@@ -21,13 +21,14 @@ class PredictionPattern:
 
     Attributes
     ----------
-    path
-        With `{dataset}`, `{crop}` and `{label}`.
+    paths
+        With `{dataset}`, `{crop}` and `{label}`; one for each fold of a training, of which one has
+        a crop.
     parts
         Parts that the label is composed of; none where it is predicted itself.
     """
 
-    path: str
+    paths: Sequence[str]
     parts: Sequence[str] = ()
 
 
@@ -58,14 +59,14 @@ class ValidationTask:
         return {
             "voxel_sizes": [list(size) for size in self.voxel_sizes],
             "caps_nm": [list(caps) for caps in self.caps_nm],
-            "sources": [(source.path, list(source.parts)) for source in self.sources],
+            "sources": [(list(source.paths), list(source.parts)) for source in self.sources],
             "trainings": list(self.trainings),
         }
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> ValidationTask:
         """The task that `to_dict` returned."""
-        sources = [PredictionPattern(path, parts) for path, parts in settings["sources"]]
+        sources = [PredictionPattern(paths, parts) for paths, parts in settings["sources"]]
         sizes, caps_nm = settings["voxel_sizes"], settings["caps_nm"]
         return cls(sizes, caps_nm, sources, settings["trainings"])
 
@@ -73,7 +74,10 @@ class ValidationTask:
 def validation_tasks(plan: Plan, source: str) -> dict[str, list[ValidationTask]]:
     """By label, the tasks of one of `Plan.validated_sources`."""
     if source == AVERAGE:
-        labels = plan.averages_by_label()
+        labels = {
+            label: [found for names in lists if (found := _validated(plan, names))]
+            for label, lists in plan.averages_by_label().items()
+        }
     elif source in plan.trainings:
         labels = {label: [[source]] for label in plan.trainings[source].classes}
         labels |= {label: [[source + PARTS]] for label in plan.parts.get(source, {})}
@@ -83,6 +87,7 @@ def validation_tasks(plan: Plan, source: str) -> dict[str, list[ValidationTask]]
     return {
         label: [_task(plan, label, names, source == AVERAGE) for names in lists]
         for label, lists in labels.items()
+        if lists
     }
 
 
@@ -102,7 +107,7 @@ def validation_trainings(plan: Plan, source: str) -> list[str]:
         training
         for lists in plan.averages_by_label().values()
         for names in lists
-        for training in _validating(plan, names)
+        for training in _validating(plan, _validated(plan, names))
     }
     return [training for training in plan.trainings if training in taken]
 
@@ -134,26 +139,42 @@ def _task(plan: Plan, label: str, names: Sequence[str], averaged: bool) -> Valid
 
 
 def _uses(plan: Plan, row: CropLabel, names: Sequence[str], averaged: bool) -> bool:
-    """Whether a row's label is the average of these sources, or may come from the first of them."""
-    sources = plan.sources(row)
-    return list(names) == sources if averaged else names[0] in sources
+    """Whether a row's label is the average of these sources, or may come from the first of them.
+
+    A source stands for those that take their settings from it, too.
+    """
+    sources = _standing_for(plan, plan.sources(row))
+    return list(names) == _validated(plan, sources) if averaged else names[0] in sources
 
 
 def _pattern(plan: Plan, source: str, label: str) -> PredictionPattern:
     name = origin(source)
     if name in plan.config.predictions:
-        return PredictionPattern(plan.config.predictions[name].path)
-    folder = plan.paths.validation_predictions(name)
-    return PredictionPattern(
-        f"{folder}/{{dataset}}/crop{{crop}}/{{label}}", label_parts(plan, source, label)
-    )
+        return PredictionPattern([plan.config.predictions[name].path])
+    folders = map(plan.paths.validation_predictions, plan.networks_of(name))
+    paths = [f"{folder}/{{dataset}}/crop{{crop}}/{{label}}" for folder in folders]
+    return PredictionPattern(paths, label_parts(plan, source, label))
+
+
+def _standing_for(plan: Plan, sources: Sequence[str]) -> list[str]:
+    """The sources whose settings and scores stand for these ones'."""
+    return [
+        source.replace(origin(source), plan.settings_origin(origin(source)), 1)
+        for source in sources
+    ]
+
+
+def _validated(plan: Plan, sources: Sequence[str]) -> list[str]:
+    """The sources whose predictions of validation crops stand for these ones', each once."""
+    found = _standing_for(plan, [source for source in sources if plan.is_validated(origin(source))])
+    return list(dict.fromkeys(found))
 
 
 def _validating(plan: Plan, sources: Sequence[str]) -> list[str]:
-    """The trainings among the sources; for external predictions alone, all active trainings."""
+    """The trainings among the sources; for external predictions alone, all with validation."""
     names = {origin(source) for source in sources}
-    return (
-        [name for name in plan.trainings if name in names]
-        or plan.active_trainings()
-        or list(plan.trainings)
-    )
+    return [name for name in plan.trainings if name in names] or [
+        name
+        for name in plan.active_trainings() or list(plan.trainings)
+        if plan.trainings[name].validation != "none"
+    ]

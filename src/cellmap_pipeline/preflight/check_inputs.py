@@ -19,9 +19,10 @@ from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, auxiliary_kinds
 from cellmap_pipeline.config.stages import DATASPLIT_KEYS, NETWORK_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.crops import ValidationCrop
-from cellmap_pipeline.data.datasplit import SplitSettings, find_crops, split
-from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
+from cellmap_pipeline.data.datasplit import DatasplitSettings, find_crops
+from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.data.layout import raw_path
+from cellmap_pipeline.data.split import VALIDATE
 from cellmap_pipeline.errors import InputError, UnavailableError, gathered, raise_all
 from cellmap_pipeline.geometry import union
 from cellmap_pipeline.plan.choices import method_and_channels
@@ -38,6 +39,7 @@ from cellmap_pipeline.preflight.disk_space import (
     predictions_need,
 )
 from cellmap_pipeline.preflight.layout import Layout
+from cellmap_pipeline.preflight.splits import RunSplits, check_sides, usage_by_network
 from cellmap_pipeline.preflight.volumes import InputVolumes, Reader
 from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.segmentation.probabilities import auxiliary_paths
@@ -72,13 +74,14 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     layout = _layout(plan, split_here) if split_here else None
     problems, warnings = (layout.problems, layout.warnings) if layout else ([], [])
     volumes = InputVolumes()
+    splits = RunSplits(plan)
     found = {}
     validation_crops: dict[str, ValidationCrop] = {}
     for name, training in trainings.items():
         # The layout reports a data folder without crops only once.
         if training.datasplit or (layout and not layout.empty):
             with gathered(problems, f"training {name}: "):
-                crops = _add_training(plan, name, training, volumes, problems)
+                crops = _add_training(plan, name, splits, volumes, problems)
                 found[name] = {crop.name: sorted(crop.present) for crop, _ in crops}
                 # Like validation, use the first training's description of a shared crop.
                 validation_crops = _validation_crops(crops) | validation_crops
@@ -123,81 +126,42 @@ def _layout(plan: Plan, trainings: Sequence[Training]) -> Layout:
 
 
 def _add_training(
-    plan: Plan, name: str, training: Training, volumes: InputVolumes, problems: list[str]
-) -> list[tuple[LabeledCrop, str]]:
-    """Register the crops of a training for checking; return each with its usage."""
-    keys = training_settings(training, DATASPLIT_KEYS)
-    settings = SplitSettings(**keys, test_datasets=plan.test_datasets)
+    plan: Plan, name: str, splits: RunSplits, volumes: InputVolumes, problems: list[str]
+) -> list[tuple[LabeledCrop, bool]]:
+    """Register the crops of a training for checking; return each, and whether it validates."""
+    training = plan.trainings[name]
+    settings = DatasplitSettings(**training_settings(training, DATASPLIT_KEYS))
     own = Path(training.datasplit) if training.datasplit else None
     broken: list[str] = []
     crops = find_crops(Path(plan.config.data_root), settings, own, broken)
     problems += [f"training {name}: {line}" for line in broken]
-    usage = ["train"] * len(crops)
+    usage: dict[str, list[str]] = {}
     if not broken:
         with gathered(problems, f"training {name}: "):
-            rows = read_datasplit(own, settings.classes) if own else ()
-            usage = [row.usage for row in rows] or split(crops, settings)
-            _check_sides(name, training, crops, usage, volumes, problems)
+            usage = usage_by_network(plan, name, crops, splits)
+            check_sides(name, training, crops, usage, problems, volumes.warnings)
+    validates = [any(use == VALIDATE for use in uses) for uses in zip(*usage.values(), strict=True)]
+    validates = validates or [False] * len(crops)
     bar = tqdm(crops, desc=f"Checking crops of {name}", unit="crop", disable=None)
-    for crop, use in zip(bar, usage, strict=True):
+    for crop, crop_validates in zip(bar, validates, strict=True):
         margin = training.margins.around(crop.grid.at(training.voxel_size).shape)
         reader = Reader(crop.name, name, trains=True)
         volumes.add_raw(crop.raw, crop.grid, training.voxel_size, margin, reader)
         for label in crop.present:
             path = crop.zarr / crop.labels / label
-            volumes.add_label(path, crop.name, crop.grid, training.voxel_size, use == "validate")
-    return list(zip(crops, usage, strict=True))
+            volumes.add_label(path, crop.name, crop.grid, training.voxel_size, crop_validates)
+    return list(zip(crops, validates, strict=True))
 
 
-def _check_sides(
-    name: str,
-    training: Training,
-    crops: Sequence[LabeledCrop],
-    usage: Sequence[str],
-    volumes: InputVolumes,
-    problems: list[str],
-) -> None:
-    """Report classes of which one side of the split has no labeled voxel."""
-    lacking = {
-        side: [
-            label
-            for label in training.classes
-            if not any(
-                crop.present.get(label)
-                for crop, use in zip(crops, usage, strict=True)
-                if use == side
-            )
-        ]
-        for side in ("train", "validate")
-    }
-    if lacking["train"]:
-        problems.append(
-            f"training {name}: no crop that trains has a labeled voxel of "
-            f"{', '.join(lacking['train'])}: move one of its crops to `train` in "
-            f"{training.datasplit}, or leave it out of `classes`"
-        )
-    if lacking["validate"] == list(training.classes):
-        volumes.warnings.append(
-            f"training {name}: no crop that validates has a labeled voxel of any class, so the "
-            "validation loss decides which epoch is best, and no settings are tuned"
-        )
-    elif lacking["validate"]:
-        volumes.warnings.append(
-            f"training {name}: no crop that validates has a labeled voxel of "
-            f"{', '.join(lacking['validate'])}, so nothing shows how well it is learned, and its "
-            "settings are not tuned"
-        )
-
-
-def _validation_crops(crops: Sequence[tuple[LabeledCrop, str]]) -> dict[str, ValidationCrop]:
+def _validation_crops(crops: Sequence[tuple[LabeledCrop, bool]]) -> dict[str, ValidationCrop]:
     """Return the crops that validate by name, as validation reads them from the datasplit."""
     listed = frozenset(label for crop, _ in crops for label in crop.present)
     return {
         crop.name: ValidationCrop(
             crop.dataset, crop.crop, crop.zarr / crop.labels, listed - set(crop.present)
         )
-        for crop, use in crops
-        if use == "validate"
+        for crop, validates in crops
+        if validates
     }
 
 
@@ -256,7 +220,7 @@ def _add_validation_predictions(
         for size in task.voxel_sizes
     }
     for crop, (label, size) in product(crops, sorted(wanted)):
-        place = crop.prediction(path, label)
+        place = crop.prediction([path], label)
         if place.is_dir():
             with gathered(volumes.problems, f"predictions.{name}: {crop.name}: "):
                 truth = crop.truth(label, size)
@@ -316,8 +280,9 @@ def _disk_needs(
     paths = plan.paths
     needs = []
     for name, training in trainings.items():
-        if name in weights and not paths.training_state(name).exists():
-            needs.append(checkpoints_need(training, weights[name], plan.output / name))
+        for network in plan.networks_of(name):
+            if name in weights and not paths.training_state(network).exists():
+                needs.append(checkpoints_need(training, weights[name], plan.output / network))
         for crop, rows in plan.rows_by_crop(name).items():
             folder = paths.predictions(name, rows[0].dataset, crop)
             if not folder.exists():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cellmap_pipeline.config.stages import DATASPLIT_KEYS
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.data.datasplit import SplitSettings, make_crops
+from cellmap_pipeline.data.datasplit import DatasplitSettings, make_crops
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.plan import Plan
@@ -121,7 +121,7 @@ def _training_data(plan: Plan, training: Training) -> tuple[str, list[LabeledCro
     settings = {key: getattr(training, key) for key in DATASPLIT_KEYS}
     own = Path(training.datasplit) if training.datasplit else None
     try:
-        crops = make_crops(data_root, SplitSettings(**settings), own)
+        crops = make_crops(data_root, DatasplitSettings(**settings), own)
     except InputError as error:
         return str(error), None
     return "every class has labeled voxels", crops

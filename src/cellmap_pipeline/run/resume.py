@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def fingerprint_of(settings: dict[str, Any]) -> str:
+def fingerprint_of(settings: Any) -> str:
     """Hash JSON-serializable settings, independently of the order of keys."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

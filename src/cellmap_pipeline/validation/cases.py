@@ -145,7 +145,7 @@ def find_cases(
     cases = []
     for crop in crops:
         predictions = [
-            [crop.prediction(source.path, name) for name in source.parts or [label]]
+            [crop.prediction(source.paths, name) for name in source.parts or [label]]
             for source in sources
         ]
         predicted = all(path.is_dir() for prediction in predictions for path in prediction)

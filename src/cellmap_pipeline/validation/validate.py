@@ -33,7 +33,7 @@ MAX_SCORED_VOXELS_PER_CROP = 28_000_000
 
 def validate(
     tasks: Mapping[str, Sequence[ValidationTask]],
-    datasplits: Mapping[str, Path],
+    datasplits: Mapping[str, Sequence[Path]],
     voxel_size: Sequence[float] | None,
     everywhere: bool,
     rules: Rules,
@@ -46,7 +46,7 @@ def validate(
     tasks
         Tasks by label.
     datasplits
-        Datasplits, by training, whose validation crops are used.
+        By training, the datasplits of its networks, whose validation crops are used.
     voxel_size
         nm, for tasks without `voxel_sizes`; None means each crop's finest.
     everywhere
@@ -74,7 +74,7 @@ def validate(
     for label, label_tasks in tqdm(tasks.items(), desc="tuning", unit="label"):
         measured = []
         for task in label_tasks:
-            crops = crops_of(tuple(datasplits[training] for training in task.trainings))
+            crops = crops_of(tuple(tuple(datasplits[training]) for training in task.trainings))
             sizes: Sequence[Sequence[float] | None] = task.voxel_sizes or [voxel_size]
             for size, caps_nm in zip(sizes, task.caps_nm or [()], strict=True):
                 cases = find_cases(label, size, task.sources, crops, caps_nm)
@@ -142,18 +142,23 @@ def _tune_and_score(
     return tuned
 
 
-def _validation_crops(datasplits: Sequence[Path], everywhere: bool) -> list[ValidationCrop]:
-    """Return the crops that validate in all datasplits, or in any."""
+def _validation_crops(
+    datasplits: Sequence[Sequence[Path]], everywhere: bool
+) -> list[ValidationCrop]:
+    """Return the crops that validate in all trainings, or in any, given their datasplits."""
     splits = []
-    for path in datasplits:
-        rows = read_datasplit(path, None)
-        listed = frozenset(label for row in rows for label in row.classes)
-        crops = [
-            ValidationCrop.of(row.labels, listed - set(row.classes))
-            for row in rows
-            if row.usage == "validate"
-        ]
-        splits.append({crop.name: crop for crop in crops})
+    for paths in datasplits:
+        of_training: dict[str, ValidationCrop] = {}
+        for path in paths:
+            rows = read_datasplit(path, None)
+            listed = frozenset(label for row in rows for label in row.classes)
+            crops = [
+                ValidationCrop.of(row.labels, listed - set(row.classes))
+                for row in rows
+                if row.usage == "validate"
+            ]
+            of_training |= {crop.name: crop for crop in crops}
+        splits.append(of_training)
     merged = {name: crop for split in reversed(splits) for name, crop in split.items()}
     return [
         crop for name, crop in merged.items()

@@ -22,6 +22,33 @@ ROWS = {
         f"{CONFIG}: epochs: unknown key here: it belongs in config/training/{{name}}.yaml",
         lambda folder: folder.configure(epochs=3),
     ),
+    "a key of a section of the other file": Row(
+        PARSING,
+        f"{TINY}: validation_fraction: unknown key here: it belongs in config/config.yaml, as "
+        "`split: {validation_fraction: …}`",
+        lambda folder: folder.configure_training(validation_fraction=0.2),
+    ),
+    "folds without their number": Row(
+        PARSING,
+        "training tiny: `validation: folds` needs the number of folds: set `split: {folds: 5}` in "
+        "the run's configuration",
+        lambda folder: folder.configure_training(validation="folds"),
+    ),
+    "settings from an unknown training": Row(
+        PARSING,
+        "training tiny: settings_from: 'tinny' is not among `trainings` (did you mean 'tiny'?): …",
+        lambda folder: folder.configure_training(validation="none", settings_from="tinny"),
+    ),
+    "settings from a training itself": Row(
+        PARSING,
+        "training tiny: settings_from: following it from training to training leads in a circle: …",
+        lambda folder: folder.configure_training(validation="none", settings_from="tiny"),
+    ),
+    "settings from elsewhere although they are tuned": Row(
+        PARSING,
+        f"{TINY}: `settings_from` needs `validation: none`: otherwise settings are tuned",
+        lambda folder: folder.configure_training(settings_from="other"),
+    ),
     "a missing key": Row(
         PARSING,
         f"{TINY}: patch_size: is missing",

@@ -34,6 +34,6 @@ def test_checkpoints_track_only_keys_that_affect_them() -> None:
     }
     assert {"num_workers", "memory_gb", "resources"} <= without_effect
     tracked = {*stages.DATASPLIT_KEYS, "datasplit", *stages.TRAIN_KEYS}
-    later = {"serves", "inference", "postprocess"}
+    later = {"serves", "inference", "postprocess", "settings_from"}
     assert tracked == set(Training.model_fields) - without_effect - later
     assert set(stages.NETWORK_KEYS) <= set(stages.TRAIN_KEYS)

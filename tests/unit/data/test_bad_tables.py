@@ -157,8 +157,8 @@ ROWS = {
     ),
     "a single crop": Row(
         CHECK,
-        "training tiny: a split needs two labeled crops that do not overlap; there is 1 for "
-        "mito, pm: see `datasets` and `crops` in the training's file",
+        "training tiny: no crop is left to train: the run's split has all that this training "
+        "uses (1) on the other side: see its `datasets` and `crops`, or change `split`",
         lambda folder: folder.configure_training(crops=[1]),
     ),
     "a missing crop": Row(

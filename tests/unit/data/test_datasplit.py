@@ -1,20 +1,22 @@
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cellmap_pipeline.data.datasplit import SplitSettings, make_crops, make_datasplit, split
-from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
+from cellmap_pipeline.data.datasplit import (
+    DatasplitSettings,
+    find_labeled_crops,
+    make_crops,
+    make_datasplit,
+    usage_by_split,
+)
+from cellmap_pipeline.data.datasplit_csv import read_datasplit
+from cellmap_pipeline.data.split import SplitSettings, split_crops
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
-
-
-def make_labeled_crop(tmp_path, number, present, start=0.0, dataset="a"):
-    grid = Grid((8, 8, 8), (start, 0, 0), (10, 10, 10))
-    return LabeledCrop(dataset, number, tmp_path / "a.zarr", "raw", f"crop{number}", grid, present)
+from tests.support.labeled_crops import as_crops, make_labeled_crop
 
 
 def write_crop(root, dataset, number, labels, voxel_size=8.0):
@@ -41,80 +43,36 @@ def data_root(tmp_path):
     return tmp_path
 
 
-def test_each_class_is_on_both_sides_in_the_requested_proportion(tmp_path):
-    rng = np.random.default_rng(0)
-    crops = []
-    for number in range(40):
-        present = {c: float(rng.integers(1, 100)) for c in "abcdef" if rng.random() < 0.5}
-        crops.append(make_labeled_crop(tmp_path, number, present or {"a": 1.0}, 1000.0 * number))
-    settings = SplitSettings(list("abcdef"), (8, 8, 8))
-    usage = split(crops, settings)
-    for label in "abcdef":
-        held = {
-            side: sum(
-                crop.present.get(label, 0)
-                for crop, use in zip(crops, usage, strict=True)
-                if use == side
-            )
-            for side in ("train", "validate")
-        }
-        assert held["train"] and held["validate"]
-        assert held["validate"] / sum(held.values()) == pytest.approx(0.15, abs=0.03)
-    assert split(crops, settings) == usage
+def parts_of(data_root):
+    """Return the part of each crop in the run's split."""
+    return split_crops(find_labeled_crops(data_root, []), SplitSettings())
 
 
-def test_a_class_of_a_single_crop_is_trained(tmp_path):
-    crops = [make_labeled_crop(tmp_path, i, {"a": 10.0}, 1000.0 * i) for i in range(4)]
-    crops[2].present["rare"] = 5.0
-    usage = split(crops, SplitSettings(["a", "rare"], (8, 8, 8)))
-    assert usage[2] == "train"
-    assert set(usage) == {"train", "validate"}
+def test_all_crops_are_found_with_all_labels_for_the_split(data_root):
+    broken = data_root / "b/b.zarr/recon-1/labels/groundtruth/crop7/mito/s0/.zarray"
+    broken.write_text("{")
+    problems = []
+    crops = find_labeled_crops(data_root, problems)
+    assert [crop.name for crop in crops] == [f"a/crop{i}" for i in range(1, 7)] + ["b/crop8"]
+    assert sorted(crops[0].present) == ["mito", "nuc"]
+    assert len(problems) == 1 and str(broken.parent.parent) in problems[0]
 
 
-def datasets_of(tmp_path, crops_by_dataset):
-    names = [name for name, n in crops_by_dataset.items() for _ in range(n)]
-    return [
-        make_labeled_crop(tmp_path, i, {"a": 10.0 + i}, 1000.0 * i, name)
-        for i, name in enumerate(names)
-    ]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_dataset_of_a_single_crop_never_validates(tmp_path, seed):
-    crops = datasets_of(tmp_path, {"small": 1, "other": 1, "large": 6})
-    # The volumes alone would let both single crops validate.
-    crops[0].present["a"] = crops[1].present["a"] = 8.0
-    usage = split(crops, SplitSettings(["a"], (8, 8, 8), seed=seed, validation_fraction=0.15))
-    assert usage[:2] == ["train", "train"] and "validate" in usage
-
-
-def test_datasets_of_single_crops_can_be_split(tmp_path):
-    crops = datasets_of(tmp_path, {"one": 1, "two": 1, "three": 1})
-    assert sorted(set(split(crops, SplitSettings(["a"], (8, 8, 8))))) == ["train", "validate"]
-
-
-def test_datasets_with_test_crops_validate_first(tmp_path):
-    crops = datasets_of(tmp_path, {"tested": 3, "large": 17})
-    without = SplitSettings(["a"], (8, 8, 8))
-    assert split(crops, without)[:3] == ["train"] * 3
-    usage = split(crops, replace(without, test_datasets=["tested", "unlabeled"]))
-    assert usage[:3].count("validate") == 1
-    assert usage.count("validate") == 3
-
-
-def test_the_share_of_crops_counts_as_well_as_that_of_volumes(tmp_path):
-    crops = datasets_of(tmp_path, {"a": 30, "b": 30})
-    # Two large crops hold nearly all, so small ones cannot balance the volume of the class.
-    for crop in crops:
-        crop.present["a"] = 1.0 + crop.crop % 3
-    crops[0].present["a"] = crops[30].present["a"] = 1000.0
-    usage = split(crops, SplitSettings(["a"], (8, 8, 8)))
-    by_dataset = [usage[:30].count("validate"), usage[30:].count("validate")]
-    assert 9 <= sum(by_dataset) <= 10 and min(by_dataset) >= 4
+def test_a_training_takes_its_part_of_the_split():
+    crops = [make_labeled_crop(i, {"a": 1.0}) for i in (1, 2, 3)]
+    parts = {"a/crop1": "train", "a/crop2": "validate", "a/crop3": "train", "a/crop4": "validate"}
+    assert usage_by_split(crops, "held_out", parts, None) == ["train", "validate", "train"]
+    folds = {"a/crop1": "0", "a/crop2": "1", "a/crop3": "0"}
+    assert usage_by_split(crops, "folds", folds, 1) == ["train", "validate", "train"]
+    assert usage_by_split(crops, "none", {}, None) == ["train"] * 3
+    with pytest.raises(InputError, match=r"1 crops are not in the run's split, such as a/crop3: "):
+        usage_by_split(crops, "held_out", {"a/crop1": "train", "a/crop2": "validate"}, None)
+    with pytest.raises(InputError, match=r"left to validate: .* uses \(2\) on the other"):
+        usage_by_split([crops[0], crops[2]], "held_out", parts, None)
 
 
 def test_a_crop_on_both_sides_of_an_own_split_is_refused(data_root, tmp_path):
-    settings = SplitSettings(["mito"], (8, 8, 8))
+    settings = DatasplitSettings(["mito"], (8, 8, 8))
     folder = data_root / "a/a.zarr/recon-1/labels/groundtruth"
     rows = [("train", 1), ("train", 2), ("validate", 2), ("validate", 3)]
     own = tmp_path / "own.csv"
@@ -127,23 +85,8 @@ def test_a_crop_on_both_sides_of_an_own_split_is_refused(data_root, tmp_path):
     )
 
 
-def test_overlapping_crops_stay_together(tmp_path):
-    crops = [
-        make_labeled_crop(tmp_path, i, {"a": 10.0}, 40.0 * i if i < 3 else 1000.0 * i)
-        for i in range(8)
-    ]
-    for seed in range(10):
-        usage = split(crops, SplitSettings(["a"], (8, 8, 8), seed=seed, validation_fraction=0.4))
-        assert len(set(usage[:3])) == 1
-
-
-def test_one_crop_cannot_be_split(tmp_path):
-    with pytest.raises(InputError, match="two labeled crops"):
-        split([make_labeled_crop(tmp_path, 1, {"a": 1.0})], SplitSettings(["a"], (8, 8, 8)))
-
-
 def test_crops_are_found_with_their_labeled_volumes(data_root):
-    crops = make_crops(data_root, SplitSettings(["nuc", "mito"], (8, 8, 8)), None)
+    crops = make_crops(data_root, DatasplitSettings(["nuc", "mito"], (8, 8, 8)), None)
     assert [crop.name for crop in crops] == [f"a/crop{i}" for i in range(1, 7)] + ["b/crop7"]
     assert crops[0].present == {"nuc": 10 * 8**3, "mito": 100 * 8**3}
     assert crops[-1].present == {"mito": 50 * 8**3}
@@ -151,7 +94,7 @@ def test_crops_are_found_with_their_labeled_volumes(data_root):
 
 def test_crops_are_filtered_by_dataset_and_number(data_root):
     def names(**filters):
-        crops = make_crops(data_root, SplitSettings(["mito"], (8, 8, 8), **filters), None)
+        crops = make_crops(data_root, DatasplitSettings(["mito"], (8, 8, 8), **filters), None)
         return [crop.crop for crop in crops]
 
     assert names(datasets=["b"]) == [7]
@@ -166,19 +109,19 @@ def test_the_error_of_a_class_without_data_lists_the_annotated_classes(data_root
     write_crop(data_root, "b", 9, {"empty": some(0)})
     for label in ("golgi", "empty"):
         with pytest.raises(InputError, match=f"voxel of {label}: .* annotate: empty, mito, nuc$"):
-            make_crops(data_root, SplitSettings(["mito", label], (8, 8, 8)), None)
+            make_crops(data_root, DatasplitSettings(["mito", label], (8, 8, 8)), None)
     # The same holds for the crops of a user's CSV.
     labels = data_root / "a/a.zarr/recon-1/labels/groundtruth"
     own = tmp_path / "own.csv"
     own.write_text(f"train,a,{labels}/crop1\nvalidate,a,{labels}/crop2\n")
     with pytest.raises(InputError, match=r"own.csv has .* of golgi: .* annotate: mito, nuc$"):
-        make_crops(data_root, SplitSettings(["mito", "golgi"], (8, 8, 8)), own)
+        make_crops(data_root, DatasplitSettings(["mito", "golgi"], (8, 8, 8)), own)
 
 
 def test_datasplit_is_written_in_the_format_of_the_challenge(data_root, tmp_path):
-    settings = SplitSettings(["nuc", "mito"], (8, 8, 8))
+    settings = DatasplitSettings(["nuc", "mito"], (8, 8, 8))
     path, summary = tmp_path / "datasplit.csv", tmp_path / "summary.csv"
-    make_datasplit(data_root, settings, None, path, summary)
+    make_datasplit(data_root, settings, None, parts_of(data_root), None, path, summary)
     rows = list(csv.reader(path.open()))
     assert {row[0] for row in rows} == {"train", "validate"}
     zarr = str(data_root / "a/a.zarr")
@@ -188,7 +131,7 @@ def test_datasplit_is_written_in_the_format_of_the_challenge(data_root, tmp_path
     table = {row["name"]: row for row in csv.DictReader(summary.open())}
     assert int(table["mito"]["train_crops"]) + int(table["mito"]["validate_crops"]) == 7
     again = tmp_path / "again.csv"
-    make_datasplit(data_root, settings, path, again, summary)
+    make_datasplit(data_root, settings, path, {}, None, again, summary)
     assert again.read_text() == path.read_text()
 
 
@@ -203,8 +146,8 @@ def test_raw_outside_the_zarr_keeps_its_path(data_root, tmp_path, monkeypatch, r
         f"train,{raw},{recon}/labels/groundtruth/crop1\n"
         f"validate,{raw},{recon}/labels/groundtruth/crop2\n"
     )
-    settings = SplitSettings(["mito"], (8, 8, 8))
-    make_datasplit(data_root, settings, own, path, tmp_path / "summary.csv")
+    settings = DatasplitSettings(["mito"], (8, 8, 8))
+    make_datasplit(data_root, settings, own, {}, None, path, tmp_path / "summary.csv")
     for row in read_datasplit(path, ["mito"]):
         assert row[1] == raw
         assert row[2].parent == recon / "labels/groundtruth"
@@ -215,8 +158,9 @@ def test_cellmap_data_reads_a_written_datasplit(data_root, tmp_path):
     from cellmap_data import CellMapDataSplit
 
     path = tmp_path / "datasplit.csv"
-    settings = SplitSettings(["nuc", "mito"], (8, 8, 8))
-    make_datasplit(data_root, settings, None, path, tmp_path / "summary.csv")
+    settings = DatasplitSettings(["nuc", "mito"], (8, 8, 8))
+    parts, summary = parts_of(data_root), tmp_path / "summary.csv"
+    make_datasplit(data_root, settings, None, parts, None, path, summary)
     rows = CellMapDataSplit._parse_csv(str(path))
     ours = read_datasplit(path, settings.classes)
     assert [row["raw"] for side in rows.values() for row in side] == [
@@ -293,62 +237,7 @@ def test_unreadable_datasplits_are_refused(tmp_path, data_root):
     own = tmp_path / "own.csv"
     own.write_text("train,a,lab/crop1\nvalidate,a,lab/crop2\n")
     with pytest.raises(InputError, match="labels lab/crop1: the folder does not exist"):
-        make_crops(data_root, SplitSettings(["mito"], (8, 8, 8)), own)
-
-
-@pytest.fixture
-def mock(repo_root, monkeypatch):
-    """The generator of data of the challenge's size."""
-    monkeypatch.syspath_prepend(repo_root / "benchmarks")
-    import challenge_mock
-
-    return challenge_mock
-
-
-def as_crops(mock, rows):
-    """Return the crops that `mock.make_challenge` would write, without writing them."""
-    crops = {}
-    for row, share in zip(rows, mock.present_shares(rows), strict=True):
-        crop = crops.setdefault(
-            row.crop, LabeledCrop(row.dataset, row.crop, "z", "raw", "lab", row.grid, {})
-        )
-        voxels = round(share * row.grid.size)
-        crop.present[row.label] = voxels * float(np.prod(row.grid.voxel_size))
-    return list(crops.values())
-
-
-def test_the_synthetic_table_is_as_large_as_the_challenges(mock):
-    rows = mock.made_up_labels()
-    assert len(rows) == 11786
-    assert len({row.crop for row in rows}) == 289
-    assert len({row.dataset for row in rows}) == 22
-
-
-def test_the_split_of_the_whole_challenge(mock):
-    crops = [crop for crop in as_crops(mock, mock.made_up_labels()) if crop.grid.voxel_size[0] < 9]
-    settings = SplitSettings(mock.CLASSES, (8, 8, 8))
-    usage = split(crops, settings)
-    sides = {
-        side: [crop for crop, use in zip(crops, usage, strict=True) if use == side]
-        for side in ("train", "validate")
-    }
-    for label in mock.CLASSES:
-        held = {
-            side: [crop.present[label] for crop in sides[side] if crop.present.get(label)]
-            for side in sides
-        }
-        assert held["train"] and held["validate"]
-        share = sum(held["validate"]) / (sum(held["train"]) + sum(held["validate"]))
-        assert share == pytest.approx(0.15, abs=0.03)
-    pairs = [
-        (a, b) for a in sides["train"] for b in sides["validate"]
-        if a.dataset == b.dataset and a.grid.overlaps(b.grid)
-    ]  # fmt: skip
-    together = [
-        (a, b) for a in crops for b in crops
-        if a.crop < b.crop and a.dataset == b.dataset and a.grid.overlaps(b.grid)
-    ]  # fmt: skip
-    assert together and not pairs
+        make_crops(data_root, DatasplitSettings(["mito"], (8, 8, 8)), own)
 
 
 def test_crops_of_the_synthetic_challenge_are_found(mock, tmp_path):
@@ -357,7 +246,7 @@ def test_crops_of_the_synthetic_challenge_are_found(mock, tmp_path):
     classes = [label for label in mock.CLASSES if any(row.label == label for row in rows)]
     made = {crop.crop: crop for crop in as_crops(mock, rows)}
     held = [c for c in classes if any(crop.present.get(c) for crop in made.values())]
-    found = make_crops(tmp_path / "data", SplitSettings(held, (32, 32, 32)), None)
+    found = make_crops(tmp_path / "data", DatasplitSettings(held, (32, 32, 32)), None)
     assert len(found) == len(made)
     for crop in found:
         there = {c: n for c, n in made[crop.crop].present.items() if c in held}

@@ -10,7 +10,7 @@ import pytest
 import tensorstore as ts
 from moto.server import ThreadedMotoServer
 
-from cellmap_pipeline.data.datasplit import SplitSettings, make_crops, make_datasplit
+from cellmap_pipeline.data.datasplit import DatasplitSettings, make_crops, make_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
@@ -88,15 +88,17 @@ def test_datasplit_may_refer_to_a_bucket(bucket, tmp_path):
         f"train,{url},recon-1/em/raw,{url},recon-1/labels/crop1/[mito]\n"
         f"validate,{url}/recon-1/em/raw,{recon}/labels/crop2\n"
     )
-    settings = SplitSettings(["er", "mito"], (8, 8, 8))
+    settings = DatasplitSettings(["er", "mito"], (8, 8, 8))
     with pytest.raises(InputError, match="no crop of .* voxel of er: .* the crops annotate: mito"):
         make_crops(tmp_path, settings, own)
-    settings = SplitSettings(["mito"], (8, 8, 8))
+    settings = DatasplitSettings(["mito"], (8, 8, 8))
     far, near = make_crops(tmp_path, settings, own)
     assert (far.name, far.zarr) == ("b/crop1", location(url))
     assert near.raw == far.raw == location(f"{url}/recon-1/em/raw")
     assert far.present["mito"] == 16**3 * 8**3 and near.present["mito"] == 9**3 * 8**3
-    make_datasplit(tmp_path, settings, own, tmp_path / "split.csv", tmp_path / "summary.csv")
+    make_datasplit(
+        tmp_path, settings, own, {}, None, tmp_path / "split.csv", tmp_path / "summary.csv"
+    )
     for path in (own, tmp_path / "split.csv"):
         crops = open_crops(path, ["mito", "pm"], (8, 8, 8))
         for side, start, n, crop in (("train", 0, 16, 1), ("validate", 20, 9, 2)):
@@ -113,7 +115,7 @@ def test_labels_missing_in_a_bucket_are_named(bucket, tmp_path):
         "train,s3://cells/raw,s3://cells/none/crop1\nvalidate,a,s3://cells/none/crop2\n"
     )
     with pytest.raises(InputError, match="s3://cells/none/crop1: the folder does not exist"):
-        make_crops(tmp_path, SplitSettings(["mito"], (8, 8, 8)), tmp_path / "own.csv")
+        make_crops(tmp_path, DatasplitSettings(["mito"], (8, 8, 8)), tmp_path / "own.csv")
     with pytest.raises(InputError, match="s3://cells/none/crop1 has none of mito"):
         open_crops(tmp_path / "own.csv", ["mito"], (8, 8, 8))
 

@@ -8,6 +8,8 @@ from cellmap_pipeline.plan.lineage import prediction_paths
 from cellmap_pipeline.plan.validation import validation_settings
 from tests.support.plans import ROWS
 
+PATTERN = "{dataset}/crop{crop}/{label}"
+
 
 def test_sources_of_each_label(plan):
     made = plan()
@@ -47,9 +49,7 @@ def test_label_may_be_composed_of_its_parts(plan, table):
     assert er == {
         "voxel_sizes": [[8, 8, 8]],
         "caps_nm": [[]],
-        "sources": [
-            ("results/fine/validation/predictions/{dataset}/crop{crop}/{label}", ["mito", "nuc"])
-        ],
+        "sources": [([f"results/fine/validation/predictions/{PATTERN}"], ["mito", "nuc"])],
         "trainings": ["fine"],
     }
     # Also where the parts themselves are not submitted.

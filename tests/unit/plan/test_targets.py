@@ -30,6 +30,7 @@ from cellmap_pipeline.plan.targets import check_target
         ("results/fin/model.ckpt", r"'fin' is not among `trainings` \(did you mean 'fine'\?\): "),
         ("results/other/model.ckpt", "'other' is not among `trainings`: fine, coarse$"),
         ("results/figures/training/fin.png", "'fin' is not among `trainings`"),
+        ("results/fine/fold0/model.ckpt", "'fine' has the networks fine, not 'fine/fold0'$"),
         (
             "results/nope/validation/scores.json",
             "'nope' is not among the sources of this submission's labels: fine, coarse, other$",

@@ -32,7 +32,7 @@ def test_averages_may_have_different_sources_at_each_voxel_size(plan):
     fine, coarse = validation_settings(made, "average")["nuc"]
     assert (fine["voxel_sizes"], coarse["voxel_sizes"]) == ([[8, 8, 8]], [[32, 32, 32]])
     assert (fine["trainings"], coarse["trainings"]) == (["fine", "coarse"], ["coarse"])
-    assert coarse["sources"][1] == (path, [])
+    assert coarse["sources"][1] == ([path], [])
 
 
 def test_labels_are_scored_at_the_voxel_sizes_of_test_crops(plan):

@@ -73,7 +73,7 @@ def tasks_for(folder, *labels, sizes=(), trainings=(TRAINING,), **parts):
 
 
 def task_for(folders, sizes=(), trainings=(TRAINING,), parts=()):
-    sources = [PredictionPattern(f"{folder}/{PATH}", list(parts)) for folder in folders]
+    sources = [PredictionPattern([f"{folder}/{PATH}"], list(parts)) for folder in folders]
     return ValidationTask(list(sizes), [[] for _ in sizes], sources, list(trainings))
 
 
@@ -85,7 +85,9 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
     mito, _ = LabelVolume.open(tmp_path / "a.zarr/crop1/mito").read(GRID)
     assert np.array_equal(channels["mito"] > 127, mito > 0)
     tasks = tasks_for(predictions, "mito", "pm", "all", "er", all=["pm"])
-    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=False, rules=JUNE)
+    scores, found = validate(
+        tasks, {TRAINING: [datasplit]}, (8, 8, 8), everywhere=False, rules=JUNE
+    )
     assert list(scores["classes"]) == ["mito", "pm", "all"]
     for value in scores["classes"].values():
         assert value["score"] == pytest.approx(1)
@@ -122,7 +124,7 @@ def test_a_score_for_each_voxel_size(tmp_path, datasplit):
     (folder / ".zattrs").write_text(json.dumps(attributes))
     stored(tmp_path / "p/a/crop1/pm", np.full(GRID.shape, 255, np.uint8))
     tasks = tasks_for(tmp_path / "p", "pm", sizes=[[3.48, 4, 4], [8, 8, 8]])
-    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=False, rules=JUNE)
+    scores, found = validate(tasks, {TRAINING: [datasplit]}, None, everywhere=False, rules=JUNE)
     by_size = scores["classes"]["pm"]["voxel_sizes"]
     assert [entry["measured_at"] for entry in by_size] == [[4, 4, 4], [8, 8, 8]]
     assert [entry["score"] for entry in by_size] == [pytest.approx(0.5, abs=0.01), 1]
@@ -138,13 +140,33 @@ def test_crops_that_validate_in_all_or_any_trainings(tmp_path, datasplit):
     stored(tmp_path / "p/a/crop1/pm", np.full(GRID.shape, 255, np.uint8))
     splits = {}
     for name, validating in (("a", (1, 2)), ("b", (2, 3)), ("other", (4,))):
-        splits[name] = tmp_path / f"{name}.csv"
+        (path,) = splits[name] = [tmp_path / f"{name}.csv"]
         rows = [f"validate,{tmp_path}/raw,{labels}/crop{n}\n" for n in validating]
-        splits[name].write_text("".join([*rows, f"train,{tmp_path}/raw,{labels}/crop9\n"]))
+        path.write_text("".join([*rows, f"train,{tmp_path}/raw,{labels}/crop9\n"]))
     tasks = tasks_for(tmp_path / "p", "pm", trainings="ab")
     for everywhere, crops in ((True, ["a/crop2"]), (False, ["a/crop2", "a/crop3", "a/crop1"])):
         scores, _ = validate(tasks, splits, (8, 8, 8), everywhere, JUNE)
         assert scores["classes"]["pm"]["voxel_sizes"][0]["crops"] == crops
+
+
+def test_all_crops_of_a_training_with_folds_validate(tmp_path, datasplit):
+    labels = tmp_path / "a.zarr"
+    splits, tasks = [], {}
+    for fold, number in enumerate((2, 3)):
+        stored(labels / f"crop{number}/pm", np.ones(GRID.shape, np.uint8))
+        stored(tmp_path / f"fold{fold}/a/crop{number}/pm", np.full(GRID.shape, 255, np.uint8))
+        splits.append(tmp_path / f"fold{fold}.csv")
+        rows = [
+            f"{('train', 'validate')[n == number]},{tmp_path}/raw,{labels}/crop{n}\n"
+            for n in (2, 3)
+        ]
+        splits[-1].write_text("".join(rows))
+    paths = [f"{tmp_path}/fold{fold}/{PATH}" for fold in (0, 1)]
+    tasks["pm"] = [ValidationTask([], [], [PredictionPattern(paths)], [TRAINING])]
+    for everywhere in (True, False):
+        scores, _ = validate(tasks, {TRAINING: splits}, (8, 8, 8), everywhere, JUNE)
+        (entry,) = scores["classes"]["pm"]["voxel_sizes"]
+        assert entry["crops"] == ["a/crop2", "a/crop3"]
 
 
 def test_the_mean_of_several_predictions_is_tuned(tmp_path, datasplit):
@@ -152,7 +174,7 @@ def test_the_mean_of_several_predictions_is_tuned(tmp_path, datasplit):
     stored(tmp_path / "p/a/crop1/pm", np.where(pm, 200, 100).astype(np.uint8))
     stored(tmp_path / "q/a/crop1/pm", np.where(pm, 60, 60).astype(np.uint8))
     tasks = {"pm": [task_for([tmp_path / "p", tmp_path / "q"])]}
-    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), everywhere=True, rules=JUNE)
+    scores, found = validate(tasks, {TRAINING: [datasplit]}, (8, 8, 8), everywhere=True, rules=JUNE)
     assert scores["classes"]["pm"]["score"] == 1
     assert 80 / 255 < found["pm"][0]["settings"]["threshold"] < 130 / 255
 
@@ -165,7 +187,7 @@ def test_a_mean_is_tuned_where_all_predictions_exist(tmp_path, datasplit, order)
     create(tmp_path / "q/a/crop1/pm", part, "uint8").write(whole[:, :, :20]).result()
     (case,) = validation.find_cases(
         "pm", None, task_for([tmp_path / name for name in order]).sources,
-        validation._validation_crops([datasplit], True),
+        validation._validation_crops([[datasplit]], True),
     )  # fmt: skip
     assert case.grid == part
 
@@ -178,7 +200,7 @@ def test_different_means_at_different_voxel_sizes(tmp_path, datasplit):
         stored(tmp_path / name / "a/crop1/pm", values)
     means = [([tmp_path / "a", tmp_path / "b"], 2.0), ([tmp_path / "c", tmp_path / "d"], 32.0)]
     tasks = {"pm": [task_for(folders, [[size] * 3]) for folders, size in means]}
-    scores, found = validate(tasks, {TRAINING: datasplit}, None, everywhere=True, rules=JUNE)
+    scores, found = validate(tasks, {TRAINING: [datasplit]}, None, everywhere=True, rules=JUNE)
     assert [entry["score"] for entry in scores["classes"]["pm"]["voxel_sizes"]] == [1, 1]
     assert [entry["voxel_size"] for entry in found["pm"]] == [[2.0] * 3, [32.0] * 3]
     fine, coarse = (entry["settings"]["threshold"] for entry in found["pm"])
@@ -193,7 +215,7 @@ def test_labels_excluded_by_a_datasplit_are_not_used(tmp_path, datasplit):
         f'validate,{tmp_path}/raw,{folder}/[mito]\ntrain,{tmp_path}/raw,"{folder}/[mito,pm]"\n'
     )
     tasks = tasks_for(tmp_path / "p", "pm")
-    assert validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False, JUNE)[0]["classes"] == {}
+    assert validate(tasks, {TRAINING: [datasplit]}, (8, 8, 8), False, JUNE)[0]["classes"] == {}
 
 
 def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit, monkeypatch):
@@ -210,7 +232,7 @@ def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit,
     )  # fmt: skip
     monkeypatch.setattr(validation, "MAX_INSTANCE_VOXELS_PER_CROP", 24**3)
     tasks = tasks_for(tmp_path / "p", "mito")
-    scores, _ = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False, JUNE)
+    scores, _ = validate(tasks, {TRAINING: [datasplit]}, (8, 8, 8), False, JUNE)
     (case,) = tuned_on
     assert case.truth.size <= 24**3 and case.truth.any()
     # Distances count as in the whole crop of 40 voxels of 8 nm.
@@ -230,7 +252,7 @@ def test_distances_count_by_the_test_crops_and_by_the_validation_crop(
     stored(tmp_path / "p/a/crop1/mito", mito)
     monkeypatch.setattr(validation, "MAX_INSTANCE_VOXELS_PER_CROP", searched_voxels)
     task = replace(task_for([tmp_path / "p"], [[8, 8, 8]]), caps_nm=[[400.0, 1_000.0]])
-    splits = {TRAINING: datasplit}
+    splits = {TRAINING: [datasplit]}
     scores, _ = validate({"mito": [task]}, splits, None, False, RULES["2026-07"])
     found = scores["classes"]["mito"]
     (at_size,) = found["voxel_sizes"]
@@ -271,7 +293,7 @@ def test_the_central_box_of_large_crops_is_predicted(task, datasplit, tmp_path, 
     assert Volume.open(tmp_path / "p/a/crop1/mito").levels[0].grid.shape == (20, 20, 20)
     scores, _ = validate(
         tasks_for(tmp_path / "p", "pm"),
-        {TRAINING: datasplit},
+        {TRAINING: [datasplit]},
         (8, 8, 8),
         False,
         JUNE,
@@ -284,6 +306,6 @@ def test_a_label_that_occurs_in_no_crop_has_no_score(tmp_path, datasplit, caplog
     for folder in ("a.zarr/crop1/pm", "p/a/crop1/pm"):
         stored(tmp_path / folder, nothing)
     tasks = tasks_for(tmp_path / "p", "pm")
-    scores, found = validate(tasks, {TRAINING: datasplit}, (8, 8, 8), False, JUNE)
+    scores, found = validate(tasks, {TRAINING: [datasplit]}, (8, 8, 8), False, JUNE)
     assert scores["classes"] == found == {}
     assert "pm occurs in no validation crop: it is not scored" in caplog.text

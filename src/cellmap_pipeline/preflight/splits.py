@@ -1,0 +1,157 @@
+"""Checks of the crops that train and validate each network, as the split will have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.data.datasplit import find_labeled_crops, usage_by_split
+from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
+from cellmap_pipeline.data.split import (
+    TRAIN,
+    VALIDATE,
+    SplitSettings,
+    read_earlier,
+    split_crops,
+)
+from cellmap_pipeline.plan.folds import fold_of
+from cellmap_pipeline.plan.plan import Plan
+
+
+class RunSplits:
+    """The run's split and folds, each made when a training first uses it.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._crops: list[LabeledCrop] | None = None
+        self._parts: dict[Path, dict[str, str]] = {}
+
+    def parts(self, training: str) -> dict[str, str]:
+        """Return the part of each labeled crop that a training is given; {} if it uses no split.
+
+        Labels that cannot be read are ignored: a training that uses them reports them.
+
+        Raises
+        ------
+        InputError
+            See `data.split.split_crops`.
+        """
+        plan = self._plan
+        settings = plan.split_settings(training)
+        if not settings:
+            return {}
+        path = plan.paths.folds if "folds" in settings else plan.paths.split
+        if path not in self._parts:
+            if self._crops is None:
+                self._crops = find_labeled_crops(Path(plan.config.data_root), [])
+            made = SplitSettings(**settings, test_datasets=plan.test_datasets)
+            self._parts[path] = split_crops(self._crops, made, read_earlier(path, made))
+        return self._parts[path]
+
+
+def usage_by_network(
+    plan: Plan, name: str, crops: Sequence[LabeledCrop], splits: RunSplits
+) -> dict[str, list[str]]:
+    """By network of a training, whether each crop trains or validates.
+
+    Raises
+    ------
+    InputError
+        See `data.datasplit.usage_by_split`, `RunSplits.parts` and `read_datasplit`.
+    """
+    training = plan.trainings[name]
+    if training.datasplit and training.validation != "none":
+        rows = read_datasplit(Path(training.datasplit), training.classes)
+        return {name: [row.usage for row in rows]}
+    parts = splits.parts(name)
+    return {
+        network: usage_by_split(crops, training.validation, parts, fold_of(network))
+        for network in plan.networks_of(name)
+    }
+
+
+def check_sides(
+    name: str,
+    training: Training,
+    crops: Sequence[LabeledCrop],
+    usage: Mapping[str, Sequence[str]],
+    problems: list[str],
+    warnings: list[str],
+) -> None:
+    """Report classes of which one side has no labeled voxel.
+
+    Parameters
+    ----------
+    name, training
+        The training.
+    crops
+        Its crops.
+    usage
+        By network, whether each crop trains or validates.
+    problems, warnings
+        Lists that lines are appended to.
+    """
+    for network, sides in usage.items():
+        holding = {
+            label: [use for crop, use in zip(crops, sides, strict=True) if crop.present.get(label)]
+            for label in training.classes
+        }
+        untrained = [label for label, uses in holding.items() if TRAIN not in uses]
+        if untrained and len(usage) == 1:
+            problems.append(
+                f"training {name}: no crop that trains has a labeled voxel of "
+                f"{', '.join(untrained)}: {_remedy(training)}, or leave it out of `classes`"
+            )
+        elif untrained:
+            warnings.append(
+                f"training {network}: no crop that trains has a labeled voxel of "
+                f"{', '.join(untrained)}, so this fold's network does not learn it"
+            )
+    if training.validation == "held_out":
+        _check_validation(name, training, holding, problems, warnings)
+
+
+def _check_validation(
+    name: str,
+    training: Training,
+    holding: Mapping[str, Sequence[str]],
+    problems: list[str],
+    warnings: list[str],
+) -> None:
+    """Report classes that no crop validates, given the sides of the crops that hold each class.
+
+    One that a single crop holds must train; one of several crops is a fault of the split.
+    """
+    lacking = [label for label, uses in holding.items() if VALIDATE not in uses]
+    avoidable = [label for label in lacking if len(holding[label]) > 1]
+    if avoidable and not training.datasplit:
+        problems.append(
+            f"training {name}: no crop that validates has a labeled voxel of "
+            f"{', '.join(avoidable)}, although several crops have: {_remedy(training)}, or leave "
+            "it out of `classes`"
+        )
+    elif lacking == list(training.classes):
+        warnings.append(
+            f"training {name}: no crop that validates has a labeled voxel of any class, so the "
+            "validation loss decides which epoch is best, and no settings are tuned"
+        )
+    elif lacking:
+        warnings.append(
+            f"training {name}: no crop that validates has a labeled voxel of "
+            f"{', '.join(lacking)}, so nothing shows how well it is learned, and its settings are "
+            "not tuned"
+        )
+
+
+def _remedy(training: Training) -> str:
+    """How to move a crop to the other side."""
+    if training.datasplit:
+        return f"move one of its crops to the other side in {training.datasplit}"
+    return "set another `split.seed`, or list the sides of the crops in an own `datasplit`"
