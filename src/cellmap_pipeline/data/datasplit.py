@@ -47,6 +47,7 @@ class SplitSettings:
     voxel_size: Vector
     datasets: Sequence[str] | None = None
     crops: Sequence[int] | None = None
+    validation: str = "held_out"
     validation_fraction: float = 0.15
     seed: int = 0
     test_datasets: Sequence[str] = ()
