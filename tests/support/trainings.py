@@ -47,6 +47,13 @@ def make_datasplit(folder: Path) -> Path:
     return path
 
 
+def all_train(datasplit: Path) -> Path:
+    """Write a copy of a data split in which all crops train, for `validation: none`."""
+    path = datasplit.with_name("all_train.csv")
+    path.write_text(datasplit.read_text().replace("validate,", "train,"))
+    return path
+
+
 def start(training: Training, datasplit: Path, folder: Path) -> multiprocessing.Process:
     """Start a training in a new process, like a job, in `folder`."""
     process = _context().Process(target=_train, args=(training.model_dump(), datasplit, folder))

@@ -1,8 +1,8 @@
 """Train a network.
 
 Input: datasplit.csv and datasplit_summary.csv, and the training's settings (params).
-Output: model.ckpt, the best checkpoint. The folder `training/` next to it keeps the state from
-which an interrupted training resumes.
+Output: model.ckpt, the best checkpoint (without validation, the last one). The folder `training/`
+next to it keeps the state from which an interrupted training resumes.
 """
 
 from pathlib import Path

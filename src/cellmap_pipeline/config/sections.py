@@ -45,7 +45,8 @@ class Inference(Section):
 
     checkpoint: LocalPath = Field(
         "best",
-        description="`best`, `last` or the path of a checkpoint",
+        description="`best`, `last` or the path of a checkpoint; without validation, the best is "
+        "the last",
         json_schema_extra=affects(Affects.PREDICTION),
     )
     checkpoints: int = Field(

@@ -221,14 +221,15 @@ class Training(Section):
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="epochs without improvement after which the training stops; null: 50 with a "
-        "constant learning rate; with another schedule, which has its own end, it does not stop",
+        "constant learning rate; with another schedule, which has its own end, or without "
+        "validation, it does not stop",
         json_schema_extra=affects(Affects.TRAINING_RUN),
     )
     save_top_k: int = Field(
         3,
         ge=1,
         le=1000,
-        description="number of best checkpoints that are kept",
+        description="number of best checkpoints that are kept; without validation, of the latest",
         json_schema_extra=affects(Affects.TRAINING_RUN),
     )
     devices: int = Field(
@@ -318,6 +319,16 @@ class Training(Section):
                 "`inference.symmetries: 48` takes cubic windows of cubic voxels; use 8"
             )
         several = self.inference.checkpoints
+        if self.validation == "none" and self.early_stopping_patience is not None:
+            raise ValueError(
+                "`early_stopping_patience` stops by validation, of which `validation: none` has "
+                "none: remove it, and set `epochs` to the length of the training"
+            )
+        if self.validation == "none" and several > 1:
+            raise ValueError(
+                f"`inference.checkpoints: {several}` are the best by validation, of which "
+                "`validation: none` has none: remove it, or average the weights by `ema`"
+            )
         if several > 1 and self.inference.checkpoint != "best":
             raise ValueError("`inference.checkpoints` above 1 takes `inference.checkpoint: best`")
         if several > self.save_top_k:
@@ -356,6 +367,8 @@ class Training(Section):
     @property
     def patience_epochs(self) -> int | None:
         """Epochs without improvement after which it stops; None if it never stops early."""
+        if self.validation == "none":
+            return None
         if self.early_stopping_patience is None and self.scheduler.name == "constant":
             return CONSTANT_PATIENCE_EPOCHS
         return self.early_stopping_patience

@@ -126,8 +126,12 @@ def _crops_in_csv(own: Path, settings: DatasplitSettings, problems: list[str]) -
     """Find the crops of a user's CSV."""
     crops: list[LabeledCrop] = []
     known: set[str] = set()
-    rows = read_datasplit(own, settings.classes)
-    problems += _on_both_sides(rows, own) if settings.validation != "none" else []
+    validates = settings.validation != "none"
+    rows = read_datasplit(own, settings.classes, needs_validation=validates)
+    problems += _on_both_sides(rows, own) if validates else []
+    if not validates:
+        # A crop that is listed on both sides is not read twice.
+        rows = list({str(row.labels): row for row in rows}.values())
     for _, raw, folder, annotated in rows:
         if not volumes_in(folder, annotated):
             problems.append(

@@ -138,7 +138,9 @@ def read_summary(path: Path, by: str) -> pd.DataFrame:
     return table[table["by"] == by]
 
 
-def read_datasplit(path: Path, classes: Sequence[str] | None) -> list[DatasplitRow]:
+def read_datasplit(
+    path: Path, classes: Sequence[str] | None, needs_validation: bool = True
+) -> list[DatasplitRow]:
     """Read the rows of a datasplit in any of its forms.
 
     The forms are the challenge's five columns, cellmap-data's `usage,raw,label` without header,
@@ -152,12 +154,14 @@ def read_datasplit(path: Path, classes: Sequence[str] | None) -> list[DatasplitR
     classes
         Classes to keep of those in brackets; None keeps all. A label without brackets stands for
         all of them.
+    needs_validation
+        Whether rows to validate on are required, as rows to train on always are.
 
     Raises
     ------
     InputError
         The file cannot be read, rows are malformed (the message has a line for each, with its line
-        number), or a side of the split is empty.
+        number), or a required side of the split is empty.
     """
     text = read_csv_text(
         path, "datasplit", "`datasplit` in the training's file is the path of a CSV"
@@ -174,9 +178,10 @@ def read_datasplit(path: Path, classes: Sequence[str] | None) -> list[DatasplitR
         with gathered(problems):
             rows.append(_parse_row(fields, order, f"{path} line {number}", classes))
     raise_all(problems)
-    for side in ("train", "validate"):
+    for side in ("train", "validate") if needs_validation else ("train",):
         if not any(row.usage == side for row in rows):
-            raise InputError(f"{path} has no row for {side!r}: it needs both train and validate")
+            needed = "both train and validate" if needs_validation else "crops to train on"
+            raise InputError(f"{path} has no row for {side!r}: it needs {needed}")
     return rows
 
 

@@ -132,17 +132,18 @@ def spread_boxes(shape: Shape, max_voxels: int) -> list[tuple[Shape, Shape]]:
 
 
 def open_crops(
-    datasplit: Path, classes: Sequence[str], voxel_size: Vector
+    datasplit: Path, classes: Sequence[str], voxel_size: Vector, needs_validation: bool = True
 ) -> dict[str, list[CropData]]:
     """Open the crops of a datasplit; return them under `train` and `validate`.
 
     Raises
     ------
     InputError
-        The datasplit is malformed, or a row has none of the requested classes.
+        The datasplit is malformed, lacks crops to train on or, if validation is needed, to validate
+        on, or a row has none of the requested classes.
     """
     crops: dict[str, list[CropData]] = {"train": [], "validate": []}
-    for usage, raw, labels, annotated in read_datasplit(datasplit, classes):
+    for usage, raw, labels, annotated in read_datasplit(datasplit, classes, needs_validation):
         available = volumes_in(labels, annotated)
         if not available:
             raise InputError(f"{datasplit}: {labels} has none of {', '.join(annotated or classes)}")

@@ -130,8 +130,13 @@ class PatchLoader:
 
 def make_loaders(
     crops: dict[str, list[CropData]], training: Training, rank: int = 0, world_size: int = 1
-) -> tuple[PatchLoader, PatchLoader]:
+) -> tuple[PatchLoader, PatchLoader | None]:
     """Make the loaders of training and validation patches; `BatchBuilder` finishes their batches.
+
+    Returns
+    -------
+    The loader of random training patches, and that of validation tiles; None instead of the latter
+    for a training without validation.
 
     Raises
     ------
@@ -143,16 +148,16 @@ def make_loaders(
     cache = BlockCache(int(LABEL_MEMORY_SHARE * memory_bytes))
     prefetch = _prefetch(training, int(PATCH_MEMORY_SHARE * memory_bytes))
     random = RandomPatches(_make_readers(crops["train"], training, cache), training)
-    tiles = ValidationTiles(_make_readers(crops["validate"], training, cache), training)
     patches = training.iterations_per_epoch * training.batch_size
     sampler = EpochSampler(patches, rank, world_size)
+    size, threads = training.batch_size, training.num_workers
+    batches = PatchLoader(random.read, sampler, size, threads, prefetch)
+    if training.validation == "none":
+        return batches, None
+    tiles = ValidationTiles(_make_readers(crops["validate"], training, cache), training)
     tiles_per_rank = -(-len(tiles) // world_size)
     tile_indices = range(rank, tiles_per_rank * world_size, world_size)
-    size, threads = training.batch_size, training.num_workers
-    return (
-        PatchLoader(random.read, sampler, size, threads, prefetch),
-        PatchLoader(tiles.read, tile_indices, size, threads, prefetch),
-    )
+    return batches, PatchLoader(tiles.read, tile_indices, size, threads, prefetch)
 
 
 def _make_readers(

@@ -86,6 +86,8 @@ def training_hours(training: Training, cost: NetworkCost, gpu: str) -> float:
     """
     patch = patch_seconds(cost, gpu)
     validation_batches = min(training.validation_iterations, training.iterations_per_epoch)
+    if training.validation == "none":
+        validation_batches = 0
     validation = validation_batches / FORWARD_PASSES_PER_STEP
     patches = training.batch_size * (training.iterations_per_epoch + validation)
     return training.epochs * patches * patch / 3600

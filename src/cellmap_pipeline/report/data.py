@@ -72,7 +72,7 @@ def labeled_crops(datasplits: Sequence[Path]) -> list[DatasplitRow]:
     """List the crops of several data splits, each once, with the classes of all of them."""
     crops: dict[str, DatasplitRow] = {}
     for path in datasplits:
-        for usage, raw, folder, classes in read_datasplit(path, None):
+        for usage, raw, folder, classes in read_datasplit(path, None, needs_validation=False):
             known = crops.get(str(folder))
             merged = [*known.classes, *classes] if known else classes
             first_usage = known.usage if known else usage

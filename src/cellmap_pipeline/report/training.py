@@ -22,6 +22,12 @@ DICE_PREFIX = "val_dice/"
 ROW_INCHES = 0.5
 EDGE: dict[str, Any] = {"edgecolor": "black", "lw": 0.6}
 VALIDATE_HATCH = "////"
+# The panels of the figure of all trainings: column of `metrics.csv` and label of the axis.
+CURVES = {
+    "val_dice": "mean Dice of validation patches",
+    "train_loss": "loss, training patches",
+    "val_loss": "loss, validation patches",
+}
 # Ratio of the largest to the smallest volume above which the axis is logarithmic, because the
 # shortest bars would be invisible on a linear one.
 LOG_AXIS_RATIO = 30
@@ -53,6 +59,8 @@ def plot_datasplit(summary: Path, path: Path) -> None:
 
 def plot_training(metrics: Path, path: Path) -> None:
     """Draw the curves of a training: losses, validation Dice per class, learning rate.
+
+    Without validation, there are the training loss and the learning rate.
 
     Parameters
     ----------
@@ -95,9 +103,10 @@ def plot_training(metrics: Path, path: Path) -> None:
         rate.set_ylim(bottom=0)
         rate.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (loss, *dice, rate):
-            axes.axvline(
-                table["val_dice"].idxmax(), color="0.6", lw=1, zorder=0, label="best epoch"
-            )
+            if "val_dice" in table:
+                axes.axvline(
+                    table["val_dice"].idxmax(), color="0.6", lw=1, zorder=0, label="best epoch"
+                )
             axes.grid(axis="y", color="0.9")
         for axes in (loss, *dice):
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
@@ -105,6 +114,8 @@ def plot_training(metrics: Path, path: Path) -> None:
 
 def plot_trainings(metrics: Mapping[str, Path], path: Path) -> None:
     """Draw the curves of all trainings in one figure: validation Dice and losses.
+
+    Panels of validation are left out if no training has any.
 
     Parameters
     ----------
@@ -118,29 +129,31 @@ def plot_trainings(metrics: Mapping[str, Path], path: Path) -> None:
     InputError
         A file is missing or has no epochs.
     """
-    with saved_figure(path, 9, 8) as figure:
-        panels = figure.subplots(3, 1, sharex=True)
-        for axes, (column, name) in zip(
-            panels,
-            (
-                ("val_dice", "mean Dice of validation patches"),
-                ("train_loss", "loss, training patches"),
-                ("val_loss", "loss, validation patches"),
-            ),
-            strict=True,
-        ):
-            for i, (training, file) in enumerate(metrics.items()):
+    tables = {training: _read_metrics(file) for training, file in metrics.items()}
+    shown = {
+        column: name
+        for column, name in CURVES.items()
+        if any(column in table for table in tables.values())
+    }
+    with saved_figure(path, 9, 0.5 + 2.5 * len(shown)) as figure:
+        panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+        by_column = dict(zip(shown, panels, strict=True))
+        for column, axes in by_column.items():
+            for i, (training, table) in enumerate(tables.items()):
                 _draw_curve(
-                    axes, _read_metrics(file), column, label=training, mec="black", mew=0.4,
+                    axes, table, column, label=training, mec="black", mew=0.4,
                     color=COLORS[i % len(COLORS)], marker=MARKERS[i % len(MARKERS)],
                     ls=LINES[i % len(LINES)],
                 )  # fmt: skip
-            axes.set_ylabel(name)
+            axes.set_ylabel(shown[column])
             axes.grid(axis="y", color="0.9")
-        panels[0].set_ylim(0, 1.02)
+        if "val_dice" in by_column:
+            by_column["val_dice"].set_ylim(0, 1.02)
         panels[-1].set_xlabel("epochs (each training has its own epoch length)")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-        panels[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        # Only the panel of the training loss has a curve of each training.
+        handles = by_column["train_loss"].lines
+        panels[0].legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
 def _draw_split(axes: Sequence[Axes], table: pd.DataFrame, crops: str, volume: str) -> None:

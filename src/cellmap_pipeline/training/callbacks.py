@@ -1,4 +1,4 @@
-"""Callbacks: metrics, example images, progress, the best checkpoints, and early stopping."""
+"""Callbacks: metrics, example images, progress, the checkpoints to keep, and early stopping."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class EpochTable(pl.Callback):
     `train_loss`, `val_loss`, `val_dice` (minus `val_loss` where no class occurs in validation
     patches), `val_dice/{channel}`, `learning_rate`, `seconds` (of the epoch with its validation),
     `patches_per_second` (trained on by all processes) and `data_wait` (the fraction of the training
-    time spent waiting for patches). If the epoch was resumed in its middle, the last three cover
-    only the time since then.
+    time spent waiting for patches). Without validation, there is no column `val_…`. If the epoch
+    was resumed in its middle, the last three cover only the time since then.
     """
 
     def __init__(self, path: Path, loader: PatchLoader) -> None:
@@ -64,7 +64,9 @@ class EpochTable(pl.Callback):
         seconds = max(self.training_s, 1e-9)
         waited = (self.loader.waited_s - self.waited_before_s) / seconds
         loss = task.pop_epoch_loss()
-        losses = {"loss": loss, "validation loss": trainer.callback_metrics["val_loss"]}
+        losses = {"loss": loss}
+        if task.training_settings.validation != "none":
+            losses["validation loss"] = trainer.callback_metrics["val_loss"]
         for name, value in losses.items():
             if not value.isfinite():
                 raise InputError(_not_finite(name, trainer.current_epoch, task.training_settings))
@@ -177,21 +179,28 @@ def overlay_masks(
     return image
 
 
-# Checkpoints store the state of the two callbacks below under the names of their classes: under
-# other names, the state of trainings that are resumed would be lost.
-
-
-class BestCheckpoints(ModelCheckpoint):
-    """Keeps the checkpoints with the best validation Dice.
+class KeptCheckpoints(ModelCheckpoint):
+    """Keeps the checkpoints of the epochs with the highest value of `monitor`.
 
     Its state names them without their folder, which may be moved or mounted elsewhere.
+
+    Parameters
+    ----------
+    folder
+        Folder of the checkpoints.
+    number
+        How many checkpoints are kept.
+    monitor
+        Name of the metric to compare epochs by, or `epoch`.
+    filename
+        Lightning's template of the checkpoints' names.
     """
 
-    def __init__(self, folder: Path, number: int) -> None:
+    def __init__(self, folder: Path, number: int, monitor: str, filename: str) -> None:
         super().__init__(
             folder,
-            filename="{epoch}-{val_dice:.4f}",
-            monitor="val_dice",
+            filename=filename,
+            monitor=monitor,
             mode="max",
             save_top_k=number,
             auto_insert_metric_name=False,
@@ -200,21 +209,21 @@ class BestCheckpoints(ModelCheckpoint):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the list of the best, by file name."""
+        """Return the list of the kept checkpoints, by file name."""
         state = super().state_dict()
         state |= {key: Path(state[key]).name for key in PATH_KEYS}
-        models = {Path(path).name: dice for path, dice in state["best_k_models"].items()}
+        models = {Path(path).name: value for path, value in state["best_k_models"].items()}
         return state | {"dirpath": None, "best_k_models": models}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the list of the best, without files that the killed job had removed already.
+        """Restore the list, without files that the killed job had removed already.
 
         Older checkpoints name files with the folder that they were in.
         """
         assert self.dirpath
         paths = {path.name: str(path) for path in list_checkpoints(Path(self.dirpath))}
-        dice = {Path(path).name: value for path, value in state_dict["best_k_models"].items()}
-        present = {paths[name]: value for name, value in dice.items() if name in paths}
+        values = {Path(path).name: value for path, value in state_dict["best_k_models"].items()}
+        present = {paths[name]: value for name, value in values.items() if name in paths}
         best = max(present, key=lambda path: float(present[path]), default="")
         worst = min(present, key=lambda path: float(present[path]), default="")
         super().load_state_dict(
@@ -227,6 +236,24 @@ class BestCheckpoints(ModelCheckpoint):
                 "last_model_path": "",
             }
         )
+
+
+# Checkpoints store the state of the callbacks below under the names of their classes: under other
+# names, the state of trainings that are resumed would be lost.
+
+
+class BestCheckpoints(KeptCheckpoints):
+    """Keeps the checkpoints with the best validation Dice."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(folder, number, "val_dice", "{epoch}-{val_dice:.4f}")
+
+
+class LatestCheckpoints(KeptCheckpoints):
+    """Keeps the checkpoints of the latest epochs, for trainings without validation."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(folder, number, "epoch", "{epoch}")
 
 
 class Patience(EarlyStopping):

@@ -1,4 +1,4 @@
-"""Checkpoints: write them, export the best one of a training, and load networks from them."""
+"""Checkpoints: write them, export one of a training, and load networks from them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def export_checkpoint(source: Path, target: Path) -> None:
     checkpoint = read_checkpoint(source)
     if name := first_nonfinite(checkpoint["state_dict"]):
         raise InputError(
-            f"the training's best checkpoint {source} has weights that are not finite (NaN or "
+            f"the training's checkpoint {source} has weights that are not finite (NaN or "
             f"infinity), first in {name}: lower `learning_rate`, raise `scheduler.warmup_steps`, "
             "or set `precision: 32`"
         )

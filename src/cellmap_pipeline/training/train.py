@@ -34,6 +34,7 @@ from cellmap_pipeline.training.callbacks import (
     BestCheckpoints,
     EpochTable,
     ExampleSlices,
+    LatestCheckpoints,
     Patience,
     TimeLeftBar,
 )
@@ -55,6 +56,8 @@ for name in ("pytorch_lightning", "lightning_fabric"):
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
 # Lightning itself starts a process per GPU, `srun` does not.
 warnings.filterwarnings("ignore", "The `srun` command is available")
+# It is what `validation: none` asks for.
+warnings.filterwarnings("ignore", ".*no `val_dataloader`. Skipping val loop")
 warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")
 
 
@@ -74,11 +77,12 @@ def train(
     training
         Settings of the training.
     datasplit
-        CSV file that lists the crops to train on and to validate on.
+        CSV file that lists the crops to train on and, unless `validation` is `none`, to validate
+        on.
     state
         Folder for the state of the training: `checkpoints/`, `tensorboard/`, `metrics.csv`.
     checkpoint
-        Path that the best checkpoint is written to at the end.
+        Path that the best checkpoint is written to at the end; without validation, the last one.
     threads
         Number of CPU threads.
     summary
@@ -99,7 +103,8 @@ def train(
     torch.set_num_threads(threads)
     pl.seed_everything(training.seed, workers=True, verbose=False)
     settings = training_settings(training, TRAIN_KEYS)
-    crops = open_crops(datasplit, training.classes, training.voxel_size)
+    validates = training.validation != "none"
+    crops = open_crops(datasplit, training.classes, training.voxel_size, validates)
     given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
     if training.initial_weights:
         given["initial_weights"] = _file_digest(Path(training.initial_weights))
@@ -117,17 +122,19 @@ def train(
         task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if training.compile:
         task.network.compile()
-    best = BestCheckpoints(state / "checkpoints", training.save_top_k)
+    keep = BestCheckpoints if validates else LatestCheckpoints
+    kept = keep(state / "checkpoints", training.save_top_k)
     last = LastCheckpoint(state / "checkpoints" / LAST_CHECKPOINT, training.checkpoint_minutes)
-    trainer = _trainer(training, state, [best, last, *callbacks], resume_from)
+    trainer = _trainer(training, state, [kept, last, *callbacks], resume_from)
     # Nothing reads uninitialized memory, and filling it would take 7 % of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     batches, tiles = make_loaders(crops, training, trainer.global_rank, trainer.world_size)
     trainer.callbacks.insert(0, EpochTable(state / METRICS_FILE, batches))  # type: ignore[attr-defined]
     log.info(
-        "training %s parameters on %d crops, validating on %d; on %s, precision %s",
+        "training %s parameters on %d crops, validating on %s; on %s, precision %s",
         f"{sum(p.numel() for p in task.parameters()):,}", len(crops["train"]),
-        len(crops["validate"]), trainer.strategy.root_device, trainer.precision,
+        len(crops["validate"]) if tiles else "none", trainer.strategy.root_device,
+        trainer.precision,
     )  # fmt: skip
     if resume_from:
         log.info("resuming from %s, step %d", *resume_from)
@@ -139,7 +146,7 @@ def train(
     except torch.OutOfMemoryError as error:
         raise InputError(_out_of_memory_message(training, error)) from error
     if trainer.is_global_zero:
-        export_checkpoint(Path(best.best_model_path), checkpoint)
+        export_checkpoint(Path(kept.best_model_path), checkpoint)
 
 
 def _trainer(

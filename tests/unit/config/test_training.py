@@ -39,6 +39,15 @@ def test_defaults_and_isotropic_sizes(tmp_path):
             {"postprocess": {"mito": {"method": "mutex_watershed"}}},
             "targets: {mito: [affinities]}",
         ),
+        (
+            {"validation": "none", "early_stopping_patience": 9},
+            "`early_stopping_patience` stops by validation, of which `validation: none` has none",
+        ),
+        (
+            {"validation": "none", "inference": {"checkpoints": 2}},
+            "`inference.checkpoints: 2` are the best by validation, of which `validation: none` "
+            "has none: remove it, or average the weights by `ema`",
+        ),
     ],
     ids=str,
 )
@@ -110,6 +119,7 @@ def test_window_and_context_of_a_prediction(tmp_path):
         ({"scheduler": {"name": "polynomial", "warmup_steps": 10}}, None),
         ({"scheduler": "cosine", "early_stopping_patience": 7}, 7),
         ({"early_stopping_patience": 7}, 7),
+        ({"validation": "none"}, None),
     ],
 )
 def test_a_schedule_with_an_end_is_not_stopped_before_it(tmp_path, changes, epochs):

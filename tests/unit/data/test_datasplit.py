@@ -229,6 +229,17 @@ def test_errors_name_the_line(text, message, tmp_path):
     assert str(error.value).startswith(str(tmp_path / "d.csv"))
 
 
+def test_rows_to_validate_on_are_optional_when_told_so(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("train,a,b\n")
+    assert [row.usage for row in read_datasplit(path, ["mito"], needs_validation=False)] == [
+        "train"
+    ]
+    path.write_text("validate,a,b\n")
+    with pytest.raises(InputError, match="no row for 'train': it needs crops to train on"):
+        read_datasplit(path, ["mito"], needs_validation=False)
+
+
 def test_unreadable_datasplits_are_refused(tmp_path, data_root):
     (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
     for lack in ("none.csv does not exist", "latin.csv line 1 is not UTF-8", "a cannot be read"):

@@ -30,6 +30,17 @@ def test_training_hours_are_near_published_ones(model, hours):
     assert hours * 0.7 < found < hours * 1.1
 
 
+def test_a_training_without_validation_takes_no_time_for_it():
+    some, none = (
+        settings(iterations_per_epoch=6, validation_iterations=3, validation=validation)
+        for validation in ("held_out", "none")
+    )
+    cost = network_cost(some)
+    # A validation batch costs a third of a training batch: 6 + 1 and 6.
+    ratio = training_hours(some, cost, "A100") / training_hours(none, cost, "A100")
+    assert ratio == pytest.approx(7 / 6)
+
+
 def test_remaining_hours_use_the_measured_speed():
     table = pd.DataFrame({"epoch": [0, 1, 2], "seconds": [100, 360, 365]})
     assert hours_left(table, settings(epochs=12)) == pytest.approx(0.9, abs=0.01)

@@ -29,6 +29,17 @@ def test_training_curves_are_drawn_over_epochs(tmp_path, drawn):
     assert [[1, 0.001], [2, 0.0005], [3, 0]] in [line.tolist() for line in rate.values()]
 
 
+def test_a_training_without_validation_has_curves_of_its_own_values_alone(tmp_path, drawn):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step,train_loss,learning_rate\n0,10,1.4,0.001\n1,20,1.0,0.0005\n")
+    plot_training(path, tmp_path / "a.png")
+    loss, rate = drawn[0].axes
+    assert {name: line.tolist() for name, line in curves_in(loss).items()} == {
+        "train": [[1, 1.4], [2, 1.0]]
+    }
+    assert [line.tolist() for line in curves_in(rate).values()] == [[[1, 0.001], [2, 0.0005]]]
+
+
 @pytest.mark.parametrize(
     "text", [None, "", "epoch,step,val_dice\n"], ids=["no file", "empty file", "no epoch"]
 )
@@ -97,3 +108,19 @@ def test_trainings_share_a_figure(tmp_path, drawn):
     assert curves_in(train)["fine"].tolist() == [[1, 0.9], [2, 0.5]]
     styles = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in dice.lines}
     assert len(styles) == 2
+
+
+def test_trainings_without_validation_share_the_figure(tmp_path, drawn):
+    """Each training is in the legend; panels of validation need one that has any."""
+    paths = {name: tmp_path / f"{name}.csv" for name in ("held", "all")}
+    paths["held"].write_text("epoch,train_loss,val_loss,val_dice\n0,0.9,0.8,0.1\n1,0.5,0.6,0.3\n")
+    paths["all"].write_text("epoch,train_loss\n0,0.7\n1,0.4\n")
+    plot_trainings(paths, tmp_path / "both.png")
+    plot_trainings({"all": paths["all"]}, tmp_path / "one.png")
+    dice, train, val_loss = drawn[0].axes
+    assert [text.get_text() for text in dice.get_legend().get_texts()] == ["held", "all"]
+    assert set(curves_in(dice)) == set(curves_in(val_loss)) == {"held"}
+    assert curves_in(train)["all"].tolist() == [[1, 0.7], [2, 0.4]]
+    (alone,) = drawn[1].axes
+    assert alone.get_ylabel() == "loss, training patches"
+    assert [text.get_text() for text in alone.get_legend().get_texts()] == ["all"]

@@ -27,7 +27,7 @@ from cellmap_pipeline.training.checkpoints import (
 from cellmap_pipeline.training.initial_weights import load_initial_weights
 from cellmap_pipeline.training.train import train
 from tests.support.networks import tiny_task
-from tests.support.trainings import make_datasplit, settings
+from tests.support.trainings import all_train, make_datasplit, settings
 
 MADE = settings(epochs=4, inference={"checkpoints": 3})
 
@@ -130,6 +130,23 @@ def test_normalization_comes_from_the_checkpoint(trained, tmp_path):
 def test_checkpoints_that_cannot_be_averaged_are_refused(inference, message):
     with pytest.raises(ValueError, match=message):
         settings(inference=inference)
+
+
+def test_checkpoint_of_a_version_without_the_key_validation_is_loaded(trained, tmp_path):
+    content = torch.load(trained / "model.ckpt", weights_only=True)
+    del content["hyper_parameters"]["settings"]["validation"]
+    torch.save(content, tmp_path / "model.ckpt")
+    assert load_checkpoint(tmp_path / "model.ckpt").training_settings.validation == "held_out"
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_without_validation_best_and_last_are_the_same(tmp_path, checkpoint):
+    training = settings(validation="none")
+    datasplit = all_train(make_datasplit(tmp_path))
+    train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    (task,) = load(tmp_path, checkpoint=checkpoint)
+    stored = torch.load(tmp_path / "training/checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.equal(task.state_dict()[k], v) for k, v in stored["state_dict"].items())
 
 
 def test_checkpoints_are_written_in_their_own_folder(tmp_path, monkeypatch):

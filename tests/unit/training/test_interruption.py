@@ -18,7 +18,7 @@ from cellmap_pipeline.training.interruption import (
 from cellmap_pipeline.training.train import train
 from tests.support.runs import wait_until
 from tests.support.spoiled import pattern
-from tests.support.trainings import make_datasplit, settings, start, warm_up
+from tests.support.trainings import all_train, make_datasplit, settings, start, warm_up
 
 # Long enough to be interrupted, with all options whose state must be restored.
 LONG = {
@@ -69,9 +69,10 @@ def state(folder):
 
 
 def rows(folder):
-    kept = ("epoch", "step", "train_loss", "val_loss", "val_dice", "val_dice/mito", "learning_rate")
+    measured = ("seconds", "patches_per_second", "data_wait")
     with (folder / "training/metrics.csv").open() as file:
-        return [{key: row[key] for key in kept} for row in csv.DictReader(file)]
+        found = list(csv.DictReader(file))
+    return [{key: row[key] for key in row if key not in measured} for row in found]
 
 
 def same(one, other):
@@ -85,22 +86,25 @@ def same(one, other):
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_do_not_change_the_result(datasplit, tmp_path):
+@pytest.mark.parametrize("validation", ["held_out", "none"])
+def test_kills_at_random_moments_do_not_change_the_result(datasplit, tmp_path, validation):
     """Up to five trainings are killed, in total at least five times."""
+    if validation == "none":
+        datasplit = all_train(datasplit)
     warm_up()
     kills = 0
     for seed in range(5):
-        kills += compare(datasplit, tmp_path / str(seed), seed)
+        kills += compare(datasplit, tmp_path / str(seed), seed, validation)
         if kills >= 5:
             return
     pytest.fail(f"only {kills} of the trainings were hit before they ended")
 
 
-def compare(datasplit, folder, seed):
+def compare(datasplit, folder, seed, validation):
     """Check that kills at random moments do not change the result; return their number."""
     folder.mkdir()
     rng = random.Random(seed)
-    training = settings(**LONG, seed=seed, checkpoint_minutes=1e-6)
+    training = settings(**LONG, seed=seed, checkpoint_minutes=1e-6, validation=validation)
     seconds = run(training, datasplit, folder / "whole")
     parts = folder / "parts"
     kills = 0
@@ -295,6 +299,46 @@ def test_training_killed_between_the_best_and_the_last_checkpoint_resumes(
     assert one["global_step"] == other["global_step"] == 4
     assert same(one["state_dict"], other["state_dict"])
     assert rows(whole) == rows(parts)
+
+
+def test_training_without_validation_that_was_killed_equals_an_uninterrupted_one(
+    datasplit, tmp_path, monkeypatch
+):
+    """Killed in an epoch's last step and between its two checkpoints, it exports the same bytes."""
+    datasplit = all_train(datasplit)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    training = settings(validation="none", epochs=3, ema=0.9, scheduler="cosine", save_top_k=2)
+    for folder in (whole, parts):
+        folder.mkdir()
+    train(training, datasplit, whole / "training", whole / "model.ckpt")
+    for where, last_batch in (("on_train_batch_end", 7), ("on_train_epoch_end", 11)):
+        hook = getattr(LastCheckpoint, where)
+
+        def die(self, trainer, *args, hook=hook, last_batch=last_batch):
+            if trainer.fit_loop.total_batch_idx == last_batch:
+                raise MemoryError
+            hook(self, trainer, *args)
+
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(LastCheckpoint, where, die)
+            train(training, datasplit, parts / "training", parts / "model.ckpt")
+    train(training, datasplit, parts / "training", parts / "model.ckpt")
+    assert (whole / "model.ckpt").read_bytes() == (parts / "model.ckpt").read_bytes()
+    assert rows(whole) == rows(parts)
+    for folder in (whole, parts):
+        kept = sorted(os.listdir(folder / "training/checkpoints"))
+        assert kept == ["1.ckpt", "2.ckpt", "last.ckpt"]
+
+
+def test_training_without_validation_survives_a_broken_last_checkpoint(datasplit, tmp_path):
+    """The latest epoch's checkpoint takes its place, also after the training's end."""
+    datasplit = all_train(datasplit)
+    training = settings(validation="none")
+    train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    exported = (tmp_path / "model.ckpt").read_bytes()
+    (tmp_path / "training/checkpoints/last.ckpt").write_bytes(b"PK")
+    train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    assert (tmp_path / "model.ckpt").read_bytes() == exported
 
 
 def test_a_training_that_stopped_early_stays_stopped(datasplit, tmp_path):

@@ -16,7 +16,7 @@ from cellmap_pipeline.training.checkpoints import load_checkpoint
 from cellmap_pipeline.training.interruption import LastCheckpoint
 from cellmap_pipeline.training.task import SegmentationTask
 from cellmap_pipeline.training.train import balanced_weights, train
-from tests.support.trainings import GRID, settings
+from tests.support.trainings import GRID, all_train, settings
 
 
 def weights(path):
@@ -58,6 +58,42 @@ def test_without_any_class_in_validation_the_loss_decides(datasplit, tmp_path, c
     )
     assert all(torch.equal(exported[key], of_epoch[key]) for key in exported)
     assert caplog.text.count("no validation patch has a voxel of any class") == 1
+
+
+def test_without_validation_the_last_weights_are_exported(datasplit, tmp_path):
+    training = settings(epochs=4, validation="none")
+    train(training, all_train(datasplit), tmp_path / "training", tmp_path / "model.ckpt")
+    table = rows(tmp_path / "training")
+    assert [row["epoch"] for row in table] == ["0", "1", "2", "3"]
+    assert "train_loss" in table[0] and not [key for key in table[0] if key.startswith("val")]
+    exported, last = (
+        weights(tmp_path / name) for name in ("model.ckpt", "training/checkpoints/last.ckpt")
+    )
+    assert all(torch.equal(exported[key], last[key]) for key in last)
+    kept = sorted(path.name for path in (tmp_path / "training/checkpoints").iterdir())
+    assert kept == ["1.ckpt", "2.ckpt", "3.ckpt", "last.ckpt"]
+    events = EventAccumulator(str(tmp_path / "training/tensorboard")).Reload()
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("val")]
+
+
+def test_without_validation_all_crops_are_trained_on(datasplit, tmp_path, monkeypatch):
+    read: set[str] = set()
+    draw = RandomPatches._draw_location
+
+    def keep(self, *args):
+        reader, start = draw(self, *args)
+        read.add(reader.crop.label_folder.name)
+        return reader, start
+
+    monkeypatch.setattr(RandomPatches, "_draw_location", keep)
+    training = settings(validation="none", epochs=1, iterations_per_epoch=16)
+    train(training, all_train(datasplit), tmp_path / "training", tmp_path / "model.ckpt")
+    assert read == {"crop1", "crop2"}
+
+
+def test_crops_to_validate_on_are_needed_unless_validation_is_none(datasplit, tmp_path):
+    with pytest.raises(InputError, match="no row for 'validate': it needs both"):
+        train(settings(), all_train(datasplit), tmp_path / "training", tmp_path / "model.ckpt")
 
 
 def test_a_training_extended_to_more_epochs_equals_one_run(datasplit, tmp_path, monkeypatch):
@@ -147,7 +183,8 @@ def test_same_seed_gives_the_same_curve(datasplit, tmp_path):
     assert curves[0] == curves[1] and len(set(curves[0])) == 2
 
 
-def test_exported_checkpoint_has_averaged_weights(datasplit, tmp_path, monkeypatch):
+@pytest.mark.parametrize("validation", ["held_out", "none"])
+def test_exported_checkpoint_has_averaged_weights(datasplit, tmp_path, monkeypatch, validation):
     """After two steps, a decay of 0.9 gives 0.9 of the first weights and 0.1 of the second."""
     steps = []
     hook = LastCheckpoint.on_train_batch_end
@@ -157,7 +194,11 @@ def test_exported_checkpoint_has_averaged_weights(datasplit, tmp_path, monkeypat
         return hook(self, trainer, task, *args)
 
     monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", keep)
-    training = settings(ema=0.9, epochs=1, iterations_per_epoch=2, accumulate_grad_batches=1)
+    training = settings(
+        ema=0.9, epochs=1, iterations_per_epoch=2, accumulate_grad_batches=1, validation=validation
+    )
+    if validation == "none":
+        datasplit = all_train(datasplit)
     train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     average = weights(tmp_path / "model.ckpt")
     for key, value in average.items():
