@@ -3,12 +3,19 @@ import sys
 from cellmap_pipeline.plan.validation import validation_settings
 from cellmap_pipeline.run.resume import fingerprint_of
 
+
+def get_checked_settings(training):
+    """The settings of a training that `check_inputs` compares with its crops."""
+    keys = [*stages.DATASPLIT_KEYS, "datasplit"]
+    return stages.training_settings(training, keys + ["oversample"] * bool(training.oversample))
+
+
 # Trainings whose data split is made.
 SPLIT = ACTIVE or list(PLAN.trainings)
 # By job that waits for the check (a source, or TRAINING/cropN), the settings that both depend on.
 CHECKED = {
     name: [
-        stages.training_settings(PLAN.trainings[name], [*stages.DATASPLIT_KEYS, "datasplit"]),
+        get_checked_settings(PLAN.trainings[name]),
         sorted(PLAN.fetched),
     ]
     for name in SPLIT

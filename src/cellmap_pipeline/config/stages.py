@@ -19,7 +19,7 @@ from cellmap_pipeline.run.resume import fingerprint_of
 RESULT_VERSION = {
     "fetch": 2,
     "datasplit": 3,
-    "train": 4,
+    "train": 5,
     "validate": 8,
     "predict": 3,
     "select": 2,

@@ -17,6 +17,7 @@ from cellmap_pipeline.config.sections import (
     Inference,
     JobResources,
     JobStage,
+    Oversample,
     Scheduler,
 )
 from cellmap_pipeline.config.types import (
@@ -210,6 +211,11 @@ class Training(Section):
     augment: Augmentation = Field(
         Augmentation(),
         description="random changes of patches",
+        json_schema_extra=affects(Affects.LEARNING),
+    )
+    oversample: Oversample | None = Field(
+        None,
+        description="datasets whose crops are drawn more often; null: all alike",
         json_schema_extra=affects(Affects.LEARNING),
     )
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(

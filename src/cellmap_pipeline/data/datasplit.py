@@ -17,6 +17,7 @@ from cellmap_pipeline.data.balancing import balanced_choice
 from cellmap_pipeline.data.datasplit_csv import (
     DatasplitRow,
     LabeledCrop,
+    container_of,
     read_datasplit,
     write_datasplit,
     write_summary,
@@ -236,7 +237,7 @@ def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) 
     for label, volume in labels.items():
         voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
         present[label] = present_voxels(volume) * voxel
-    zarr = next((path for path in folder.parents if path.name.endswith(".zarr")), folder.parent)
+    zarr = container_of(folder)
     return LabeledCrop(
         dataset=Path(zarr.name).stem,
         crop=int(re.sub(r"\D", "", folder.name) or 0),

@@ -16,13 +16,14 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, auxiliary_kinds
+from cellmap_pipeline.config.sections import Oversample
 from cellmap_pipeline.config.stages import DATASPLIT_KEYS, NETWORK_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit import SplitSettings, find_crops, split
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
 from cellmap_pipeline.data.layout import raw_path
-from cellmap_pipeline.errors import InputError, UnavailableError, gathered, raise_all
+from cellmap_pipeline.errors import InputError, UnavailableError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.geometry import union
 from cellmap_pipeline.plan.choices import method_and_channels
 from cellmap_pipeline.plan.lineage import choice_for, prediction_paths
@@ -138,6 +139,7 @@ def _add_training(
             rows = read_datasplit(own, settings.classes) if own else ()
             usage = [row.usage for row in rows] or split(crops, settings)
             _check_sides(name, training, crops, usage, volumes, problems)
+            problems += _unknown_oversampled(plan, name, training, crops, usage)
     bar = tqdm(crops, desc=f"Checking crops of {name}", unit="crop", disable=None)
     for crop, use in zip(bar, usage, strict=True):
         margin = training.margins.around(crop.grid.at(training.voxel_size).shape)
@@ -187,6 +189,28 @@ def _check_sides(
             f"{', '.join(lacking['validate'])}, so nothing shows how well it is learned, and its "
             "settings are not tuned"
         )
+
+
+def _unknown_oversampled(
+    plan: Plan,
+    name: str,
+    training: Training,
+    crops: Sequence[LabeledCrop],
+    usage: Sequence[str],
+) -> Iterator[str]:
+    """List datasets that `oversample` names, but that no crop to train on comes from."""
+    oversample = training.oversample
+    # Datasets of test crops may have no training crops.
+    if not oversample or oversample == Oversample(datasets="test").resolved(plan.test_datasets):
+        return
+    known = {crop.dataset for crop, use in zip(crops, usage, strict=True) if use == "train"}
+    for dataset in oversample.datasets:
+        if dataset not in known:
+            yield (
+                f"training {name}: oversample.datasets: no crop that trains is from {dataset!r}"
+                f"{did_you_mean(dataset, sorted(known))}, only from {', '.join(sorted(known))}: "
+                "correct the name, or leave it out"
+            )
 
 
 def _validation_crops(crops: Sequence[tuple[LabeledCrop, str]]) -> dict[str, ValidationCrop]:
