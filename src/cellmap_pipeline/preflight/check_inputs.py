@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, auxiliary_kinds
-from cellmap_pipeline.config.sections import Oversample
+from cellmap_pipeline.config.sections import TEST_DATASETS_WEIGHT
 from cellmap_pipeline.config.stages import DATASPLIT_KEYS, NETWORK_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.crops import ValidationCrop
@@ -200,8 +200,9 @@ def _unknown_oversampled(
 ) -> Iterator[str]:
     """List datasets that `oversample` names, but that no crop to train on comes from."""
     oversample = training.oversample
-    # Datasets of test crops may have no training crops.
-    if not oversample or oversample == Oversample(datasets="test").resolved(plan.test_datasets):
+    by_test = dict.fromkeys(plan.test_datasets, TEST_DATASETS_WEIGHT)
+    # With `test`, datasets without crops to train on are no mistake.
+    if not oversample or oversample.datasets in ("test", by_test):
         return
     known = {crop.dataset for crop, use in zip(crops, usage, strict=True) if use == "train"}
     for dataset in oversample.datasets:
