@@ -3,11 +3,19 @@ import sys
 from cellmap_pipeline.plan.validation import validation_settings
 from cellmap_pipeline.run.resume import fingerprint_of
 
+
+def get_checked_settings(network):
+    """The settings of a network's training that `check_inputs` compares with its crops."""
+    training = get_training(network)
+    keys = [*stages.DATASPLIT_KEYS, "datasplit"]
+    return stages.training_settings(training, keys + ["oversample"] * bool(training.oversample))
+
+
 # By job that waits for the check (a network, the split, external predictions, or TRAINING/cropN), the
 # settings that both depend on.
 CHECKED = {
     network: [
-        stages.training_settings(get_training(network), [*stages.DATASPLIT_KEYS, "datasplit"]),
+        get_checked_settings(network),
         PLAN.split_settings(training_of(network)),
         sorted(PLAN.fetched),
     ]

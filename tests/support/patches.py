@@ -1,5 +1,8 @@
 """Small training patches of one crop."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import torch
 
 from cellmap_pipeline.config.training import Training
@@ -23,6 +26,22 @@ def training(**changes):
         "iterations_per_epoch": 3,
     }
     return Training.model_validate(values | changes)
+
+
+def simple_reader(side, positions, annotated=(), dataset="a"):
+    """Return a reader of a cubic crop that reads one voxel, which holds its own `crop`.
+
+    `positions` has voxels (n, 3) of each class that occurs; `annotated` adds classes that do not.
+    """
+    crop = SimpleNamespace(
+        grid=Grid((8, 8, 8), (0, 0, 0), (side,) * 3),
+        annotated=[*positions, *annotated],
+        present_classes=list(positions),
+        positions=lambda label: np.array(positions[label], np.int32).reshape(-1, 3),
+        dataset=dataset,
+    )
+    nothing = np.zeros(1, np.uint8), np.zeros(1, np.uint8), np.zeros((1, 1), np.uint8)
+    return SimpleNamespace(crop=crop, read=lambda start, shape: nothing)
 
 
 class Patches:

@@ -84,6 +84,9 @@ CHANGES = {
     "a class added to a training": lambda run: run.train(
         "tiny", classes=["nuc", "mito", "pm", "ves"]
     ),
+    "`oversample` of a training": lambda run: run.train(
+        "tiny", oversample={"datasets": {"demo_cell-1": 2}}
+    ),
     "`inference`, such as `overlap`": lambda run: run.train("tiny", inference={"overlap": 0.5}),
     "a threshold in `postprocess`": lambda run: run.train(
         "tiny", postprocess={"pm": {"threshold": 0.7}}

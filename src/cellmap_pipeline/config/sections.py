@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import atan2, ceil, cos, hypot, radians, sqrt
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cellmap_pipeline.config.types import Affects, LocalPath, PatchSize, Section, affects
+from cellmap_pipeline.config.types import (
+    Affects,
+    LocalPath,
+    Name,
+    PatchSize,
+    Section,
+    Weight,
+    affects,
+)
 from cellmap_pipeline.geometry import Shape, Vector, shape_of
 
 ROUNDING_VOXELS = 1e-6
+# Weight of the datasets of test crops with `oversample: {datasets: test}`.
+TEST_DATASETS_WEIGHT = 2.0
 # The stages for which a training may request resources.
 JobStage = Literal["train", "validate", "predict"]
 
@@ -38,6 +49,26 @@ class Augmentation(Section):
             reach = diagonal * cos(max(0.0, to_axis - radians(self.rotate)))
             margin.append(ceil((reach - side) / v - ROUNDING_VOXELS))
         return shape_of(margin)
+
+
+class Oversample(Section):
+    """How much more often the crops of some datasets are drawn."""
+
+    datasets: Literal["test"] | Annotated[dict[Name, Weight], Field(min_length=1)] = Field(
+        description="weights by dataset, 1 for others: how many times as often as another crop of "
+        "the same class a crop is drawn; `test`: 2 for the datasets of test crops"
+    )
+
+    def resolved(self, test_datasets: Sequence[str]) -> Oversample:
+        """Return this section with weights by name in the place of `test`."""
+        if self.datasets != "test":
+            return self
+        return Oversample(datasets=dict.fromkeys(test_datasets, TEST_DATASETS_WEIGHT))
+
+    def weight(self, dataset: str) -> float:
+        """Return the weight of a dataset; `test` must be resolved before."""
+        assert not isinstance(self.datasets, str)
+        return self.datasets.get(dataset, 1.0)
 
 
 class Inference(Section):

@@ -20,7 +20,7 @@ RESULT_VERSION = {
     "fetch": 2,
     "split": 1,
     "datasplit": 4,
-    "train": 4,
+    "train": 5,
     "validate": 8,
     "predict": 3,
     "select": 2,

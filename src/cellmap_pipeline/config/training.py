@@ -17,17 +17,15 @@ from cellmap_pipeline.config.sections import (
     Inference,
     JobResources,
     JobStage,
+    Oversample,
     Scheduler,
 )
+from cellmap_pipeline.config.training_data import TrainingData
 from cellmap_pipeline.config.types import (
     Affects,
-    Crops,
     LocalPath,
     Name,
-    Names,
     PatchSize,
-    Section,
-    VoxelSize,
     Weight,
     affects,
 )
@@ -44,22 +42,9 @@ MAX_BATCH_VOXELS = 2**30  # more than any GPU holds
 LOSS_SCHEMA = {"anyOf": [{"enum": list(LOSSES), "type": "string"}, {"type": "object"}]}
 
 
-class Training(Section):
-    """One file in config/training/: everything about one network."""
+class Training(TrainingData):
+    """One file in config/training/: everything about one training."""
 
-    classes: Names = Field(
-        description="labels to predict",
-        json_schema_extra=affects(Affects.DATASPLIT, Affects.NETWORK, Affects.LEARNING),
-    )
-    voxel_size: VoxelSize = Field(
-        description="nm; one number or [z, y, x]",
-        json_schema_extra=affects(Affects.DATASPLIT, Affects.NETWORK, Affects.LEARNING),
-    )
-    serves: list[VoxelSize] | None = Field(
-        None,
-        description="voxel sizes of the test crops that it predicts; null: all",
-        json_schema_extra=affects(Affects.PLAN),
-    )
     model: Annotated[dict[str, Any], AfterValidator(check_model)] = Field(
         description="`architecture` and its options",
         json_schema_extra=affects(Affects.LEARNING),
@@ -67,35 +52,6 @@ class Training(Section):
     patch_size: PatchSize = Field(
         description="voxels; one number or [z, y, x]",
         json_schema_extra=affects(Affects.LEARNING),
-    )
-    datasets: Names | None = Field(
-        None,
-        description="train on these datasets only; null: all",
-        json_schema_extra=affects(Affects.DATASPLIT),
-    )
-    crops: Crops | None = Field(
-        None,
-        description="train on these crops only; null: all",
-        json_schema_extra=affects(Affects.DATASPLIT),
-    )
-    datasplit: LocalPath | None = Field(
-        None,
-        description="path of your own datasplit CSV; null: this training's part of the run's "
-        "`split`",
-        json_schema_extra=affects(Affects.DATASPLIT_FILE),
-    )
-    validation: Literal["held_out", "folds", "none"] = Field(
-        "held_out",
-        description="`held_out`: validate on the crops that the run's `split` holds out; `folds`: "
-        "train a network per fold of `split.folds`, each validates on its fold, and their mean "
-        "predicts the test crops; `none`: train on all crops, and export the last weights",
-        json_schema_extra=affects(Affects.DATASPLIT, Affects.LEARNING),
-    )
-    settings_from: Name | None = Field(
-        None,
-        description="for `validation: none`: the training whose post-processing and validation "
-        "scores stand for this one's",
-        json_schema_extra=affects(Affects.LABELS),
     )
     seed: int = Field(
         0,
@@ -218,6 +174,11 @@ class Training(Section):
         description="random changes of patches",
         json_schema_extra=affects(Affects.LEARNING),
     )
+    oversample: Oversample | None = Field(
+        None,
+        description="datasets whose crops are drawn more often; null: all alike",
+        json_schema_extra=affects(Affects.LEARNING),
+    )
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
         None,
         description="epochs without improvement after which the training stops; null: 50 with a "
@@ -334,15 +295,6 @@ class Training(Section):
         if several > self.save_top_k:
             raise ValueError(
                 f"`inference.checkpoints: {several}` needs `save_top_k: {several}`, or more"
-            )
-        if self.settings_from and self.validation != "none":
-            raise ValueError(
-                "`settings_from` needs `validation: none`: otherwise settings are tuned"
-            )
-        if self.validation == "folds" and self.datasplit:
-            raise ValueError(
-                "`validation: folds` takes the run's folds, so leave `datasplit` out, or set "
-                "`validation: held_out`"
             )
         if self.validation == "folds" and self.inference.checkpoint not in ("best", "last"):
             raise ValueError(

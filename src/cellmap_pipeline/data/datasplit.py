@@ -16,6 +16,7 @@ import numpy as np
 from cellmap_pipeline.data.datasplit_csv import (
     DatasplitRow,
     LabeledCrop,
+    container_of,
     read_datasplit,
     write_datasplit,
     write_summary,
@@ -266,7 +267,7 @@ def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) 
     for label, volume in labels.items():
         voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
         present[label] = present_voxels(volume) * voxel
-    zarr = next((path for path in folder.parents if path.name.endswith(".zarr")), folder.parent)
+    zarr = container_of(folder)
     return LabeledCrop(
         dataset=Path(zarr.name).stem,
         crop=int(re.sub(r"\D", "", folder.name) or 0),

@@ -76,6 +76,11 @@ class DatasplitRow(NamedTuple):
     classes: list[str]
 
 
+def container_of(folder: Location) -> Location:
+    """Return the container of a crop's labels, `{dataset}.zarr`, or else their parent folder."""
+    return next((path for path in folder.parents if path.name.endswith(".zarr")), folder.parent)
+
+
 def write_datasplit(
     path: Path, crops: Sequence[LabeledCrop], usage: Sequence[str], classes: Sequence[str]
 ) -> None:

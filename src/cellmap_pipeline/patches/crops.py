@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.data.datasplit_csv import read_datasplit
+from cellmap_pipeline.data.datasplit_csv import container_of, read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
@@ -44,6 +44,11 @@ class CropData:
     annotated: Sequence[str]
     voxel_size: Vector
     _positions: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+
+    @property
+    def dataset(self) -> str:
+        """Name of the crop's dataset."""
+        return Path(container_of(self.label_folder).name).stem
 
     @cached_property
     def raw(self) -> Volume:

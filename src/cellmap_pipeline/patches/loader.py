@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,11 @@ from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.label_codes import BlockCache, LabelCodes
 from cellmap_pipeline.patches.official_loader import OfficialCropReader
 from cellmap_pipeline.patches.patch import CropReader, Patch
-from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches, ValidationTiles
+from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches
 from cellmap_pipeline.patches.targets import stored_channels
+from cellmap_pipeline.patches.tiles import ValidationTiles
+
+log = logging.getLogger(__name__)
 
 # Shares of a loader's memory.
 LABEL_MEMORY_SHARE = 0.3
@@ -155,6 +159,12 @@ def make_loaders(
     if training.validation == "none":
         return batches, None
     tiles = ValidationTiles(_make_readers(crops["validate"], training, cache), training)
+    if tiles.missed_classes and rank == 0:
+        log.warning(
+            "none of the %d validation patches is known to hold a voxel of %s, so `val_dice` may "
+            "leave them out: raise `validation_iterations`",
+            len(tiles), ", ".join(tiles.missed_classes),
+        )  # fmt: skip
     tiles_per_rank = -(-len(tiles) // world_size)
     tile_indices = range(rank, tiles_per_rank * world_size, world_size)
     return batches, PatchLoader(tiles.read, tile_indices, size, threads, prefetch)

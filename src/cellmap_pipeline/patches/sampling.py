@@ -1,9 +1,9 @@
-"""Choice of the patches to train on and of the tiles to validate on."""
+"""Choice of the patches to train on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,12 +12,36 @@ from torch.utils.data import Sampler
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.patches.augmentation import PatchTransform, draw_transform, shape_to_read
-from cellmap_pipeline.patches.patch import CropReader, Patch, all_unknown, read_patch
+from cellmap_pipeline.patches.augmentation import draw_transform, shape_to_read
+from cellmap_pipeline.patches.crops import CropData
+from cellmap_pipeline.patches.patch import CropReader, Patch, read_patch
 
 # Share of patches that are centered near a voxel of a class, so that rare classes are seen; the
-# others lie anywhere in a crop.
+# others lie anywhere in a crop that annotates a class, so that its surroundings are seen.
 CLASS_CENTERED_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class ClassCrops:
+    """The crops in which the patches of a class may lie.
+
+    Attributes
+    ----------
+    label
+        The class.
+    readers
+        Readers of the crops.
+    shares
+        (n,) probability that each of them is drawn.
+    """
+
+    label: str
+    readers: Sequence[CropReader]
+    shares: NDArray[np.float64]
+
+    def draw(self, rng: np.random.Generator) -> CropReader:
+        """Draw a crop."""
+        return self.readers[rng.choice(len(self.readers), p=self.shares)]
 
 
 class RandomPatches:
@@ -40,29 +64,49 @@ class RandomPatches:
         return read_patch(reader, start, shape, transform)
 
     @cached_property
-    def _readers_by_class(self) -> list[tuple[str, list[CropReader]]]:
-        """Classes that occur in some crop, with the readers of these crops."""
-        by_class = [
-            (label, [reader for reader in self.readers if label in reader.crop.present_classes])
-            for label in self.training.classes
-        ]
-        return [(label, readers) for label, readers in by_class if readers]
+    def centered(self) -> list[ClassCrops]:
+        """By class, the crops in which it occurs, all with the same share.
+
+        These crops are for patches that are centered near a voxel of the class.
+        """
+        return self._by_class(lambda crop: crop.present_classes, lambda crop: 1)
 
     @cached_property
-    def _share_of_voxels(self) -> NDArray[np.float64]:
-        sizes = np.array([reader.crop.grid.size for reader in self.readers], float)
-        return sizes / sizes.sum()
+    def anywhere(self) -> list[ClassCrops]:
+        """By class, the crops that annotate it, which are for patches anywhere in the crop.
+
+        Their shares grow with the root of their size: a large crop shows more than a small one,
+        but in proportion to voxels, few large crops would take nearly all patches.
+        """
+        return self._by_class(lambda crop: crop.annotated, lambda crop: crop.grid.size**0.5)
+
+    def _by_class(
+        self,
+        classes_of: Callable[[CropData], Collection[str]],
+        weight_of: Callable[[CropData], float],
+    ) -> list[ClassCrops]:
+        """List the classes of some crop, each with its crops and their shares by weight."""
+        oversample = self.training.oversample
+        found = []
+        for label in self.training.classes:
+            readers = [reader for reader in self.readers if label in classes_of(reader.crop)]
+            weights = np.array([weight_of(reader.crop) for reader in readers], float)
+            if oversample:
+                weights *= [oversample.weight(reader.crop.dataset) for reader in readers]
+            if readers:
+                found.append(ClassCrops(label, readers, weights / weights.sum()))
+        return found
 
     def _draw_location(self, rng: np.random.Generator, shape: Shape) -> tuple[CropReader, Shape]:
-        """Draw a crop, and where in it to start reading `shape`."""
-        reader = self.readers[rng.choice(len(self.readers), p=self._share_of_voxels)]
+        """Draw a class, a crop, and where in it to start reading `shape`."""
+        is_centered = bool(self.centered) and rng.random() < CLASS_CENTERED_SHARE
+        by_class = self.centered if is_centered else self.anywhere
+        crops = by_class[rng.integers(len(by_class))]
+        reader = crops.draw(rng)
         center = rng.random(3) * reader.crop.grid.shape
-        if self._readers_by_class and rng.random() < CLASS_CENTERED_SHARE:
-            label, readers = self._readers_by_class[rng.integers(len(self._readers_by_class))]
-            reader = readers[rng.integers(len(readers))]
-            voxels = reader.crop.positions(label)
+        if is_centered:
+            voxels = reader.crop.positions(crops.label)
             # If the search missed the object because it is small, take any place in the crop.
-            center = rng.random(3) * reader.crop.grid.shape
             if len(voxels):
                 center = voxels[rng.integers(len(voxels))] + 0.5
         patch_shape = np.array(self.training.patch_size)
@@ -72,35 +116,6 @@ class RandomPatches:
         start = start.clip(np.minimum(slack, 0), np.maximum(slack, 0))
         z, y, x = (start - (np.array(shape) - patch_shape) // 2).astype(int).tolist()
         return reader, (z, y, x)
-
-
-class ValidationTiles:
-    """Validation patches: fixed tiles over the validation crops, without augmentation.
-
-    Processes that train together need the same number of tiles: an index beyond the last tile
-    gives a tile whose targets are all unknown.
-    """
-
-    def __init__(self, readers: Sequence[CropReader], training: Training) -> None:
-        self.shape = training.patch_size
-        tiles = [
-            (reader, start)
-            for reader in readers
-            for start in _tile_starts(reader.crop.grid.shape, self.shape)
-        ]
-        max_tiles = training.validation_iterations * training.batch_size
-        if len(tiles) > max_tiles:
-            tiles = [tiles[i] for i in np.linspace(0, len(tiles) - 1, max_tiles).astype(int)]
-        self.tiles = tiles
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def read(self, index: int) -> Patch:
-        """Read the tile of an index."""
-        reader, start = self.tiles[min(index, len(self.tiles) - 1)]
-        patch = read_patch(reader, start, self.shape, PatchTransform())
-        return patch if index < len(self.tiles) else replace(patch, table=all_unknown(patch.table))
 
 
 class EpochSampler(Sampler[int]):
@@ -125,17 +140,3 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.patches * self.world_size + self.rank
         return iter(range(first, first + self.patches * self.world_size, self.world_size))
-
-
-def _tile_starts(shape: Shape, patch: Shape) -> list[Shape]:
-    """List the starts of tiles that cover a crop, evenly spaced from its start to its end.
-
-    A crop smaller than a tile lies in the tile's center.
-    """
-    axes = []
-    for n, p in zip(shape, patch, strict=True):
-        count = max(1, -(-n // p))
-        last = n - p
-        axes.append([round(i * last / max(1, count - 1)) if count > 1 else last // 2 for i in
-                     range(count)])  # fmt: skip
-    return [(z, y, x) for z in axes[0] for y in axes[1] for x in axes[2]]

@@ -39,7 +39,12 @@ from cellmap_pipeline.preflight.disk_space import (
     predictions_need,
 )
 from cellmap_pipeline.preflight.layout import Layout
-from cellmap_pipeline.preflight.splits import RunSplits, check_sides, usage_by_network
+from cellmap_pipeline.preflight.splits import (
+    RunSplits,
+    check_sides,
+    unknown_oversampled,
+    usage_by_network,
+)
 from cellmap_pipeline.preflight.volumes import InputVolumes, Reader
 from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.segmentation.probabilities import auxiliary_paths
@@ -140,6 +145,7 @@ def _add_training(
         with gathered(problems, f"training {name}: "):
             usage = usage_by_network(plan, name, crops, splits)
             check_sides(name, training, crops, usage, problems, volumes.warnings)
+            problems += unknown_oversampled(plan, name, crops, usage)
     validates = [any(use == VALIDATE for use in uses) for uses in zip(*usage.values(), strict=True)]
     validates = validates or [False] * len(crops)
     bar = tqdm(crops, desc=f"Checking crops of {name}", unit="crop", disable=None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from cellmap_pipeline.config.sections import TEST_DATASETS_WEIGHT
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit import find_labeled_crops, usage_by_split
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
@@ -15,6 +16,7 @@ from cellmap_pipeline.data.split import (
     read_earlier,
     split_crops,
 )
+from cellmap_pipeline.errors import did_you_mean
 from cellmap_pipeline.plan.folds import fold_of
 from cellmap_pipeline.plan.plan import Plan
 
@@ -116,6 +118,30 @@ def check_sides(
             )
     if training.validation == "held_out":
         _check_validation(name, training, holding, problems, warnings)
+
+
+def unknown_oversampled(
+    plan: Plan, name: str, crops: Sequence[LabeledCrop], usage: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """List datasets that `oversample` names, but that no crop to train on comes from."""
+    oversample = plan.trainings[name].oversample
+    by_test = dict.fromkeys(plan.test_datasets, TEST_DATASETS_WEIGHT)
+    # With `test`, datasets without crops to train on are no mistake.
+    if not oversample or oversample.datasets in ("test", by_test):
+        return
+    known = {
+        crop.dataset
+        for sides in usage.values()
+        for crop, use in zip(crops, sides, strict=True)
+        if use == TRAIN
+    }
+    for dataset in oversample.datasets:
+        if dataset not in known:
+            yield (
+                f"training {name}: oversample.datasets: no crop that trains is from {dataset!r}"
+                f"{did_you_mean(dataset, sorted(known))}, only from {', '.join(sorted(known))}: "
+                "correct the name, or leave it out"
+            )
 
 
 def _check_validation(

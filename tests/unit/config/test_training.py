@@ -76,6 +76,16 @@ def test_invalid_values_are_named(tmp_path, changes, message):
             "inference.batch: Input should be greater than or equal to 1, not 0",
         ),
         ({"loss": {"dice": -1}}, "loss.dice: Input should be greater than 0, not -1"),
+        (
+            {"oversample": {"datasets": {"a": 0}}},
+            "oversample.datasets.a: Input should be greater than 0, not 0",
+        ),
+        ({"oversample": {"datasets": {}}}, "oversample.datasets: is empty: name at least one"),
+        (
+            {"oversample": {"datasets": "all"}},
+            "oversample.datasets: Input should be 'test'; or Input should be a valid dictionary, "
+            "not 'all'",
+        ),
         ({"scheduler": "exp"}, "scheduler: Input should be 'constant', 'cosine' or 'polynomial', "
          "not 'exp'"),
     ], ids=str,

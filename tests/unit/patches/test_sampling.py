@@ -1,4 +1,4 @@
-"""Which patches training and validation draw."""
+"""Which patches training draws."""
 
 from types import SimpleNamespace
 
@@ -10,8 +10,9 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.loader import make_loaders
-from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches, ValidationTiles
-from tests.support.patches import CROP_GRID, Patches, training
+from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches
+from cellmap_pipeline.patches.tiles import ValidationTiles
+from tests.support.patches import Patches, simple_reader, training
 
 
 def test_patch_is_determined_by_its_index(crops):
@@ -28,21 +29,51 @@ def test_sparse_classes_are_in_most_patches(crops):
     assert share > 0.9
 
 
-def test_validation_tiles_cover_the_crop_once(crops):
-    tiles = Patches(crops, training()).tiles.read.__self__
-    assert len(tiles) == 2 * 2 * 2
-    seen = np.zeros(CROP_GRID.shape, int)
-    for _, start in tiles.tiles:
-        seen[tuple(slice(s, s + 32) for s in start)] += 1
-    assert seen.min() == 1
-    few = Patches(crops, training(validation_iterations=1)).tiles
-    assert len(few.read.__self__) == 2 and len(few) == 1
+ONE_VOXEL = [[16, 16, 16]]
 
 
-def test_tiles_after_the_last_are_unknown(crops):
-    patches = Patches(crops, training(patch_size=48))
-    _, target = patches.build([patches.tiles.read(1)])
-    assert (target == 255).all()
+def drawn(patches, number=4000):
+    """Count how often each reader's crop is drawn."""
+    counts = dict.fromkeys(range(len(patches.readers)), 0)
+    for index in range(number):
+        rng = np.random.default_rng([patches.training.seed, index])
+        reader, _ = patches._draw_location(rng, patches.training.patch_size)
+        counts[patches.readers.index(reader)] += 1
+    return np.array(list(counts.values())) / number
+
+
+def test_a_huge_crop_of_one_class_does_not_take_all_patches():
+    """Of the voxels, it has 98 %."""
+    huge = simple_reader(200, {"a": ONE_VOXEL})
+    small = [simple_reader(32, dict.fromkeys("abc", ONE_VOXEL)) for _ in range(4)]
+    patches = RandomPatches([huge, *small], training(classes=["a", "b", "c"]))
+    share_of_a = 200**1.5 / (200**1.5 + 4 * 32**1.5)
+    expected = 0.7 / 3 / 5 + 0.3 / 3 * share_of_a
+    shares = drawn(patches)
+    assert shares[0] == pytest.approx(expected, abs=0.02)
+    assert shares[1:] == pytest.approx((1 - expected) / 4, abs=0.02)
+
+
+def test_classes_without_voxels_get_patches_anywhere():
+    """Crops that annotate a class show the network where it is not."""
+    with_voxels = simple_reader(32, {"a": ONE_VOXEL})
+    without = simple_reader(32, {}, annotated=["b"])
+    patches = RandomPatches([with_voxels, without], training(classes=["a", "b"]))
+    assert [crops.label for crops in patches.centered] == ["a"]
+    assert [crops.label for crops in patches.anywhere] == ["a", "b"]
+    assert drawn(patches) == pytest.approx([0.7 + 0.3 / 2, 0.3 / 2], abs=0.02)
+
+
+def test_crops_of_oversampled_datasets_are_drawn_more_often():
+    readers = [
+        simple_reader(32, {"a": ONE_VOXEL}, ["b"], dataset)
+        for dataset in ("plain", "often", "plain")
+    ]
+    made = training(classes=["a", "b"], oversample={"datasets": {"often": 2}})
+    patches = RandomPatches(readers, made)
+    for crops in (*patches.centered, *patches.anywhere):
+        assert crops.shares == pytest.approx([1 / 4, 2 / 4, 1 / 4])
+    assert drawn(patches) == pytest.approx([1 / 4, 2 / 4, 1 / 4], abs=0.025)
 
 
 @pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)], ids=str)
@@ -59,7 +90,7 @@ def test_patches_lie_within_the_margins(crop_shape):
         boxes.append((start, np.add(start, shape)))
         return np.zeros(1, np.uint8), np.zeros(1, np.uint8), np.zeros((1, 1), np.uint8)
 
-    crop = SimpleNamespace(grid=grid, present_classes=[])
+    crop = SimpleNamespace(grid=grid, annotated=["mito"], present_classes=[])
     reader = SimpleNamespace(crop=crop, read=read)
     patches, tiles = RandomPatches([reader], made), ValidationTiles([reader], made)
     for index in range(500):

@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import yaml
 
+from cellmap_pipeline.config.stages import training_lineage
+from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.plan.lineage import prediction_paths
+from cellmap_pipeline.plan.make import make_plan
 from cellmap_pipeline.plan.validation import validation_settings
-from tests.support.plans import ROWS
+from tests.support.plans import MODEL, ROWS
 
 PATTERN = "{dataset}/crop{crop}/{label}"
 
@@ -17,6 +21,23 @@ def test_sources_of_each_label(plan):
     assert made.rows_to_segment() == [ROWS[0], ROWS[1], ROWS[3]]
     assert made.rows_by_crop("fine") == {1: ROWS[:2]}
     assert made.rows_by_crop("coarse") == {1: [ROWS[1]], 2: [ROWS[3]]}
+
+
+def test_oversampled_test_datasets_are_those_of_the_manifest(tmp_path):
+    """So a manifest with a new dataset reruns only trainings that say `test`."""
+    nuc = MODEL | {"classes": ["nuc"], "voxel_size": 32}
+    for name, changes in (("with", {"oversample": {"datasets": "test"}}), ("without", {})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(nuc | changes))
+    manifest = tmp_path / "m.csv"
+    config = {"data_root": "data", "test_crops": str(manifest), "trainings": ["with", "without"]}
+    lineages = []
+    for rows, weights in ((ROWS, {"a": 2, "b": 2}), (ROWS[:3], {"a": 2})):
+        write_manifest(rows, manifest)
+        made = make_plan(config, "config.yaml", [tmp_path])
+        assert made.trainings["with"].oversample.datasets == weights
+        assert made.trainings["without"].oversample is None
+        lineages.append([training_lineage(training, {}) for training in made.trainings.values()])
+    assert lineages[0][0] != lineages[1][0] and lineages[0][1] == lineages[1][1]
 
 
 def test_selected_source_overrides_tuned_one(plan):

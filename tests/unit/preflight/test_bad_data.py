@@ -182,6 +182,12 @@ ROWS = {
         "uint8, 255 is a probability of 1: multiply by 255, or write floats from 0 to 1",
         lambda folder: external_predictions(folder, np.ones(CROP, np.uint8)),
     ),
+    "an oversampled dataset without training crops": Row(
+        CHECK,
+        "training tiny: oversample.datasets: no crop that trains is from 'A' (did you mean 'a'?), "
+        "only from a: correct the name, or leave it out",
+        lambda folder: folder.configure_training(oversample={"datasets": {"a": 2, "A": 3}}),
+    ),
     "an average without the channels for its method": Row(
         CHECK,
         "predictions.nnunet: other/a/crop3/mito is averaged with `method: watershed_boundary`, "
