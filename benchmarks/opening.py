@@ -90,14 +90,22 @@ def opening(folder: Path) -> dict[str, Any]:
 
 def splitting(folder: Path) -> dict[str, Any]:
     """Measure the creation of the data split."""
-    from cellmap_pipeline.data.datasplit import SplitSettings, make_datasplit
+    from cellmap_pipeline.data.datasplit import (
+        DatasplitSettings,
+        find_labeled_crops,
+        make_datasplit,
+    )
+    from cellmap_pipeline.data.split import SplitSettings, split_crops
 
-    settings = SplitSettings(CLASSES, VOXEL_SIZE)
+    settings = DatasplitSettings(CLASSES, VOXEL_SIZE)
     begin = time.perf_counter()
-    make_datasplit(folder, settings, None, folder / "split.csv", folder / "summary.csv")
+    parts = split_crops(find_labeled_crops(folder, []), SplitSettings(0.15))
+    make_datasplit(
+        folder, settings, None, parts, None, folder / "split.csv", folder / "summary.csv"
+    )
     seconds = time.perf_counter() - begin
     with open(folder / "summary.csv", encoding="utf-8") as file:
-        off = [abs(float(row["share"]) - settings.validation_fraction)
+        off = [abs(float(row["share"]) - 0.15)
                for row in csv.DictReader(file)]  # fmt: skip
     return {
         "split_seconds": round(seconds, 2),

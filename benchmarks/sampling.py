@@ -27,13 +27,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
-from splits import drawn_crops
+from splits import drawn_crops, timed_split, usable_crops
 
 from cellmap_pipeline.config.load import load_training
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.data.datasplit import MAX_LABEL_COARSENESS, SplitSettings, split
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop
-from cellmap_pipeline.io.levels import is_as_fine
+from cellmap_pipeline.data.split import SplitSettings
 from cellmap_pipeline.patches import tiles
 from cellmap_pipeline.patches.crops import MAX_POSITIONS
 from cellmap_pipeline.patches.sampling import RandomPatches
@@ -55,30 +54,16 @@ def main() -> None:
     classes = sorted(set(table["class_label"]))
     for draw in range(arguments.draws):
         drawn = drawn_crops(table, classes, draw)
+        usage, _ = timed_split(drawn, SplitSettings(test_datasets=tested))
         for name in arguments.trainings:
             training = load_training(name, [FOLDER])
-            crops = [crop for crop in drawn if usable(crop, training)]
-            settings = SplitSettings(
-                training.classes, training.voxel_size, validation_fraction=0.15,
-                test_datasets=tested,
-            )  # fmt: skip
-            usage = split(crops, settings)
+            crops = usable_crops(drawn, usage, training)
             sides = {
-                side: [
-                    reader(crop, training)
-                    for crop, use in zip(crops, usage, strict=True)
-                    if use == side
-                ]
+                side: [reader(crop, training) for crop, use in crops if use == side]
                 for side in ("train", "validate")
             }
             for when, result in compared(sides, training).items():
                 print(json.dumps({"draw": draw, "training": name, "when": when} | result))
-
-
-def usable(crop: LabeledCrop, training: Training) -> bool:
-    """Whether a crop annotates a class of a training finely enough."""
-    fine = is_as_fine(crop.grid.voxel_size, training.voxel_size, MAX_LABEL_COARSENESS)
-    return fine and any(label in crop.present for label in training.classes)
 
 
 def reader(crop: LabeledCrop, training: Training) -> SimpleNamespace:
