@@ -21,7 +21,9 @@ CHECKED = {
     ]
     for network in SPLIT
 }
-CHECKED["split"] = [PLAN.config.split.model_dump(mode="json"), sorted(PLAN.fetched)]
+for _network in SPLIT:
+    if _settings := PLAN.split_settings(training_of(_network)):
+        CHECKED["folds" if "folds" in _settings else "split"] = [_settings, sorted(PLAN.fetched)]
 CHECKED |= {name: validation_settings(PLAN, name) for name in PLAN.config.predictions}
 CHECKED |= {
     f"{name}/crop{crop}": [

@@ -72,7 +72,7 @@ rule split:
 rule folds:
     """Assign all labeled crops to folds, for all trainings with `validation: folds`."""
     input:
-        checked=after_check("split"),
+        checked=after_check("folds"),
     output:
         update(PATHS.folds),
     log:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ["submission.zip", "results/scores.json", "results/selection.csv"]
 STAGES = {
-    "check_inputs", "datasplit", "train", "predict_validation", "validate", "predict", "select",
+    "check_inputs", "split", "datasplit", "train", "predict_validation", "validate", "predict", "select",
     "segment", "package", "score",
 }  # fmt: skip
 
@@ -93,6 +93,10 @@ CHANGES = {
     ),
     "the manifest gains a crop": add_crop,
     "`scoring.rules`": lambda run: run.configure(scoring={"rules": "2026-06-30"}),
+    "`split.seed`, `split.by` or `split.validation_fraction`": lambda run: run.configure(
+        split={"seed": 1}
+    ),
+    "`split.folds`": lambda run: run.configure(split={"folds": 3}),
     "a training added": lambda run: (
         run.train("third", classes=["pm"]),
         run.configure(trainings=["tiny", "other", "third"]),
@@ -140,7 +144,7 @@ def checked(finished_run):
     run.train("other", classes=["mito"])
     run.configure(trainings=["tiny", "other"])
     shutil.copytree(run.folder / "results/tiny", run.folder / "results/other")
-    run.train("tiny", validation_fraction=0.4)
+    run.configure(split={"validation_fraction": 0.4})
     run.snakemake("check_inputs")
     return run
 
@@ -150,7 +154,7 @@ def finished(checked):
     """A finished run of two trainings."""
     run = replace(checked, folder=checked.folder.with_name("touched"))
     shutil.copytree(checked.folder, run.folder, symlinks=True)
-    run.train("tiny")
+    run.configure(split={})
     run.snakemake("--touch", *TARGETS)
     assert run.planned(*TARGETS) == {}
     return run
@@ -184,5 +188,5 @@ def test_inputs_are_checked_once_unless_requested(checked):
     planned = checked.planned(*TARGETS)
     assert "check_inputs" not in planned
     # A check makes no data split.
-    assert planned["datasplit"] == 1
+    assert planned["split"] == 1
     assert checked.planned("check_inputs") == {"check_inputs": 1}

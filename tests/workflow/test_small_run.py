@@ -203,9 +203,9 @@ def test_crop_predicted_by_two_jobs_is_the_same(run, small_data):
 
 @pytest.mark.slow
 def test_changed_datasplit_reruns_check_and_later_stages_in_one_run(run):
-    run.train("tiny", validation_fraction=0.45)
+    run.configure(split={"validation_fraction": 0.45})
     later = RETRAINED - {"select", "train"}
-    first = {"check_inputs", "datasplit", "train"}
+    first = {"check_inputs", "split", "datasplit", "train"}
     assert stages(run.planned("scores.json")) == first | later
     output = run.snakemake("results/tiny/model.ckpt").stdout
     done = set(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", output))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -80,20 +81,24 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         warnings = mirroring_warnings(training, fetch.padding, fetched, crops)
         lines += [f"  warning: fetch.padding: {fetch.padding:g} nm: {line}" for line in warnings]
     cost = network_cost(training)
-    hours = {gpu: training_hours(training, cost, gpu) / training.devices for gpu in GPUS}
+    networks = plan.networks_of(name)
+    hours = {
+        gpu: len(networks) * training_hours(training, cost, gpu) / training.devices for gpu in GPUS
+    }
+    folds = f"{len(networks)} folds, each of " if len(networks) > 1 else ""
     lines.append(
-        f"  {training.epochs:,} epochs of {training.iterations_per_epoch:,} batches of "
+        f"  {folds}{training.epochs:,} epochs of {training.iterations_per_epoch:,} batches of "
         f"{training.batch_size}, {cost.operations / 1e12:.2f} Tflop per patch: about "
         + ", ".join(f"{format_hours(value)} on {gpu}" for gpu, value in hours.items())
         + " (rough)"
     )
-    metrics = plan.paths.metrics(name)
-    table = pd.read_csv(metrics) if metrics.is_file() else None
-    if table is not None:
-        remaining = format_hours(hours_left(table, training))
+    paths = [path for path in map(plan.paths.metrics, networks) if path.is_file()]
+    tables = [pd.read_csv(path) for path in paths]
+    if tables:
+        remaining = format_hours(hours_left(tables, len(networks), training))
         lines.append(f"  at the speed measured so far: {remaining} left")
     predictions = [prediction_cost(training, rows) for rows in crops.values()]
-    passes = sum(prediction.passes for prediction in predictions)
+    passes = len(networks) * sum(prediction.passes for prediction in predictions)
     # This assumes windows of the size of patches.
     forward = {
         gpu: passes * patch_seconds(cost, gpu) / FORWARD_PASSES_PER_STEP / 3600 for gpu in GPUS
@@ -103,11 +108,12 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         + ", ".join(f"{format_hours(value)} on {gpu}" for gpu, value in forward.items())
         + " (rough)"
     )
-    seconds, basis = _seconds_per_pass(plan.paths.calibration(name), table, training)
+    seconds, basis = _seconds_per_pass(plan.paths.calibration(name), tables, training)
     if seconds:
         lines.append(f"    {basis}: about {format_hours(passes * seconds / 3600)}")
     for prediction in predictions:
-        lines.append(f"    {describe_cost(prediction, seconds)}")
+        of_all = seconds * len(networks) if seconds else None
+        lines.append(f"    {describe_cost(prediction, of_all)}")
         if (warning := voxel_size_warning(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
     return lines
@@ -128,14 +134,14 @@ def _training_data(plan: Plan, training: Training) -> tuple[str, list[LabeledCro
 
 
 def _seconds_per_pass(
-    calibration: Path, metrics: pd.DataFrame | None, training: Training
+    calibration: Path, metrics: Sequence[pd.DataFrame], training: Training
 ) -> tuple[float | None, str]:
     """Return the measured time of a forward pass, if any, and how it was measured."""
     found = json.loads(calibration.read_text()) if calibration.is_file() else {}
     if found.get("window") == list(training.window):
         basis = f"as calibrated on {found['device']}, batch {found['batch']}"
         return found["seconds_per_pass"], basis
-    if metrics is not None:
-        speed = float(metrics["patches_per_second"].median())
+    if metrics:
+        speed = float(pd.concat(metrics)["patches_per_second"].median())
         return 1 / (FORWARD_PASSES_PER_STEP * speed), "at the speed of the training so far"
     return None, ""

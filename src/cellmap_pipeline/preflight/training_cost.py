@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -106,7 +107,8 @@ def patch_seconds(cost: NetworkCost, gpu: str) -> float:
     )
 
 
-def hours_left(table: pd.DataFrame, training: Training) -> float:
-    """Return the remaining hours of a training at the median speed of its metrics table."""
-    left = training.epochs - 1 - int(table["epoch"].iloc[-1])
-    return left * float(table["seconds"].median()) / 3600
+def hours_left(tables: Sequence[pd.DataFrame], networks: int, training: Training) -> float:
+    """Return the remaining hours of all networks at the median speed of their metrics tables."""
+    done = sum(int(table["epoch"].iloc[-1]) + 1 for table in tables)
+    left = networks * training.epochs - done
+    return left * float(pd.concat(tables)["seconds"].median()) / 3600

@@ -63,6 +63,16 @@ def test_outlook_names_classes_missing_in_the_data(folder):
     assert "a labeled voxel of golgi" in outlook_text(read_plan(folder.config))
 
 
+def test_outlook_counts_folds(folder):
+    alone = outlook_text(read_plan(folder.config))
+    folder.configure(split={"folds": 5})
+    folder.configure_training(validation="folds")
+    text = outlook_text(read_plan(folder.config))
+    assert "5 folds, each of" in text and "folds" not in alone
+    passes = [int(re.search(r"prediction: ([\d,]+) passes", t)[1].replace(",", "")) for t in (text, alone)]
+    assert passes[0] == 5 * passes[1]
+
+
 def test_outlook_uses_the_calibration_of_the_same_window(folder):
     calibrated = read_plan(folder.config).paths.calibration("tiny")
     calibrated.parent.mkdir(parents=True, exist_ok=True)

@@ -43,4 +43,9 @@ def test_a_training_without_validation_takes_no_time_for_it():
 
 def test_remaining_hours_use_the_measured_speed():
     table = pd.DataFrame({"epoch": [0, 1, 2], "seconds": [100, 360, 365]})
-    assert hours_left(table, settings(epochs=12)) == pytest.approx(0.9, abs=0.01)
+    assert hours_left([table], 1, settings(epochs=12)) == pytest.approx(0.9, abs=0.01)
+
+
+def test_folds_that_have_not_begun_remain_as_a_whole():
+    tables = [pd.DataFrame({"epoch": range(n), "seconds": [360] * n}) for n in (10, 4)]
+    assert hours_left(tables, 5, settings(epochs=10)) == pytest.approx(3.6)
