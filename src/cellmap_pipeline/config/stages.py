@@ -20,7 +20,7 @@ RESULT_VERSION = {
     "fetch": 2,
     "datasplit": 3,
     "train": 4,
-    "validate": 8,
+    "validate": 9,
     "predict": 3,
     "select": 2,
     "segment": 4,
