@@ -22,11 +22,11 @@ RESULT_VERSION = {
     "train": 4,
     "validate": 9,
     "predict": 3,
-    "select": 2,
-    "segment": 4,
+    "select": 3,
+    "segment": 5,
     "package": 3,
     "score": 4,
-    "figures": 2,
+    "figures": 3,
 }
 
 DATASPLIT_KEYS = keys_that_affect(Training, Affects.DATASPLIT)
