@@ -111,11 +111,7 @@ def tune(
     ]
     scorer = Scorer(label, cases, rules, workers)
     at_half = scorer.score([plain_settings(label)])[0]
-    spaces = method_settings.search_spaces(label, predicted, _mean_voxel_size(cases))
-    for space in spaces.values():
-        space["threshold"] = _informative_thresholds(space["threshold"], label, cases)
-        largest = _largest_object_nm3(cases)
-        space["min_size_nm3"] = [v for v in space["min_size_nm3"] if v <= largest]
+    spaces = _search_spaces(label, cases, predicted)
     levels = LevelScores(label, cases, rules)
     search: Callable[[Sequence[int]], Settings]
     if is_instance(label):
@@ -132,12 +128,11 @@ def tune(
 
     every = range(len(cases))
     settings = tuned_on(every)
-    settings_by_case = [settings for _ in cases]
+    settings_by_case, by_case = [settings] * len(cases), scorer.counts_by_case(settings)
     for part in parts:
         of_part = tuned_on([i for i in every if i not in part])
-        for i in part:
-            settings_by_case[i] = of_part
-    by_case = [scorer.on([i]).counts(settings_by_case[i]) for i in every]
+        for i, counts in zip(part, scorer.on(part).counts_by_case(of_part), strict=True):
+            settings_by_case[i], by_case[i] = of_part, counts
     best = scorer.score([settings])[0]
     return {
         "settings": settings,
@@ -155,6 +150,18 @@ def tune(
         if parts
         else None,
     }
+
+
+def _search_spaces(
+    label: str, cases: Sequence[LoadedCase], predicted: Sequence[str]
+) -> dict[str, SearchSpace]:
+    """Return the values to try, by method, without those that make no difference in the cases."""
+    spaces = method_settings.search_spaces(label, predicted, _mean_voxel_size(cases))
+    largest = _largest_object_nm3(cases)
+    for space in spaces.values():
+        space["threshold"] = _informative_thresholds(space["threshold"], label, cases)
+        space["min_size_nm3"] = [v for v in space["min_size_nm3"] if v <= largest]
+    return spaces
 
 
 def plain_settings(label: str) -> Settings:

@@ -32,7 +32,7 @@ MAX_SCORED_VOXELS_PER_CROP = 28_000_000
 # Crops with a label from which its score is cross-fitted: settings are tuned on two or more.
 MIN_CROSS_FITTED_CROPS = 4
 # Parts that the crops are cut into. Searches share the results of crops, so that three parts add
-# less than half to the time of tuning instances; two take as long, four add twice as much.
+# about half to the time of tuning instances; two take as long, and four double it.
 N_PARTS = 3
 
 

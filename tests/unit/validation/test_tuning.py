@@ -17,7 +17,7 @@ from cellmap_pipeline.segmentation.segment import merge_fragments, size_in_voxel
 from cellmap_pipeline.validation import tuning
 from cellmap_pipeline.validation.cases import LoadedCase
 from cellmap_pipeline.validation.estimates import MatchEstimator, Overlap
-from cellmap_pipeline.validation.evaluators import Scorer
+from cellmap_pipeline.validation.evaluators import Estimator, Scorer
 from cellmap_pipeline.validation.tuning import plain_settings
 from tests.support.labels import segment
 from tests.support.simulated import filling, inner_boundary, spheres, with_gaps
@@ -181,6 +181,20 @@ def test_searches_share_results_and_change_none(workers):
         assert result["by_case"][i] == rules.fields(alone.counts(settings), instance=True)
     pooled = sum((rules.counts(one, instance=True) for one in result["by_case"]), Counts())
     assert result["cross_fitted_score"] == rules.score(pooled, instance=True)
+
+
+@pytest.mark.parametrize("evaluator", [Scorer, Estimator])
+def test_each_case_is_evaluated_once_for_all_searches(evaluator, monkeypatch):
+    evaluated, case_result = [], evaluator._case_result
+
+    def counted(self, settings, i):
+        evaluated.append((*settings.values(), i))
+        return case_result(self, settings, i)
+
+    monkeypatch.setattr(evaluator, "_case_result", counted)
+    cases = [cells(seed, shape=(20, 20, 20)) for seed in (1, 2, 3)]
+    tuning.tune("cell", cases, RULES["2026-07"], budget=6, parts=[[0], [1], [2]])
+    assert len(evaluated) == len(set(evaluated)) >= 18
 
 
 def test_without_a_boundary_objects_are_separated_by_distance():
