@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ["submission.zip", "results/scores.json", "results/selection.csv"]
 STAGES = {
-    "check_inputs", "split", "datasplit", "train", "predict_validation", "validate", "predict", "select",
-    "segment", "package", "score",
+    "check_inputs", "split", "datasplit", "train", "predict_validation", "validate", "predict",
+    "select", "segment", "package", "score",
 }  # fmt: skip
 
 

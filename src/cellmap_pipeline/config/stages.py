@@ -21,13 +21,13 @@ RESULT_VERSION = {
     "split": 1,
     "datasplit": 4,
     "train": 5,
-    "validate": 8,
+    "validate": 9,
     "predict": 3,
-    "select": 2,
-    "segment": 4,
+    "select": 3,
+    "segment": 5,
     "package": 3,
     "score": 4,
-    "figures": 2,
+    "figures": 3,
 }
 
 DATASPLIT_KEYS = keys_that_affect(Training, Affects.DATASPLIT)

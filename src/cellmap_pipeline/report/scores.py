@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from cellmap_pipeline.classes import in_class_order, is_instance, style_of
+from cellmap_pipeline.classes import COLORS, MARKERS, in_class_order, is_instance, style_of
 from cellmap_pipeline.report.style import (
     draw_class_bars,
     draw_heat_map,
@@ -53,6 +53,13 @@ def plot_validation(scores: Path, settings: Path, path: Path) -> None:
             [classes[label]["score_at_half"] for label in labels], range(len(labels)), ls="",
             marker="d", ms=8, mfc="white", mec="black", label="not tuned: threshold 0.5",
         )  # fmt: skip
+        cross_fitted = {label: classes[label].get("cross_fitted_score") for label in labels}
+        known = [(score, y) for y, score in enumerate(cross_fitted.values()) if score is not None]
+        if known:
+            bars.plot(
+                *zip(*known, strict=True), ls="", marker="|", ms=16, mew=2, color="black",
+                label="cross-fitted: tuned on other crops",
+            )  # fmt: skip
         for y, label in enumerate(labels):
             bars.text(0.02, y + 0.28, _settings_text(tuned[label]), fontsize=7, bbox=TEXT_BOX)
         bars.set_xlabel("score on the validation crops")
@@ -73,6 +80,9 @@ def plot_validation(scores: Path, settings: Path, path: Path) -> None:
 def plot_selection(selection: Path, path: Path) -> None:
     """Draw the validation score of each source per label and voxel size, chosen ones framed.
 
+    Beside them are the differences to the best source on the crops that all sources share, with
+    their standard errors; open choices are marked.
+
     Parameters
     ----------
     selection
@@ -87,24 +97,76 @@ def plot_selection(selection: Path, path: Path) -> None:
         key=lambda row: (order[row[0]], [float(v) for v in row[1].split()]),
     )
     sources = list(dict.fromkeys(table["training"]))
-    values: dict[tuple[int, int], float] = {}
-    texts: dict[tuple[int, int], str] = {}
-    chosen = []
-    for entry in table.to_dict("records"):
-        cell = rows.index((entry["label"], entry["voxel_size"])), sources.index(entry["training"])
-        if entry["score"]:
-            values[cell] = float(entry["score"])
-        texts[cell] = f"{values[cell]:.3f}" if cell in values else "no score"
-        if entry["chosen"] == "yes":
-            chosen.append(cell)
-            texts[cell] += " ✓"
-    names = [f"{label}, {_voxel_size_text(size)}" for label, size in rows]
-    with saved_figure(path, 3.5 + 1.5 * len(sources), 1.8 + ROW_INCHES * len(rows)) as figure:
-        axes = figure.subplots()
-        draw_heat_map(axes, names, sources, values, texts)
-        for cell in chosen:
-            frame_cell(axes, *cell)
-        axes.set_title("validation score; chosen: framed, ✓")
+    entries = {
+        (rows.index((entry["label"], entry["voxel_size"])), sources.index(entry["training"])): entry
+        for entry in table.to_dict("records")
+    }
+    is_open = {row for (row, _), entry in entries.items() if entry["open"] == "yes"}
+    names = [
+        f"{label}, {_voxel_size_text(size)}{' (open)' if row in is_open else ''}"
+        for row, (label, size) in enumerate(rows)
+    ]
+    cells_width = 3.5 + 1.5 * len(sources)
+    height = 1.8 + ROW_INCHES * len(rows)
+    with saved_figure(path, cells_width + 4, height) as figure:
+        cells, differences = figure.subplots(1, 2, width_ratios=[cells_width, 4])
+        _draw_selection_map(cells, names, sources, entries)
+        _draw_differences(differences, names, sources, entries)
+
+
+def _draw_selection_map(
+    axes: Axes,
+    names: Sequence[str],
+    sources: Sequence[str],
+    entries: Mapping[tuple[int, int], Mapping[str, str]],
+) -> None:
+    # Scores on the shared crops are those that were compared.
+    found = {cell: entry["shared_score"] or entry["score"] for cell, entry in entries.items()}
+    values = {cell: float(score) for cell, score in found.items() if score}
+    texts = {cell: f"{values[cell]:.3f}" if cell in values else "no score" for cell in entries}
+    chosen = [cell for cell, entry in entries.items() if entry["chosen"] == "yes"]
+    for cell in chosen:
+        texts[cell] += " ✓"
+    draw_heat_map(axes, names, sources, values, texts)
+    for cell in chosen:
+        frame_cell(axes, *cell)
+    axes.set_title("validation score; chosen: framed, ✓")
+
+
+def _draw_differences(
+    axes: Axes,
+    names: Sequence[str],
+    sources: Sequence[str],
+    entries: Mapping[tuple[int, int], Mapping[str, str]],
+) -> None:
+    """Draw by how much the score of each source lies below the best, with its standard error."""
+    best: dict[int, float] = {}
+    for (row, _), entry in entries.items():
+        if entry["shared_score"]:
+            best[row] = max(best.get(row, 0.0), float(entry["shared_score"]))
+    for column, source in enumerate(sources):
+        points = [
+            (
+                float(entry["shared_score"]) - best[row],
+                row + 0.6 * ((column + 0.5) / len(sources) - 0.5),
+                float(entry["standard_error"] or 0),
+            )
+            for (row, of_source), entry in entries.items()
+            if of_source == column and entry["shared_score"]
+        ]
+        if points:
+            x, y, error = zip(*points, strict=True)
+            axes.errorbar(
+                x, y, xerr=error, ls="", marker=MARKERS[column % len(MARKERS)], ms=6, mec="black",
+                mew=0.4, color=COLORS[column % len(COLORS)], ecolor="0.3", capsize=2, label=source,
+            )  # fmt: skip
+    axes.axvline(0, color="0.7", lw=1, zorder=0)
+    axes.set_yticks(range(len(names)), [])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("difference to the best, ± standard error")
+    axes.set_title("on the crops that all share", fontsize=10)
+    if best:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
 def plot_scores(scores: Path, path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import partial
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,9 @@ class SmoothedChannels(Mapping[str, NDArray[Any]]):
 
 
 class Evaluator:
-    """Scores settings in parallel and caches the scores; beyond its limit, scores are -1.
+    """Scores settings in parallel; beyond its limit, scores are -1.
+
+    The result of each case is cached, so that evaluators of some of the cases (`on`) share it.
 
     Parameters
     ----------
@@ -74,8 +77,20 @@ class Evaluator:
         self._label, self._cases, self._rules, self._workers = label, cases, rules, workers
         self._lock = Lock()
         self._smoothed: OrderedDict[tuple[int, float], SmoothedChannels] = OrderedDict()
+        self._case_results: dict[tuple[tuple[Any, ...], int], Any] = {}
+        self._begin(range(len(cases)))
+
+    def _begin(self, indices: Sequence[int]) -> None:
+        """Begin without scores or a limit, on the cases with these indices."""
+        self._indices = indices
         self._left: int | None = None
         self._scores: dict[tuple[Any, ...], float] = {}
+
+    def on(self, indices: Sequence[int]) -> Self:
+        """Return an evaluator of the cases with these indices, which shares the cached results."""
+        part = copy(self)
+        part._begin(indices)
+        return part
 
     def limit(self, budget: int | None) -> None:
         """Score at most this many more settings; None means no limit."""
@@ -87,12 +102,26 @@ class Evaluator:
         if self._left is not None:
             new = new[: self._left]
             self._left -= len(new)
-        for settings, score in zip(new, self._score_new(new), strict=True):
-            self._scores[_key(settings)] = score
+        found = self._results(new)
+        for settings, per_case in zip(new, found, strict=True):
+            self._scores[_key(settings)] = self._pooled_score(settings, per_case)
         return [self._scores.get(_key(s), -1.0) for s in candidates]
 
-    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
+    def _pooled_score(self, settings: Settings, per_case: Sequence[Any]) -> float:
         raise NotImplementedError
+
+    def _case_result(self, settings: Settings, i: int) -> Any:
+        raise NotImplementedError
+
+    def _results(self, candidates: Sequence[Settings]) -> list[list[Any]]:
+        """Return for each candidate the results of the cases."""
+        jobs = [(settings, i) for settings in candidates for i in self._indices]
+        new = [
+            (settings, i) for settings, i in jobs if (_key(settings), i) not in self._case_results
+        ]
+        for (settings, i), result in zip(new, self._map(self._case_result, new), strict=True):
+            self._case_results[_key(settings), i] = result
+        return [[self._case_results[_key(s), i] for i in self._indices] for s in candidates]
 
     def _fragments(self, settings: Settings, i: int) -> Fragments:
         """Find the fragments of a case."""
@@ -112,18 +141,14 @@ class Evaluator:
                 self._smoothed.popitem(last=False)
             return self._smoothed[key]
 
-    def _map(
-        self, work: Callable[..., Any], n_cases: int, candidates: Sequence[Settings]
-    ) -> list[Any]:
-        """Return for each candidate the list of `work(candidate, case)`.
+    def _map(self, work: Callable[..., Any], jobs: Sequence[tuple[Settings, int]]) -> list[Any]:
+        """Return `work(settings, index of the case)` for each job.
 
         Threads are used since most time is spent in libraries that release the GIL, and since
         forking a process that holds a network on a GPU would not be safe.
         """
-        jobs = [(settings, i) for settings in candidates for i in range(n_cases)]
         with ThreadPoolExecutor(self._workers) as pool:
-            results = list(pool.map(lambda job: work(*job), jobs))
-        return [results[n : n + n_cases] for n in range(0, len(results), n_cases)]
+            return list(pool.map(lambda job: work(*job), jobs))
 
 
 class Scorer(Evaluator):
@@ -135,24 +160,27 @@ class Scorer(Evaluator):
     def __init__(self, label: str, cases: Sequence[LoadedCase], rules: Rules, workers: int) -> None:
         super().__init__(label, cases, rules, workers)
         self._truths = [case.where_known(case.truth) for case in cases]
-        self._pooled: dict[tuple[Any, ...], Counts] = {}
         self._cached_fragments: OrderedDict[tuple[Any, ...], Fragments] = OrderedDict()
 
     def counts(self, settings: Settings) -> Counts:
-        """Return the pooled counts of settings that were scored."""
-        return self._pooled[_key(settings)]
+        """Return the pooled counts of settings."""
+        return sum(self.counts_by_case(settings), Counts())
+
+    def counts_by_case(self, settings: Settings) -> list[Counts]:
+        """Return the counts of settings in each case."""
+        return self._results([settings])[0]
 
     def official_counts(self, settings: Settings) -> Counts:
         """Count with distances as in the crops of the cases."""
         count = partial(self.case_counts, official=True)
-        (per_case,) = self._map(count, len(self._cases), [settings])
+        per_case = self._map(count, [(settings, i) for i in self._indices])
         return sum((own for _, own in per_case), Counts())
 
-    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
-        counted = self._map(self.case_counts, len(self._cases), candidates)
-        for settings, per_case in zip(candidates, counted, strict=True):
-            self._pooled[_key(settings)] = sum((counts for (counts,) in per_case), Counts())
-        return [self._rules.score(self.counts(s), is_instance(self._label)) for s in candidates]
+    def _case_result(self, settings: Settings, i: int) -> Counts:
+        return self.case_counts(settings, i)[0]
+
+    def _pooled_score(self, settings: Settings, per_case: Sequence[Counts]) -> float:
+        return self._rules.score(sum(per_case, Counts()), is_instance(self._label))
 
     def case_counts(self, settings: Settings, i: int, official: bool = False) -> tuple[Counts, ...]:
         """Count one case, with distances as in the test crops.
@@ -221,12 +249,16 @@ class Estimator(Evaluator):
         spaces: Mapping[str, SearchSpace],
         workers: int,
     ) -> None:
+        self._assembled: dict[tuple[Any, ...], list[Settings]] = {}
         super().__init__(label, cases, rules, workers)
         self._match_scores = [rules.estimate_matches(case.test_scales) for case in cases]
         self._assembly_spaces = {
             method: {n: v for n, v in space.items() if n not in fragment_settings(method)}
             for method, space in spaces.items()
         }
+
+    def _begin(self, indices: Sequence[int]) -> None:
+        super()._begin(indices)
         self._best: list[list[tuple[float, Settings]]] = []
 
     def finalists(self) -> list[Settings]:
@@ -235,28 +267,32 @@ class Estimator(Evaluator):
         ranked = sorted(found, key=lambda pair: -pair[0])[:MAX_FINALISTS]
         return [settings for _, settings in ranked]
 
-    def _score_new(self, candidates: Sequence[Settings]) -> list[float]:
-        scores = []
-        for per_case in self._map(self._case_estimates, len(self._cases), candidates):
-            pooled = [
-                (
-                    self._rules.score(sum((counts for _, counts in same), Counts()), True),
-                    same[0][0],
-                )
-                for same in zip(*per_case, strict=True)
-            ]
-            pooled.sort(key=lambda pair: -pair[0])
-            self._best.append(pooled[:MAX_FINALISTS_PER_FRAGMENTS])
-            scores.append(pooled[0][0])
-        return scores
+    def _pooled_score(self, settings: Settings, per_case: Sequence[NDArray[np.float64]]) -> float:
+        counts = sum(per_case, np.zeros_like(per_case[0]))
+        pooled = [
+            (self._rules.score(Counts(*numbers), instance=True), assembled)
+            for numbers, assembled in zip(
+                counts.tolist(), self._assembled[_key(settings)], strict=True
+            )
+        ]
+        pooled.sort(key=lambda pair: -pair[0])
+        self._best.append(pooled[:MAX_FINALISTS_PER_FRAGMENTS])
+        return pooled[0][0]
 
-    def _case_estimates(self, settings: Settings, i: int) -> list[tuple[Settings, Counts]]:
+    def _case_result(self, settings: Settings, i: int) -> NDArray[np.float64]:
+        """Return the counts (tp, fp, fn, score_sum) of all ways to assemble the fragments.
+
+        They are many, so they are cached as an array, and the settings, the same for all cases,
+        once.
+        """
         case = self._cases[i]
         fragments = self._fragments(settings, i)
         overlap = Overlap.of(fragments.labels, case.truth, case.known)
         space = self._assembly_spaces[settings["method"]]
         scores = self._match_scores[i]
-        return estimate_all(fragments, overlap, settings, space, case.voxel_size, scores)
+        found = estimate_all(fragments, overlap, settings, space, case.voxel_size, scores)
+        self._assembled[_key(settings)] = [assembled for assembled, _ in found]
+        return np.array([[c.tp, c.fp, c.fn, c.score_sum] for _, c in found])
 
 
 def _key(settings: Settings) -> tuple[Any, ...]:

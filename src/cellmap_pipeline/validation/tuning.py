@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,12 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.scoring.rules.base import Counts, Rules
 from cellmap_pipeline.scoring.summary import Scores
 from cellmap_pipeline.segmentation import method_settings
-from cellmap_pipeline.segmentation.landscapes import smooth
 from cellmap_pipeline.segmentation.method_settings import fragment_settings
 from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
 from cellmap_pipeline.validation.cases import LoadedCase
 from cellmap_pipeline.validation.evaluators import Estimator, Scorer
+from cellmap_pipeline.validation.levels import PROBABILITY_LEVELS, LevelScores, threshold_at_level
 
-# Number of values of a uint8 probability.
-PROBABILITY_LEVELS = 256
 # Distance between the points of a semantic label's curve.
 CURVE_STEP_LEVELS = 5
 # Values at which the search starts in addition to the defaults.
@@ -36,6 +35,7 @@ def tune(
     rules: Rules,
     budget: int | None = None,
     workers: int = 1,
+    parts: Sequence[Sequence[int]] = (),
 ) -> Scores:
     """Search the settings for `label` that score best on all cases together.
 
@@ -46,6 +46,9 @@ def tune(
     fragments can reach (`estimates`); the best few are scored in full, then the neighbors of the
     winner. The same input gives the same result, with any number of workers.
 
+    With `parts`, the search is repeated for each part on the cases of all others. It shares the
+    results of each case with the other searches, and the values to try, which depend on all cases.
+
     Parameters
     ----------
     label
@@ -55,10 +58,13 @@ def tune(
     rules
         The evaluator's rules.
     budget
-        Maximum number of settings to try; for instances, of settings that find fragments, shared
-        among the methods. None means no limit.
+        Maximum number of settings to try in each search; for instances, of settings that find
+        fragments, shared among the methods. None means no limit.
     workers
         Number of threads.
+    parts
+        Indices of the cases that are scored together with settings tuned on the others; empty
+        means that no cases are.
 
     Returns
     -------
@@ -77,6 +83,14 @@ def tune(
         labels with the threshold alone.
     `counts`
         Counts that `score` is computed from (tp, fp, fn, …), as `scores.json` has them.
+    `auxiliary`
+        The kinds of auxiliary channels that all cases have.
+    `by_case`
+        Counts of each case with the settings of `settings_by_case`.
+    `settings_by_case`
+        The settings tuned on the parts without the case; without `parts`, `settings`.
+    `cross_fitted_score`
+        The score pooled over `by_case`; None without `parts`.
 
     If the ground truth of all cases is empty, there is nothing to tune on, and the settings are the
     defaults.
@@ -96,19 +110,29 @@ def tune(
         if all(kind in auxiliary_kinds(label, case.channels) for case in cases)
     ]
     scorer = Scorer(label, cases, rules, workers)
-    plain = plain_settings(label)
-    at_half = scorer.score([plain])[0]
-    spaces = method_settings.search_spaces(label, predicted, _mean_voxel_size(cases))
-    for space in spaces.values():
-        space["threshold"] = _informative_thresholds(space["threshold"], label, cases)
-        largest = _largest_object_nm3(cases)
-        space["min_size_nm3"] = [v for v in space["min_size_nm3"] if v <= largest]
-    if not any(case.where_known(case.truth).any() for case in cases):
-        settings = method_settings.complete(label, {}, predicted)
-    elif is_instance(label):
-        settings = _search_instances(label, cases, rules, scorer, plain, spaces, budget, workers)
+    at_half = scorer.score([plain_settings(label)])[0]
+    spaces = _search_spaces(label, cases, predicted)
+    levels = LevelScores(label, cases, rules)
+    search: Callable[[Sequence[int]], Settings]
+    if is_instance(label):
+        estimator = Estimator(label, cases, rules, spaces, workers)
+        search = partial(_search_instances, label, scorer, estimator, spaces, budget)
     else:
-        settings = _search_semantic(label, cases, rules, scorer, spaces["threshold"], budget)
+        search = partial(_search_semantic, label, scorer, levels, spaces["threshold"], budget)
+    occurs = [bool(case.where_known(case.truth).any()) for case in cases]
+
+    def tuned_on(indices: Sequence[int]) -> Settings:
+        if any(occurs[i] for i in indices):
+            return search(indices)
+        return method_settings.complete(label, {}, predicted)
+
+    every = range(len(cases))
+    settings = tuned_on(every)
+    settings_by_case, by_case = [settings] * len(cases), scorer.counts_by_case(settings)
+    for part in parts:
+        of_part = tuned_on([i for i in every if i not in part])
+        for i, counts in zip(part, scorer.on(part).counts_by_case(of_part), strict=True):
+            settings_by_case[i], by_case[i] = of_part, counts
     best = scorer.score([settings])[0]
     return {
         "settings": settings,
@@ -117,9 +141,27 @@ def tune(
         "score_at_half": at_half,
         "curve": _instance_curve(label, cases, scorer, settings)
         if is_instance(label)
-        else _semantic_curve(label, cases, rules),
-        "counts": _fields(label, scorer.counts(settings), rules),
+        else _semantic_curve(levels.scores(every)),
+        "counts": rules.fields(scorer.counts(settings), is_instance(label)),
+        "auxiliary": predicted,
+        "by_case": [rules.fields(counts, is_instance(label)) for counts in by_case],
+        "settings_by_case": settings_by_case,
+        "cross_fitted_score": rules.score(sum(by_case, Counts()), is_instance(label))
+        if parts
+        else None,
     }
+
+
+def _search_spaces(
+    label: str, cases: Sequence[LoadedCase], predicted: Sequence[str]
+) -> dict[str, SearchSpace]:
+    """Return the values to try, by method, without those that make no difference in the cases."""
+    spaces = method_settings.search_spaces(label, predicted, _mean_voxel_size(cases))
+    largest = _largest_object_nm3(cases)
+    for space in spaces.values():
+        space["threshold"] = _informative_thresholds(space["threshold"], label, cases)
+        space["min_size_nm3"] = [v for v in space["min_size_nm3"] if v <= largest]
+    return spaces
 
 
 def plain_settings(label: str) -> Settings:
@@ -128,69 +170,86 @@ def plain_settings(label: str) -> Settings:
 
 
 def score_each(
-    label: str, cases: Iterable[LoadedCase], candidates: Sequence[Settings], rules: Rules
+    label: str, cases: Iterable[LoadedCase], candidates: Sequence[Sequence[Settings]], rules: Rules
 ) -> list[Scores]:
-    """Return the pooled `score`, `official_score` and `counts` of each candidate, as `tune` does.
+    """Return the pooled `score`, `official_score`, `counts` and `by_case` of each candidate.
 
-    `cases` may be an iterator, so that only one case at a time is in memory.
+    Parameters
+    ----------
+    label
+        Name of the label.
+    cases
+        Cases; an iterator lets only one of them at a time be in memory.
+    candidates
+        Each with the settings by case.
+    rules
+        The evaluator's rules.
+
+    Returns
+    -------
+    Scores of each candidate, as those of `tune`.
     """
-    in_tests, official = [Counts()] * len(candidates), [Counts()] * len(candidates)
-    for case in cases:
+    instance = is_instance(label)
+    in_tests: list[list[Counts]] = [[] for _ in candidates]
+    official = [Counts()] * len(candidates)
+    for i, case in enumerate(cases):
         scorer = Scorer(label, [case], rules, workers=1)
-        for i, settings in enumerate(candidates):
-            counts, own_counts = scorer.case_counts(settings, 0, official=True)
-            in_tests[i] += counts
-            official[i] += own_counts
+        found: list[tuple[Settings, tuple[Counts, ...]]] = []
+        for n, of_candidate in enumerate(candidates):
+            settings = of_candidate[i]
+            known = [counts for other, counts in found if other == settings]
+            counts, own_counts = (known or [scorer.case_counts(settings, 0, official=True)])[0]
+            found.append((settings, (counts, own_counts)))
+            in_tests[n].append(counts)
+            official[n] += own_counts
     return [
         {
-            "score": rules.score(counts, is_instance(label)),
-            "official_score": rules.score(own_counts, is_instance(label)),
-            "counts": _fields(label, counts, rules),
+            "score": rules.score(sum(by_case, Counts()), instance),
+            "official_score": rules.score(own_counts, instance),
+            "counts": rules.fields(sum(by_case, Counts()), instance),
+            "by_case": [rules.fields(counts, instance) for counts in by_case],
         }
-        for counts, own_counts in zip(in_tests, official, strict=True)
+        for by_case, own_counts in zip(in_tests, official, strict=True)
     ]
-
-
-def _fields(label: str, counts: Counts, rules: Rules) -> Scores:
-    return rules.object_fields(counts) if is_instance(label) else rules.voxel_fields(counts)
 
 
 def _search_semantic(
     label: str,
-    cases: Sequence[LoadedCase],
-    rules: Rules,
     scorer: Scorer,
+    levels: LevelScores,
     space: SearchSpace,
     budget: int | None,
+    indices: Sequence[int],
 ) -> Settings:
+    """Search the settings of a semantic label on the cases with these indices."""
+    scorer = scorer.on(indices)
+    # They are always scored, and cost nothing of the budget.
+    scorer.score([plain_settings(label)])
     scorer.limit(budget)
     base = method_settings.defaults("threshold")
     starts = []
     for nm in space["smooth_nm"]:
-        by_level = _scores_by_level(label, cases, rules, nm)
+        by_level = levels.scores(indices, nm)
         best = np.flatnonzero(by_level[1:] == by_level[1:].max()) + 1
         # The middle one of equally good levels is farthest from where the score decreases.
         level = int(best[best.size // 2])
-        starts.append(base | {"threshold": _threshold_at_level(level), "smooth_nm": nm})
+        starts.append(base | {"threshold": threshold_at_level(level), "smooth_nm": nm})
     scores = scorer.score(starts)
     first = int(np.argmax(scores))
     order = ("min_size_nm3", "fill_holes", "threshold")
-    found = _hill_climb(scorer.score, starts[first], {n: space[n] for n in order}, (4, 2, 1))
-    scorer.limit(None)
-    return found
+    return _hill_climb(scorer.score, starts[first], {n: space[n] for n in order}, (4, 2, 1))
 
 
 def _search_instances(
     label: str,
-    cases: Sequence[LoadedCase],
-    rules: Rules,
     scorer: Scorer,
-    plain: Settings,
+    estimator: Estimator,
     spaces: Mapping[str, SearchSpace],
     budget: int | None,
-    workers: int,
+    indices: Sequence[int],
 ) -> Settings:
-    estimator = Estimator(label, cases, rules, spaces, workers)
+    """Search the settings of an instance label on the cases with these indices."""
+    scorer, estimator = scorer.on(indices), estimator.on(indices)
     for method, space in spaces.items():
         estimator.limit(None if budget is None else max(1, budget // len(spaces)))
         fragment_space = {n: v for n, v in space.items() if n in fragment_settings(method)}
@@ -207,7 +266,7 @@ def _search_instances(
             starts += [base | {"seed_threshold": t} for t in SEED_THRESHOLD_STARTS]
         scores = estimator.score(starts)
         _hill_climb(estimator.score, starts[int(np.argmax(scores))], fragment_space, (2, 1))
-    finalists = [plain, *estimator.finalists()]
+    finalists = [plain_settings(label), *estimator.finalists()]
     scores = scorer.score(finalists)
     winner = finalists[int(np.argmax(scores))]
     space, finding = spaces[winner["method"]], fragment_settings(winner["method"])
@@ -275,39 +334,11 @@ def _instance_curve(
     return [{"threshold": t, "score": s} for t, s in zip(thresholds, scores, strict=True)]
 
 
-def _semantic_curve(
-    label: str, cases: Sequence[LoadedCase], rules: Rules
-) -> list[dict[str, float]]:
-    by_level = _scores_by_level(label, cases, rules)
+def _semantic_curve(by_level: NDArray[np.float64]) -> list[dict[str, float]]:
     return [
-        {"threshold": _threshold_at_level(k), "score": float(by_level[k])}
+        {"threshold": threshold_at_level(k), "score": float(by_level[k])}
         for k in range(1, PROBABILITY_LEVELS, CURVE_STEP_LEVELS)
     ]
-
-
-def _scores_by_level(
-    label: str, cases: Sequence[LoadedCase], rules: Rules, smooth_nm: float = 0.0
-) -> NDArray[np.float64]:
-    """Return the pooled score by level (0..255) from which voxels count as inside."""
-    pooled = [Counts()] * PROBABILITY_LEVELS
-    for case in cases:
-        probability = np.rint(smooth(case.channels[label], case.voxel_size, smooth_nm))
-        level, truth = probability.astype(np.uint8), case.truth > 0
-        if case.known is not None:
-            level, truth = level[case.known], truth[case.known]
-        inside = np.bincount(level[truth], minlength=PROBABILITY_LEVELS)
-        everywhere = np.bincount(level.ravel(), minlength=PROBABILITY_LEVELS)
-        tp = inside[::-1].cumsum()[::-1]
-        fp = everywhere[::-1].cumsum()[::-1] - tp
-        fn = inside.sum() - tp
-        for k, voxels in enumerate(zip(tp.tolist(), fp.tolist(), fn.tolist(), strict=True)):
-            pooled[k] += rules.count_voxels(*voxels)
-    return np.array([rules.score(counts, instance=False) for counts in pooled])
-
-
-def _threshold_at_level(level: int) -> float:
-    """Return a threshold that voxels of `level` reach and lower ones do not, despite rounding."""
-    return round((level - 0.5) / 255, 4)
 
 
 def _largest_object_nm3(cases: Sequence[LoadedCase]) -> float:

@@ -16,7 +16,7 @@ from cellmap_pipeline.plan.validation import ValidationTask
 from cellmap_pipeline.scoring.rules.base import Rules, mean
 from cellmap_pipeline.scoring.summary import Scores
 from cellmap_pipeline.segmentation.methods import Settings
-from cellmap_pipeline.validation.cases import ValidationCase, find_cases
+from cellmap_pipeline.validation.cases import LoadedCase, ValidationCase, find_cases
 from cellmap_pipeline.validation.tuning import plain_settings, score_each, tune
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,11 @@ MAX_INSTANCE_VOXELS_PER_CROP = 8_000_000
 # Settings that find fragments, all methods together.
 MAX_FRAGMENT_SETTINGS = 150
 MAX_SCORED_VOXELS_PER_CROP = 28_000_000
+# Crops with a label from which its score is cross-fitted: settings are tuned on two or more.
+MIN_CROSS_FITTED_CROPS = 4
+# Parts that the crops are cut into. Searches share the results of crops, so that three parts add
+# about half to the time of tuning instances; two take as long, and four double it.
+N_PARTS = 3
 
 
 def validate(
@@ -60,9 +65,11 @@ def validate(
     -------
     scores
         `rules`: their name; `classes`: per label `score`, `official_score`, `score_at_half` (means
-        over its voxel sizes), `parts` (parts that it is composed of, if any) and `voxel_sizes`: per
-        voxel size the results of `tuning.tune`, `measured_at` (the ground truth's voxel size, nm)
-        and `crops`; `overall_instance_score`, `overall_semantic_score`, `overall_score` as
+        over its voxel sizes), `cross_fitted_score` (None where one of them has none), `parts`
+        (parts that it is composed of, if any) and `voxel_sizes`: per voxel size the results of
+        `tuning.tune`, `measured_at` (the ground truth's voxel size, nm), `crops` and `by_crop`, the
+        counts of each crop, with settings that were not tuned on it where there is a
+        `cross_fitted_score`; `overall_instance_score`, `overall_semantic_score`, `overall_score` as
         official.
     settings
         Per label a list of `voxel_size` and the tuned `settings`.
@@ -91,10 +98,15 @@ def validate(
             for entry in measured
         ]
         parts = list(label_tasks[0].sources[0].parts)
+        cross_fitted = [entry["cross_fitted_score"] for entry in measured]
         classes[label] = {
             name: mean([entry[name] for entry in measured])
             for name in ("score", "official_score", "score_at_half")
-        } | {"parts": parts, "voxel_sizes": measured}
+        } | {
+            "cross_fitted_score": None if None in cross_fitted else mean(cross_fitted),
+            "parts": parts,
+            "voxel_sizes": measured,
+        }
         log.info(
             "%s: %.4f (0.5: %.4f)", label, classes[label]["score"], classes[label]["score_at_half"]
         )
@@ -116,10 +128,12 @@ def _validate_at_size(
     if not tuned["counts"]["tp"] + tuned["counts"]["fn"]:
         # Its score would be 1 or 0, whatever the prediction is worth.
         return None
+    crops = [case.crop for case in cases]
     return tuned | {
         "voxel_size": list(voxel_size or min(sizes)),
         "measured_at": list(min(sizes)),
-        "crops": [case.crop for case in cases],
+        "crops": crops,
+        "by_crop": dict(zip(crops, tuned.pop("by_case"), strict=True)),
     }
 
 
@@ -133,13 +147,37 @@ def _tune_and_score(
     else:
         searched = [case.central_box(MAX_SEMANTIC_VOXELS // len(cases)) for case in cases]
     loaded = [case.load() for case in searched]
-    tuned = tune(label, loaded, rules, MAX_FRAGMENT_SETTINGS, workers)
+    parts = _cross_fitted_parts(cases, loaded)
+    tuned = tune(label, loaded, rules, MAX_FRAGMENT_SETTINGS, workers, parts)
+    settings_by_case = tuned.pop("settings_by_case")
     scored = [case.central_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
     if any(a.grid != b.grid for a, b in zip(searched, scored, strict=True)):
-        parts = (case.load() for case in scored)
-        best, plain = score_each(label, parts, [tuned["settings"], plain_settings(label)], rules)
-        tuned |= best | {"score_at_half": plain["score"]}
+        everywhere = [
+            [settings] * len(cases) for settings in (tuned["settings"], plain_settings(label))
+        ]
+        best, plain, cross_fitted = score_each(
+            label, (case.load() for case in scored), [*everywhere, settings_by_case], rules
+        )
+        tuned |= best | {"score_at_half": plain["score"], "by_case": cross_fitted["by_case"]}
+        if parts:
+            tuned["cross_fitted_score"] = cross_fitted["score"]
     return tuned
+
+
+def _cross_fitted_parts(
+    cases: Sequence[ValidationCase], loaded: Sequence[LoadedCase]
+) -> list[list[int]]:
+    """Cut the cases into parts, in turn by name, those with the label first; none if they are few.
+
+    Returns
+    -------
+    Indices of the cases of each part.
+    """
+    occurs = [bool(case.where_known(case.truth).any()) for case in loaded]
+    if sum(occurs) < MIN_CROSS_FITTED_CROPS:
+        return []
+    order = sorted(range(len(cases)), key=lambda i: (not occurs[i], cases[i].crop))
+    return [order[n::N_PARTS] for n in range(N_PARTS)]
 
 
 def _validation_crops(

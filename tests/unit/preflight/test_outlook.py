@@ -69,7 +69,9 @@ def test_outlook_counts_folds(folder):
     folder.configure_training(validation="folds")
     text = outlook_text(read_plan(folder.config))
     assert "5 folds, each of" in text and "folds" not in alone
-    passes = [int(re.search(r"prediction: ([\d,]+) passes", t)[1].replace(",", "")) for t in (text, alone)]
+    passes = [
+        int(re.search(r"prediction: ([\d,]+) passes", t)[1].replace(",", "")) for t in (text, alone)
+    ]
     assert passes[0] == 5 * passes[1]
 
 

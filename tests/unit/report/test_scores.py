@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from cellmap_pipeline.report.scores import (
     plot_leaderboard,
     plot_scores,
@@ -22,12 +24,15 @@ def test_validation_shows_tuned_and_untuned_scores_and_curves(tmp_path, drawn):
     scores = {
         "classes": {
             "pm": {"score": 0.2, "score_at_half": 0.2, "voxel_sizes": [voxel_size_scores([])]},
-            "mito": {"score": 0.6, "score_at_half": 0.5, "voxel_sizes": [voxel_size_scores(curve)]},
+            "mito": {
+                "score": 0.6, "cross_fitted_score": 0.55, "score_at_half": 0.5,
+                "voxel_sizes": [voxel_size_scores(curve)],
+            },
         },
         "overall_score": 0.3464,
         "overall_instance_score": 0.6,
         "overall_semantic_score": 0.2,
-    }
+    }  # fmt: skip
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     settings = {"method": "watershed_boundary", "threshold": 0.3}
     tuned = [{"voxel_size": [3.48, 4, 4], "settings": settings}]
@@ -44,6 +49,7 @@ def test_validation_shows_tuned_and_untuned_scores_and_curves(tmp_path, drawn):
     ]
     assert [bar.get_width() for bar in bars.patches] == [0.6, 0.2]
     assert curves_in(bars)["not tuned: threshold 0.5"].tolist() == [[0.5, 0], [0.2, 1]]
+    assert curves_in(bars)["cross-fitted: tuned on other crops"].tolist() == [[0.55, 0]]
     assert curves_in(curves)["mito, 3.48 × 4 × 4 nm"].tolist() == [
         [0.3, 0.6],
         [0.5, 0.5],
@@ -58,18 +64,29 @@ def test_validation_shows_tuned_and_untuned_scores_and_curves(tmp_path, drawn):
 def test_chosen_sources_are_framed(tmp_path, drawn):
     path = tmp_path / "selection.csv"
     path.write_text(
-        "label,voxel_size,training,score,chosen\n"
-        "mito,16 16 16,a,0.500000,no\nmito,16 16 16,b,0.700000,yes\n"
-        "mito,3.48 4 4,a,0.900000,yes\npm,16 16 16,b,,yes\n"
+        "label,voxel_size,training,score,shared_score,standard_error,open,chosen\n"
+        "mito,16 16 16,a,0.500000,0.600000,0.050000,no,no\n"
+        "mito,16 16 16,b,0.700000,0.700000,,no,yes\n"
+        "mito,3.48 4 4,a,0.900000,,,,yes\npm,16 16 16,b,,,,,yes\n"
+        "nuc,16 16 16,a,0.800000,0.820000,,yes,yes\n"
+        "nuc,16 16 16,b,0.800000,0.810000,0.030000,yes,yes\n"
     )
     plot_selection(path, tmp_path / "a.png")
-    axes = drawn[0].axes[0]
+    axes, differences = drawn[0].axes
     rows = [tick.get_text() for tick in axes.get_yticklabels()]
-    assert rows == ["mito, 3.48 × 4 × 4 nm", "mito, 16 nm", "pm, 16 nm"]
+    assert rows == ["nuc, 16 nm (open)", "mito, 3.48 × 4 × 4 nm", "mito, 16 nm", "pm, 16 nm"]
     texts = texts_by_cell(axes)
-    assert texts == {(0, 0): "0.900 ✓", (0, 1): "0.500", (1, 1): "0.700 ✓", (1, 2): "no score ✓"}
+    assert texts == {
+        (0, 0): "0.820 ✓", (1, 0): "0.810 ✓", (0, 1): "0.900 ✓", (0, 2): "0.600",
+        (1, 2): "0.700 ✓", (1, 3): "no score ✓",
+    }  # fmt: skip
     frames = [patch for patch in axes.patches if not patch.get_fill()]
-    assert sorted((p.get_x() + 0.5, p.get_y() + 0.5) for p in frames) == [(0, 0), (1, 1), (1, 2)]
+    assert len(frames) == 5
+    a, b = differences.containers
+    assert a.lines[0].get_xdata().tolist() == pytest.approx([-0.1, 0])
+    assert b.lines[0].get_xdata().tolist() == pytest.approx([0, -0.01])
+    (bars,) = a.lines[2]
+    assert bars.get_segments()[0][:, 0].tolist() == pytest.approx([-0.15, -0.05])
 
 
 def test_scores_are_drawn_by_class_and_by_crop(tmp_path, drawn):

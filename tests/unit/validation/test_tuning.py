@@ -17,7 +17,7 @@ from cellmap_pipeline.segmentation.segment import merge_fragments, size_in_voxel
 from cellmap_pipeline.validation import tuning
 from cellmap_pipeline.validation.cases import LoadedCase
 from cellmap_pipeline.validation.estimates import MatchEstimator, Overlap
-from cellmap_pipeline.validation.evaluators import Scorer
+from cellmap_pipeline.validation.evaluators import Estimator, Scorer
 from cellmap_pipeline.validation.tuning import plain_settings
 from tests.support.labels import segment
 from tests.support.simulated import filling, inner_boundary, spheres, with_gaps
@@ -138,6 +138,63 @@ def test_the_result_is_reproducible_with_any_number_of_workers():
     first = tune("cell", cases, budget=6)
     assert tune("cell", cases, budget=6) == first
     assert tune("cell", cases, budget=6, workers=2) == first
+
+
+def shared(result):
+    """Return the results that do not depend on the parts."""
+    others = ("by_case", "settings_by_case", "cross_fitted_score")
+    return {name: value for name, value in result.items() if name not in others}
+
+
+def test_cases_are_scored_with_settings_tuned_on_the_others():
+    """The label is above 100 in the first two cases, and above 150 in the other two."""
+    truth = np.zeros((8, 8, 8), np.uint8)
+    truth[:4] = 1
+    cases = [
+        loaded({"er": np.where(truth, low + 40, low).astype(np.uint8)}, truth, None, VOXELS)
+        for low in (90, 90, 140, 140)
+    ]
+    rules = RULES["2026-07"]
+    result = tuning.tune("er", cases, rules, parts=[[0, 1], [2, 3]])
+    first, *_, last = (one["threshold"] * 255 for one in result["settings_by_case"])
+    assert 140 < first < 180 and 90 < last < 130
+    voxels, half = truth.size, truth.size // 2
+    assert result["by_case"] == 2 * [{"tp": 0, "fp": 0, "fn": half}] + 2 * [
+        {"tp": half, "fp": half, "fn": 0}
+    ]
+    assert result["cross_fitted_score"] == voxels / (3 * voxels)
+    whole = tuning.tune("er", cases, rules)
+    assert whole["cross_fitted_score"] is None
+    assert whole["settings_by_case"] == [whole["settings"]] * 4
+    assert shared(whole) == shared(result)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_searches_share_results_and_change_none(workers):
+    cases = [cells(seed, shape=(20, 20, 20)) for seed in (1, 2, 3)]
+    rules = RULES["2026-07"]
+    parts = [[0], [1], [2]]
+    result = tuning.tune("cell", cases, rules, budget=6, workers=workers, parts=parts)
+    assert shared(result) == shared(tune("cell", cases, budget=6, rules="2026-07"))
+    for i, settings in enumerate(result["settings_by_case"]):
+        alone = Scorer("cell", [cases[i]], rules, workers=1)
+        assert result["by_case"][i] == rules.fields(alone.counts(settings), instance=True)
+    pooled = sum((rules.counts(one, instance=True) for one in result["by_case"]), Counts())
+    assert result["cross_fitted_score"] == rules.score(pooled, instance=True)
+
+
+@pytest.mark.parametrize("evaluator", [Scorer, Estimator])
+def test_each_case_is_evaluated_once_for_all_searches(evaluator, monkeypatch):
+    evaluated, case_result = [], evaluator._case_result
+
+    def counted(self, settings, i):
+        evaluated.append((*settings.values(), i))
+        return case_result(self, settings, i)
+
+    monkeypatch.setattr(evaluator, "_case_result", counted)
+    cases = [cells(seed, shape=(20, 20, 20)) for seed in (1, 2, 3)]
+    tuning.tune("cell", cases, RULES["2026-07"], budget=6, parts=[[0], [1], [2]])
+    assert len(evaluated) == len(set(evaluated)) >= 18
 
 
 def test_without_a_boundary_objects_are_separated_by_distance():

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.plan.validation import PredictionPattern, ValidationTask
 from cellmap_pipeline.prediction import validation as prediction_of_validation
 from cellmap_pipeline.prediction.validation import predict_validation
-from cellmap_pipeline.scoring.rules.base import DistanceScale
+from cellmap_pipeline.scoring.rules.base import Counts, DistanceScale
 from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.validation.cases import ValidationCase
@@ -97,6 +98,9 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
     assert size["voxel_size"] == size["measured_at"] == [8, 8, 8]
     assert scores["overall_score"] == pytest.approx(1)
     assert found["mito"][0]["settings"]["threshold"]
+    assert size["by_crop"] == {"a/crop1": size["counts"]}
+    assert size["cross_fitted_score"] is None is scores["classes"]["mito"]["cross_fitted_score"]
+    assert size["auxiliary"] == ["boundary"]
     assert json.loads(json.dumps(scores)) == scores
 
 
@@ -206,6 +210,43 @@ def test_different_means_at_different_voxel_sizes(tmp_path, datasplit):
     fine, coarse = (entry["settings"]["threshold"] for entry in found["pm"])
     assert 110 / 255 < fine < 220 / 255
     assert 12 / 255 < coarse <= 25 / 255
+
+
+@pytest.mark.parametrize("scored_voxels", [40**3, 20**3])
+def test_scores_are_cross_fitted_from_four_crops_with_the_label(
+    tmp_path, datasplit, monkeypatch, scored_voxels
+):
+    """The probability of the label differs between crops, and crop 5 lacks the label."""
+    monkeypatch.setattr(validation, "MAX_SEMANTIC_VOXELS", 5 * scored_voxels)
+    labels = tmp_path / "a.zarr"
+    for number, low in enumerate((60, 90, 60, 90, 60), 1):
+        truth = np.zeros(GRID.shape, np.uint8)
+        truth[:20] = number < 5
+        stored(labels / f"crop{number}/er", truth)
+        stored(tmp_path / f"p/a/crop{number}/er", np.where(truth, low + 20, low).astype(np.uint8))
+    rows = [f"validate,{tmp_path}/raw,{labels}/crop{n}\n" for n in (5, 3, 1, 2, 4)]
+    datasplit.write_text("".join([*rows, f"train,{tmp_path}/raw,{labels}/crop9\n"]))
+    scores, _ = validate(
+        tasks_for(tmp_path / "p", "er"), {TRAINING: [datasplit]}, None, False, JUNE
+    )
+    (size,) = scores["classes"]["er"]["voxel_sizes"]
+    assert list(size["by_crop"]) == size["crops"] == [f"a/crop{n}" for n in (5, 3, 1, 2, 4)]
+    pooled = sum((JUNE.counts(one, instance=False) for one in size["by_crop"].values()), Counts())
+    assert pooled.tp + pooled.fn == 4 * GRID.size // 2
+    assert size["cross_fitted_score"] == JUNE.score(pooled, instance=False) <= size["score"]
+    assert scores["classes"]["er"]["cross_fitted_score"] == size["cross_fitted_score"]
+
+
+def test_parts_share_the_crops_with_the_label_evenly():
+    def crop(number, occurs):
+        case = SimpleNamespace(crop=f"d/crop{number}")
+        case.truth = np.full(1, occurs)
+        case.where_known = lambda truth: truth
+        return case
+
+    cases = [crop(n, n != 2) for n in (9, 2, 5, 1, 7)]
+    assert validation._cross_fitted_parts(cases, cases) == [[3, 0], [2, 1], [4]]
+    assert validation._cross_fitted_parts(cases[:4], cases[:4]) == []
 
 
 def test_labels_excluded_by_a_datasplit_are_not_used(tmp_path, datasplit):

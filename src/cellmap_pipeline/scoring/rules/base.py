@@ -192,6 +192,15 @@ class Rules(ABC):
         score_sum = {self.voxel_sum: counts.score_sum} if self.voxel_sum else {}
         return {**_numbers(counts), **score_sum}
 
+    def fields(self, counts: Counts, instance: bool) -> dict[str, Any]:
+        """Return the counts of a label as `scores.json` has them."""
+        return self.object_fields(counts) if instance else self.voxel_fields(counts)
+
+    def counts(self, fields: Mapping[str, Any], instance: bool) -> Counts:
+        """Return the counts that `fields` gave."""
+        name = self.object_sum if instance else self.voxel_sum
+        return Counts(fields["tp"], fields["fp"], fields["fn"], fields[name] if name else 0.0)
+
     def score_class(self, fields: Sequence[Mapping[str, Any]], instance: bool) -> dict[str, Any]:
         """Score a class from the fields of its crops.
 
@@ -199,10 +208,7 @@ class Rules(ABC):
         -------
         `score_objects` or `score_voxels`, and `tp`, `fp` and `fn`.
         """
-        name = self.object_sum if instance else self.voxel_sum
-        counts = sum(
-            (Counts(f["tp"], f["fp"], f["fn"], f[name] if name else 0.0) for f in fields), Counts()
-        )
+        counts = sum((self.counts(one, instance) for one in fields), Counts())
         score = self.score_objects if instance else self.score_voxels
         return score(counts) | _numbers(counts)
 
