@@ -144,7 +144,7 @@ def checked(finished_run):
     run.train("other", classes=["mito"])
     run.configure(trainings=["tiny", "other"])
     shutil.copytree(run.folder / "results/tiny", run.folder / "results/other")
-    run.configure(split={"validation_fraction": 0.4})
+    run.train("tiny", crops=[1, 2, 3, 4])
     run.snakemake("check_inputs")
     return run
 
@@ -154,7 +154,7 @@ def finished(checked):
     """A finished run of two trainings."""
     run = replace(checked, folder=checked.folder.with_name("touched"))
     shutil.copytree(checked.folder, run.folder, symlinks=True)
-    run.configure(split={})
+    run.train("tiny")
     run.snakemake("--touch", *TARGETS)
     assert run.planned(*TARGETS) == {}
     return run
@@ -188,5 +188,5 @@ def test_inputs_are_checked_once_unless_requested(checked):
     planned = checked.planned(*TARGETS)
     assert "check_inputs" not in planned
     # A check makes no data split.
-    assert planned["split"] == 1
+    assert planned["datasplit"] == 1
     assert checked.planned("check_inputs") == {"check_inputs": 1}

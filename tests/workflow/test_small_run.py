@@ -11,6 +11,7 @@ from ome_zarr.reader import Label, Reader
 from yaozarrs import validate_zarr_store
 
 from cellmap_pipeline.cli import main
+from cellmap_pipeline.data.datasplit_csv import read_datasplit
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.submission.check import check
@@ -40,7 +41,7 @@ def stages(planned):
     """Return the rules of planned jobs, without those of figures and reports."""
     return {
         rule for rule in planned
-        if rule in RETRAINED | {"check_inputs", "datasplit"}
+        if rule in RETRAINED | {"check_inputs", "split", "folds", "datasplit"}
     }  # fmt: skip
 
 
@@ -171,7 +172,8 @@ def test_external_predictions_are_validated_and_segmented(changed, small_data):
     target = f"own/segmentations/{row.dataset}/crop{row.crop}/{row.label}"
     # They are validated on the validation crops of the trainings first.
     planned = changed.planned(target)
-    assert planned == {"check_inputs": 1, "datasplit": 1, "validate": 1, "segment": 1}
+    first = {"check_inputs": 1, "split": 1, "datasplit": 1}
+    assert planned == first | {"validate": 1, "segment": 1}
 
 
 def read_voxels(folder):
@@ -199,6 +201,41 @@ def test_crop_predicted_by_two_jobs_is_the_same(run, small_data):
         assert voxels.any()
         assert np.array_equal(voxels, joined[channel])
     assert [entry.name for entry in (run.folder / path).parent.glob("*.part*")] == []
+
+
+@pytest.mark.slow
+def test_folds_are_trained_resumed_and_averaged(changed):
+    """A training with two folds, of which one is rerun, and one that takes its settings."""
+    changed.configure(trainings=["tiny", "folded", "full"], split={"folds": 2})
+    changed.train("folded", classes=["pm"], validation="folds", iterations_per_epoch=2)
+    changed.train("full", classes=["pm"], validation="none", settings_from="folded")
+    planned = changed.planned("submission.zip")
+    assert planned["folds"] == 1 and "split" not in planned
+    assert (planned["train"], planned["datasplit"], planned["predict_validation"]) == (3, 3, 2)
+    assert (planned["validate"], planned["predict"], planned["segment"]) == (1, 4, 2)
+    targets = [
+        "results/folded/validation/scores.json",
+        "results/folded/predictions/demo_cell-1/crop5",
+    ]
+    changed.snakemake(*targets)
+    folds = changed.folder / "results/folded"
+    sides = [
+        {row.labels.name for row in read_datasplit(path, None) if row.usage == "validate"}
+        for path in sorted(folds.glob("fold*/datasplit.csv"))
+    ]
+    assert len(sides) == 2 and not sides[0] & sides[1] and len(sides[0] | sides[1]) == 4
+    scores = json.loads((folds / "validation/scores.json").read_text())
+    (entry, _) = scores["classes"]["pm"]["voxel_sizes"]
+    assert len(entry["crops"]) == 4
+    # The mean of the networks is predicted, not one of them.
+    test = read_voxels(folds / "predictions/demo_cell-1/crop5")["pm"]
+    assert test.any()
+    assert changed.planned(*targets) == {}
+    # Each fold is a job of its own: another one is not repeated for it.
+    shutil.rmtree(folds / "fold1/training")
+    (folds / "fold1/model.ckpt").unlink()
+    again = changed.planned("results/folded/fold1/model.ckpt", *targets)
+    assert again == {"train": 1, "predict_validation": 1, "validate": 1, "predict": 1}
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def choose(
         name = next(iter(entries), sources[0])
         return Choice([name], [name])
     # All scores of a run follow the same rules.
-    rules = rules_named(scores[origin(sources[0])]["rules"])
+    rules = rules_named(scores[origin(next(iter(entries)))]["rules"])
     instance = is_instance(row.label)
     found = compare(
         {

@@ -47,7 +47,7 @@ def test_noise_makes_a_choice_open(lead, is_open):
     assert found.contenders == (["a", "b"] if is_open else ["b"])
 
 
-@pytest.mark.parametrize("rules", RULES.values(), ids=str)
+@pytest.mark.parametrize("rules", RULES.values(), ids=list(RULES))
 @pytest.mark.parametrize("instance", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 3, 20])
 def test_identical_sources_are_open(rules, instance, n):

@@ -160,3 +160,8 @@ def test_the_table_and_the_select_map(caplog):
 def test_the_select_map_of_averages():
     table = selection_table([(row(), ["a", "b"])], "average", SCORES)
     assert select_map(table) == "select: {mito: [a, b]}"
+
+
+def test_a_source_without_validation_does_not_hide_the_scores_of_others():
+    choice = choose(row("nuc"), ["full", "a", "b"], "best", SCORES)
+    assert "full" not in choice.sources and set(choice.sources) <= {"a", "b"}
