@@ -52,8 +52,7 @@ rule plot_run:
 rule plot_data:
     """Draw a slice of each labelled crop with its labels."""
     input:
-        # All folds of a training have the same crops.
-        [PATHS.datasplit(NETWORKS[name][0]) for name in ACTIVE or NETWORKS],
+        list(map(PATHS.datasplit, SPLIT)),
     output:
         report(
             PATHS.figure("data.jpg"),

@@ -15,6 +15,7 @@ from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import PARTIAL_SUFFIX
 from cellmap_pipeline.io.storage import ZARR_FILES, present
+from cellmap_pipeline.plan.folds import fold_network
 from cellmap_pipeline.plan.paths import ResultPaths
 
 Kind = Literal["truth", "labels", "probability"]
@@ -105,9 +106,13 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
         *_layers_in("labels", segmentations, "labels"),
     ]
     for training in run.trainings:
+        networks = [fold_network(training, fold) for fold in range(run.split.folds or 0)]
         for folder in (
             paths.predictions(training, dataset, crop),
-            paths.validation_predictions(training) / dataset / f"crop{crop}",
+            *(
+                paths.validation_predictions(network) / dataset / f"crop{crop}"
+                for network in (training, *networks)
+            ),
         ):
             found += _layers_in("probability", folder, f"({training})")
     for name, external in run.predictions.items():

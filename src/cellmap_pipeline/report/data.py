@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from cellmap_pipeline.classes import in_class_order, style_of
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import DatasplitRow, read_datasplit
+from cellmap_pipeline.data.split import TRAIN
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
@@ -69,14 +70,17 @@ def plot_data(datasplits: Sequence[Path], voxel_size: Sequence[float], path: Pat
 
 
 def labeled_crops(datasplits: Sequence[Path]) -> list[DatasplitRow]:
-    """List the crops of several data splits, each once, with the classes of all of them."""
+    """List the crops of several data splits, each once, with the classes of all of them.
+
+    A crop on which some network trains is not held out.
+    """
     crops: dict[str, DatasplitRow] = {}
     for path in datasplits:
         for usage, raw, folder, classes in read_datasplit(path, None, needs_validation=False):
             known = crops.get(str(folder))
             merged = [*known.classes, *classes] if known else classes
-            first_usage = known.usage if known else usage
-            crops[str(folder)] = DatasplitRow(first_usage, raw, folder, list(dict.fromkeys(merged)))
+            usage = TRAIN if known and known.usage == TRAIN else usage
+            crops[str(folder)] = DatasplitRow(usage, raw, folder, list(dict.fromkeys(merged)))
     return list(crops.values())
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline.config.load import parse_run
+from cellmap_pipeline.config.run import Split
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.errors import InputError
@@ -71,6 +72,14 @@ def test_only_layers_of_selected_classes_are_found(run):
 def test_layers_of_a_labeled_crop_are_ground_truth_and_validation_predictions(run):
     labels = "data/d/d.zarr/recon-1/labels/groundtruth/crop3"
     config = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
+    names = [layer.name for layer in find_layers(config, 3).layers]
+    assert names == ["pm ground truth", "pm (other)"]
+
+
+def test_layers_of_a_labeled_crop_come_from_the_fold_that_predicted_it(run):
+    labels = "data/d/d.zarr/recon-1/labels/groundtruth/crop3"
+    predicted = "results/other/fold1/validation/predictions/d/crop3/pm"
+    config = run(f"{labels}/pm", predicted).model_copy(update={"split": Split(folds=2)})
     names = [layer.name for layer in find_layers(config, 3).layers]
     assert names == ["pm ground truth", "pm (other)"]
 

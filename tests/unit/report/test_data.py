@@ -44,6 +44,14 @@ def test_crops_have_the_classes_of_all_data_splits(datasplit, tmp_path):
     assert first.classes == ["mito"] and second.classes == ["mito", "pm", "er"]
 
 
+def test_a_crop_that_some_network_trains_on_is_not_held_out(datasplit, tmp_path):
+    other = tmp_path / "other.csv"
+    swapped = datasplit.read_text().replace("train,", "t,").replace("validate,", "train,")
+    other.write_text(swapped.replace("t,", "validate,"))
+    assert [crop.usage for crop in labeled_crops([datasplit])] == ["train", "validate"]
+    assert [crop.usage for crop in labeled_crops([datasplit, other])] == ["train", "train"]
+
+
 def test_evenly_spread_crops_are_drawn_if_there_are_too_many():
     assert spread_evenly(5, 300) == [0, 1, 2, 3, 4]
     assert len(spread_evenly(1000, 300)) == 300 and spread_evenly(1000, 300)[-1] == 999
