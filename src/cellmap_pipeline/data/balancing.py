@@ -24,6 +24,7 @@ def balanced_choice(
     fraction: float,
     seed: int,
     fixed: NDArray[np.int8] | None = None,
+    min_left: int = 1,
 ) -> NDArray[np.bool_]:
     """Choose about `fraction` of the groups, of each dataset's groups, and of each class.
 
@@ -49,6 +50,8 @@ def balanced_choice(
     fixed
         (groups,), 1 for groups that must be chosen, 0 for those that must not, and `FREE`; by
         default all are free.
+    min_left
+        Number of groups that are not chosen at least, where free groups allow it.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def balanced_choice(
     movable = np.flatnonzero(free)
     if not movable.size:
         return start
-    cost = _Cost(volume, datasets, first, fraction)
+    cost = _Cost(volume, datasets, first, fraction, min_left)
     best, lowest = np.zeros(len(volume), bool), np.inf
     for attempt in range(RANDOM_STARTS + PERTURBATIONS):
         if attempt < RANDOM_STARTS:
@@ -124,9 +127,10 @@ class _Cost:
         datasets: NDArray[np.int64],
         first: NDArray[np.bool_],
         fraction: float,
+        min_left: int,
     ) -> None:
         holds, members = volume > 0, datasets[:, None] == np.arange(len(first))
-        self.fraction = fraction
+        self.fraction, self.max_size = fraction, len(volume) - min_left
         self.parts = np.concatenate(
             [volume / volume.sum(axis=0), holds, members, np.ones((len(volume), 1))], axis=1
         )
@@ -146,14 +150,16 @@ class _Cost:
         n = self.classes
         share, holding, members, size = np.split(sums, [n, 2 * n, len(self.parts[0]) - 1], axis=1)
         misplaced = ((holding == 0) & self.common) | (holding == self.total)
-        one_sided = (size[:, 0] == 0) | (size[:, 0] == len(self.parts))
+        # More than the cost of all classes and datasets that could be misplaced instead.
+        excess = np.maximum(size[:, 0] - self.max_size, size[:, 0] == 0)
+        one_sided = np.maximum(excess, 0) * (1 + n + 3 * len(self.groups))
         # Squares keep a single class or dataset from deviating far for the sake of many others. The
         # fraction of all groups counts as much as those of all classes.
         deviation = np.square(share - self.fraction).sum(axis=1)
         of_datasets = members[:, self.divisible] / self.groups[self.divisible]
         deviation += np.square(of_datasets - self.fraction).sum(axis=1)
         deviation += n * np.square(size[:, 0] / len(self.parts) - self.fraction)
-        gone = misplaced.sum(axis=1) + n * one_sided
+        gone = misplaced.sum(axis=1) + one_sided
         gone = gone + ((members == 0) & self.wanted).sum(axis=1)
         if self.divisible.any():
             # A dataset without a training crop is worse than a class without a validation crop.

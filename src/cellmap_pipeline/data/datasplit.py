@@ -24,7 +24,7 @@ from cellmap_pipeline.data.datasplit_csv import (
 from cellmap_pipeline.data.layout import RAW, crop_folders, raw_path
 from cellmap_pipeline.data.split import TRAIN, VALIDATE
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
-from cellmap_pipeline.geometry import Vector
+from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.levels import is_as_fine
 from cellmap_pipeline.io.storage import Location, volumes_in
@@ -92,10 +92,15 @@ def find_labeled_crops(data_root: Path, problems: list[str]) -> list[LabeledCrop
     """
     crops = []
     for folder in crop_folders(data_root):
-        labels = _open_labels(folder, sorted(_labels_in(folder)), problems)
-        if labels:
+        readable = {}
+        for label, volume in _open_labels(folder, sorted(_labels_in(folder)), problems).items():
+            # A broken label must not keep trainings of other classes from the crop.
             with gathered(problems):
-                crops.append(crop_at(folder, _raw_of(folder, data_root), labels))
+                readable[label] = volume, _present_nm3(volume)
+        if readable:
+            grid = next(iter(readable.values()))[0].volume.levels[0].grid
+            present = {label: nm3 for label, (_, nm3) in readable.items()}
+            crops.append(_describe_crop(folder, _raw_of(folder, data_root), grid, present))
     return crops
 
 
@@ -245,9 +250,10 @@ def usage_by_split(
         return [TRAIN] * len(crops)
     new = [crop.name for crop in crops if crop.name not in parts]
     if new:
+        rule = "split" if fold is None else "folds"
         raise InputError(
             f"{len(new)} crops are not in the run's split, such as {new[0]}: they were added or "
-            "repaired after it was made; `--forcerun split datasplit` takes them up"
+            f"repaired after it was made; `--forcerun {rule} datasplit` takes them up"
         )
     held_out = VALIDATE if fold is None else str(fold)
     usage = [VALIDATE if parts[crop.name] == held_out else TRAIN for crop in crops]
@@ -263,10 +269,19 @@ def usage_by_split(
 
 def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabeledCrop:
     """Describe the crop whose `labels` are in `folder`."""
-    present = {}
-    for label, volume in labels.items():
-        voxel = float(np.prod(volume.volume.levels[0].grid.voxel_size))
-        present[label] = present_voxels(volume) * voxel
+    grid = next(iter(labels.values())).volume.levels[0].grid
+    present = {label: _present_nm3(volume) for label, volume in labels.items()}
+    return _describe_crop(folder, raw, grid, present)
+
+
+def _present_nm3(label: LabelVolume) -> float:
+    """Estimate the labeled volume, nm³."""
+    return present_voxels(label) * float(np.prod(label.volume.levels[0].grid.voxel_size))
+
+
+def _describe_crop(
+    folder: Location, raw: Location, grid: Grid, present: dict[str, float]
+) -> LabeledCrop:
     zarr = container_of(folder)
     return LabeledCrop(
         dataset=Path(zarr.name).stem,
@@ -274,7 +289,7 @@ def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) 
         zarr=zarr,
         raw=raw,
         labels=str(folder).removeprefix(f"{zarr}/"),
-        grid=next(iter(labels.values())).volume.levels[0].grid,
+        grid=grid,
         present=present,
     )
 

@@ -220,7 +220,10 @@ def _assign_folds(
         of_left = _merge_single(datasets[left])
         none_first = np.zeros(of_left.max() + 1, bool)
         share = 1 / (settings.folds - fold)
-        chosen = balanced_choice(amounts, of_left, none_first, share, settings.seed, fixed)
+        min_left = settings.folds - fold - 1
+        chosen = balanced_choice(
+            amounts, of_left, none_first, share, settings.seed, fixed, min_left
+        )
         folds[left[chosen]] = fold
         left = left[~chosen]
     return [str(fold) for fold in folds]

@@ -58,6 +58,15 @@ def test_all_crops_are_found_with_all_labels_for_the_split(data_root):
     assert len(problems) == 1 and str(broken.parent.parent) in problems[0]
 
 
+def test_a_broken_chunk_costs_the_split_a_label_but_no_crop(data_root):
+    chunk = data_root / "a/a.zarr/recon-1/labels/groundtruth/crop1/mito/s0/0/0/0"
+    chunk.write_bytes(b"broken")
+    problems = []
+    crops = find_labeled_crops(data_root, problems)
+    assert (crops[0].name, list(crops[0].present)) == ("a/crop1", ["nuc"])
+    assert len(problems) == 1 and str(chunk.parents[2]) in problems[0]
+
+
 def test_a_training_takes_its_part_of_the_split():
     crops = [make_labeled_crop(i, {"a": 1.0}) for i in (1, 2, 3)]
     parts = {"a/crop1": "train", "a/crop2": "validate", "a/crop3": "train", "a/crop4": "validate"}
@@ -67,6 +76,8 @@ def test_a_training_takes_its_part_of_the_split():
     assert usage_by_split(crops, "none", {}, None) == ["train"] * 3
     with pytest.raises(InputError, match=r"1 crops are not in the run's split, such as a/crop3: "):
         usage_by_split(crops, "held_out", {"a/crop1": "train", "a/crop2": "validate"}, None)
+    with pytest.raises(InputError, match="`--forcerun folds datasplit` takes them up"):
+        usage_by_split(crops, "folds", {"a/crop1": "0"}, 1)
     with pytest.raises(InputError, match=r"left to validate: .* uses \(2\) on the other"):
         usage_by_split([crops[0], crops[2]], "held_out", parts, None)
 

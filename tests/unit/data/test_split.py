@@ -213,6 +213,18 @@ def test_each_fold_of_any_crops_has_one(sizes, folds, seed):
     assert set(parts.values()) == {str(fold) for fold in range(folds)}
 
 
+@pytest.mark.parametrize("folds", [3, 5])
+def test_no_fold_of_few_crops_is_empty(folds):
+    # A choice with classes on both sides would take several crops for the first fold.
+    classes = ["ab", "ab", "cd", "cd", "e", "e"][: folds + 1]
+    crops = [
+        make_labeled_crop(i, {c: 10.0**i for c in of_crop}, 1000.0 * i)
+        for i, of_crop in enumerate(classes)
+    ]
+    parts = split_crops(crops, SplitSettings(validation_fraction=None, folds=folds))
+    assert set(parts.values()) == {str(fold) for fold in range(folds)}
+
+
 def test_a_written_split_is_kept_under_the_same_settings_only(tmp_path):
     path, settings = tmp_path / "split.csv", SplitSettings(seed=3)
     assert read_earlier(path, settings) == {}
