@@ -15,6 +15,7 @@ from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import PARTIAL_SUFFIX
 from cellmap_pipeline.io.storage import ZARR_FILES, present
+from cellmap_pipeline.plan.folds import fold_network
 from cellmap_pipeline.plan.paths import ResultPaths
 
 Kind = Literal["truth", "labels", "probability"]
@@ -105,10 +106,13 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
         *_layers_in("labels", segmentations, "labels"),
     ]
     for training in run.trainings:
-        for folder in (
+        networks = [training, *(fold_network(training, i) for i in range(run.split.folds or 0))]
+        folders = [
             paths.predictions(training, dataset, crop),
-            paths.validation_predictions(training) / dataset / f"crop{crop}",
-        ):
+            *(paths.validation_predictions(n) / dataset / f"crop{crop}" for n in networks),
+        ]
+        # A crop validates a single network; of other folders, results of other settings may be left.
+        for folder in [folder for folder in folders if folder.is_dir()][:1]:
             found += _layers_in("probability", folder, f"({training})")
     for name, external in run.predictions.items():
         for label in labels:
