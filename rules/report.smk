@@ -40,7 +40,9 @@ rule dag:
         runtime=10,
     params:
         # Everything that the graph depends on.
-        cfg=FIGURE_VERSION | {"train": bool(TRAINED), "score": SCORED},
+        cfg=FIGURE_VERSION
+        | {"train": bool(TRAINED), "score": SCORED}
+        | ({} if COMPARED else {"compare": False}),
         again=SAME_WORKFLOW,
     script:
         "../workflow/scripts/rulegraph.py"

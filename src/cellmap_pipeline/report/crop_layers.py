@@ -111,7 +111,7 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
             paths.predictions(training, dataset, crop),
             *(paths.validation_predictions(n) / dataset / f"crop{crop}" for n in networks),
         ]
-        # A crop validates a single network; of other folders, results of other settings may be left.
+        # A crop validates a single network; other folders may be left of other settings.
         for folder in [folder for folder in folders if folder.is_dir()][:1]:
             found += _layers_in("probability", folder, f"({training})")
     for name, external in run.predictions.items():
