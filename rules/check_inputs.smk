@@ -8,7 +8,9 @@ def get_checked_settings(network):
     """The settings of a network's training that `check_inputs` compares with its crops."""
     training = get_training(network)
     keys = [*stages.DATASPLIT_KEYS, "datasplit"]
-    return stages.training_settings(training, keys + ["oversample"] * bool(training.oversample))
+    # Where they are set, the check compares them with the crops, too.
+    keys += [key for key in ("oversample", "initial_weights") if getattr(training, key)]
+    return stages.training_settings(training, keys)
 
 
 # By job that waits for the check (a network, the split, external predictions, or TRAINING/cropN), the

@@ -5,6 +5,8 @@ import shutil
 from cellmap_pipeline.plan.paths import SUBMISSION
 
 SCORED = PLAN.config.ground_truth is not None
+# Without validation and ground truth there is nothing to compare.
+COMPARED = SCORED or bool(VALIDATION_SCORES)
 DOT = shutil.which("dot") is not None
 SEGMENTED_CROPS = list(dict.fromkeys((row.dataset, row.crop) for row in ROWS_TO_SEGMENT))
 # With the job's own `config`, what a second Snakemake needs to see the same workflow.
@@ -38,7 +40,9 @@ rule dag:
         runtime=10,
     params:
         # Everything that the graph depends on.
-        cfg=FIGURE_VERSION | {"train": bool(TRAINED), "score": SCORED},
+        cfg=FIGURE_VERSION
+        | {"train": bool(TRAINED), "score": SCORED}
+        | ({} if COMPARED else {"compare": False}),
         again=SAME_WORKFLOW,
     script:
         "../workflow/scripts/rulegraph.py"
@@ -56,7 +60,7 @@ rule report:
         PATHS.figure("selection.png"),
         [PATHS.figure(f"crops/{dataset}/crop{crop}.jpg") for dataset, crop in SEGMENTED_CROPS],
         [PATHS.figure("scores.png"), PATHS.figure("cases.jpg")] if SCORED else [],
-        PATHS.figure("leaderboard.png"),
+        [PATHS.figure("leaderboard.png")] if COMPARED else [],
         PATHS.figure("resources.png"),
         SUBMISSION,
     output:
@@ -80,7 +84,9 @@ rule report:
 
 # Results that users look for are linked into the working directory.
 LINKED = (
-    ["report.html", "selection.csv", "leaderboard.csv", "dag.mmd"]
+    ["report.html", "selection.csv"]
+    + (["leaderboard.csv"] if COMPARED else [])
+    + ["dag.mmd"]
     + (["dag.svg"] if DOT else [])
     + (["scores.json", "scores.csv"] if SCORED else [])
 )

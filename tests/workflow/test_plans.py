@@ -41,6 +41,14 @@ def write(path, text):
     path.write_text(text)
 
 
+def test_a_run_without_any_score_has_no_leaderboard(run):
+    run.train("tiny", validation="none")
+    assert run.planned()["leaderboard"] == 1
+    run.configure(ground_truth=None)
+    planned = run.planned()
+    assert planned["report"] == 1 and not planned.keys() & {"leaderboard", "plot_leaderboard"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -42,6 +42,7 @@ from cellmap_pipeline.preflight.layout import Layout
 from cellmap_pipeline.preflight.splits import (
     RunSplits,
     check_sides,
+    leaked_validation,
     unknown_oversampled,
     usage_by_network,
 )
@@ -81,15 +82,17 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     volumes = InputVolumes()
     splits = RunSplits(plan)
     found = {}
+    sides: dict[str, dict[str, str]] = {}
     validation_crops: dict[str, ValidationCrop] = {}
     for name, training in trainings.items():
         # The layout reports a data folder without crops only once.
         if training.datasplit or (layout and not layout.empty):
             with gathered(problems, f"training {name}: "):
-                crops = _add_training(plan, name, splits, volumes, problems)
+                crops = _add_training(plan, name, splits, sides, volumes, problems)
                 found[name] = {crop.name: sorted(crop.present) for crop, _ in crops}
                 # Like validation, use the first training's description of a shared crop.
                 validation_crops = _validation_crops(crops) | validation_crops
+    problems += leaked_validation(plan, sides)
     for name, training in trainings.items():
         for crop, rows in plan.rows_by_crop(name).items():
             extent = union([row.grid for row in rows])
@@ -131,9 +134,17 @@ def _layout(plan: Plan, trainings: Sequence[Training]) -> Layout:
 
 
 def _add_training(
-    plan: Plan, name: str, splits: RunSplits, volumes: InputVolumes, problems: list[str]
+    plan: Plan,
+    name: str,
+    splits: RunSplits,
+    sides: dict[str, dict[str, str]],
+    volumes: InputVolumes,
+    problems: list[str],
 ) -> list[tuple[LabeledCrop, bool]]:
-    """Register the crops of a training for checking; return each, and whether it validates."""
+    """Register the crops of a training for checking; return each, and whether it validates.
+
+    The sides of the crops are added to `sides`, by network and name of the crop.
+    """
     training = plan.trainings[name]
     settings = DatasplitSettings(**training_settings(training, DATASPLIT_KEYS))
     own = Path(training.datasplit) if training.datasplit else None
@@ -146,6 +157,8 @@ def _add_training(
             usage = usage_by_network(plan, name, crops, splits)
             check_sides(name, training, crops, usage, problems, volumes.warnings)
             problems += unknown_oversampled(plan, name, crops, usage)
+    names = [crop.name for crop in crops]
+    sides |= {network: dict(zip(names, uses, strict=True)) for network, uses in usage.items()}
     validates = [any(use == VALIDATE for use in uses) for uses in zip(*usage.values(), strict=True)]
     validates = validates or [False] * len(crops)
     bar = tqdm(crops, desc=f"Checking crops of {name}", unit="crop", disable=None)

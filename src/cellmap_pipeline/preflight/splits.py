@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cellmap_pipeline.data.split import (
     split_crops,
 )
 from cellmap_pipeline.errors import did_you_mean
-from cellmap_pipeline.plan.folds import fold_of
+from cellmap_pipeline.plan.folds import fold_of, training_of
 from cellmap_pipeline.plan.plan import Plan
 
 
@@ -142,6 +143,36 @@ def unknown_oversampled(
                 f"{did_you_mean(dataset, sorted(known))}, only from {', '.join(sorted(known))}: "
                 "correct the name, or leave it out"
             )
+
+
+def leaked_validation(plan: Plan, sides: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """List networks that begin with weights, or predict with those, that saw their validation.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    sides
+        By network, whether each crop trains or validates, by its name.
+    """
+    networks = {os.path.normpath(plan.paths.checkpoint(network)): network for network in sides}
+    for network, uses in sides.items():
+        training = plan.trainings[training_of(network)]
+        paths = {
+            "initial_weights": training.initial_weights,
+            "inference.checkpoint": training.inference.checkpoint,
+        }
+        for key, path in paths.items():
+            other = networks.get(os.path.normpath(path)) if path else None
+            seen = sides[other] if other else {}
+            leaked = [c for c, use in uses.items() if use == VALIDATE and seen.get(c) == TRAIN]
+            if leaked:
+                yield (
+                    f"training {network}: {key}: {other!r} trains on {len(leaked)} of the crops "
+                    f"that validate {network!r}, such as {leaked[0]}, so their scores would say "
+                    "nothing: take weights of a network with the same split, or set `validation: "
+                    "none` and `settings_from`"
+                )
 
 
 def _check_validation(

@@ -106,14 +106,13 @@ def find_layers(run: RunConfig, crop: int, classes: Sequence[str] = ()) -> CropL
         *_layers_in("labels", segmentations, "labels"),
     ]
     for training in run.trainings:
-        networks = [fold_network(training, fold) for fold in range(run.split.folds or 0)]
-        for folder in (
+        networks = [training, *(fold_network(training, i) for i in range(run.split.folds or 0))]
+        folders = [
             paths.predictions(training, dataset, crop),
-            *(
-                paths.validation_predictions(network) / dataset / f"crop{crop}"
-                for network in (training, *networks)
-            ),
-        ):
+            *(paths.validation_predictions(n) / dataset / f"crop{crop}" for n in networks),
+        ]
+        # A crop validates a single network; other folders may be left of other settings.
+        for folder in [folder for folder in folders if folder.is_dir()][:1]:
             found += _layers_in("probability", folder, f"({training})")
     for name, external in run.predictions.items():
         for label in labels:

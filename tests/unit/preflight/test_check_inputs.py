@@ -132,6 +132,25 @@ def without_voxels(data, number, *labels):
         create(place, level.grid, "uint8").write(np.zeros(level.grid.shape, "u1")).result()
 
 
+def test_weights_of_a_network_that_saw_the_validation_crops_are_refused(data, caplog):
+    manifest = data / "test_crop_manifest.csv"
+    rows = [row for row in read_manifest(manifest) if row.label == "mito"]
+    output = data.parent / "results"
+    config = {"data_root": str(data), "test_crops": str(manifest), "output": str(output)}
+    run = parse_run(config | {"trainings": ["a", "b"], "split": {"folds": 2}}, "config")
+
+    def check(first, path):
+        a = Training.model_validate(TINY | {"classes": ["mito", "pm"], "validation": first})
+        changes = {"classes": ["mito", "pm"], "initial_weights": f"{output}/a/{path}"}
+        b = Training.model_validate(TINY | changes)
+        check_inputs(Plan(run, {"a": a, "b": b}, rows, manifest), threads=2)
+
+    check("held_out", "model.ckpt")
+    message = r"^training b: initial_weights: 'a' trains on 1 of .* 'b', such as demo_cell-"
+    with pytest.raises(InputError, match=message):
+        check("none", "../a/model.ckpt")
+
+
 def test_sides_of_a_split_that_lack_a_class(data, tmp_path, caplog):
     split = own_split(data, tmp_path, {1: "train", 2: "validate"})
     without_voxels(data, 2, "mito")

@@ -26,6 +26,7 @@ def run(tmp_path):
         "ground_truth": str(tmp_path / "truth.zarr"),
         "output": str(tmp_path / "results"),
         "trainings": ["net", "other"],
+        "split": {"folds": 2},
         "predictions": {"lab": str(tmp_path / "lab/{crop}/{label}/{dataset}")},
     }
 
@@ -74,6 +75,9 @@ def test_layers_of_a_labeled_crop_are_ground_truth_and_validation_predictions(ru
     config = run(f"{labels}/pm", "results/other/validation/predictions/d/crop3/pm")
     names = [layer.name for layer in find_layers(config, 3).layers]
     assert names == ["pm ground truth", "pm (other)"]
+    config = run("results/net/fold1/validation/predictions/d/crop3/pm")
+    names = [layer.name for layer in find_layers(config, 3).layers]
+    assert names == ["pm ground truth", "pm (net)", "pm (other)"]
 
 
 def test_layers_of_a_labeled_crop_come_from_the_fold_that_predicted_it(run):
