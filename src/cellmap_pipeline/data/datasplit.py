@@ -136,8 +136,13 @@ def _crops_in_csv(own: Path, settings: DatasplitSettings, problems: list[str]) -
     rows = read_datasplit(own, settings.classes, needs_validation=validates)
     problems += _on_both_sides(rows, own) if validates else []
     if not validates:
-        # A crop that is listed on both sides is not read twice.
-        rows = list({str(row.labels): row for row in rows}.values())
+        # A crop that is listed on both sides is read once, with the classes of both rows.
+        merged: dict[str, DatasplitRow] = {}
+        for row in rows:
+            earlier = merged.get(str(row.labels), row)
+            listed = [c for c in settings.classes if c in {*earlier.classes, *row.classes}]
+            merged[str(row.labels)] = row._replace(classes=listed)
+        rows = list(merged.values())
     for _, raw, folder, annotated in rows:
         if not volumes_in(folder, annotated):
             problems.append(

@@ -96,7 +96,7 @@ def split_crops(
     InputError
         There are fewer groups of crops than parts, or a new crop overlaps crops of different parts.
     """
-    groups = _groups(crops, settings.by)
+    groups = group_crops(crops, settings.by)
     n = max(groups, default=-1) + 1
     parts = settings.folds or 2
     if n < parts:
@@ -155,8 +155,16 @@ def read_earlier(path: Path, settings: SplitSettings) -> dict[str, str]:
     return read_split(path) if same else {}
 
 
-def _groups(crops: Sequence[LabeledCrop], by: str) -> list[int]:
-    """Number the groups of crops that stay together."""
+def group_crops(crops: Sequence[LabeledCrop], by: Literal["crop", "dataset"]) -> list[int]:
+    """Return for each crop the number of its group, whose crops are on the same side of a split.
+
+    Parameters
+    ----------
+    crops
+        Labeled crops.
+    by
+        See `SplitSettings`.
+    """
     if by == "dataset":
         names = list(dict.fromkeys(crop.dataset for crop in crops))
         return [names.index(crop.dataset) for crop in crops]

@@ -155,7 +155,7 @@ def _add_training(
     if not broken:
         with gathered(problems, f"training {name}: "):
             usage = usage_by_network(plan, name, crops, splits)
-            check_sides(name, training, crops, usage, problems, volumes.warnings)
+            check_sides(plan, name, crops, usage, problems, volumes.warnings)
             problems += unknown_oversampled(plan, name, crops, usage)
     names = [crop.name for crop in crops]
     sides |= {network: dict(zip(names, uses, strict=True)) for network, uses in usage.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cellmap_pipeline.config.sections import TEST_DATASETS_WEIGHT
@@ -14,6 +14,7 @@ from cellmap_pipeline.data.split import (
     TRAIN,
     VALIDATE,
     SplitSettings,
+    group_crops,
     read_earlier,
     split_crops,
 )
@@ -81,8 +82,8 @@ def usage_by_network(
 
 
 def check_sides(
+    plan: Plan,
     name: str,
-    training: Training,
     crops: Sequence[LabeledCrop],
     usage: Mapping[str, Sequence[str]],
     problems: list[str],
@@ -92,7 +93,9 @@ def check_sides(
 
     Parameters
     ----------
-    name, training
+    plan
+        The plan of the run.
+    name
         The training.
     crops
         Its crops.
@@ -101,6 +104,7 @@ def check_sides(
     problems, warnings
         Lists that lines are appended to.
     """
+    training = plan.trainings[name]
     for network, sides in usage.items():
         holding = {
             label: [use for crop, use in zip(crops, sides, strict=True) if crop.present.get(label)]
@@ -118,7 +122,13 @@ def check_sides(
                 f"{', '.join(untrained)}, so this fold's network does not learn it"
             )
     if training.validation == "held_out":
-        _check_validation(name, training, holding, problems, warnings)
+        groups = group_crops(crops, plan.config.split.by)
+        together = {
+            label
+            for label in training.classes
+            if len({g for g, c in zip(groups, crops, strict=True) if c.present.get(label)}) == 1
+        }
+        _check_validation(name, training, holding, together, problems, warnings)
 
 
 def unknown_oversampled(
@@ -179,15 +189,17 @@ def _check_validation(
     name: str,
     training: Training,
     holding: Mapping[str, Sequence[str]],
+    together: Collection[str],
     problems: list[str],
     warnings: list[str],
 ) -> None:
     """Report classes that no crop validates, given the sides of the crops that hold each class.
 
-    One that a single crop holds must train; one of several crops is a fault of the split.
+    One that a single crop holds, or crops that stay `together`, must train; with other crops, it is
+    a fault of the split.
     """
     lacking = [label for label, uses in holding.items() if VALIDATE not in uses]
-    avoidable = [label for label in lacking if len(holding[label]) > 1]
+    avoidable = [label for label in lacking if label not in together]
     if avoidable and not training.datasplit:
         problems.append(
             f"training {name}: no crop that validates has a labeled voxel of "

@@ -96,6 +96,15 @@ def test_a_crop_on_both_sides_of_an_own_split_is_refused(data_root, tmp_path):
     )
 
 
+def test_without_validation_a_crop_has_the_classes_of_all_its_rows(data_root, tmp_path):
+    crop = data_root / "a/a.zarr/recon-1/labels/groundtruth/crop2"
+    own = tmp_path / "own.csv"
+    own.write_text(f"train,raw,{crop}/[nuc]\nvalidate,raw,{crop}/[mito]\n")
+    settings = DatasplitSettings(["mito", "nuc"], (8, 8, 8), validation="none")
+    (found,) = make_crops(data_root, settings, own)
+    assert list(found.present) == ["mito", "nuc"]
+
+
 def test_crops_are_found_with_their_labeled_volumes(data_root):
     crops = make_crops(data_root, DatasplitSettings(["nuc", "mito"], (8, 8, 8)), None)
     assert [crop.name for crop in crops] == [f"a/crop{i}" for i in range(1, 7)] + ["b/crop7"]

@@ -132,6 +132,14 @@ def without_voxels(data, number, *labels):
         create(place, level.grid, "uint8").write(np.zeros(level.grid.shape, "u1")).result()
 
 
+def test_a_class_of_one_dataset_need_not_validate_if_datasets_stay_whole(data, caplog):
+    for number in (1, 2):
+        without_voxels(data, number, "mito")
+    with caplog.at_level(logging.INFO):
+        look(data, split={"by": "dataset"})
+    assert "no crop that validates has a labeled voxel of mito, so nothing shows" in caplog.text
+
+
 def test_weights_of_a_network_that_saw_the_validation_crops_are_refused(data, caplog):
     manifest = data / "test_crop_manifest.csv"
     rows = [row for row in read_manifest(manifest) if row.label == "mito"]
