@@ -132,7 +132,8 @@ def requested(stage, key, retries_request_more=True):
 
     def resources(wildcards, attempt):
         network = getattr(wildcards, "network", None) or wildcards.training
-        amount = requested_resources(get_training(network), stage)[key]
+        networks = len(NETWORKS.get(network, [network])) if stage == "predict" else 1
+        amount = requested_resources(get_training(network), stage, networks)[key]
         return amount * attempt if retries_request_more else amount
 
     return resources

@@ -143,6 +143,12 @@ def read_split(path: Path) -> dict[str, str]:
     rows = [fields for _, fields in csv_lines(text, str(path)) if not fields[0].startswith("#")]
     if not rows or rows[0] != COLUMNS or any(len(fields) != len(COLUMNS) for fields in rows):
         raise InputError(f"{path} has other columns than {','.join(COLUMNS)}: remove it")
+    for dataset, crop, part in rows[1:]:
+        if part not in (TRAIN, VALIDATE) and not part.isdecimal():
+            raise InputError(
+                f"{path}: {part!r}, the part of {dataset}/crop{crop}, is neither {TRAIN} nor "
+                f"{VALIDATE} nor the number of a fold: correct it, or remove the file"
+            )
     return {f"{dataset}/crop{crop}": part for dataset, crop, part in rows[1:]}
 
 

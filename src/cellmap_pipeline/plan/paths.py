@@ -12,7 +12,7 @@ SUBMISSION = Path("submission.zip")
 # Folders of the output that belong to no training.
 RESERVED_FOLDERS = frozenset(
     {
-        "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", AVERAGE
+        "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", "split", "folds", AVERAGE
     }
 )  # fmt: skip
 

@@ -23,9 +23,13 @@ VOXELS_PER_SEGMENT_PROCESS = 32_000_000
 MAX_SEGMENT_PROCESSES = 4
 
 
-def requested_resources(training: Training, stage: JobStage) -> dict[str, int]:
-    """The resources that a training's jobs of a stage request, in Snakemake's names and units."""
+def requested_resources(training: Training, stage: JobStage, networks: int = 1) -> dict[str, int]:
+    """The resources that a training's jobs of a stage request, in Snakemake's names and units.
+
+    By default, a job that predicts with several networks gets the time of all of them.
+    """
     requested = dict(DEFAULT_RESOURCES[stage])
+    requested["runtime"] *= networks
     if stage == "train":
         for key, value in RESOURCES_PER_TRAINING_GPU.items():
             requested[key] += value * training.devices

@@ -237,6 +237,13 @@ def test_a_written_split_is_kept_under_the_same_settings_only(tmp_path):
         assert read_earlier(path, replace(settings, **change)) == {}
 
 
+def test_a_part_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "split.csv"
+    path.write_text("dataset,crop,part\na,1,Validate\n")
+    with pytest.raises(InputError, match="'Validate', the part of a/crop1, is neither train nor"):
+        read_split(path)
+
+
 @pytest.mark.parametrize("text", ["", "# x\n", "dataset,crop\na,1\n", "dataset,crop,part\na,1\n"])
 def test_a_file_that_is_no_split_is_refused(tmp_path, text):
     path = tmp_path / "split.csv"
