@@ -12,7 +12,9 @@ SUBMISSION = Path("submission.zip")
 # Folders of the output that belong to no training.
 RESERVED_FOLDERS = frozenset(
     {
-        "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", "split", "folds", AVERAGE
+        "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", AVERAGE,
+        # The split and its folds are checked under these names.
+        "split", "folds",
     }
 )  # fmt: skip
 
