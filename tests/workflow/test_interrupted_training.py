@@ -90,7 +90,7 @@ def test_retries_resume_after_sigterm_and_sigkill(interrupted):
 
 def test_status_of_a_running_training(interrupted):
     job = interrupted.training
-    assert job.state == "running" and job.wildcards == {"training": "tiny"}
+    assert job.state == "running" and job.wildcards == {"network": "tiny"}
     assert job.progress.what.startswith("Epoch ") and 0 < job.seconds_left < 600
 
 
