@@ -2,13 +2,17 @@ def get_split_params(*keys):
     """The settings that the split of all labeled crops depends on."""
     split = PLAN.config.split.model_dump(mode="json")
     settings = {key: split[key] for key in keys}
-    settings |= {"data_root": PLAN.config.data_root, "test_datasets": PLAN.test_datasets}
+    settings["data_root"] = PLAN.config.data_root
     # More crops in the data folder are assigned, too.
     return (
         result_version("split")
         | settings
         | ({"fetched": sorted(PLAN.fetched)} if PLAN.fetched else {})
     )
+
+
+# A manifest with other datasets moves no crop.
+TEST_DATASETS = untracked(lambda wildcards: PLAN.test_datasets)
 
 
 def get_datasplit_params(wildcards):
@@ -33,13 +37,10 @@ def get_fetched_crops(training):
 
 
 def get_split(wildcards):
-    """The run's split that a network takes its crops from, if any.
-
-    New crops in it rerun no network by themselves: its crops change with its own settings.
-    """
+    """The run's split that a network takes its crops from, if any."""
     if not PLAN.split_settings(training_of(wildcards.network)):
         return []
-    return ancient(PATHS.split if fold_of(wildcards.network) is None else PATHS.folds)
+    return PATHS.split if fold_of(wildcards.network) is None else PATHS.folds
 
 
 def get_own_datasplit(wildcards):
@@ -65,6 +66,7 @@ rule split:
         runtime=per_attempt(60),
     params:
         cfg=get_split_params("validation_fraction", "by", "seed"),
+        test_datasets=TEST_DATASETS,
     script:
         "../workflow/scripts/split.py"
 
@@ -87,6 +89,7 @@ rule folds:
         runtime=per_attempt(60),
     params:
         cfg=get_split_params("folds", "by", "seed"),
+        test_datasets=TEST_DATASETS,
     script:
         "../workflow/scripts/split.py"
 

@@ -67,7 +67,7 @@ def test_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
         small_data / "test_crop_manifest.csv")) == []  # fmt: skip
     jobs = cluster.jobs(run.folder)
     # The five labels of two crops take two jobs, and no job was retried.
-    assert list(jobs.values()) == ["COMPLETED"] * 10, output.stdout
+    assert list(jobs.values()) == ["COMPLETED"] * 11, output.stdout
     assert len(cluster.jobs(run.folder, "crop_demo_cell-")) == 2
     # Resources are set by the rule, the training's file, the command line and the profile.
     for rule, expected in {

@@ -51,7 +51,8 @@ def use_rules(run, snakefile, **environment):
         assert rule in planned
     done = snakemake(run, "--forcerun", "cellmap_datasplit", "--", "summary", **environment)
     jobs = re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", done, re.M)
-    assert jobs == ["cellmap_datasplit", "summary"]
+    # From a repository, the path of the split's script differs, which counts as changed code.
+    assert [job for job in jobs if job != "cellmap_split"] == ["cellmap_datasplit", "summary"]
     assert "train_um3" in (run.folder / "summary.txt").read_text()
 
 

@@ -47,10 +47,11 @@ def test_documented_pbs_profile(new_run, pbs):
     assert run.planned("submission.zip")["train"] == 1
     run.snakemake("results/tiny/datasplit.csv")
     # Retries request more memory.
-    first, again, second = (pbs / "requests").read_text().splitlines()
+    first, again, split, datasplit = (pbs / "requests").read_text().splitlines()
     assert "select=1:ncpus=8:ngpus=0:mem=4000mb -l walltime=3600" in first
     assert "mem=8000mb -l walltime=7200" in again
-    assert "mem=2000mb -l walltime=1800" in second
+    assert "mem=2000mb -l walltime=3600" in split
+    assert "mem=2000mb -l walltime=1800" in datasplit
     # A failing job's message is shown.
     run.train("tiny", classes=["mito", "golgi"])
     done = run.snakemake("--retries", "0", "results/tiny/datasplit.csv", check=False)

@@ -206,7 +206,7 @@ def test_crop_predicted_by_two_jobs_is_the_same(run, small_data):
 @pytest.mark.slow
 def test_folds_are_trained_resumed_and_averaged(changed):
     """A training with two folds, of which one is rerun, and one that takes its settings."""
-    changed.configure(trainings=["tiny", "folded", "full"], split={"folds": 2})
+    changed.configure(trainings=["folded", "full"], split={"folds": 2})
     changed.train("folded", classes=["pm"], validation="folds", iterations_per_epoch=2)
     changed.train("full", classes=["pm"], validation="none", settings_from="folded")
     planned = changed.planned("submission.zip")

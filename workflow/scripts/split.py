@@ -15,8 +15,10 @@ with job(snakemake.log[0]):
     from cellmap_pipeline.data.split import SplitSettings, read_earlier, split_crops, write_split
 
     cfg = snakemake.params.cfg
-    keys = ("validation_fraction", "folds", "by", "seed", "test_datasets")
-    settings = SplitSettings(**{key: cfg.get(key) for key in keys})
+    keys = ("validation_fraction", "folds", "by", "seed")
+    settings = SplitSettings(
+        **{key: cfg.get(key) for key in keys}, test_datasets=snakemake.params.test_datasets
+    )
     path = Path(snakemake.output[0])
     problems: list[str] = []
     crops = find_labeled_crops(Path(cfg["data_root"]), problems)

@@ -258,7 +258,7 @@ def usage_by_split(
         rule = "split" if fold is None else "folds"
         raise InputError(
             f"{len(new)} crops are not in the run's split, such as {new[0]}: they were added or "
-            f"repaired after it was made; `--forcerun {rule} datasplit` takes them up"
+            f"repaired after it was made; `--forcerun {rule}` takes them up"
         )
     held_out = VALIDATE if fold is None else str(fold)
     usage = [VALIDATE if parts[crop.name] == held_out else TRAIN for crop in crops]

@@ -76,7 +76,7 @@ def test_a_training_takes_its_part_of_the_split():
     assert usage_by_split(crops, "none", {}, None) == ["train"] * 3
     with pytest.raises(InputError, match=r"1 crops are not in the run's split, such as a/crop3: "):
         usage_by_split(crops, "held_out", {"a/crop1": "train", "a/crop2": "validate"}, None)
-    with pytest.raises(InputError, match="`--forcerun folds datasplit` takes them up"):
+    with pytest.raises(InputError, match="`--forcerun folds` takes them up"):
         usage_by_split(crops, "folds", {"a/crop1": "0"}, 1)
     with pytest.raises(InputError, match=r"left to validate: .* uses \(2\) on the other"):
         usage_by_split([crops[0], crops[2]], "held_out", parts, None)

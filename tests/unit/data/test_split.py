@@ -195,7 +195,7 @@ def test_folds_share_classes_and_datasets_equally():
 
 
 # A search among single crops takes as long as one among many.
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=8)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5),
     folds=st.integers(2, 5),
