@@ -103,6 +103,11 @@ def get_inference_params(network):
     return result_version("predict") | {"lineage": get_lineage(network)} | settings
 
 
+def get_network(wildcards):
+    """The network that a job trains or predicts with, or the training of several."""
+    return getattr(wildcards, "network", None) or wildcards.training
+
+
 def get_segmentations():
     """The final labels of all rows."""
     return [PATHS.segmentation(row.dataset, row.crop, row.label) for row in ROWS_TO_SEGMENT]
@@ -131,7 +136,7 @@ def requested(stage, key, retries_request_more=True):
     """A resources function: what a training's jobs of a stage request."""
 
     def resources(wildcards, attempt):
-        network = getattr(wildcards, "network", None) or wildcards.training
+        network = get_network(wildcards)
         networks = len(NETWORKS.get(network, [network])) if stage == "predict" else 1
         amount = requested_resources(get_training(network), stage, networks)[key]
         return amount * attempt if retries_request_more else amount

@@ -26,13 +26,10 @@ def get_datasplit_params(wildcards):
 
 def get_fetched_crops(training):
     """The fetched crops that a training may train on."""
-    settings = PLAN.trainings[training]
     return [
         crop
         for crop, request in sorted(PLAN.fetched.items())
-        if request.train
-        and (settings.datasets is None or request.dataset in settings.datasets)
-        and (settings.crops is None or crop in settings.crops)
+        if request.train and PLAN.trainings[training].takes_crop(request.dataset, crop)
     ]
 
 
@@ -49,7 +46,7 @@ def get_own_datasplit(wildcards):
 
 
 rule split:
-    """Choose which of all labeled crops are held out, for all trainings."""
+    """Choose which of all labeled crops are held out, or assign them to folds, for all trainings."""
     input:
         checked=after_check("split"),
     output:
@@ -71,8 +68,7 @@ rule split:
         "../workflow/scripts/split.py"
 
 
-rule folds:
-    """Assign all labeled crops to folds, for all trainings with `validation: folds`."""
+use rule split as folds with:
     input:
         checked=after_check("folds"),
     output:
@@ -81,17 +77,9 @@ rule folds:
         PATHS.log("folds"),
     benchmark:
         PATHS.benchmark("folds")
-    conda:
-        "../envs/cellmap-pipeline.yaml"
-    threads: 1
-    resources:
-        mem_mb=per_attempt(2000),
-        runtime=per_attempt(60),
     params:
         cfg=get_split_params("folds", "by", "seed"),
         test_datasets=TEST_DATASETS,
-    script:
-        "../workflow/scripts/split.py"
 
 
 rule datasplit:

@@ -6,26 +6,20 @@ PREDICTION_JOBS = {
     for (name, crop), rows in ROWS_TO_PREDICT.items()
 }
 
-
-def predicting_network(wildcards):
-    """The network that a job predicts with, or the training of several."""
-    return getattr(wildcards, "network", None) or wildcards.training
-
-
 INFERENCE_OPTIONS = untracked(
-    lambda wildcards: {"batch": get_training(predicting_network(wildcards)).inference.batch}
+    lambda wildcards: {"batch": get_training(get_network(wildcards)).inference.batch}
 )
 # Checkpoints must agree with these settings; what they were made from is tracked elsewhere.
 NETWORK = untracked(
     lambda wildcards: stages.training_settings(
-        get_training(predicting_network(wildcards)), stages.NETWORK_KEYS
+        get_training(get_network(wildcards)), stages.NETWORK_KEYS
     )
 )
 
 
 def get_checkpoints(wildcards):
     """The checkpoints that predict: of each network, or the file that the configuration names."""
-    name = predicting_network(wildcards)
+    name = get_network(wildcards)
     choice = get_training(name).inference.checkpoint
     if choice not in ("best", "last"):
         return choice

@@ -40,9 +40,7 @@ rule dag:
         runtime=10,
     params:
         # Everything that the graph depends on.
-        cfg=FIGURE_VERSION
-        | {"train": bool(TRAINED), "score": SCORED}
-        | ({} if COMPARED else {"compare": False}),
+        cfg=FIGURE_VERSION | {"train": bool(TRAINED), "score": SCORED, "compare": COMPARED},
         again=SAME_WORKFLOW,
     script:
         "../workflow/scripts/rulegraph.py"

@@ -19,7 +19,7 @@ def get_origins(wildcards):
 
 
 def get_tuned_origins(wildcards):
-    """Those of them that have scores and tuned settings, or take them from another one."""
+    """The origins of a label with scores and tuned settings, their own or those of another one."""
     return [name for name in get_origins(wildcards) if name in SCORES]
 
 

@@ -56,7 +56,8 @@ class Oversample(Section):
 
     datasets: Literal["test"] | Annotated[dict[Name, Weight], Field(min_length=1)] = Field(
         description="weights by dataset, 1 for others: how many times as often as another crop of "
-        "the same class a crop is drawn; `test`: 2 for the datasets of test crops"
+        "the same class a crop is drawn; "
+        f"`test`: {TEST_DATASETS_WEIGHT:g} for the datasets of test crops"
     )
 
     def resolved(self, test_datasets: Sequence[str]) -> Oversample:

@@ -67,6 +67,11 @@ class TrainingData(Section):
         json_schema_extra=affects(Affects.LABELS),
     )
 
+    def takes_crop(self, dataset: str, crop: int) -> bool:
+        """Whether `datasets` and `crops` let this training use a labeled crop."""
+        in_dataset = self.datasets is None or dataset in self.datasets
+        return in_dataset and (self.crops is None or crop in self.crops)
+
     @model_validator(mode="after")
     def _consistent_data(self) -> TrainingData:
         if self.settings_from and self.validation != "none":

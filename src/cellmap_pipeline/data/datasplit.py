@@ -134,15 +134,10 @@ def _crops_in_csv(own: Path, settings: DatasplitSettings, problems: list[str]) -
     known: set[str] = set()
     validates = settings.validation != "none"
     rows = read_datasplit(own, settings.classes, needs_validation=validates)
-    problems += _on_both_sides(rows, own) if validates else []
-    if not validates:
-        # A crop that is listed on both sides is read once, with the classes of both rows.
-        merged: dict[str, DatasplitRow] = {}
-        for row in rows:
-            earlier = merged.get(str(row.labels), row)
-            listed = [c for c in settings.classes if c in {*earlier.classes, *row.classes}]
-            merged[str(row.labels)] = row._replace(classes=listed)
-        rows = list(merged.values())
+    if validates:
+        problems += _on_both_sides(rows, own)
+    else:
+        rows = _merged_by_crop(rows, settings.classes)
     for _, raw, folder, annotated in rows:
         if not volumes_in(folder, annotated):
             problems.append(
@@ -158,6 +153,16 @@ def _crops_in_csv(own: Path, settings: DatasplitSettings, problems: list[str]) -
     if not problems:
         _check_classes(crops, settings.classes, known, f"no crop of {own} has a labeled voxel of")
     return crops
+
+
+def _merged_by_crop(rows: Sequence[DatasplitRow], classes: Sequence[str]) -> list[DatasplitRow]:
+    """Merge the rows of each crop, so that it is read once, with the classes of all of them."""
+    merged: dict[str, DatasplitRow] = {}
+    for row in rows:
+        earlier = merged.get(str(row.labels), row)
+        listed = [c for c in classes if c in {*earlier.classes, *row.classes}]
+        merged[str(row.labels)] = row._replace(classes=listed)
+    return list(merged.values())
 
 
 def _on_both_sides(rows: Sequence[DatasplitRow], own: Path) -> list[str]:

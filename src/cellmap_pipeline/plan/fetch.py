@@ -102,8 +102,7 @@ def crops_to_fetch(
             )
             for need in needs
             if (training := need.training).datasplit is None
-            and (training.datasets is None or row.dataset in training.datasets)
-            and (training.crops is None or row.crop in training.crops)
+            and training.takes_crop(row.dataset, row.crop)
         ]
         if uses:
             requests[row.crop] = FetchRequest(row.dataset, row.labels, row.raw, train=tuple(uses))
