@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.config.messages import validated
+from cellmap_pipeline.config.optimization import DEFAULT_WEIGHT_DECAY
 from cellmap_pipeline.config.run import RunConfig
-from cellmap_pipeline.config.training import DEFAULT_WEIGHT_DECAY, Training
+from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError, did_you_mean
 from cellmap_pipeline.io.yaml_files import read_yaml
 
