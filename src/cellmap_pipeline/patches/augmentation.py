@@ -21,6 +21,7 @@ from torch.nn.functional import grid_sample
 
 from cellmap_pipeline.config.sections import Augmentation
 from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization
 
 # Rotation blurs raw by interpolation, but prediction gets sharp raw: so only some are rotated.
 ROTATED_SHARE = 0.5
@@ -43,7 +44,7 @@ class PatchTransform:
     contrast
         Contrast factor around the patch's mean.
     brightness
-        Offset added to raw in 0..1.
+        Offset added to raw in 0..1 (of the window, see `patches.normalization`).
     gamma
         Exponent.
     blur
@@ -110,8 +111,9 @@ def transform_patch(
     patch_size: Shape,
     voxel_size: Vector,
     out: Tensor,
+    normalization: Normalization = BY_RANGE,
 ) -> Tensor:
-    """Apply `transform` to a patch.
+    """Apply `transform` to a patch, and standardize its raw (`patches.normalization`).
 
     Parameters
     ----------
@@ -126,8 +128,10 @@ def transform_patch(
     voxel_size
         Voxel size in nm.
     out
-        (z, y, x) float32, receives the transformed raw, 0..1. Voxels that a rotation takes from
-        outside the input get the nearest raw.
+        (z, y, x) float32, receives the transformed raw, standardized. Voxels that a rotation takes
+        from outside the input get the nearest raw.
+    normalization
+        Normalization of the volume that the patch was read from.
 
     Returns
     -------
@@ -141,7 +145,9 @@ def transform_patch(
         torch.div(raw, 255, out=out)
     else:
         out.copy_(raw)
+    normalization.to_window(out)
     transform_intensity(out, transform)
+    normalization.standardize_window(out)
     return orient(codes, transform.axes, transform.flips)
 
 
@@ -201,7 +207,10 @@ def orient(array: Tensor, axes: Sequence[int], flips: Sequence[bool]) -> Tensor:
 
 
 def transform_intensity(raw: Tensor, transform: PatchTransform) -> None:
-    """Apply contrast and brightness, gamma, blur and noise in place, clipped to 0..1."""
+    """Apply contrast and brightness, gamma, blur and noise in place, clipped to 0..1.
+
+    `raw` is in units of the volume's window (`patches.normalization`).
+    """
     if transform.contrast != 1 or transform.brightness:
         mean = raw.mean()
         raw.sub_(mean).mul_(transform.contrast).add_(mean + transform.brightness).clamp_(0, 1)

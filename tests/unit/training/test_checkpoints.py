@@ -97,19 +97,25 @@ def test_a_checkpoint_with_nan_is_not_exported(tmp_path):
     [
         ({"classes": ["mito", "er"]}, "does not predict er .* but mito, mito_boundary, pm"),
         ({"targets": {"mito": ["distance"]}}, "does not predict mito_distance"),
+        ({"normalize": "zscore"}, "trained with `normalize: range`, but .* is zscore: set it to"),
         ({"voxel_size": [8, 8, 4]}, r"trained at \[8.0, 8.0, 8.0\] nm, but .* \[8, 8, 4\]"),
     ],
     ids=str,
 )
 def test_checkpoint_that_does_not_match_the_training_is_refused(tmp_path, changes, message):
-    expected = {"classes": ["mito", "pm"], "targets": {}, "voxel_size": [8, 8, 8]}
+    expected = {
+        "classes": ["mito", "pm"],
+        "targets": {},
+        "voxel_size": [8, 8, 8],
+        "normalize": "range",
+    }
     check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
     with pytest.raises(InputError, match=message):
         check_matches(tmp_path / "model.ckpt", tiny_task(), expected | changes)
 
 
 def test_a_training_may_use_some_classes_of_a_checkpoint(tmp_path):
-    expected = {"classes": ["pm"], "targets": {}, "voxel_size": [8, 8, 8]}
+    expected = {"classes": ["pm"], "targets": {}, "voxel_size": [8, 8, 8], "normalize": "range"}
     check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
 
 
