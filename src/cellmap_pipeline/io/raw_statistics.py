@@ -8,6 +8,7 @@ and memory do not depend on the size of the volume.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from cellmap_pipeline.io.files import reading, write_json
 from cellmap_pipeline.io.formats.array import ArrayMetadata
 from cellmap_pipeline.io.storage import present, read_json
 from cellmap_pipeline.io.volumes import Volume, max_intensity
+
+log = logging.getLogger(__name__)
 
 MAX_CHUNKS = 128
 # Places of chunks that are looked up. If fewer than `MAX_CHUNKS` of these are stored, as in a local
@@ -73,6 +76,13 @@ def measure_raw(volume: Volume, threads: int = 1) -> dict[str, RawStatistics]:
     """
     measured = {level.path.name: measure_level(level, threads) for level in volume.levels}
     found = {name: statistics for name, statistics in measured.items() if statistics}
+    for name, statistics in found.items():
+        log.info(
+            "%s/%s: mean %.4f, standard deviation %.4f, percentiles 0.5 and 99.5 %.4f and %.4f, "
+            "from %d chunks",
+            volume.path, name, statistics.mean, statistics.std, statistics.percentile_00_5,
+            statistics.percentile_99_5, statistics.chunks,
+        )  # fmt: skip
     if not found:
         raise InputError(
             f"{volume.path}: its stored chunks hold nothing but padding, by which raw cannot be "
