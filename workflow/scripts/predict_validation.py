@@ -33,6 +33,8 @@ with job(snakemake.log[0], snakemake.output):
     datasplit = Path(snakemake.input.split)
     depends_on = {"datasplit": datasplit.read_text(), "parts": cfg["parts"]}
     file = snakemake.input.statistics
+    if file:
+        depends_on["raw_statistics"] = Path(file).read_text()
     prepare_state(crops_done, depends_on, keep=False)
     predict_validation(
         load_networks(checkpoint, inference, expected),
