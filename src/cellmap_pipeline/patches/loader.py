@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.data.class_table import implied, read_class_table
+from cellmap_pipeline.data.class_table import ClassTable, implied, read_class_table
 from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.label_codes import BlockCache, LabelCodes
@@ -174,15 +174,24 @@ def _make_readers(
     crops: Sequence[CropData], training: Training, cache: BlockCache
 ) -> list[CropReader]:
     channels = stored_channels(training.channels)
-    table = read_class_table(Path(training.mutual_exclusion)) if training.mutual_exclusion else {}
+    table = _class_table(training)
     readers: list[CropReader] = []
     for crop in crops:
         relations = implied(crop.annotated, training.classes, table) if table else {}
         if training.loader == "cellmap-data":
-            readers.append(OfficialCropReader(crop, channels, relations))
+            readers.append(OfficialCropReader(crop, channels, relations, training.atoms))
         else:
-            readers.append(FastCropReader(crop, LabelCodes(crop, channels, relations, cache)))
+            codes = LabelCodes(crop, channels, relations, cache, training.atoms)
+            readers.append(FastCropReader(crop, codes))
     return readers
+
+
+def _class_table(training: Training) -> ClassTable:
+    """Return the leaves of the classes that `mutual_exclusion` relates; none without it."""
+    given = training.mutual_exclusion
+    if isinstance(given, str):
+        return read_class_table(Path(given))
+    return {label: frozenset(ids) for label, ids in (given or {}).items()}
 
 
 def _prefetch(training: Training, memory_bytes: int) -> int:

@@ -167,6 +167,33 @@ def fill_implied(
                 target[unknown & positive_voxels[other]] = value
 
 
+def forget_contradictions(
+    rows: NDArray[np.uint8], channels: Sequence[str], atoms: Sequence[Sequence[str]]
+) -> None:
+    """Make classes unknown, in place, where no atom is compatible with all that is known.
+
+    That is so where disjoint classes were annotated at the same voxel, or a class without one that
+    includes it.
+
+    Parameters
+    ----------
+    rows
+        (n, channels) uint8, targets of voxels.
+    channels
+        Names of the channels.
+    atoms
+        Each atom as the list of the classes that contain it.
+    """
+    related = [i for i, name in enumerate(channels) if any(name in atom for atom in atoms)]
+    contains = np.array([[channels[i] in atom for atom in (*atoms, ())] for i in related], int)
+    if not related:
+        return
+    known = rows[:, related]
+    conflicts = (known == 1) @ (1 - contains) + (known == 0) @ contains
+    contradictory = (conflicts > 0).all(1)
+    rows[np.ix_(contradictory, related)] = UNKNOWN
+
+
 def _mark_boundary(
     target: NDArray[np.uint8],
     ids: NDArray[np.integer],

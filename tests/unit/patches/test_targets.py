@@ -12,6 +12,7 @@ from cellmap_pipeline.patches.targets import (
     MAX_DISTANCE_VOXELS,
     UNKNOWN,
     compute_affinities,
+    forget_contradictions,
     make_targets,
     stored_channels,
     target_divisors,
@@ -175,3 +176,24 @@ def test_a_large_patch_is_quick(masked):
         times.append(time.process_time() - start)
     # It takes 15 to 30 ms on one core; the limit allows for a busy machine.
     assert min(times) < 0.3
+
+
+def test_contradictory_annotations_are_forgotten():
+    channels = ["mito", "mito_boundary", "mito_mem", "ecs"]
+    atoms = [["mito", "mito_mem"], ["mito"], ["ecs"]]
+    rows = np.array(
+        [
+            [1, 1, 1, 0],
+            [1, 0, UNKNOWN, 1],  # Two disjoint classes.
+            [0, 0, 1, 0],  # A part without its whole.
+            [1, 0, 0, UNKNOWN],
+            [0, UNKNOWN, 0, 0],
+        ],
+        np.uint8,
+    )
+    after = rows.copy()
+    forget_contradictions(after, channels, atoms)
+    assert after[[0, 3, 4]].tolist() == rows[[0, 3, 4]].tolist()
+    assert after[1].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
+    assert after[2].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
+    forget_contradictions(after, channels, [])
