@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from cellmap_pipeline.channels import auxiliary_kinds, network_outputs, output_channels
+from cellmap_pipeline.config.augmentation import Augmentation
 from cellmap_pipeline.config.optimization import CONSTANT_PATIENCE_EPOCHS, Optimization
 from cellmap_pipeline.config.sections import (
-    Augmentation,
     Inference,
     JobResources,
     JobStage,
@@ -229,8 +229,8 @@ class Training(Optimization, TrainingData):
     @property
     def margins(self) -> RawMargins:
         """The raw around its training crops that it reads, to train or to predict them."""
-        rotation = self.augment.rotation_margin(self.patch_size, self.voxel_size)
-        return RawMargins(self.window, self.context, self.patch_size, rotation)
+        margin = self.augment.resampling_margin(self.patch_size, self.voxel_size)
+        return RawMargins(self.window, self.context, self.patch_size, margin)
 
     def serves_grid(self, grid: Grid) -> bool:
         """Whether this training predicts crops of this grid's voxel size."""

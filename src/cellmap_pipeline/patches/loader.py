@@ -196,7 +196,12 @@ def _class_table(training: Training) -> ClassTable:
 
 def _prefetch(training: Training, memory_bytes: int) -> int:
     """Number of patches to prefetch: enough to keep the threads busy, within the memory."""
-    voxels = np.prod(training.patch_size) * (2 if training.augment.rotate else 1)
+    augment = training.augment
+    growth = 2.0 if augment.rotate.on else 1.0
+    if augment.scaling.on:
+        largest = max(1, augment.scaling.range[1] ** 3)
+        growth *= 1 + augment.scaling.probability * (largest - 1)
+    voxels = np.prod(training.patch_size) * growth
     # Bytes per voxel of raw and codes; raw is float32 while it is resampled.
     max_patches = memory_bytes // int(voxels * 7)
     return max(1, min(max_patches, 2 * training.batch_size + training.num_workers))

@@ -133,6 +133,31 @@ def compute_affinities(low: torch.Tensor, high: torch.Tensor, out: torch.Tensor)
         target.narrow(axis, 1, n).copy_(same.masked_fill_(unsure, UNKNOWN))
 
 
+def scale_distances(table: torch.Tensor, channels: Sequence[str], scale: float) -> torch.Tensor:
+    """Return a table of targets for a patch in which objects are `scale` times smaller.
+
+    Parameters
+    ----------
+    table
+        (codes, c) uint8, the stored targets of each code.
+    channels
+        Names of the stored channels.
+    scale
+        Factor by which distances are divided. Those that are only known to be at least
+        `MAX_DISTANCE_VOXELS` are unknown in smaller objects.
+    """
+    scaled = table.clone()
+    for values, channel in zip(scaled.unbind(1), channels, strict=True):
+        if channel.endswith(DISTANCE_SUFFIX):
+            unknown = values == UNKNOWN
+            if scale > 1:
+                unknown |= values == MAX_DISTANCE_VOXELS
+            # A distance inside an object stays above 0.
+            divided = (values / scale).round().clamp(min=1, max=MAX_DISTANCE_VOXELS)
+            values.copy_(divided.masked_fill_(values == 0, 0).masked_fill_(unknown, UNKNOWN))
+    return scaled
+
+
 def fill_implied(
     targets: NDArray[np.uint8],
     channels: Sequence[str],

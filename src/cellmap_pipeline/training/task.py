@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from cellmap_pipeline.config.augmentation import NORMALIZATION
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.models.build import build_model
 from cellmap_pipeline.models.hierarchy import ClassLogits
@@ -24,8 +25,6 @@ from cellmap_pipeline.training.optimizers import build_optimizer, learning_rate_
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
-# Subtracted from raw in 0..1, and then multiplied with: the network gets about -1..1.
-NORMALIZATION = (0.5, 4.0)
 
 
 class SegmentationTask(pl.LightningModule):

@@ -14,6 +14,7 @@ from cellmap_pipeline.patches.targets import (
     compute_affinities,
     forget_contradictions,
     make_targets,
+    scale_distances,
     stored_channels,
     target_divisors,
 )
@@ -197,3 +198,20 @@ def test_contradictory_annotations_are_forgotten():
     assert after[1].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
     assert after[2].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
     forget_contradictions(after, channels, [])
+
+
+@pytest.mark.parametrize(
+    ("scale", "scaled"),
+    [
+        (0.5, [0, 2, 4, 8, 8, 8, UNKNOWN]),
+        (1, [0, 1, 2, 4, 7, 8, UNKNOWN]),
+        # A stored 8 means 8 or more, and 4 or more in voxels of the patch.
+        (2, [0, 1, 1, 2, 4, UNKNOWN, UNKNOWN]),
+    ],
+)
+def test_distances_in_scaled_patches(scale, scaled):
+    stored = torch.tensor([0, 1, 2, 4, 7, 8, UNKNOWN], dtype=torch.uint8)
+    table = torch.stack([stored, stored], dim=1)
+    result = scale_distances(table, ["mito", "mito_distance"], scale)
+    assert result[:, 0].tolist() == stored.tolist() == table[:, 1].tolist()
+    assert result[:, 1].tolist() == scaled
