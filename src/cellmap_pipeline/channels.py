@@ -32,6 +32,32 @@ def output_channels(classes: Iterable[str], targets: Mapping[str, Sequence[str]]
     return channels
 
 
+def network_outputs(channels: Sequence[str], atoms: Sequence[Sequence[str]]) -> list[str]:
+    """Name the channels that a network itself returns.
+
+    Without atoms, these are `channels`. Otherwise, they are the atoms and what is in none of them
+    (`models.hierarchy.ClassLogits` computes the classes from these), followed by the channels that
+    contain no atom.
+
+    Parameters
+    ----------
+    channels
+        Channels as returned by `output_channels`.
+    atoms
+        Each atom as the list of the classes that contain it (`class_table.find_atoms`).
+    """
+    if not atoms:
+        return list(channels)
+    names = ["atom:" + "+".join(sorted(atom)) for atom in atoms]
+    return [*names, "atom:none", *independent_channels(channels, atoms)]
+
+
+def independent_channels(channels: Sequence[str], atoms: Sequence[Sequence[str]]) -> list[str]:
+    """List the channels that contain no atom: auxiliary ones, and classes without relations."""
+    related = set().union(*atoms)
+    return [channel for channel in channels if channel not in related]
+
+
 def class_of(channel: str) -> str:
     """Return the class that an output channel belongs to."""
     for suffixes in AUXILIARY_SUFFIXES.values():

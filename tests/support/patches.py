@@ -10,6 +10,7 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.loader import make_loaders
 from cellmap_pipeline.patches.normalization import BY_RANGE
+from tests.support.transforms import UNCHANGED_RAW
 
 RAW_GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
 CROP_GRID = RAW_GRID.box((10, 12, 14), (40, 44, 48))
@@ -22,7 +23,7 @@ def training(**changes):
         "voxel_size": 8,
         "model": {"architecture": "monai_basic_unet3d"},
         "patch_size": 32,
-        "augment": {"contrast": 0, "gamma": 0, "noise": 0},
+        "augment": UNCHANGED_RAW,
         "num_workers": 1,
         "iterations_per_epoch": 3,
     }

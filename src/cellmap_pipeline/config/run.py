@@ -147,5 +147,6 @@ class RunConfig(Section):
     class_table: Annotated[PathOrUrl | None, BeforeValidator(null)] = Field(
         None,
         description="path or URL of the challenge's class table (classes.csv): a label that a "
-        "training does not predict is composed of its parts; null: it is not",
+        "training does not predict is composed of its parts, and trainings with `hierarchy` learn "
+        "how classes include and exclude each other; null: neither",
     )

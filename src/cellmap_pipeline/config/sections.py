@@ -1,9 +1,8 @@
-"""Sections of a training's file: augmentation, inference, job resources and learning rate."""
+"""Sections of a training's file: data, inference, job resources and learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import atan2, ceil, cos, hypot, radians, sqrt
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -17,38 +16,11 @@ from cellmap_pipeline.config.types import (
     Weight,
     affects,
 )
-from cellmap_pipeline.geometry import Shape, Vector, shape_of
 
-ROUNDING_VOXELS = 1e-6
 # Weight of the datasets of test crops with `oversample: {datasets: test}`.
 TEST_DATASETS_WEIGHT = 2.0
 # The stages for which a training may request resources.
 JobStage = Literal["train", "validate", "predict"]
-
-
-class Augmentation(Section):
-    """Random changes of training patches."""
-
-    flip: bool = Field(True, description="mirror along each axis")
-    transpose: bool = Field(True, description="swap axes of equal voxel size")
-    rotate90: bool = Field(True, description="rotate by multiples of 90°")
-    rotate: float = Field(0.0, ge=0, le=180, description="largest angle of free rotations, degrees")
-    contrast: float = Field(0.2, ge=0, lt=1, description="change of contrast and brightness, ±")
-    gamma: float = Field(0.2, ge=0, lt=1, description="change of gamma, ±")
-    noise: float = Field(0.02, ge=0, le=1, description="largest σ of added noise; raw is 0..1")
-    blur: float = Field(0.0, ge=0, le=5, description="largest σ of a Gaussian blur, voxels")
-
-    def rotation_margin(self, patch_size: Shape, voxel_size: Vector) -> Shape:
-        """Voxels (z, y, x) that are read at most on each side of a patch to rotate it."""
-        half = [(n - 1) / 2 * v for n, v in zip(patch_size, voxel_size, strict=True)]
-        diagonal = hypot(*half)
-        margin = []
-        for side, v in zip(half, voxel_size, strict=True):
-            # A corner gets farthest along an axis when it turns straight towards it.
-            to_axis = atan2(sqrt(max(0.0, diagonal**2 - side**2)), side)
-            reach = diagonal * cos(max(0.0, to_axis - radians(self.rotate)))
-            margin.append(ceil((reach - side) / v - ROUNDING_VOXELS))
-        return shape_of(margin)
 
 
 class Oversample(Section):

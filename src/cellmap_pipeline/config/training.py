@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from cellmap_pipeline.channels import auxiliary_kinds, output_channels
+from cellmap_pipeline.channels import auxiliary_kinds, network_outputs, output_channels
+from cellmap_pipeline.config.augmentation import Augmentation
 from cellmap_pipeline.config.optimization import CONSTANT_PATIENCE_EPOCHS, Optimization
 from cellmap_pipeline.config.sections import (
-    Augmentation,
     Inference,
     JobResources,
     JobStage,
@@ -25,6 +25,7 @@ from cellmap_pipeline.config.types import (
     Affects,
     LocalPath,
     Name,
+    Names,
     PatchSize,
     Weight,
     affects,
@@ -32,7 +33,7 @@ from cellmap_pipeline.config.types import (
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, size_ratio
 from cellmap_pipeline.models.build import check_model, check_patch_size, check_window
-from cellmap_pipeline.models.losses import check_loss
+from cellmap_pipeline.models.losses import check_loss, uses_atoms
 from cellmap_pipeline.models.registry import LOSSES
 from cellmap_pipeline.segmentation.method_settings import complete
 
@@ -92,11 +93,23 @@ class Training(Optimization, TrainingData):
         description="this pipeline's loader, or the official one behind the same interface",
         json_schema_extra=affects(Affects.LEARNING),
     )
-    mutual_exclusion: LocalPath | None = Field(
+    hierarchy: bool | Annotated[list[Names], Field(min_length=1)] = Field(
+        False,
+        description="true: the network predicts the smallest disjoint parts (atoms) of the classes "
+        "by the run's `class_table`, and a class has the probability of its atoms; or the atoms, "
+        "each the list of the classes that contain it; false: classes are independent",
+        json_schema_extra=affects(Affects.LEARNING),
+    )
+    prior_bias: bool = Field(
+        True,
+        description="the output layer starts at the share of each channel in the training patches",
+        json_schema_extra=affects(Affects.LEARNING),
+    )
+    mutual_exclusion: LocalPath | dict[Name, list[int]] | None = Field(
         None,
         description="path of the challenge's class table (classes.csv): a voxel of one class "
-        "is known to belong to none that excludes it; null: only annotations are "
-        "known",
+        "is known to belong to none that excludes it; or ids by class; null: only annotations "
+        "are known",
         json_schema_extra=affects(Affects.LEARNING),
     )
     inference: Inference = Field(
@@ -157,11 +170,16 @@ class Training(Optimization, TrainingData):
             )
         weights = self.class_weights if isinstance(self.class_weights, dict) else {}
         for key, of_labels in (
-            ("targets", self.targets), ("class_weights", weights), ("postprocess", self.postprocess)
+            ("targets", self.targets), ("class_weights", weights),
+            ("postprocess", self.postprocess), ("hierarchy", chain(*self.atoms)),
         ):  # fmt: skip
             for label in of_labels:
                 if label not in self.classes:
                     raise ValueError(f"`{key}` names {label!r}, which is not in `classes`")
+        if len({frozenset(atom) for atom in self.atoms}) < len(self.atoms):
+            raise ValueError("`hierarchy` lists two atoms of the same classes: join them")
+        if uses_atoms(self.loss) and not self.hierarchy:
+            raise ValueError(f"`loss: {self.loss}` is a loss of atoms: set `hierarchy: true`")
         for label, settings in self.postprocess.items():
             complete(label, settings, auxiliary_kinds(label, self.channels))
         return self
@@ -170,6 +188,19 @@ class Training(Optimization, TrainingData):
     def channels(self) -> list[str]:
         """Output channels of the network (`classes.output_channels`)."""
         return output_channels(self.classes, self.targets)
+
+    @property
+    def atoms(self) -> list[list[str]]:
+        """The atoms of `hierarchy`, each the list of the classes that contain it; none without.
+
+        A plan has resolved `hierarchy: true` to atoms (`plan.resolving`).
+        """
+        return [] if isinstance(self.hierarchy, bool) else self.hierarchy
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the channels that the network itself returns (`channels.network_outputs`)."""
+        return network_outputs(self.channels, self.atoms)
 
     @property
     def patience_epochs(self) -> int | None:
@@ -198,8 +229,8 @@ class Training(Optimization, TrainingData):
     @property
     def margins(self) -> RawMargins:
         """The raw around its training crops that it reads, to train or to predict them."""
-        rotation = self.augment.rotation_margin(self.patch_size, self.voxel_size)
-        return RawMargins(self.window, self.context, self.patch_size, rotation)
+        margin = self.augment.resampling_margin(self.patch_size, self.voxel_size)
+        return RawMargins(self.window, self.context, self.patch_size, margin)
 
     def serves_grid(self, grid: Grid) -> bool:
         """Whether this training predicts crops of this grid's voxel size."""

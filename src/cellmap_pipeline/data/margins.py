@@ -22,7 +22,7 @@ class RawMargins:
     patch
         Training patch; a smaller crop may lie anywhere in it.
     rotation
-        Width that is read on each side of a patch to rotate it.
+        Width that is read on each side of a patch to rotate or scale it.
     """
 
     window: Shape = (1, 1, 1)
@@ -47,7 +47,7 @@ class RawMargins:
     def mirrored_patch(self, crop: Shape, padding: Sequence[float]) -> float:
         """Return the share of a patch that lies beyond `padding` (voxels) around a crop.
 
-        This is the mean over all places of the patch, not rotated.
+        This is the mean over all places of the patch, neither rotated nor scaled.
         """
         inside = 1.0
         for n, patch, width in zip(crop, self.patch, padding, strict=True):

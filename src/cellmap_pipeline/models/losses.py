@@ -17,7 +17,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cellmap_pipeline.errors import InputError, did_you_mean
-from cellmap_pipeline.models.registry import LOSSES, Fraction, Positive, check_options, loss
+from cellmap_pipeline.models.registry import (
+    LOSSES,
+    Fraction,
+    Positive,
+    atom_loss,
+    check_options,
+    loss,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +82,26 @@ def tversky(
     """
     losses = _tversky(alpha, beta)(logits.sigmoid() * known, target)
     return _channel_mean(losses, known, weights)
+
+
+@atom_loss
+def partial_cross_entropy(atoms: Tensor, allowed: Tensor, known: Tensor) -> Tensor:
+    """Minus the log-probability of all allowed atoms together, a mean over all known voxels.
+
+    An atom is allowed where no known class of the voxel contradicts it, so that a voxel counts once
+    however many classes annotate it (partial labels: Jin and Ghahramani 2002, NIPS 15). The
+    channels that contain no atom have their binary cross-entropy (`MaskedLoss`).
+    """
+    import torch
+
+    possible = atoms.masked_fill(~allowed, -torch.inf).logsumexp(1, keepdim=True)
+    losses = atoms.logsumexp(1, keepdim=True) - possible
+    return (losses * known).sum() / _nonzero(known.sum())
+
+
+def uses_atoms(loss: str | Mapping[str, Any]) -> bool:
+    """Whether a training's `loss`, which `check_loss` accepts, needs its `hierarchy`."""
+    return any(LOSSES[name].of_atoms for name in ([loss] if isinstance(loss, str) else loss))
 
 
 def check_loss(value: Any) -> Any:

@@ -86,10 +86,15 @@ class Loss:
         (n, c, z, y, x) float32, weights (c,) and the options; returns a scalar.
     options
         Options by name.
+    of_atoms
+        Whether it is a loss of the atoms of `hierarchy`: `compute` then takes the logits of atoms
+        (n, a, z, y, x) float32, which of them are allowed (bool), known (n, 1, z, y, x) float32 and
+        the options.
     """
 
     compute: Callable[..., Tensor]
     options: Mapping[str, Option]
+    of_atoms: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {}
@@ -131,6 +136,12 @@ def architecture_names() -> list[str]:
 def loss(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Register the decorated function as a loss under its own name; see `Loss`."""
     LOSSES[compute.__name__] = Loss(compute, _options_of(compute))
+    return compute
+
+
+def atom_loss(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Register the decorated function as a loss of the atoms of `hierarchy`; see `Loss`."""
+    LOSSES[compute.__name__] = Loss(compute, _options_of(compute), of_atoms=True)
     return compute
 
 

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import permutations
 from math import cos, isclose, radians, sin
 
 import numpy as np
 import torch
-from monai.networks.layers.convutils import gaussian_1d
-from monai.networks.layers.simplelayers import separable_filtering
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
-from cellmap_pipeline.config.sections import Augmentation
+from cellmap_pipeline.config.augmentation import (
+    ROUNDING_VOXELS,
+    Augmentation,
+    Rotation,
+)
 from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.patches.intensity import (
+    IntensityTransform,
+    draw_factor,
+    draw_intensity,
+    transform_intensity,
+)
 from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization
+from cellmap_pipeline.patches.resampling import orient, resample
 
-# Rotation blurs raw by interpolation, but prediction gets sharp raw: so only some are rotated.
-ROTATED_SHARE = 0.5
-TILE_SIDE_VOXELS = 16
 SAME_AXES = (0, 1, 2)
 NO_FLIPS = (False, False, False)
 
@@ -37,33 +42,28 @@ class PatchTransform:
     Attributes
     ----------
     rotation
-        Rotation matrix (3, 3) in world space: the result at p is the input at rotation · p. None:
-        no rotation.
+        Rotation matrix (3, 3) in world space. None: no rotation.
+    scale
+        Factor of lengths: with the rotation, the result at p is the input at scale · rotation · p,
+        counted from the center, so objects get smaller if it is above 1.
     axes, flips
         Order and flips of the axes, as for `orient`.
-    contrast
-        Contrast factor around the patch's mean.
-    brightness
-        Offset added to raw in 0..1 (of the window, see `patches.normalization`).
-    gamma
-        Exponent.
-    blur
-        σ of a Gaussian, in voxels.
-    noise
-        σ of added Gaussian noise.
-    seed
-        Seed of the noise.
+    intensity
+        Changes of raw alone.
     """
 
     rotation: NDArray[np.float64] | None = None
+    scale: float = 1.0
     axes: tuple[int, ...] = SAME_AXES
     flips: tuple[bool, ...] = NO_FLIPS
-    contrast: float = 1.0
-    brightness: float = 0.0
-    gamma: float = 1.0
-    blur: float = 0.0
-    noise: float = 0.0
-    seed: int = 0
+    intensity: IntensityTransform = IntensityTransform()
+
+    @property
+    def linear(self) -> NDArray[np.float64] | None:
+        """Matrix (3, 3) of rotation and scale in world space; None: the input is not resampled."""
+        if self.rotation is None and self.scale == 1:
+            return None
+        return self.scale * (np.eye(3) if self.rotation is None else self.rotation)
 
 
 def draw_transform(
@@ -74,32 +74,24 @@ def draw_transform(
     Flips, transposes and rotations by 90° move voxels exactly, and axes are only exchanged where
     both patch size and voxel size agree. `rng` is the only source of randomness.
     """
-    rotation = None
-    if options.rotate and rng.random() < ROTATED_SHARE:
-        rotation = random_rotation(options.rotate, rng)
+    rotation = _draw_rotation(options.rotate, rng)
+    scale = draw_factor(options.scaling, rng)
     axes, flips = _draw_symmetry(options, rng, patch_size, voxel_size)
-    contrast, gamma = options.contrast, options.gamma
-    return PatchTransform(
-        rotation,
-        axes,
-        flips,
-        contrast=float(rng.uniform(1 - contrast, 1 + contrast)),
-        brightness=float(rng.uniform(-contrast, contrast) / 2),
-        # Equally likely to be above and below 1.
-        gamma=float((1 + gamma) ** rng.uniform(-1, 1)),
-        blur=float(rng.uniform(0, options.blur)),
-        noise=float(rng.uniform(0, options.noise)),
-        seed=int(rng.integers(2**63)),
-    )
+    intensity = draw_intensity(options, rng, patch_size, voxel_size)
+    return PatchTransform(rotation, scale, axes, flips, intensity)
 
 
 def shape_to_read(transform: PatchTransform, patch_size: Shape, voxel_size: Vector) -> Shape:
-    """Shape to read for a patch; a rotation needs a margin, equally wide on opposite sides."""
-    if transform.rotation is None:
+    """Shape of the smallest box, with the patch's center, that the result is interpolated from.
+
+    It differs from `patch_size` by even numbers, and may be smaller.
+    """
+    linear = transform.linear
+    if linear is None:
         return patch_size
     half = (np.array(patch_size) - 1) / 2 * voxel_size
-    reach = np.abs(transform.rotation) @ half
-    margin = np.ceil((reach - half) / voxel_size - 1e-6).clip(0).astype(int)
+    reach = np.abs(linear) @ half
+    margin = np.ceil((reach - half) / voxel_size - ROUNDING_VOXELS).astype(int)
     z, y, x = (np.array(patch_size) + 2 * margin).tolist()
     return z, y, x
 
@@ -120,7 +112,7 @@ def transform_patch(
     raw
         (z, y, x), uint8 or float in 0..1, of the shape returned by `shape_to_read`.
     codes
-        (z, y, x), the codes of the same voxels.
+        (z, y, x), the codes of the same voxels; only moved, rotated and scaled.
     transform
         The augmentation to apply.
     patch_size
@@ -128,130 +120,44 @@ def transform_patch(
     voxel_size
         Voxel size in nm.
     out
-        (z, y, x) float32, receives the transformed raw, standardized. Voxels that a rotation takes
-        from outside the input get the nearest raw.
+        (z, y, x) float32, receives the transformed raw, standardized. Voxels from outside the
+        input get the nearest raw.
     normalization
         Normalization of the volume that the patch was read from.
 
     Returns
     -------
     codes
-        (z, y, x). Voxels that a rotation takes from outside the input get 0.
+        (z, y, x). Voxels from outside the input get 0.
     """
-    if transform.rotation is not None:
-        raw, codes = rotate(_unit_range(raw), codes, transform.rotation, patch_size, voxel_size)
+    linear = transform.linear
+    if linear is not None:
+        raw, codes = resample(_unit_range(raw), codes, linear, patch_size, voxel_size)
     raw = orient(raw, transform.axes, transform.flips)
     if raw.dtype == torch.uint8:
         torch.div(raw, 255, out=out)
     else:
         out.copy_(raw)
     normalization.to_window(out)
-    transform_intensity(out, transform)
+    transform_intensity(out, transform.intensity, normalization.window_to_input)
     normalization.standardize_window(out)
     return orient(codes, transform.axes, transform.flips)
 
 
 def random_rotation(degrees: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw the matrix (3, 3) of a rotation about any axis by up to `degrees` either way."""
+    """Return the matrix (3, 3) of a rotation by `degrees` about an axis that is drawn."""
     axis = rng.standard_normal(3)
     a, b, c = axis / np.linalg.norm(axis)
-    angle = radians(rng.uniform(-degrees, degrees))
+    angle = radians(degrees)
     # Rodrigues' formula.
     cross = np.array([[0, -c, b], [c, 0, -a], [-b, a, 0]])
     return np.eye(3) + sin(angle) * cross + (1 - cos(angle)) * cross @ cross
 
 
-def rotate(
-    raw: Tensor,
-    codes: Tensor,
-    rotation: NDArray[np.float64],
-    patch_size: Shape,
-    voxel_size: Vector,
-) -> tuple[Tensor, Tensor]:
-    """Rotate about the patch's center in world space and keep `patch_size` voxels around it.
-
-    Returns
-    -------
-    raw
-        Raw, interpolated linearly; outside the input, the nearest voxel.
-    codes
-        Codes of the nearest voxels; outside the input, 0.
-    """
-    matrix = rotation * voxel_size / np.array(voxel_size)[:, None]
-    offset = (np.array(raw.shape) - 1) / 2 - matrix @ ((np.array(patch_size) - 1) / 2)
-    positions = _sample_positions(matrix, offset, patch_size, raw.device)
-    scaled = [
-        position * (2 / max(1, n - 1)) - 1 for position, n in zip(positions, raw.shape, strict=True)
-    ]
-    # Torch expects coordinates in the order x, y, z.
-    rotated = grid_sample(
-        raw[None, None], torch.stack(scaled[::-1], dim=-1)[None],
-        mode="bilinear", padding_mode="border", align_corners=True,
-    )[0, 0]  # fmt: skip
-    flat = torch.zeros(patch_size, dtype=torch.int64, device=codes.device)
-    inside = torch.ones(patch_size, dtype=torch.bool, device=codes.device)
-    for position, n in zip(positions, codes.shape, strict=True):
-        index = (position + 0.5).floor().int()
-        inside &= (index >= 0) & (index < n)
-        flat = flat * n + index
-    nearest = codes.reshape(-1)[flat.where(inside, 0).reshape(-1)].reshape(patch_size)
-    return rotated, nearest.where(inside, 0)
-
-
-def orient(array: Tensor, axes: Sequence[int], flips: Sequence[bool]) -> Tensor:
-    """Permute the axes of an array to the order `axes`, then flip those marked in `flips`."""
-    if array.device.type != "cpu":
-        return array.permute(*axes).flip([d for d, flip in enumerate(flips) if flip]).contiguous()
-    view = array.numpy().transpose(*axes)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
-    return torch.from_numpy(_tiled_copy(view) if axes[2] == 0 else view.copy())
-
-
-def transform_intensity(raw: Tensor, transform: PatchTransform) -> None:
-    """Apply contrast and brightness, gamma, blur and noise in place, clipped to 0..1.
-
-    `raw` is in units of the volume's window (`patches.normalization`).
-    """
-    if transform.contrast != 1 or transform.brightness:
-        mean = raw.mean()
-        raw.sub_(mean).mul_(transform.contrast).add_(mean + transform.brightness).clamp_(0, 1)
-    if transform.gamma != 1:
-        raw.pow_(transform.gamma)
-    if transform.blur:
-        kernel = gaussian_1d(torch.tensor(transform.blur), truncated=3, approx="sampled")
-        kernels = [(kernel / kernel.sum()).to(raw)] * 3
-        raw.copy_(separable_filtering(raw[None, None], kernels, mode="replicate")[0, 0])
-    if transform.noise:
-        generator = torch.Generator(raw.device).manual_seed(transform.seed)
-        noise = torch.randn(raw.shape, generator=generator, device=raw.device)
-        raw.add_(noise, alpha=transform.noise).clamp_(0, 1)
-
-
-def _tiled_copy(view: NDArray) -> NDArray:
-    """Make a contiguous copy in tiles that fit in the processor's cache.
-
-    This is several times faster where neighbors along the last axis are far apart in memory.
-    """
-    copy = np.empty(view.shape, view.dtype)
-    for start in product(*(range(0, n, TILE_SIDE_VOXELS) for n in view.shape)):
-        tile = tuple(slice(s, s + TILE_SIDE_VOXELS) for s in start)
-        copy[tile] = view[tile]
-    return copy
-
-
-def _unit_range(raw: Tensor) -> Tensor:
-    """Convert raw to float32 in 0..1."""
-    return raw.float().div_(255) if raw.dtype == torch.uint8 else raw
-
-
-def _sample_positions(
-    matrix: NDArray[np.float64], offset: NDArray[np.float64], shape: Shape, device: torch.device
-) -> list[Tensor]:
-    """Compute matrix · index + offset for each voxel of a box, float32, one tensor per axis."""
-    z, y, x = (torch.arange(n, dtype=torch.float32, device=device) for n in shape)
-    return [
-        float(row[0]) * z[:, None, None] + float(row[1]) * y[:, None] + (float(row[2]) * x + shift)
-        for row, shift in zip(matrix, offset.tolist(), strict=True)
-    ]
+def _draw_rotation(rotate: Rotation, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    if not rotate.on or rng.random() >= rotate.probability:
+        return None
+    return random_rotation(float(rng.uniform(*rotate.range)), rng)
 
 
 def _draw_symmetry(
@@ -288,3 +194,8 @@ def _compose(
 
 def _draw_flips(rng: np.random.Generator) -> tuple[bool, ...]:
     return tuple((rng.random(3) < 0.5).tolist())
+
+
+def _unit_range(raw: Tensor) -> Tensor:
+    """Convert raw to float32 in 0..1."""
+    return raw.float().div_(255) if raw.dtype == torch.uint8 else raw

@@ -16,6 +16,7 @@ from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import (
     ID_DIGIT_SUFFIXES,
     compute_affinities,
+    scale_distances,
     stored_channels,
 )
 
@@ -61,10 +62,13 @@ class BatchBuilder:
                 patch.codes.to(self.device, non_blocking=True),
                 patch.transform, self.patch_size, self.voxel_size, raw[0], patch.normalization,
             )  # fmt: skip
+            table, scale = patch.table, patch.transform.scale
+            if scale != 1:
+                table = scale_distances(table, self.stored, scale)
             if self.stored == self.channels:
-                decode_targets(codes, patch.table, target)
+                decode_targets(codes, table, target)
             else:
-                self._decode_with_affinities(codes, patch.table, target)
+                self._decode_with_affinities(codes, table, target)
         return raws, targets
 
     def _decode_with_affinities(self, codes: Tensor, table: Tensor, target: Tensor) -> None:

@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, shape_of
 from cellmap_pipeline.patches.crops import CropData
-from cellmap_pipeline.patches.targets import UNKNOWN, fill_implied, halo, make_targets
+from cellmap_pipeline.patches.targets import (
+    UNKNOWN,
+    fill_implied,
+    forget_contradictions,
+    halo,
+    make_targets,
+)
 
 BLOCK_SIDE_VOXELS = 64
 # Memory that Python takes for a block besides its content.
@@ -89,6 +95,8 @@ class LabelCodes:
         (`class_table.implied`); empty: only annotated targets are known.
     cache
         Cache of the blocks of all crops.
+    atoms
+        The atoms of the training's `hierarchy`; classes that contradict each other are unknown.
     """
 
     def __init__(
@@ -97,10 +105,12 @@ class LabelCodes:
         channels: Sequence[str],
         implied: Mapping[str, tuple[Sequence[str], Sequence[str]]],
         cache: BlockCache,
+        atoms: Sequence[Sequence[str]] = (),
     ) -> None:
         self.crop = crop
         self.channels = list(channels)
         self.implied = implied
+        self.atoms = atoms
         self.cache = cache
         self._code_of: dict[bytes, int] = {}
         self._rows: list[NDArray[np.uint8]] = []
@@ -182,6 +192,7 @@ class LabelCodes:
         targets = read_targets(self.crop, grid, self.channels, self.implied)
         z, y, x = (slice(h, h + n) for h, n in zip(self._halo, shape, strict=True))
         local, rows = encode_targets(targets[:, z, y, x])
+        forget_contradictions(rows, self.channels, self.atoms)
         present = self._codes_for(rows)
         return present[local], present
 

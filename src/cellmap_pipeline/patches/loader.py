@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.data.class_table import implied, read_class_table
+from cellmap_pipeline.data.class_table import ClassTable, implied, read_class_table
 from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.label_codes import BlockCache, LabelCodes
@@ -174,20 +174,34 @@ def _make_readers(
     crops: Sequence[CropData], training: Training, cache: BlockCache
 ) -> list[CropReader]:
     channels = stored_channels(training.channels)
-    table = read_class_table(Path(training.mutual_exclusion)) if training.mutual_exclusion else {}
+    table = _class_table(training)
     readers: list[CropReader] = []
     for crop in crops:
         relations = implied(crop.annotated, training.classes, table) if table else {}
         if training.loader == "cellmap-data":
-            readers.append(OfficialCropReader(crop, channels, relations))
+            readers.append(OfficialCropReader(crop, channels, relations, training.atoms))
         else:
-            readers.append(FastCropReader(crop, LabelCodes(crop, channels, relations, cache)))
+            codes = LabelCodes(crop, channels, relations, cache, training.atoms)
+            readers.append(FastCropReader(crop, codes))
     return readers
+
+
+def _class_table(training: Training) -> ClassTable:
+    """Return the leaves of the classes that `mutual_exclusion` relates; none without it."""
+    given = training.mutual_exclusion
+    if isinstance(given, str):
+        return read_class_table(Path(given))
+    return {label: frozenset(ids) for label, ids in (given or {}).items()}
 
 
 def _prefetch(training: Training, memory_bytes: int) -> int:
     """Number of patches to prefetch: enough to keep the threads busy, within the memory."""
-    voxels = np.prod(training.patch_size) * (2 if training.augment.rotate else 1)
+    augment = training.augment
+    growth = 2.0 if augment.rotate.on else 1.0
+    if augment.scaling.on:
+        largest = max(1, augment.scaling.range[1] ** 3)
+        growth *= 1 + augment.scaling.probability * (largest - 1)
+    voxels = np.prod(training.patch_size) * growth
     # Bytes per voxel of raw and codes; raw is float32 while it is resampled.
     max_patches = memory_bytes // int(voxels * 7)
     return max(1, min(max_patches, 2 * training.batch_size + training.num_workers))

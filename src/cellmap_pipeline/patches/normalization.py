@@ -5,12 +5,12 @@ Intensities pass through four units:
 raw
     0..1 over the range of the stored type, as `Volume.read_raw` returns them.
 window
-    0..1 over the intensities that the volume uses, clipped. Augmentation changes intensities in
-    this unit, so that its ranges mean the same for raw that uses 4 % of its range.
+    0..1 over the intensities that the volume uses, clipped. Augmentation keeps raw in it
+    (`patches.intensity`), so that it is as strong for raw that uses 4 % of its range.
 standardized
     What a network's task takes (`training.task.SegmentationTask.forward`).
 network input
-    (standardized - 0.5) · 4, which the task computes.
+    (standardized - 0.5) · 4, which the task computes; ranges of the augmentation are in this unit.
 
 With `normalize: range`, raw, window and standardized are the same.
 """
@@ -23,17 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cellmap_pipeline.config.augmentation import NORMALIZATION
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.volumes import Volume
 
+INPUT_CENTER, INPUT_SCALE = NORMALIZATION
 # The window reaches this fraction of the distance between the percentiles 0.5 and 99.5 beyond them.
 # The standard deviation of normally distributed raw is then 0.16 of the window, as that of FIB-SEM
 # raw of 8 bits is 0.15 to 0.2 of its range: augmentation is as strong.
 WINDOW_MARGIN = 1 / 8
-# The task multiplies by 4, so that the standard deviation of network input is 1.
-STANDARD_DEVIATIONS_PER_UNIT = 4
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Normalization:
     center: float = 0.5
     width: float = 1.0
 
+    @property
+    def window_to_input(self) -> tuple[float, float]:
+        """Center and scale by which values in the window become network input."""
+        extent = self.high - self.low
+        return (self.center - self.low) / extent, INPUT_SCALE * extent / self.width
+
     def to_window(self, raw: Tensor) -> None:
         """Convert raw to the window in place, clipped to 0..1."""
         if self != BY_RANGE:
@@ -64,14 +70,14 @@ class Normalization:
         """Convert values in the window to standardized ones in place."""
         if self != BY_RANGE:
             values.mul_((self.high - self.low) / self.width)
-            values.add_((self.low - self.center) / self.width + 0.5)
+            values.add_((self.low - self.center) / self.width + INPUT_CENTER)
 
     def standardize(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
         """Convert raw to standardized values, clipped to the window."""
         if self == BY_RANGE:
             return raw
-        clipped = np.clip(raw, np.float32(self.low), np.float32(self.high))
-        return (clipped - np.float32(self.center)) / np.float32(self.width) + np.float32(0.5)
+        low, high, center, width = map(np.float32, (self.low, self.high, self.center, self.width))
+        return (raw.clip(low, high) - center) / width + np.float32(INPUT_CENTER)
 
 
 BY_RANGE = Normalization()
@@ -116,7 +122,8 @@ def normalization_of(
         )
     margin = WINDOW_MARGIN * (high - low)
     if mode == "zscore":
-        center, width = measured.mean, STANDARD_DEVIATIONS_PER_UNIT * measured.std
+        # The standard deviation of network input is 1.
+        center, width = measured.mean, INPUT_SCALE * measured.std
     else:
         center, width = (low + high) / 2, high - low
     return Normalization(low - margin, high + margin, center, width)

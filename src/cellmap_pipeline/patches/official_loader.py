@@ -13,7 +13,12 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.label_codes import encode_targets
-from cellmap_pipeline.patches.targets import UNKNOWN, fill_implied, make_targets
+from cellmap_pipeline.patches.targets import (
+    UNKNOWN,
+    fill_implied,
+    forget_contradictions,
+    make_targets,
+)
 
 # cellmap-data takes a translation to be the lower edge of voxel 0, and rounds down from there: a
 # position that lies on an edge must be moved off it.
@@ -33,10 +38,12 @@ class OfficialCropReader:
         crop: CropData,
         channels: Sequence[str],
         implied: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+        atoms: Sequence[Sequence[str]] = (),
     ) -> None:
         self.crop = crop
         self.channels = list(channels)
         self.implied = implied
+        self.atoms = atoms
         self._dataset = lru_cache(maxsize=4)(self._open)
 
     def read(
@@ -62,6 +69,7 @@ class OfficialCropReader:
         targets = make_targets(ids, known, self.channels, box.voxel_size)
         fill_implied(targets, self.channels, self.implied)
         codes, rows = encode_targets(targets)
+        forget_contradictions(rows, self.channels, self.atoms)
         if len(rows) >= np.iinfo(np.uint16).max:
             raise InputError(
                 f"{self.crop.label_folder}: its labels overlap in more than 65,534 ways in one "

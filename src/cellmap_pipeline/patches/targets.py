@@ -133,6 +133,31 @@ def compute_affinities(low: torch.Tensor, high: torch.Tensor, out: torch.Tensor)
         target.narrow(axis, 1, n).copy_(same.masked_fill_(unsure, UNKNOWN))
 
 
+def scale_distances(table: torch.Tensor, channels: Sequence[str], scale: float) -> torch.Tensor:
+    """Return a table of targets for a patch in which objects are `scale` times smaller.
+
+    Parameters
+    ----------
+    table
+        (codes, c) uint8, the stored targets of each code.
+    channels
+        Names of the stored channels.
+    scale
+        Factor by which distances are divided. Those that are only known to be at least
+        `MAX_DISTANCE_VOXELS` are unknown in smaller objects.
+    """
+    scaled = table.clone()
+    for values, channel in zip(scaled.unbind(1), channels, strict=True):
+        if channel.endswith(DISTANCE_SUFFIX):
+            unknown = values == UNKNOWN
+            if scale > 1:
+                unknown |= values == MAX_DISTANCE_VOXELS
+            # A distance inside an object stays above 0.
+            divided = (values / scale).round().clamp(min=1, max=MAX_DISTANCE_VOXELS)
+            values.copy_(divided.masked_fill_(values == 0, 0).masked_fill_(unknown, UNKNOWN))
+    return scaled
+
+
 def fill_implied(
     targets: NDArray[np.uint8],
     channels: Sequence[str],
@@ -165,6 +190,33 @@ def fill_implied(
         for value, classes in ((0, excluded), (1, included if channel == label else ())):
             for other in classes:
                 target[unknown & positive_voxels[other]] = value
+
+
+def forget_contradictions(
+    rows: NDArray[np.uint8], channels: Sequence[str], atoms: Sequence[Sequence[str]]
+) -> None:
+    """Make classes unknown, in place, where no atom is compatible with all that is known.
+
+    That is so where disjoint classes were annotated at the same voxel, or a class without one that
+    includes it.
+
+    Parameters
+    ----------
+    rows
+        (n, channels) uint8, targets of voxels.
+    channels
+        Names of the channels.
+    atoms
+        Each atom as the list of the classes that contain it.
+    """
+    related = [i for i, name in enumerate(channels) if any(name in atom for atom in atoms)]
+    contains = np.array([[channels[i] in atom for atom in (*atoms, ())] for i in related], int)
+    if not related:
+        return
+    known = rows[:, related]
+    conflicts = (known == 1) @ (1 - contains) + (known == 0) @ contains
+    contradictory = (conflicts > 0).all(1)
+    rows[np.ix_(contradictory, related)] = UNKNOWN
 
 
 def _mark_boundary(

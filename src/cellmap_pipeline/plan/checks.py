@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from cellmap_pipeline.data.class_table import read_class_table
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
 from cellmap_pipeline.plan.choices import choice_problems
 from cellmap_pipeline.plan.paths import SUBMISSION
@@ -151,8 +150,3 @@ def _missing_files(plan: Plan) -> Iterator[str]:
                 f"training {name}: {key}: {_missing(path, 'file')}: correct the path, or leave it "
                 "out"
             )
-        if training.mutual_exclusion:
-            problems: list[str] = []
-            with gathered(problems, f"training {name}: mutual_exclusion: "):
-                read_class_table(Path(training.mutual_exclusion))
-            yield from problems

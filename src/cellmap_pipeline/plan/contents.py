@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.class_table import parse_class_table, parts_of, read_class_table
+from cellmap_pipeline.data.class_table import ClassTable, parts_of
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import SAME_SIZE, size_ratio
-from cellmap_pipeline.io.files import local_copy
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.scoring.rules.base import DistanceScale
 
@@ -55,19 +54,8 @@ def submitted_rows(rows: Sequence[CropLabel], run: RunConfig, source: str) -> li
     ]
 
 
-def parts_by_training(plan: Plan) -> dict[str, dict[str, list[str]]]:
-    """By training and label that it does not predict, its classes that compose the label.
-
-    Raises
-    ------
-    InputError
-        `class_table` cannot be read.
-    """
-    if plan.config.class_table is None:
-        return {}
-    kept = plan.paths.inputs / "classes.csv"
-    path = local_copy(plan.config.class_table, kept, "class_table", parse_class_table)
-    table = read_class_table(path)
+def parts_by_training(plan: Plan, table: ClassTable) -> dict[str, dict[str, list[str]]]:
+    """By training and label that it does not predict, its classes that compose the label."""
     labels = dict.fromkeys(row.label for row in plan.crop_labels)
     return {
         name: {

@@ -16,6 +16,7 @@ from cellmap_pipeline.plan.contents import parts_by_training, submitted_rows
 from cellmap_pipeline.plan.fetch import fetched_crops
 from cellmap_pipeline.plan.paths import RESERVED_FOLDERS, ResultPaths
 from cellmap_pipeline.plan.plan import Plan
+from cellmap_pipeline.plan.resolving import read_run_class_table, resolved_trainings
 
 
 def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence[Path]) -> Plan:
@@ -55,25 +56,12 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
         submitted = submitted_rows(rows, run, source)
     raise_all(problems)
     plan = Plan(run, trainings, submitted, manifest, rows)
-    plan = replace(plan, trainings=_with_weights_by_dataset(plan))
-    plan = replace(plan, parts=parts_by_training(plan))
+    table = read_run_class_table(plan)
+    plan = replace(plan, trainings=resolved_trainings(plan, table))
+    if table is not None:
+        plan = replace(plan, parts=parts_by_training(plan, table))
     check_plan(plan, source)
     return replace(plan, fetched=fetched_crops(plan)) if run.fetch else plan
-
-
-def _with_weights_by_dataset(plan: Plan) -> dict[str, Training]:
-    """The trainings, whose `oversample` names datasets where the file says `test`.
-
-    So a manifest with other datasets changes the settings of these trainings, and reruns them.
-    """
-    return {
-        name: training.model_copy(
-            update={"oversample": training.oversample.resolved(plan.test_datasets)}
-        )
-        if training.oversample
-        else training
-        for name, training in plan.trainings.items()
-    }
 
 
 def read_plan(path: Path) -> Plan:

@@ -31,6 +31,7 @@ from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.plan.sources import AVERAGE
 from cellmap_pipeline.plan.validation import validation_tasks
 from cellmap_pipeline.preflight.chunks import decode_chunks
+from cellmap_pipeline.preflight.contradictions import contradictions
 from cellmap_pipeline.preflight.disk_space import (
     DiskNeed,
     check_space,
@@ -82,6 +83,7 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     volumes = InputVolumes()
     splits = RunSplits(plan)
     found = {}
+    labeled: dict[str, list[LabeledCrop]] = {}
     sides: dict[str, dict[str, str]] = {}
     validation_crops: dict[str, ValidationCrop] = {}
     for name, training in trainings.items():
@@ -89,6 +91,7 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
         if training.datasplit or (layout and not layout.empty):
             with gathered(problems, f"training {name}: "):
                 crops = _add_training(plan, name, splits, sides, volumes, problems)
+                labeled[name] = [crop for crop, _ in crops]
                 found[name] = {crop.name: sorted(crop.present) for crop, _ in crops}
                 # Like validation, use the first training's description of a shared crop.
                 validation_crops = _validation_crops(crops) | validation_crops
@@ -112,6 +115,9 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
     volumes.check_values()
     problems += volumes.problems
     warnings += volumes.warnings
+    if not problems:
+        for name, with_labels in labeled.items():
+            warnings += contradictions(name, trainings[name], with_labels)
     weights = _check_networks(trainings, trains_here, problems)
     disk_problems, disk_warnings, disks = check_space(_disk_needs(plan, trainings, weights))
     problems += disk_problems

@@ -58,10 +58,10 @@ def mirroring_warnings(
                 f"on average {fmean(affected.values()):.1%}, at most {affected[worst]:.1%} "
                 f"({worst}): {REMEDY}"
             )
-    rotation_nm = _largest_nm(margins.rotation, training)
-    if crops != [] and rotation_nm > padding_nm:
+    resampled_nm = _largest_nm(margins.rotation, training)
+    if crops != [] and resampled_nm > padding_nm:
         yield (
-            f"the corners of rotated patches reach up to {rotation_nm:,.0f} nm beyond a crop, and "
+            f"rotated or scaled patches reach up to {resampled_nm:,.0f} nm beyond a crop, and "
             f"are mirrored there: {REMEDY}"
         )
 

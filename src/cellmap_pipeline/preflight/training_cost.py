@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -28,6 +29,8 @@ COMPUTE_FRACTION, MEMORY_FRACTION, DEPTHWISE_PER_BYTE = 0.17, 0.62, 0.21
 FORWARD_PASSES_PER_STEP = 3
 MOVES_PER_ACTIVATION = 6
 BYTES_PER_ACTIVATION = 2
+# Reads and writes of an atom's float32 value per class and step, in those of an activation.
+MOVES_PER_ATOM = 4
 
 
 class NetworkCost(NamedTuple):
@@ -56,7 +59,7 @@ def network_cost(training: Training) -> NetworkCost:
     from cellmap_pipeline.models.build import build_model
 
     with torch.device("meta"):
-        network = build_model(training.model, 1, len(training.channels), training.patch_size)
+        network = build_model(training.model, 1, len(training.outputs), training.patch_size)
         patch = torch.empty(1, 1, *training.patch_size)
     values = depthwise = 0
 
@@ -76,7 +79,18 @@ def network_cost(training: Training) -> NetworkCost:
             module.register_forward_hook(count)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(patch)
+    values += _hierarchy_values(training)
     return NetworkCost(counter.get_total_flops(), depthwise, values)
+
+
+def _hierarchy_values(training: Training) -> int:
+    """Number of values that the classes of a `hierarchy` take, in those of `BYTES_PER_ACTIVATION`.
+
+    Each class sums over all atoms, in float32.
+    """
+    n_classes = len(set().union(*training.atoms))
+    n_atoms = len(training.atoms) + 1
+    return MOVES_PER_ATOM * n_classes * n_atoms * prod(training.patch_size)
 
 
 def training_hours(training: Training, cost: NetworkCost, gpu: str) -> float:

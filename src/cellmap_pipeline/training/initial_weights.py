@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellmap_pipeline.channels import output_channels
+from cellmap_pipeline.channels import network_outputs, output_channels
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.build import build_model
 from cellmap_pipeline.training.checkpoints import BROKEN_ERRORS, first_nonfinite, read_checkpoint
@@ -49,15 +49,17 @@ def load_initial_weights(task: SegmentationTask, path: Path) -> None:
     source = _without_prefixes(_state_dict(content))
     source_channels = _channels(content)
     own = task.network.state_dict()
-    output_axes = _output_axes(task)
+    output_axis = output_axes(task)
     copied = 0
     for name, tensor in own.items():
         other = source.get(name)
         if other is None:
             continue
-        if name in output_axes and source_channels is not None:
-            axis = output_axes[name]
-            copied += _copy_channels(tensor, other, axis, task.channels, source_channels)
+        if name in output_axis and source_channels is not None:
+            axis = output_axis[name]
+            copied += _copy_channels(
+                tensor, other, axis, task.training_settings.outputs, source_channels
+            )
         elif other.shape == tensor.shape:
             tensor.copy_(other)
             copied += tensor.numel()
@@ -110,19 +112,20 @@ def _channels(content: Mapping[str, Any]) -> list[str] | None:
     """Return the output channels of a checkpoint of this pipeline; None for other files."""
     try:
         settings = content["hyper_parameters"]["settings"]
-        return output_channels(settings["classes"], settings["targets"])
+        atoms = settings.get("hierarchy") or []
+        return network_outputs(output_channels(settings["classes"], settings["targets"]), atoms)
     except (KeyError, TypeError):
         return None
 
 
-def _output_axes(task: SegmentationTask) -> dict[str, int]:
+def output_axes(task: SegmentationTask) -> dict[str, int]:
     """Find the axis of output channels, for the tensors that have one, by name.
 
     The network is built with another number of channels to see which sizes depend on it.
     """
     settings = task.training_settings
     with torch.random.fork_rng(devices=[]):
-        other = build_model(settings.model, 1, len(task.channels) + 1, settings.patch_size)
+        other = build_model(settings.model, 1, len(settings.outputs) + 1, settings.patch_size)
     sizes = {name: tensor.shape for name, tensor in other.state_dict().items()}
     return {
         name: next(

@@ -12,8 +12,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from cellmap_pipeline.config.augmentation import NORMALIZATION
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.models.build import build_model
+from cellmap_pipeline.models.hierarchy import ClassLogits
 from cellmap_pipeline.models.masked_loss import MaskedLoss
 from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.patch import Patch
@@ -23,9 +25,6 @@ from cellmap_pipeline.training.optimizers import build_optimizer, learning_rate_
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
-# Subtracted from standardized raw (`patches.normalization`), and then multiplied with: the network
-# gets -2..2 for 0..1.
-NORMALIZATION = (0.5, 4.0)
 
 
 class SegmentationTask(pl.LightningModule):
@@ -55,10 +54,11 @@ class SegmentationTask(pl.LightningModule):
         self.network = build_model(
             self.training_settings.model,
             in_channels=1,
-            out_channels=len(self.channels),
+            out_channels=len(self.training_settings.outputs),
             patch_size=self.training_settings.patch_size,
         )
-        self.loss = MaskedLoss(self.training_settings.loss, class_weights)
+        self.class_logits = ClassLogits(self.channels, self.training_settings.atoms)
+        self.loss = MaskedLoss(self.training_settings.loss, class_weights, self.class_logits)
         self._dice_counts = self._validation_loss = torch.zeros(0)
         self._build_batch: BatchBuilder | None = None
         # Sum and number of the batch losses of an epoch. Not a buffer: EMA would average it, too.
@@ -66,11 +66,15 @@ class SegmentationTask(pl.LightningModule):
         self._reset_validation()
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Compute logits (n, c, z, y, x) of standardized raw (n, 1, z, y, x).
+        """Compute the logits of all channels (n, c, z, y, x) of standardized raw (n, 1, z, y, x).
 
         That is raw in 0..1 for `normalize: range`; otherwise, who knows the volume standardizes it
         (`patches.normalization`).
         """
+        return self.class_logits(self.outputs(raw))
+
+    def outputs(self, raw: Tensor) -> Tensor:
+        """Compute the network's outputs (n, o, z, y, x), named as the training's `outputs`."""
         center, scale = self.normalization
         normalized = (raw - center) * scale
         # Convolutions are fastest in this layout, on the CPU and on GPUs.
@@ -98,7 +102,7 @@ class SegmentationTask(pl.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Compute the loss of one batch."""
         raw, target = batch
-        loss = self.loss(self(raw), self._float_targets(target))
+        loss = self.loss(self.outputs(raw), self._float_targets(target))
         self.log("train_loss_step", loss, prog_bar=True, on_epoch=False)
         self.epoch_loss = self.epoch_loss.to(loss.device, non_blocking=True)
         self.epoch_loss[0] += loss.detach()
@@ -119,11 +123,12 @@ class SegmentationTask(pl.LightningModule):
         The tensors `raw`, `target` and `logits` of the batch.
         """
         raw, target = batch
-        logits = self(raw)
-        if not isinstance(logits, Tensor):
-            logits = logits[0]
+        outputs = self.outputs(raw)
+        if not isinstance(outputs, Tensor):
+            outputs = outputs[0]
         float_targets = self._float_targets(target)
-        loss = self.loss(logits, float_targets)
+        loss = self.loss(outputs, float_targets)
+        logits = self.class_logits(outputs)
         known = target != UNKNOWN
         predicted = (logits > 0) & known
         true = float_targets > 0.5

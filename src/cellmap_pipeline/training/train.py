@@ -49,6 +49,7 @@ from cellmap_pipeline.training.interruption import (
     Resumable,
     find_resumable,
 )
+from cellmap_pipeline.training.output_bias import start_at_shares
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -125,14 +126,6 @@ def train(
         resume_from = find_resumable(state / "checkpoints")
     task = SegmentationTask(settings, _channel_weights(training, summary))
     task.raw_statistics = read_json(raw_statistics) if raw_statistics else {}
-    if training.initial_weights and not resume_from:
-        load_initial_weights(task, Path(training.initial_weights))
-    if not torch.cuda.is_available():
-        # Raw has a single channel, which fits both layouts, so the layout of the weights decides
-        # which one convolutions use. This one is a quarter faster.
-        task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    if training.compile:
-        task.network.compile()
     keep = BestCheckpoints if validates else LatestCheckpoints
     kept = keep(state / "checkpoints", training.save_top_k)
     last = LastCheckpoint(state / "checkpoints" / LAST_CHECKPOINT, training.checkpoint_minutes)
@@ -140,6 +133,17 @@ def train(
     # Nothing reads uninitialized memory, and filling it would take 7 % of the time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     batches, tiles = make_loaders(crops, training, trainer.global_rank, trainer.world_size)
+    if not resume_from:
+        if training.prior_bias:
+            start_at_shares(task, batches)
+        if training.initial_weights:
+            load_initial_weights(task, Path(training.initial_weights))
+    if not torch.cuda.is_available():
+        # Raw has a single channel, which fits both layouts, so the layout of the weights decides
+        # which one convolutions use. This one is a quarter faster.
+        task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if training.compile:
+        task.network.compile()
     trainer.callbacks.insert(0, EpochTable(state / METRICS_FILE, batches))  # type: ignore[attr-defined]
     log.info(
         "training %s parameters on %d crops, validating on %s; on %s, precision %s",

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from cellmap_pipeline.data.class_table import implied, parts_of, read_class_table
+from cellmap_pipeline.data.class_table import find_atoms, implied, parts_of, read_class_table
 from cellmap_pipeline.errors import InputError
 
 TABLE = 'membrane,1,""\nlumen,2,""\nribo,3,""\norganelle,4,"1,2"\ncell,5,"4,3,77"\nout,6,""\n'
@@ -25,6 +25,30 @@ def test_atoms_are_found_through_composites(tmp_path):
     assert table["membrane"] == {1}
     assert table["organelle"] == {1, 2}
     assert table["cell"] == {1, 2, 3, 77}  # Id 77 has no row.
+
+
+def test_atoms_are_what_the_classes_tell_apart(tmp_path):
+    table = table_of(tmp_path, TABLE)
+    # No class names ribo or 77: they are the rest of the cell. `strange` is not in the table.
+    assert find_atoms(["cell", "organelle", "lumen", "out", "strange"], table) == [
+        ["cell", "organelle"],
+        ["cell", "organelle", "lumen"],
+        ["cell"],
+        ["out"],
+    ]
+    assert find_atoms(["organelle"], table) == [["organelle"]]
+    assert find_atoms(["strange"], table) == []
+
+
+def test_scored_classes_of_the_challenge_have_34_atoms(challenge, shared):
+    scored = (shared / "data/challenge/tested_classes.csv").read_text().replace(",", " ").split()
+    scored = [label for label in scored if label in challenge]
+    atoms = find_atoms(scored, challenge)
+    assert (len(scored), len(atoms)) == (48, 34)
+    # They are no tree: er and nuc overlap in part.
+    assert any({"er", "nuc"} <= set(atom) for atom in atoms)
+    assert any("er" in atom and "nuc" not in atom for atom in atoms)
+    assert any("nuc" in atom and "er" not in atom for atom in atoms)
 
 
 def test_voxels_imply_other_classes(tmp_path):

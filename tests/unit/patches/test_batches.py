@@ -10,20 +10,21 @@ from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.patches.batches import decode_by_gather, decode_targets
 from cellmap_pipeline.patches.crops import CropData
 from tests.support.patches import CROP_GRID, Patches, training
+from tests.support.transforms import UNCHANGED_RAW
 
 
 @pytest.mark.parametrize("loader", ["fast", "cellmap-data"])
-@pytest.mark.parametrize("rotate", [0, 180])
-def test_raw_and_targets_are_aligned(crops, loader, rotate):
-    augment = {"contrast": 0, "gamma": 0, "noise": 0, "rotate": rotate}
+@pytest.mark.parametrize(("rotate", "scaling"), [(0, 0), (180, 0), (0, {}), (180, {})])
+def test_raw_and_targets_are_aligned(crops, loader, rotate, scaling):
+    augment = UNCHANGED_RAW | {"rotate": rotate, "scaling": scaling}
     patches = Patches(crops, training(loader=loader, augment=augment))
     for number in range(20):
         raw, target = patches[number]
         assert raw.shape == (32, 32, 32) and raw.dtype == torch.float32
         assert target.shape == (3, 32, 32, 32) and target.dtype == torch.uint8
-        # A rotated voxel at the border of an object may fall on either side.
+        # A resampled voxel at the border of an object may fall on either side.
         agree = ((raw > 0.59) == (target[0] == 1))[target[0] != 255].float().mean()
-        assert agree == 1 if not rotate else agree > 0.97
+        assert agree == 1 if rotate == scaling == 0 else agree > 0.97
         assert (target[2] == 255).all()
         assert ((target[1] == 1) <= (target[0] == 1)).all()
 
@@ -68,6 +69,26 @@ def test_affinities_and_distances_are_computed_after_augmentation(crops, tmp_pat
         assert ((inner > 0) == (inside[8:-8, 8:-8, 8:-8] == 1))[inner != 255].all()
         turned.add(tuple(a.float()[a != 255].mean().item() for a in along))
     assert len(turned) > 6
+
+
+@pytest.mark.parametrize(("scale", "depths"), [(0.5, {2, 4, 6, 8}), (1.5, {1, 2, 3, 4})])
+def test_distances_of_scaled_patches_are_those_of_the_scaled_objects(
+    crops, tmp_path, scale, depths
+):
+    """Along y there is a slab of 12 voxels at 16..27: distances of 1 to 6 from both sides."""
+    ids = np.zeros(CROP_GRID.shape, np.uint16)
+    ids[:, 16:28] = 1
+    create(tmp_path / "crop1/ves", CROP_GRID, "uint16").write(ids).result()
+    opened = [CropData(tmp_path / "raw", tmp_path / "crop1", ["ves"], (8, 8, 8))]
+    augment = UNCHANGED_RAW | {"scaling": {"probability": 1, "range": [scale, scale]}}
+    made = training(
+        classes=["ves"], targets={"ves": ["distance"]},
+        augment=augment | {"transpose": False, "rotate90": False, "flip": False},
+    )  # fmt: skip
+    _, target = Patches(opened, made)[0]
+    inside, distance = target
+    assert set(distance[inside == 1].unique().tolist()) == depths
+    assert (distance[inside == 0] == 0).all()
 
 
 def test_unknown_voxels_are_masked_by_both_loaders(crops, tmp_path):

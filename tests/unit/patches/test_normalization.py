@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cellmap_pipeline.config.augmentation import NORMALIZATION
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
@@ -14,8 +15,10 @@ from cellmap_pipeline.patches.normalization import BY_RANGE, normalization_of
 from cellmap_pipeline.prediction.predict import predict_crop
 from tests.support.networks import tiny_task
 from tests.support.patches import CROP_GRID, RAW_GRID, Patches, training
+from tests.support.transforms import UNCHANGED_RAW
 
 MODES = ("zscore", "percentile")
+ALL_CHANGES = {name: {"probability": 1} for name in (*UNCHANGED_RAW, "rotate")}
 # Raw of the whole range of its type, and two copies of it that use 4 % of it.
 COPIES = {"whole": (0.0, 1.0), "dark": (0.0, 0.04), "gray": (0.5, 0.54)}
 
@@ -50,9 +53,7 @@ def inputs(folder, copy, mode, **changes):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("augment", [{"contrast": 0, "gamma": 0, "noise": 0},
-                                     {"contrast": 0.2, "gamma": 0.2, "noise": 0.02, "blur": 1,
-                                      "rotate": 180}], ids=["plain", "augmented"])  # fmt: skip
+@pytest.mark.parametrize("augment", [UNCHANGED_RAW, ALL_CHANGES], ids=["plain", "augmented"])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-3), ("uint16", 0.01), ("uint8", 0.7)]
 )
@@ -86,15 +87,19 @@ def test_values_far_outside_the_percentiles_are_clipped(folder):
     normalization = normalization_of("zscore", _open(folder), (8, 8, 8), statistics)
     raw = np.array([0.2, 0.475, 0.48, 0.5, 0.51, 0.525, 1], np.float32)
     expected = [-2.5, -2.5, -2, 0, 1, 2.5, 2.5]
+    assert normalization.standardize(raw).dtype == np.float32
     assert (normalization.standardize(raw) - 0.5) * 4 == pytest.approx(expected, abs=1e-4)
     window = torch.from_numpy(raw.copy())
     normalization.to_window(window)
     assert window.tolist() == pytest.approx([0, 0, 0.1, 0.5, 0.7, 1, 1], abs=1e-5)
+    center, scale = normalization.window_to_input
+    assert ((window - center) * scale).numpy() == pytest.approx(expected, abs=1e-4)
     normalization.standardize_window(window)
     assert window.numpy() == pytest.approx(normalization.standardize(raw), abs=1e-5)
 
 
 def test_range_changes_nothing_and_needs_no_statistics(folder):
+    assert BY_RANGE.window_to_input == NORMALIZATION
     assert normalization_of("range", _open(folder), (8, 8, 8), None) is BY_RANGE
     raw = np.random.default_rng(0).random(9).astype(np.float32)
     values = torch.from_numpy(raw.copy())

@@ -78,10 +78,18 @@ def test_crops_of_oversampled_datasets_are_drawn_more_often():
 
 
 @pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)], ids=str)
-def test_patches_lie_within_the_margins(crop_shape):
+@pytest.mark.parametrize(
+    "augment",
+    [
+        {"rotate": 60, "scaling": 0},
+        {"scaling": {"probability": 0.5}},
+        {"rotate": 60, "scaling": {"probability": 1, "range": [1.2, 1.2]}},
+    ],
+)
+def test_patches_lie_within_the_margins(crop_shape, augment):
     """The voxels that training and validation request are recorded instead of read."""
     made = training(
-        patch_size=[16, 32, 48], voxel_size=[16, 8, 8], augment={"rotate": 60},
+        patch_size=[16, 32, 48], voxel_size=[16, 8, 8], augment=augment,
         inference={"overlap": 0},
     )  # fmt: skip
     grid = Grid(made.voxel_size, (0, 0, 0), crop_shape)

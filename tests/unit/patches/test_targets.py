@@ -12,7 +12,9 @@ from cellmap_pipeline.patches.targets import (
     MAX_DISTANCE_VOXELS,
     UNKNOWN,
     compute_affinities,
+    forget_contradictions,
     make_targets,
+    scale_distances,
     stored_channels,
     target_divisors,
 )
@@ -175,3 +177,41 @@ def test_a_large_patch_is_quick(masked):
         times.append(time.process_time() - start)
     # It takes 15 to 30 ms on one core; the limit allows for a busy machine.
     assert min(times) < 0.3
+
+
+def test_contradictory_annotations_are_forgotten():
+    channels = ["mito", "mito_boundary", "mito_mem", "ecs"]
+    atoms = [["mito", "mito_mem"], ["mito"], ["ecs"]]
+    rows = np.array(
+        [
+            [1, 1, 1, 0],
+            [1, 0, UNKNOWN, 1],  # Two disjoint classes.
+            [0, 0, 1, 0],  # A part without its whole.
+            [1, 0, 0, UNKNOWN],
+            [0, UNKNOWN, 0, 0],
+        ],
+        np.uint8,
+    )
+    after = rows.copy()
+    forget_contradictions(after, channels, atoms)
+    assert after[[0, 3, 4]].tolist() == rows[[0, 3, 4]].tolist()
+    assert after[1].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
+    assert after[2].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
+    forget_contradictions(after, channels, [])
+
+
+@pytest.mark.parametrize(
+    ("scale", "scaled"),
+    [
+        (0.5, [0, 2, 4, 8, 8, 8, UNKNOWN]),
+        (1, [0, 1, 2, 4, 7, 8, UNKNOWN]),
+        # A stored 8 means 8 or more, and 4 or more in voxels of the patch.
+        (2, [0, 1, 1, 2, 4, UNKNOWN, UNKNOWN]),
+    ],
+)
+def test_distances_in_scaled_patches(scale, scaled):
+    stored = torch.tensor([0, 1, 2, 4, 7, 8, UNKNOWN], dtype=torch.uint8)
+    table = torch.stack([stored, stored], dim=1)
+    result = scale_distances(table, ["mito", "mito_distance"], scale)
+    assert result[:, 0].tolist() == stored.tolist() == table[:, 1].tolist()
+    assert result[:, 1].tolist() == scaled

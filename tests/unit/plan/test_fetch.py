@@ -66,7 +66,7 @@ def test_test_crop_of_an_unknown_dataset_is_named():
 
 def test_margins_are_what_the_training_reads_or_a_number():
     row = CropLabel(50, "d1", "nuc", Grid((4, 4, 4), (0, 0, 0), (10, 10, 10)))
-    made = training(augment={"rotate": 180}, inference={"overlap": 0.5, "window": 48})
+    made = training(augment={"rotate": 180, "scaling": 0}, inference={"overlap": 0.5, "window": 48})
     needs = [DataNeeds(made, {50: [row]})]
     requests = crops_to_fetch(table((1, "d1")), needs)
     # Half of 31 voxels times the root of 3, less that half.

@@ -11,7 +11,7 @@ from cellmap_pipeline.preflight.outlook import outlook_text
 from tests.support.plans import two_trainings
 from tests.support.trainings import settings
 
-TRAINING = settings(patch_size=64, inference={"overlap": 0.5})
+TRAINING = settings(patch_size=64, inference={"overlap": 0.5}, augment={"scaling": 0})
 
 
 def labeled(number, side):
@@ -45,11 +45,15 @@ def test_mirrored_share_of_windows_around_test_crops_is_reported():
 
 def test_sufficient_padding_gives_no_warning():
     assert warnings(256, [labeled(1, 32)]) == []
-    rotating = settings(patch_size=64, augment={"rotate": 180})
+    rotating = settings(patch_size=64, augment={"rotate": 180, "scaling": 0})
     (line,) = warnings(100, [labeled(1, 200)], rotating)
     # 63 / 2 voxels times the root of 3, less 63 / 2, are 24 voxels of 8 nm.
-    assert line.startswith("the corners of rotated patches reach up to 192 nm beyond a crop")
+    assert line.startswith("rotated or scaled patches reach up to 192 nm beyond a crop")
     assert warnings(192, [labeled(1, 200)], rotating) == []
+    scaling = settings(patch_size=64, augment={"scaling": {"range": [0.7, 1.4]}})
+    (line,) = warnings(100, [labeled(1, 200)], scaling)
+    # 0.4 times 63 / 2 voxels are 13 voxels.
+    assert line.startswith("rotated or scaled patches reach up to 104 nm beyond a crop")
 
 
 def test_warning_names_the_smallest_sufficient_crop_before_data_are_fetched():

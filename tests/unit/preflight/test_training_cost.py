@@ -41,6 +41,17 @@ def test_a_training_without_validation_takes_no_time_for_it():
     assert ratio == pytest.approx(7 / 6)
 
 
+def test_classes_of_a_hierarchy_cost_time_at_full_resolution():
+    atoms = [[f"class{n}", "all"] for n in range(30)]
+    classes = ["all", *(f"class{n}" for n in range(30))]
+    without, related = (
+        network_cost(settings(classes=classes, targets={}, hierarchy=hierarchy)).values
+        for hierarchy in (False, atoms)
+    )
+    # 31 classes sum over 31 atoms each; the network itself has an output for `none`, not for all.
+    assert related - without == pytest.approx(4 * 31 * 31 * 32**3, rel=0.01)
+
+
 def test_remaining_hours_use_the_measured_speed():
     table = pd.DataFrame({"epoch": [0, 1, 2], "seconds": [100, 360, 365]})
     assert hours_left([table], 1, settings(epochs=12)) == pytest.approx(0.9, abs=0.01)

@@ -121,6 +121,11 @@ WARNINGS = {
         "of [32, 32, 30]), where its outermost voxels are repeated: check its translation",
         write_most_of_a_crop,
     ),
+    "voxels of two classes that exclude each other": (
+        "training tiny: a/crop1: 19.3% of its voxels are annotated as both mito and pm, which "
+        "exclude each other by its `hierarchy`: these voxels teach none of its classes",
+        lambda folder: folder.configure_training(hierarchy=[["mito"], ["pm"]]),
+    ),
     "a prediction of half a validation crop": (
         "predictions.nnunet: other/a/crop…/mito does not cover 50% of a/crop… and is scored on "
         "the rest alone: check its translation",

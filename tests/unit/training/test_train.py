@@ -225,13 +225,13 @@ def test_non_finite_loss_stops_the_training(datasplit, tmp_path, monkeypatch):
 
 
 def test_non_finite_validation_stops_the_training(datasplit, tmp_path, monkeypatch):
-    forward = SegmentationTask.forward
+    outputs = SegmentationTask.outputs
 
     def spoiled(self, raw):
-        logits = forward(self, raw)
-        return logits if self.training else logits * torch.nan
+        values = outputs(self, raw)
+        return values if self.training else values * torch.nan
 
-    monkeypatch.setattr(SegmentationTask, "forward", spoiled)
+    monkeypatch.setattr(SegmentationTask, "outputs", spoiled)
     with pytest.raises(InputError, match=r"the validation loss of epoch 0 is not a finite"):
         train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     assert not (tmp_path / "model.ckpt").exists()

@@ -1,0 +1,123 @@
+"""Logits of classes that include and exclude each other, from logits of disjoint atoms.
+
+The network returns a logit per atom and one for none of them. Their softmax is the probability of
+each atom, and a class has the sum of the probabilities of its atoms. So a class is never less
+probable than its parts, and disjoint classes share a total probability of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cellmap_pipeline.channels import independent_channels
+
+
+class ClassLogits(nn.Module):
+    """Converts the outputs of a network to the logits of its channels.
+
+    Parameters
+    ----------
+    channels
+        Names of the channels.
+    atoms
+        Each atom as the list of the classes that contain it. None: outputs are channels.
+    """
+
+    membership: Tensor
+    sorted_atoms: Tensor
+    order: Tensor
+
+    def __init__(self, channels: Sequence[str], atoms: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self.n_atoms = len(atoms) + 1 if atoms else 0
+        names = independent_channels(channels, atoms)
+        self.independent = [i for i, name in enumerate(channels) if name in names]
+        self.related = [i for i, name in enumerate(channels) if name not in names]
+        # By related channel, whether it contains each atom; nothing contains the last one, `none`.
+        membership = torch.zeros(len(self.related), self.n_atoms, dtype=torch.bool)
+        for row, i in zip(membership, self.related, strict=True):
+            for column, atom in enumerate(atoms):
+                row[column] = channels[i] in atom
+        order = [*self.related, *self.independent]
+        # Not in the state dict: the settings in a checkpoint determine them.
+        self.register_buffer("membership", membership, persistent=False)
+        # By related channel, the indices of its atoms, and then of all others.
+        self.n_members = membership.sum(1).tolist()
+        sorted_atoms = membership.byte().argsort(dim=1, descending=True, stable=True)
+        self.register_buffer("sorted_atoms", sorted_atoms, persistent=False)
+        self.register_buffer(
+            "order", torch.tensor([order.index(i) for i in range(len(channels))]), persistent=False
+        )
+
+    def forward(self, outputs: Any) -> Any:
+        """Convert the outputs (n, o, z, y, x) to logits (n, c, z, y, x), also of each scale.
+
+        The logits are float32 wherever atoms are summed.
+        """
+        if not self.n_atoms:
+            return outputs
+        if not isinstance(outputs, Tensor):
+            return [self(scale) for scale in outputs]
+        atoms, independent = self.split(outputs)
+        groups = [
+            (row[:n], row[n:]) for row, n in zip(self.sorted_atoms, self.n_members, strict=True)
+        ]
+        related: Tensor = _MarginalLogits.apply(atoms, groups)
+        return torch.cat([related, independent.float()], dim=1)[:, self.order]
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Split outputs into the float32 logits of atoms (n, a, z, y, x) and the other channels."""
+        return outputs[:, : self.n_atoms].float(), outputs[:, self.n_atoms :]
+
+    def allowed_atoms(self, target: Tensor) -> Tensor:
+        """Find the atoms that are compatible with all known classes of each voxel.
+
+        Parameters
+        ----------
+        target
+            Float (n, c, z, y, x), 0 or 1, NaN where unknown.
+
+        Returns
+        -------
+        Bool (n, a, z, y, x); all of them where the known classes contradict each other.
+        """
+        related = target[:, self.related].flatten(2)
+        contains = self.membership.float()
+        conflicts = torch.einsum("ncv,ca->nav", (related == 1).float(), 1 - contains)
+        conflicts += torch.einsum("ncv,ca->nav", (related == 0).float(), contains)
+        allowed = conflicts < 0.5
+        allowed |= ~allowed.any(1, keepdim=True)
+        return allowed.unflatten(2, target.shape[2:])
+
+
+class _MarginalLogits(torch.autograd.Function):
+    """Log-odds of classes: log of the sum of their atoms, minus that of all other atoms.
+
+    Both sums are over the atoms concerned only, so neither is rounded off beside the other.
+    Autograd would keep a copy of all atoms for each class; this keeps two values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, atoms: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        with torch.autocast(atoms.device.type, enabled=False):
+            sums = [
+                torch.stack([atoms.index_select(1, group).logsumexp(1) for group in side], 1)
+                for side in zip(*groups, strict=True)
+            ]
+        ctx.groups = groups
+        ctx.save_for_backward(atoms, *sums)
+        return sums[0] - sums[1]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        atoms, inside, outside = ctx.saved_tensors
+        result = torch.zeros_like(atoms)
+        for i, (members, others) in enumerate(ctx.groups):
+            for group, sums, sign in ((members, inside, 1), (others, outside, -1)):
+                shares = (atoms.index_select(1, group) - sums[:, i : i + 1]).exp_()
+                result.index_add_(1, group, shares.mul_(gradients[0][:, i : i + 1]), alpha=sign)
+        return result, None

@@ -1,0 +1,42 @@
+"""Shares of the channels in patches."""
+
+import numpy as np
+import torch
+
+from cellmap_pipeline.patches.augmentation import PatchTransform
+from cellmap_pipeline.patches.patch import Patch
+from cellmap_pipeline.patches.shares import mean_targets
+
+CHANNELS = ["a", "a_distance", "a_affinity_z", "a_affinity_y", "a_affinity_x", "b"]
+# Stored channels: a, its distance, the low and high digits of its ids, b.
+TABLE = [
+    [255, 255, 255, 255, 255],  # 0: nothing is known.
+    [0, 0, 0, 0, 1],  # 1: outside of a.
+    [1, 4, 7, 0, 255],  # 2: object 7.
+    [1, 8, 9, 0, 0],  # 3: object 9.
+]
+
+
+def patch(codes, wide=False):
+    codes = np.array(codes, np.uint16 if wide else np.uint8)
+    table = torch.tensor(TABLE, dtype=torch.uint8)
+    tensor = torch.from_numpy(codes.view(np.int16) if wide else codes)
+    return Patch(torch.zeros(codes.shape), tensor, table, PatchTransform())
+
+
+def test_means_are_over_known_voxels():
+    line = [[[0, 1, 2, 2, 3, 3]]]
+    a, distance, along_z, along_y, along_x, b = mean_targets([patch(line)], CHANNELS, (1, 1, 6))
+    assert a == 4 / 5
+    assert distance == (4 + 4 + 8 + 8) / 8 / 5
+    assert np.isnan(along_z) and np.isnan(along_y)
+    # Of the known neighbors 1|2, 2|2, 2|3 and 3|3, two are of one object.
+    assert along_x == 2 / 4
+    assert b == 1 / 3
+
+
+def test_patches_count_by_voxels_and_margins_are_left_out():
+    margin = [[[1, 3, 1]]]
+    assert mean_targets([patch(margin)], CHANNELS, (1, 1, 1))[0] == 1
+    both = [patch([[[1, 3]]]), patch([[[3, 0]]], wide=True)]
+    assert mean_targets(both, CHANNELS, (1, 1, 2))[0] == 2 / 3
