@@ -13,8 +13,18 @@ def get_checked_settings(network):
     return stages.training_settings(training, keys)
 
 
-# By job that waits for the check (a network, the split, external predictions, or TRAINING/cropN), the
-# settings that both depend on.
+def get_measured_datasets():
+    """The datasets whose raw normalizes predictions, each with the voxel sizes that it needs."""
+    sizes = {}
+    for name, crop in ROWS_TO_PREDICT:
+        if PLAN.trainings[name].normalize != "range":
+            sizes.setdefault(DATASETS[crop], set()).add(PLAN.trainings[name].voxel_size)
+    # Data that are not fetched have all levels, so other sizes change nothing.
+    return {dataset: sorted(of) if PLAN.fetched else [] for dataset, of in sizes.items()}
+
+
+# By job that waits for the check (a network, the split, external predictions, TRAINING/cropN, or
+# raw_statistics/DATASET), the settings that both depend on.
 CHECKED = {
     network: [
         get_checked_settings(network),
@@ -35,6 +45,7 @@ CHECKED |= {
     ]
     for (name, crop), rows in ROWS_TO_PREDICT.items()
 }
+CHECKED |= {f"raw_statistics/{name}": sizes for name, sizes in get_measured_datasets().items()}
 
 
 def get_marker(name):

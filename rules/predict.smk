@@ -56,6 +56,7 @@ rule predict_part:
     input:
         checkpoint=get_checkpoints,
         checked=lambda wildcards: after_check(f"{wildcards.training}/crop{wildcards.crop}"),
+        statistics=get_raw_statistics,
     output:
         temp(directory(PATHS.prediction_part())),
     log:
@@ -83,6 +84,7 @@ rule predict:
         parts=get_parts,
         checkpoint=get_checkpoints,
         checked=lambda wildcards: after_check(f"{wildcards.training}/crop{wildcards.crop}"),
+        statistics=get_raw_statistics,
     output:
         directory(PATHS.predictions()),
     log:
@@ -119,6 +121,7 @@ rule predict_validation:
     input:
         checkpoint=get_checkpoints,
         split=PATHS.datasplit(),
+        statistics=get_training_raw_statistics,
     output:
         directory(PATHS.validation_predictions()),
     log:

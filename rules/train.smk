@@ -9,6 +9,7 @@ rule train:
         split=PATHS.datasplit(),
         summary=PATHS.datasplit_summary(),
         initial=get_initial_weights,
+        statistics=get_training_raw_statistics,
     output:
         PATHS.checkpoint(),
     log:

@@ -9,6 +9,7 @@ from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.loader import make_loaders
+from cellmap_pipeline.patches.normalization import BY_RANGE
 from tests.support.transforms import UNCHANGED_RAW
 
 RAW_GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
@@ -40,6 +41,7 @@ def simple_reader(side, positions, annotated=(), dataset="a"):
         present_classes=list(positions),
         positions=lambda label: np.array(positions[label], np.int32).reshape(-1, 3),
         dataset=dataset,
+        normalization=BY_RANGE,
     )
     nothing = np.zeros(1, np.uint8), np.zeros(1, np.uint8), np.zeros((1, 1), np.uint8)
     return SimpleNamespace(crop=crop, read=lambda start, shape: nothing)

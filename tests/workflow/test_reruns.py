@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ["submission.zip", "results/scores.json", "results/selection.csv"]
 STAGES = {
-    "check_inputs", "split", "datasplit", "train", "predict_validation", "validate", "predict",
-    "select", "segment", "package", "score",
+    "check_inputs", "split", "datasplit", "raw_statistics", "training_raw_statistics", "train",
+    "predict_validation", "validate", "predict", "select", "segment", "package", "score",
 }  # fmt: skip
 
 
@@ -87,6 +87,9 @@ CHANGES = {
     "`oversample` of a training": lambda run: run.train(
         "tiny", oversample={"datasets": {"demo_cell-1": 2}}
     ),
+    "`normalize` of a training from `range` to `zscore`": lambda run: run.train(
+        "tiny", normalize="zscore"
+    ),
     "`inference`, such as `overlap`": lambda run: run.train("tiny", inference={"overlap": 0.5}),
     "a threshold in `postprocess`": lambda run: run.train(
         "tiny", postprocess={"pm": {"threshold": 0.7}}
@@ -128,6 +131,10 @@ CHANGES = {
 JOBS = {
     "`learning_rate`, or another setting that a network depends on": {
         "train": 1, "predict": 2, "segment": 5,
+    },
+    # Of two trainings, one is normalized by statistics; its test crops lie in two datasets.
+    "`normalize` of a training from `range` to `zscore`": {
+        "train": 1, "training_raw_statistics": 1, "raw_statistics": 2, "predict": 2,
     },
     "a threshold in `postprocess`": {"segment": 2},
     "the manifest gains a crop": {"predict": 2, "segment": 3},
@@ -180,6 +187,28 @@ def test_change_reruns_the_documented_stages(run, change):
     planned = (CHANGES[change](run) or run).planned(*TARGETS)
     assert set(planned) == table()[change], run.waited_output.read_text()
     assert planned == planned | JOBS.get(change, {})
+
+
+def test_changed_raw_statistics_retrain_only_the_training_that_uses_them(finished):
+    run = replace(finished, folder=finished.folder.with_name("normalized"))
+    shutil.copytree(finished.folder, run.folder, symlinks=True)
+    run.train("tiny", normalize="zscore")
+    run.snakemake("check_inputs")
+    results = run.folder / "results"
+    of_training = results / "tiny/raw_statistics.json"
+    of_dataset, of_other = (results / f"raw_statistics/demo_cell-{i}.json" for i in (1, 2))
+    of_dataset.parent.mkdir()
+    for path in (of_training, of_dataset, of_other):
+        path.write_text("{}")
+    run.snakemake("--touch", *TARGETS)
+    assert run.planned(*TARGETS) == {}
+    of_dataset.write_text('{"a": {}}')
+    planned = run.planned(*TARGETS)
+    assert planned["predict"] == 1 and not planned.keys() & {"train", "predict_validation"}
+    of_training.write_text('{"a": {}}')
+    planned = run.planned(*TARGETS)
+    assert (planned["train"], planned["predict_validation"]) == (1, 1)
+    assert not planned.keys() & {"raw_statistics", "training_raw_statistics", "datasplit"}
 
 
 def test_inputs_are_checked_once_unless_requested(checked):

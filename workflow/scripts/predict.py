@@ -1,7 +1,7 @@
 """Predict all labels of a test crop, or of a part of it, in one pass; or join its parts.
 
-Input: model.ckpt of each network, and the manifest's rows of the crop (params); to join parts,
-their predictions.
+Input: model.ckpt of each network, unless `normalize: range` the statistics of raw, and the
+manifest's rows of the crop (params); to join parts, their predictions.
 Output: a folder with a group per label, its probability on the label's own grid as uint8.
 """
 
@@ -16,6 +16,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.config.stages import INFERENCE_KEYS
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.data.layout import raw_path
+    from cellmap_pipeline.io.raw_statistics import read_raw_statistics
     from cellmap_pipeline.io.volumes import Volume
     from cellmap_pipeline.prediction.output import join_parts
     from cellmap_pipeline.prediction.predict import predict_crop
@@ -39,11 +40,14 @@ with job(snakemake.log[0], snakemake.output):
             for path in checkpoints
             for network in load_networks(Path(path), inference, snakemake.params.expected)
         ]
+        raw = Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset))
+        file = snakemake.input.statistics
         predict_crop(
             networks,
-            Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset)),
+            raw,
             [crop_label(row) for row in cfg["rows"]],
             output,
             inference,
             part=(part - 1, n_parts),
+            statistics=read_raw_statistics(Path(file)).get(str(raw.path)) if file else None,
         )

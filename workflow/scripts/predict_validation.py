@@ -1,6 +1,6 @@
 """Predict the validation crops of a training.
 
-Input: model.ckpt and datasplit.csv.
+Input: model.ckpt, datasplit.csv and, unless `normalize: range`, the statistics of raw.
 Output: a folder of predictions per crop. Until it is complete, `predictions.partial` keeps the
 finished crops, from which an interrupted job resumes.
 """
@@ -15,6 +15,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.config.sections import Inference
     from cellmap_pipeline.config.stages import INFERENCE_KEYS
     from cellmap_pipeline.io.files import replace_folder
+    from cellmap_pipeline.io.raw_statistics import read_raw_statistics
     from cellmap_pipeline.prediction.validation import predict_validation
     from cellmap_pipeline.run.resume import prepare_state
     from cellmap_pipeline.training.checkpoints import load_networks
@@ -31,6 +32,9 @@ with job(snakemake.log[0], snakemake.output):
         predictions.rename(crops_done)
     datasplit = Path(snakemake.input.split)
     depends_on = {"datasplit": datasplit.read_text(), "parts": cfg["parts"]}
+    file = snakemake.input.statistics
+    if file:
+        depends_on["raw_statistics"] = Path(file).read_text()
     prepare_state(crops_done, depends_on, keep=False)
     predict_validation(
         load_networks(checkpoint, inference, expected),
@@ -38,5 +42,6 @@ with job(snakemake.log[0], snakemake.output):
         inference,
         cfg["parts"],
         crops_done,
+        read_raw_statistics(Path(file)) if file else None,
     )
     replace_folder(crops_done, predictions)

@@ -1,6 +1,7 @@
 """Train a network.
 
-Input: datasplit.csv and datasplit_summary.csv, and the training's settings (params).
+Input: datasplit.csv, datasplit_summary.csv and, unless `normalize: range`, the statistics of raw;
+and the training's settings (params).
 Output: model.ckpt, the best checkpoint (without validation, the last one). The folder `training/`
 next to it keeps the state from which an interrupted training resumes.
 """
@@ -14,6 +15,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.config.training import Training
     from cellmap_pipeline.training.train import train
 
+    statistics = snakemake.input.statistics
     settings = {key: snakemake.params.cfg[key] for key in TRAIN_KEYS}
     train(
         Training.model_validate(settings | snakemake.params.options),
@@ -22,4 +24,5 @@ with job(snakemake.log[0], snakemake.output):
         checkpoint=Path(snakemake.output[0]),
         threads=max(1, snakemake.threads // snakemake.params.cfg["devices"]),
         summary=Path(snakemake.input.summary),
+        raw_statistics=Path(statistics) if statistics else None,
     )

@@ -20,6 +20,7 @@ RESULT_VERSION = {
     "fetch": 2,
     "split": 1,
     "datasplit": 4,
+    "raw_statistics": 1,
     "train": 5,
     "validate": 9,
     "predict": 3,

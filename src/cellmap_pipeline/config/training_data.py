@@ -60,6 +60,13 @@ class TrainingData(Section):
         "predicts the test crops; `none`: train on all crops, and export the last weights",
         json_schema_extra=affects(Affects.DATASPLIT, Affects.LEARNING),
     )
+    normalize: Literal["range", "zscore", "percentile"] = Field(
+        "range",
+        description="raw as networks get it: `range`: the range of the stored type as -2..2; "
+        "`zscore`: mean 0 and standard deviation 1; `percentile`: the percentiles 0.5 and 99.5 as "
+        "-2 and 2; the latter two by the statistics of each raw volume",
+        json_schema_extra=affects(Affects.NETWORK, Affects.LEARNING),
+    )
     settings_from: Name | None = Field(
         None,
         description="for `validation: none`: the training whose post-processing and validation "

@@ -50,6 +50,16 @@ def set_cache_bytes(limit: int) -> None:
     CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": limit}})
 
 
+def spread_indices(number: int, wanted: int) -> NDArray[np.intp]:
+    """Choose up to `wanted` evenly spread ones of the indices below `number`; always the same."""
+    if number <= wanted:
+        return np.arange(number)
+    # At a random place of each stretch: equal distances may put all of them into one plane.
+    place = np.random.default_rng(0).random(wanted)
+    stretches = np.arange(wanted + 1) * number // wanted
+    return stretches[:-1] + (place * np.diff(stretches)).astype(int)
+
+
 @dataclass
 class Level:
     """One resolution of a volume: a stored array and its grid."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape
-from cellmap_pipeline.io.arrays import Level, array_attributes
+from cellmap_pipeline.io.arrays import Level, array_attributes, spread_indices
 from cellmap_pipeline.io.label_resampling import resample_labels
 from cellmap_pipeline.io.levels import is_as_fine
 from cellmap_pipeline.io.storage import Location, Metadata
@@ -287,14 +287,10 @@ def _boxes(level: Level) -> Iterator[tuple[Shape, Shape]]:
     shape = level.grid.shape
     chunks = level.metadata.chunks
     grid = tuple(-(-n // c) for n, c in zip(shape, chunks, strict=True))
-    number = math.prod(grid)
-    numbers = np.arange(number)
+    wanted = number = math.prod(grid)
     if level.grid.size > MAX_COUNTED_VOXELS:
-        wanted = min(number, max(1, MAX_COUNTED_VOXELS // math.prod(chunks)))
-        # At a random place of each stretch: equal distances may put all of them into one plane.
-        place = np.random.default_rng(0).random(wanted)
-        stretches = np.arange(wanted + 1) * number // wanted
-        numbers = stretches[:-1] + (place * np.diff(stretches)).astype(int)
+        wanted = max(1, MAX_COUNTED_VOXELS // math.prod(chunks))
+    numbers = spread_indices(number, wanted)
     for index in zip(*np.unravel_index(numbers, grid), strict=True):
         z, y, x = (int(i) * c for i, c in zip(index, chunks, strict=True))
         stop = [min(a + c, n) for a, c, n in zip((z, y, x), chunks, shape, strict=True)]

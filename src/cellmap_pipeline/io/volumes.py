@@ -207,7 +207,7 @@ class Volume:
         voxels = _mirror(voxels, pad)
         shape = [b - a for a, b in zip(start, stop, strict=True)]
         values = resample(voxels, level.grid.box(start, shape), grid)
-        return values / np.float32(_max_intensity(voxels.dtype, level.path))
+        return values / np.float32(max_intensity(voxels.dtype, level.path))
 
 
 def create(
@@ -306,8 +306,14 @@ def _mirror(voxels: NDArray, pad: list[tuple[int, int]]) -> NDArray:
     return np.pad(voxels, pad, mode="reflect" if min(voxels.shape) > 1 else "edge")
 
 
-def _max_intensity(dtype: np.dtype, path: Location) -> float:
-    """The stored value that corresponds to 1.0."""
+def max_intensity(dtype: np.dtype, path: Location) -> float:
+    """Return the stored value that is read as 1.0.
+
+    Raises
+    ------
+    InputError
+        The array at `path` is of a type that raw cannot have.
+    """
     if dtype.kind == "u":
         return float(np.iinfo(dtype).max)
     if dtype.kind == "f":

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellmap_pipeline.config.augmentation import (
-    NORMALIZATION,
     ROUNDING_VOXELS,
     Augmentation,
     Rotation,
@@ -29,6 +28,7 @@ from cellmap_pipeline.patches.intensity import (
     draw_intensity,
     transform_intensity,
 )
+from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization
 from cellmap_pipeline.patches.resampling import orient, resample
 
 SAME_AXES = (0, 1, 2)
@@ -103,9 +103,9 @@ def transform_patch(
     patch_size: Shape,
     voxel_size: Vector,
     out: Tensor,
-    normalization: tuple[float, float] = NORMALIZATION,
+    normalization: Normalization = BY_RANGE,
 ) -> Tensor:
-    """Apply `transform` to a patch.
+    """Apply `transform` to a patch, and standardize its raw (`patches.normalization`).
 
     Parameters
     ----------
@@ -120,10 +120,10 @@ def transform_patch(
     voxel_size
         Voxel size in nm.
     out
-        (z, y, x) float32, receives the transformed raw, 0..1. Voxels from outside the input get
-        the nearest raw.
+        (z, y, x) float32, receives the transformed raw, standardized. Voxels from outside the
+        input get the nearest raw.
     normalization
-        Center and scale of the normalized raw, in whose units intensity changes are.
+        Normalization of the volume that the patch was read from.
 
     Returns
     -------
@@ -138,7 +138,9 @@ def transform_patch(
         torch.div(raw, 255, out=out)
     else:
         out.copy_(raw)
-    transform_intensity(out, transform.intensity, normalization)
+    normalization.to_window(out)
+    transform_intensity(out, transform.intensity, normalization.window_to_input)
+    normalization.standardize_window(out)
     return orient(codes, transform.axes, transform.flips)
 
 

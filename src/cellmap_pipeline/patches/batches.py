@@ -50,7 +50,8 @@ class BatchBuilder:
         Returns
         -------
         raw
-            (n, 1, z, y, x) float32, 0..1.
+            (n, 1, z, y, x) float32, standardized (`patches.normalization`): 0..1 for
+            `normalize: range`.
         targets
             (n, c, z, y, x) uint8 with the values of `targets.make_targets`, 255 where unknown.
         """
@@ -59,7 +60,7 @@ class BatchBuilder:
             codes = transform_patch(
                 patch.raw.to(self.device, non_blocking=True),
                 patch.codes.to(self.device, non_blocking=True),
-                patch.transform, self.patch_size, self.voxel_size, out=raw[0],
+                patch.transform, self.patch_size, self.voxel_size, raw[0], patch.normalization,
             )  # fmt: skip
             table, scale = patch.table, patch.transform.scale
             if scale != 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,10 @@ from cellmap_pipeline.data.datasplit_csv import container_of, read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
+from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.storage import Location, volumes_in
 from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization, normalization_of
 
 # Per crop and class: positions to keep, and voxels to search for them.
 MAX_POSITIONS = 500
@@ -37,12 +39,18 @@ class CropData:
         The classes to read.
     voxel_size
         The training's voxel size in nm.
+    normalize
+        `normalize` of the training's file.
+    statistics
+        Statistics of the raw volume; not needed by `normalize: range`.
     """
 
     raw_path: Location
     label_folder: Location
     annotated: Sequence[str]
     voxel_size: Vector
+    normalize: str = "range"
+    statistics: VolumeStatistics | None = None
     _positions: dict[str, NDArray[np.int32]] = field(default_factory=dict)
 
     @property
@@ -54,6 +62,11 @@ class CropData:
     def raw(self) -> Volume:
         """The raw volume."""
         return Volume.open(self.raw_path)
+
+    @cached_property
+    def normalization(self) -> Normalization:
+        """Normalization of the raw volume."""
+        return normalization_of(self.normalize, self.raw, self.voxel_size, self.statistics)
 
     @cached_property
     def labels(self) -> dict[str, LabelVolume]:
@@ -82,7 +95,8 @@ class CropData:
 
         Returns
         -------
-        (z, y, x) uint8 where raw is stored as uint8, else float32 in 0..1.
+        (z, y, x) uint8 where raw is stored as uint8, else float32 in 0..1. Where it is normalized
+        by its statistics, interpolated raw is float32, too.
         """
         box = self.grid.box(start, shape)
         level = self.raw.level_for(self.grid.voxel_size)
@@ -93,7 +107,8 @@ class CropData:
             if not level.missing_chunks(first, last).any():
                 return level.read(first, last)
         values = self.raw.read_raw(box, core=intersection(box, self.grid))
-        if not is_bytes:
+        # Bytes are too coarse for interpolated raw that uses a small part of its range.
+        if not is_bytes or self.normalization != BY_RANGE:
             return values
         # Round to the stored type, so that a quarter of the bytes is copied to the device.
         values *= 255
@@ -137,9 +152,27 @@ def spread_boxes(shape: Shape, max_voxels: int) -> list[tuple[Shape, Shape]]:
 
 
 def open_crops(
-    datasplit: Path, classes: Sequence[str], voxel_size: Vector, needs_validation: bool = True
+    datasplit: Path,
+    classes: Sequence[str],
+    voxel_size: Vector,
+    needs_validation: bool = True,
+    normalize: str = "range",
+    statistics: Mapping[str, VolumeStatistics] | None = None,
 ) -> dict[str, list[CropData]]:
     """Open the crops of a datasplit; return them under `train` and `validate`.
+
+    Parameters
+    ----------
+    datasplit
+        Path of the CSV.
+    classes, voxel_size
+        Classes and voxel size (nm) of the training.
+    needs_validation
+        Whether crops to validate on are required.
+    normalize
+        `normalize` of the training's file.
+    statistics
+        Statistics of the raw volumes by their paths; not needed by `normalize: range`.
 
     Raises
     ------
@@ -152,5 +185,6 @@ def open_crops(
         available = volumes_in(labels, annotated)
         if not available:
             raise InputError(f"{datasplit}: {labels} has none of {', '.join(annotated or classes)}")
-        crops[usage].append(CropData(raw, labels, available, voxel_size))
+        measured = (statistics or {}).get(str(raw))
+        crops[usage].append(CropData(raw, labels, available, voxel_size, normalize, measured))
     return crops

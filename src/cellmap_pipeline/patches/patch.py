@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.patches.augmentation import PatchTransform
 from cellmap_pipeline.patches.crops import CropData
+from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization
 from cellmap_pipeline.patches.targets import UNKNOWN
 
 
@@ -53,16 +54,19 @@ class Patch:
         (codes, stored channels) uint8, the targets of each code.
     transform
         The augmentation to apply.
+    normalization
+        Normalization of the volume that it was read from.
     """
 
     raw: Tensor
     codes: Tensor
     table: Tensor
     transform: PatchTransform
+    normalization: Normalization = BY_RANGE
 
     def pin(self) -> Patch:
         """Copy to pinned memory, from which transfers to the GPU are asynchronous."""
-        return Patch(self.raw.pin_memory(), self.codes.pin_memory(), self.table, self.transform)
+        return replace(self, raw=self.raw.pin_memory(), codes=self.codes.pin_memory())
 
 
 def read_patch(reader: CropReader, start: Shape, shape: Shape, transform: PatchTransform) -> Patch:
@@ -73,6 +77,7 @@ def read_patch(reader: CropReader, start: Shape, shape: Shape, transform: PatchT
         torch.from_numpy(codes if codes.dtype == np.uint8 else codes.view(np.int16)),
         torch.from_numpy(table),
         transform,
+        reader.crop.normalization,
     )
 
 

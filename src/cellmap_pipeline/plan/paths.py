@@ -12,7 +12,8 @@ SUBMISSION = Path("submission.zip")
 # Folders of the output that belong to no training.
 RESERVED_FOLDERS = frozenset(
     {
-        "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched", AVERAGE,
+        "segmentations", "figures", "logs", "benchmarks", "inputs", "checked", "fetched",
+        "raw_statistics", AVERAGE,
         # The split and its folds are checked under these names.
         "split", "folds",
     }
@@ -51,6 +52,14 @@ class ResultPaths:
     def datasplit_summary(self, network: str = "{network}") -> Path:
         """Number of crops and labeled volume per class of a data split."""
         return self.output / network / "datasplit_summary.csv"
+
+    def raw_statistics(self, dataset: str = "{dataset}") -> Path:
+        """Statistics of the raw of a dataset with test crops."""
+        return self.output / "raw_statistics" / f"{dataset}.json"
+
+    def training_raw_statistics(self, network: str = "{network}") -> Path:
+        """Statistics of all raw that a network trains and validates on."""
+        return self.output / network / "raw_statistics.json"
 
     def checkpoint(self, network: str = "{network}") -> Path:
         """The exported checkpoint of a network."""

@@ -24,6 +24,7 @@ CROP_TARGETS = (
 NETWORK_TARGETS = (
     PATHS.datasplit(),
     PATHS.datasplit_summary(),
+    PATHS.training_raw_statistics(),
     PATHS.checkpoint(),
     PATHS.validation_predictions(),
     PATHS.figure("datasplit/{network}.png"),

@@ -16,6 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from cellmap_pipeline.config.stages import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, intersection, shape_of, union
+from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.patches.normalization import Normalization, normalization_of
 from cellmap_pipeline.prediction.output import PartialResult
 from cellmap_pipeline.prediction.predictor import Predictor
 from cellmap_pipeline.prediction.window_sums import (
@@ -59,6 +62,7 @@ def predict_crop(
     output: Path,
     inference: Inference,
     part: tuple[int, int] = (0, 1),
+    statistics: VolumeStatistics | None = None,
 ) -> None:
     """Predict the labels of one crop.
 
@@ -78,12 +82,14 @@ def predict_crop(
         Window, overlap, blending, symmetries and batch.
     part
         (i, n): predict only the i-th of n parts along z (from 0); `join_parts` joins them.
+    statistics
+        Statistics of the raw volume's levels; not needed by networks of `normalize: range`.
 
     Raises
     ------
     InputError
         The network does not predict a label, or returns values that are not finite; or raw is
-        missing under the crop.
+        missing under the crop, or its statistics.
     """
     settings = tasks[0].training_settings
     unknown = [row.label for row in rows if row.label not in settings.classes]
@@ -103,9 +109,9 @@ def predict_crop(
     context = inference.context_for(settings.patch_size)
     available, region = _region(raw, crop, window, context)
     windows = Windows(region.shape, window, inference.overlap, inference.blending)
-    result = PartialResult(
-        output, grids, _chunks(grids, region), _identity(tasks, raw, inference), part
-    )
+    normalization = normalization_of(settings.normalize, raw, settings.voxel_size, statistics)
+    identity = _identity(tasks, raw, normalization, inference)
+    result = PartialResult(output, grids, _chunks(grids, region), identity, part)
     layers = plan_layers(windows, region, grids, result.planes_per_chunk, result.pending())
     corners = _corners(windows, region, available, grids.values())
     log.info(
@@ -118,7 +124,9 @@ def predict_crop(
         with tqdm(total=total, unit="window", desc=output.name) as bar:
             predictor = Predictor(tasks, list(grids), window, inference)
             crop_name = f"{rows[0].dataset}/crop{rows[0].crop}"
-            layer_predictor = _LayerPredictor(predictor, raw, region, available, windows, crop_name)
+            layer_predictor = _LayerPredictor(
+                predictor, raw, normalization, region, available, windows, crop_name
+            )
             layer_predictor.run(layers, corners, sums, result, bar)
     result.finish()
 
@@ -134,6 +142,7 @@ class _LayerPredictor:
         self,
         predictor: Predictor,
         raw: Volume,
+        normalization: Normalization,
         region: Grid,
         available: Grid,
         windows: Windows,
@@ -141,7 +150,7 @@ class _LayerPredictor:
     ) -> None:
         self.predictor, self.windows = predictor, windows
         self.raw, self.region, self.available = raw, region, available
-        self.crop_name = crop_name
+        self.normalization, self.crop_name = normalization, crop_name
 
     def run(
         self,
@@ -208,7 +217,7 @@ class _LayerPredictor:
     def _images(
         self, starts: Sequence[Shape], reader: ThreadPoolExecutor
     ) -> Iterator[tuple[Shape, NDArray[np.float32]]]:
-        """Yield windows of raw; one row along x is read at a time, one row ahead."""
+        """Yield windows of standardized raw; one row along x is read at a time, one row ahead."""
         rows = [list(row) for _, row in groupby(starts, key=lambda start: start[:2])]
         ahead = [reader.submit(self._read, row) for row in rows[:1]]
         for i, row in enumerate(rows):
@@ -246,7 +255,7 @@ class _LayerPredictor:
         # A window may reach beyond the raw that is available around a small crop.
         inside = box.overlaps(self.available)
         core = intersection(box, self.available) if inside else self.region
-        return self.raw.read_raw(box, core=core)
+        return self.normalization.standardize(self.raw.read_raw(box, core=core))
 
 
 def _unless_failed(previous: Future | None, work: Callable[..., None], *arguments: object) -> None:
@@ -295,7 +304,10 @@ def _chunks(grids: Mapping[str, Grid], region: Grid) -> dict[str, Shape]:
 
 
 def _identity(
-    tasks: Sequence[SegmentationTask], raw: Volume, inference: Inference
+    tasks: Sequence[SegmentationTask],
+    raw: Volume,
+    normalization: Normalization,
+    inference: Inference,
 ) -> dict[str, Any]:
     """Describe everything that determines the result besides the labels' grids."""
     weights = hashlib.sha256()
@@ -308,5 +320,6 @@ def _identity(
         "weights": weights.hexdigest(),
         "training": tasks[0].training_settings.model_dump(mode="json"),
         "raw": str(raw.path),
+        "normalization": asdict(normalization),
         "inference": inference.model_dump(mode="json", include=set(INFERENCE_KEYS)),
     }

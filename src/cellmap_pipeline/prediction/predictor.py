@@ -79,7 +79,7 @@ class Predictor:
         starts
             Start of each window; yielded with its values.
         images
-            Raw (z, y, x) in 0..1 of each window.
+            Standardized raw (z, y, x) of each window (`patches.normalization`).
         weights
             (n, z, y, x), weights of the voxels, on the device.
 

@@ -10,6 +10,7 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.geometry import central_box
 from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.storage import volumes_in
 from cellmap_pipeline.patches.crops import CropData, open_crops
 from cellmap_pipeline.prediction.predict import predict_crop
@@ -25,6 +26,7 @@ def predict_validation(
     inference: Inference,
     parts: Mapping[str, Sequence[str]],
     predictions: Path,
+    statistics: Mapping[str, VolumeStatistics] | None = None,
 ) -> None:
     """Predict the validation crops of a training.
 
@@ -42,14 +44,15 @@ def predict_validation(
     predictions
         Folder for the predictions, `{dataset}/crop{id}/{label}`, on the grids of the labels at
         about the training's voxel size.
+    statistics
+        Statistics of the raw volumes by their paths; not needed by `normalize: range`.
     """
     training = tasks[0].training_settings
     for crop in open_crops(datasplit, training.classes, training.voxel_size)["validate"]:
         rows = _rows(crop, parts)
-        first = rows[0]
-        predict_crop(
-            tasks, crop.raw, rows, predictions / first.dataset / f"crop{first.crop}", inference
-        )
+        folder = predictions / rows[0].dataset / f"crop{rows[0].crop}"
+        measured = (statistics or {}).get(str(crop.raw_path))
+        predict_crop(tasks, crop.raw, rows, folder, inference, statistics=measured)
 
 
 def _rows(crop: CropData, parts: Mapping[str, Sequence[str]]) -> list[CropLabel]:

@@ -100,7 +100,9 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
         for crop, rows in plan.rows_by_crop(name).items():
             extent = union([row.grid for row in rows])
             path = raw_path(plan.config.data_root, rows[0].dataset)
-            reader = Reader(f"test crop {crop}", name, trains=False)
+            reader = Reader(
+                f"test crop {crop}", name, trains=False, by_range=training.normalize == "range"
+            )
             shape = extent.at(training.voxel_size).shape
             margin = training.prediction_margins.around(shape)
             volumes.add_raw(path, extent, training.voxel_size, margin, reader)
@@ -170,7 +172,7 @@ def _add_training(
     bar = tqdm(crops, desc=f"Checking crops of {name}", unit="crop", disable=None)
     for crop, crop_validates in zip(bar, validates, strict=True):
         margin = training.margins.around(crop.grid.at(training.voxel_size).shape)
-        reader = Reader(crop.name, name, trains=True)
+        reader = Reader(crop.name, name, trains=True, by_range=training.normalize == "range")
         volumes.add_raw(crop.raw, crop.grid, training.voxel_size, margin, reader)
         for label in crop.present:
             path = crop.zarr / crop.labels / label

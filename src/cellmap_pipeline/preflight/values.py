@@ -25,7 +25,9 @@ MAX_COUNT_DIFFERENCE = 0.02
 FLOAT_TOLERANCE = 1e-3
 
 
-def raw_warnings(request: ChunkRequest, crops: Sequence[tuple[str, Grid]]) -> Iterator[str]:
+def raw_warnings(
+    request: ChunkRequest, crops: Sequence[tuple[str, Grid]], by_range: bool = True
+) -> Iterator[str]:
     """Warn of raw that is nearly black or of little contrast, and of crops where it is constant.
 
     Parameters
@@ -34,9 +36,12 @@ def raw_warnings(request: ChunkRequest, crops: Sequence[tuple[str, Grid]]) -> It
         Decoded chunks of a level of raw.
     crops
         Name and extent of the crops in it.
+    by_range
+        Whether a training reads it with `normalize: range`; contrast matters to no other.
     """
     level, statistics = request.level, request.statistics
-    yield from _contrast_warnings(request)
+    if by_range:
+        yield from _contrast_warnings(request)
     for crop, extent in crops:
         start, stop = level.grid.index_box(extent)
         chunks = level.metadata.chunks
@@ -72,7 +77,8 @@ def _contrast_warnings(request: ChunkRequest) -> Iterator[str]:
             yield (
                 f"{level.path} is {dtype}, but 98% of its voxels around the crops are {low:.5g} to "
                 f"{high:.5g}, {(high - low) / white:.1%} of the range that is read as black to "
-                "white, so that networks see almost no contrast: rescale it to use the range"
+                "white, so that networks see almost no contrast: rescale it to use the range, or "
+                "set `normalize: percentile`"
             )
 
 

@@ -52,11 +52,14 @@ class Reader:
         Name of the training.
     trains
         Whether the training trains or validates on the crop, rather than predicts it.
+    by_range
+        Whether its network gets raw scaled from the whole range of the stored type.
     """
 
     crop: str
     training: str
     trains: bool
+    by_range: bool = True
 
 
 class InputVolumes:
@@ -80,6 +83,8 @@ class InputVolumes:
         self._open_label = cache(LabelVolume.open)
         # Name and extent of the crops in each level of raw.
         self._crops: dict[Location, list[tuple[str, Grid]]] = defaultdict(list)
+        # Levels of raw whose contrast depends on the range of their type.
+        self._read_by_range: set[Location] = set()
         # External predictions by source and label.
         self._sources: dict[str, dict[str, list[ChunkRequest]]] = defaultdict(
             lambda: defaultdict(list)
@@ -133,6 +138,8 @@ class InputVolumes:
             high = [min(n, b) for n, b in zip(level.grid.shape, stop, strict=True)]
             self.raw.setdefault(level.path, ChunkRequest(level)).add_box(low, high)
             self._crops[level.path].append((reader.crop, extent))
+            if reader.by_range:
+                self._read_by_range.add(level.path)
             self._check_raw_extent(level, extent, reader)
             finest = volume.finest_voxel_size
             if any(
@@ -231,7 +238,9 @@ class InputVolumes:
                 self.problems.append(first + more)
         for request in self.raw.values():
             self.problems += float_problems(request, "raw")
-            self.warnings += raw_warnings(request, self._crops[request.level.path])
+            path = request.level.path
+            by_range = path in self._read_by_range
+            self.warnings += raw_warnings(request, self._crops[path], by_range)
         for request in self.labels.values():
             check_label(request, self.problems, self.warnings)
         for request in self.predictions.values():

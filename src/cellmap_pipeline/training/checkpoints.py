@@ -172,7 +172,7 @@ def load_networks(
         `checkpoints` the number of its best ones. Both are read from `training/checkpoints` in the
         folder of `checkpoint`.
     expected
-        `classes`, `voxel_size` and `targets` of the training's file.
+        `classes`, `voxel_size`, `targets` and `normalize` of the training's file.
 
     Raises
     ------
@@ -220,7 +220,8 @@ def check_matches(path: Path, task: SegmentationTask, expected: Mapping[str, Any
     Raises
     ------
     InputError
-        The network lacks channels, or was trained at another voxel size.
+        The network lacks channels, or was trained at another voxel size or with raw normalized in
+        another way.
     """
     own = task.training_settings
     required = output_channels(expected["classes"], expected["targets"])
@@ -235,4 +236,9 @@ def check_matches(path: Path, task: SegmentationTask, expected: Mapping[str, Any
         raise InputError(
             f"{path} was trained at {list(own.voxel_size)} nm, but the training's `voxel_size` is "
             f"{list(expected['voxel_size'])}: set it to that, or give another checkpoint"
+        )
+    if own.normalize != expected["normalize"]:
+        raise InputError(
+            f"{path} was trained with `normalize: {own.normalize}`, but the training's `normalize` "
+            f"is {expected['normalize']}: set it to that, or give another checkpoint"
         )

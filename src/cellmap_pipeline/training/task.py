@@ -47,6 +47,8 @@ class SegmentationTask(pl.LightningModule):
         self.training_settings = Training.model_validate(settings)
         self.channels = self.training_settings.channels
         self.normalization = NORMALIZATION
+        # By path of the raw volumes it trains on, and by level; only for their record.
+        self.raw_statistics: dict[str, Any] = {}
         self._target_divisors = torch.tensor(target_divisors(self.channels)).view(-1, 1, 1, 1)
         # Names of submodules (`network`, `loss`) are part of all checkpoints: don't rename them.
         self.network = build_model(
@@ -64,7 +66,11 @@ class SegmentationTask(pl.LightningModule):
         self._reset_validation()
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Compute the logits of all channels (n, c, z, y, x) of raw (n, 1, z, y, x) in 0..1."""
+        """Compute the logits of all channels (n, c, z, y, x) of standardized raw (n, 1, z, y, x).
+
+        That is raw in 0..1 for `normalize: range`; otherwise, who knows the volume standardizes it
+        (`patches.normalization`).
+        """
         return self.class_logits(self.outputs(raw))
 
     def outputs(self, raw: Tensor) -> Tensor:
@@ -77,7 +83,7 @@ class SegmentationTask(pl.LightningModule):
     def transfer_batch_to_device(
         self, batch: list[Patch], device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Build augmented raw (n, 1, z, y, x) and targets (n, c, z, y, x) on the device."""
+        """Build standardized raw (n, 1, z, y, x) and targets (n, c, z, y, x) on the device."""
         settings = self.training_settings
         if self._build_batch is None or self._build_batch.device != device:
             self._build_batch = BatchBuilder(
@@ -161,12 +167,14 @@ class SegmentationTask(pl.LightningModule):
         checkpoint["epoch_loss"] = self.epoch_loss.cpu()
         # The key is spelled as in existing checkpoints.
         checkpoint["normalisation"] = list(self.normalization)
+        checkpoint["raw_statistics"] = self.raw_statistics
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the epoch's loss so far and the normalization of raw."""
         self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
         center, scale = checkpoint.get("normalisation", self.normalization)
         self.normalization = float(center), float(scale)
+        self.raw_statistics = checkpoint.get("raw_statistics", {})
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its learning-rate schedule, which advances by step."""

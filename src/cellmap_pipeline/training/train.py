@@ -26,6 +26,8 @@ from cellmap_pipeline.config.stages import RESULT_VERSION, TRAIN_KEYS, training_
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit_csv import read_summary
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.raw_statistics import read_raw_statistics
+from cellmap_pipeline.io.storage import read_json
 from cellmap_pipeline.patches.crops import open_crops
 from cellmap_pipeline.patches.loader import make_loaders
 from cellmap_pipeline.run.resume import fingerprint_of, prepare_state
@@ -70,6 +72,7 @@ def train(
     threads: int = 1,
     summary: Path | None = None,
     callbacks: Sequence[Callback] = (),
+    raw_statistics: Path | None = None,
 ) -> None:
     """Train to the end; resume if an earlier job with the same settings was stopped.
 
@@ -90,6 +93,8 @@ def train(
         `datasplit_summary.csv`, for `class_weights: balanced`.
     callbacks
         Lightning callbacks to add to the pipeline's own.
+    raw_statistics
+        File with the statistics of the raw volumes; not needed by `normalize: range`.
 
     Raises
     ------
@@ -105,16 +110,22 @@ def train(
     pl.seed_everything(training.seed, workers=True, verbose=False)
     settings = training_settings(training, TRAIN_KEYS)
     validates = training.validation != "none"
-    crops = open_crops(datasplit, training.classes, training.voxel_size, validates)
+    statistics = read_raw_statistics(raw_statistics) if raw_statistics else {}
+    crops = open_crops(
+        datasplit, training.classes, training.voxel_size, validates, training.normalize, statistics
+    )
     given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
     if training.initial_weights:
         given["initial_weights"] = _file_digest(Path(training.initial_weights))
+    if raw_statistics:
+        given["raw_statistics"] = raw_statistics.read_text()
     # A training resumes with more epochs, too.
     same = {key: value for key, value in settings.items() if key != "epochs"}
     resume_from = None
     if prepare_state(state, same | {"inputs": fingerprint_of(given)}):
         resume_from = find_resumable(state / "checkpoints")
     task = SegmentationTask(settings, _channel_weights(training, summary))
+    task.raw_statistics = read_json(raw_statistics) if raw_statistics else {}
     keep = BestCheckpoints if validates else LatestCheckpoints
     kept = keep(state / "checkpoints", training.save_top_k)
     last = LastCheckpoint(state / "checkpoints" / LAST_CHECKPOINT, training.checkpoint_minutes)

@@ -10,6 +10,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.loader import make_loaders
+from cellmap_pipeline.patches.normalization import BY_RANGE
 from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches
 from cellmap_pipeline.patches.tiles import ValidationTiles
 from tests.support.patches import Patches, simple_reader, training
@@ -98,7 +99,9 @@ def test_patches_lie_within_the_margins(crop_shape, augment):
         boxes.append((start, np.add(start, shape)))
         return np.zeros(1, np.uint8), np.zeros(1, np.uint8), np.zeros((1, 1), np.uint8)
 
-    crop = SimpleNamespace(grid=grid, annotated=["mito"], present_classes=[])
+    crop = SimpleNamespace(
+        grid=grid, annotated=["mito"], present_classes=[], normalization=BY_RANGE
+    )
     reader = SimpleNamespace(crop=crop, read=read)
     patches, tiles = RandomPatches([reader], made), ValidationTiles([reader], made)
     for index in range(500):

@@ -80,7 +80,7 @@ WARNINGS = {
     "raw of little contrast": (
         "s0 is uint16, but 98% of its voxels around the crops are 300… to 329…, 4.5% of the range "
         "that is read as black to white, so that networks see almost no contrast: rescale it to "
-        "use the range",
+        "use the range, or set `normalize: percentile`",
         write_flat_raw,
     ),
     "predictions in percent": (

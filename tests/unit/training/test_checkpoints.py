@@ -1,8 +1,10 @@
 """Checkpoints: where they are written, which are chosen, and whether they match the training."""
 
 import errno
+import json
 import os
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from cellmap_pipeline.config.stages import NETWORK_KEYS, training_settings
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.raw_statistics import measure_raw, write_raw_statistics
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.prediction.predict import predict_crop
 from cellmap_pipeline.training.checkpoints import (
@@ -97,19 +100,25 @@ def test_a_checkpoint_with_nan_is_not_exported(tmp_path):
     [
         ({"classes": ["mito", "er"]}, "does not predict er .* but mito, mito_boundary, pm"),
         ({"targets": {"mito": ["distance"]}}, "does not predict mito_distance"),
+        ({"normalize": "zscore"}, "trained with `normalize: range`, but .* is zscore: set it to"),
         ({"voxel_size": [8, 8, 4]}, r"trained at \[8.0, 8.0, 8.0\] nm, but .* \[8, 8, 4\]"),
     ],
     ids=str,
 )
 def test_checkpoint_that_does_not_match_the_training_is_refused(tmp_path, changes, message):
-    expected = {"classes": ["mito", "pm"], "targets": {}, "voxel_size": [8, 8, 8]}
+    expected = {
+        "classes": ["mito", "pm"],
+        "targets": {},
+        "voxel_size": [8, 8, 8],
+        "normalize": "range",
+    }
     check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
     with pytest.raises(InputError, match=message):
         check_matches(tmp_path / "model.ckpt", tiny_task(), expected | changes)
 
 
 def test_a_training_may_use_some_classes_of_a_checkpoint(tmp_path):
-    expected = {"classes": ["pm"], "targets": {}, "voxel_size": [8, 8, 8]}
+    expected = {"classes": ["pm"], "targets": {}, "voxel_size": [8, 8, 8], "normalize": "range"}
     check_matches(tmp_path / "model.ckpt", tiny_task(), expected)
 
 
@@ -120,6 +129,37 @@ def test_normalization_comes_from_the_checkpoint(trained, tmp_path):
     (own,), (other,) = load(trained), load(tmp_path)
     raw = torch.rand(1, 1, 32, 32, 32)
     assert torch.allclose(other(raw), own((raw - 0.25) / 2 + 0.5), atol=1e-5)
+
+
+def test_statistics_of_raw_are_kept_and_changed_ones_train_anew(tmp_path):
+    training, datasplit = settings(normalize="zscore", epochs=1), make_datasplit(tmp_path)
+    paths = [tmp_path / "raw1", tmp_path / "raw2"]
+    volumes = {str(path): measure_raw(Volume.open(path)) for path in paths}
+    statistics, checkpoint = tmp_path / "raw_statistics.json", tmp_path / "model.ckpt"
+
+    def run():
+        write_raw_statistics(statistics, volumes)
+        train(
+            training, datasplit, tmp_path / "training", checkpoint, raw_statistics=statistics
+        )  # fmt: skip
+
+    run()
+    task = load_checkpoint(checkpoint)
+    assert task.training_settings.normalize == "zscore"
+    assert task.raw_statistics == json.loads(statistics.read_text())
+    assert not (tmp_path / "training.old-1").exists()
+    run()
+    assert not (tmp_path / "training.old-1").exists()
+    level = volumes[str(paths[0])]["s0"]
+    volumes[str(paths[0])] = {"s0": replace(level, mean=level.mean / 2)}
+    run()
+    assert (tmp_path / "training.old-1").exists()
+
+
+def test_training_without_the_statistics_that_it_needs_is_refused(tmp_path):
+    training, datasplit = settings(normalize="percentile"), make_datasplit(tmp_path)
+    with pytest.raises(InputError, match="`normalize: percentile` needs the statistics of"):
+        train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
 
 
 @pytest.mark.parametrize(
