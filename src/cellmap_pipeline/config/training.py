@@ -123,9 +123,15 @@ class Training(Optimization, TrainingData):
                 f"`batch_size: {self.batch_size}` of `patch_size: {list(self.patch_size)}` is more "
                 f"than {MAX_BATCH_VOXELS:,} voxels at once, which no GPU holds: lower them"
             )
-        check_patch_size(self.model, self.patch_size)
+        check_patch_size(self.model, self.patch_size, self.voxel_size)
         if self.inference.window:
-            check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
+            check_window(
+                self.model,
+                self.inference.window,
+                self.patch_size,
+                self.voxel_size,
+                key="inference.window",
+            )
         if self.inference.symmetries > 1 and "affinities" in chain(*self.targets.values()):
             raise ValueError(
                 "`inference.symmetries` above 1 cannot rotate affinities: leave one out"

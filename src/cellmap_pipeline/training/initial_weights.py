@@ -122,7 +122,9 @@ def _output_axes(task: SegmentationTask) -> dict[str, int]:
     """
     settings = task.training_settings
     with torch.random.fork_rng(devices=[]):
-        other = build_model(settings.model, 1, len(task.channels) + 1, settings.patch_size)
+        other = build_model(
+            settings.model, 1, len(task.channels) + 1, settings.patch_size, settings.voxel_size
+        )
     sizes = {name: tensor.shape for name, tensor in other.state_dict().items()}
     return {
         name: next(

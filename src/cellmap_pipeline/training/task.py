@@ -54,6 +54,7 @@ class SegmentationTask(pl.LightningModule):
             in_channels=1,
             out_channels=len(self.channels),
             patch_size=self.training_settings.patch_size,
+            voxel_size=self.training_settings.voxel_size,
         )
         self.loss = MaskedLoss(self.training_settings.loss, class_weights)
         self._dice_counts = self._validation_loss = torch.zeros(0)
