@@ -107,7 +107,7 @@ def train(
     crops = open_crops(datasplit, training.classes, training.voxel_size, validates)
     given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
     if training.initial_weights:
-        given["initial_weights"] = _file_digest(Path(training.initial_weights))
+        given["initial_weights"] = _file_digest(Path(training.initial_weights.path))
     # A training resumes with more epochs, too.
     same = {key: value for key, value in settings.items() if key != "epochs"}
     resume_from = None
@@ -115,7 +115,7 @@ def train(
         resume_from = find_resumable(state / "checkpoints")
     task = SegmentationTask(settings, _channel_weights(training, summary))
     if training.initial_weights and not resume_from:
-        load_initial_weights(task, Path(training.initial_weights))
+        load_initial_weights(task, training.initial_weights)
     if not torch.cuda.is_available():
         # Raw has a single channel, which fits both layouts, so the layout of the weights decides
         # which one convolutions use. This one is a quarter faster.

@@ -113,8 +113,10 @@ ROWS = {
     ),
     "initial weights of another network": Row(
         CHECK,
-        "training tiny: initial_weights: other.ckpt has 0 of this network's … weights: it "
-        "belongs to another `model` than …",
+        "training tiny: initial_weights: other.ckpt has 0 of this network's … weights, and at "
+        "least 50% are needed: it belongs to another `model` than …, or its names (such as 'a') "
+        "are others than the network's (such as 'conv_0.conv_0.conv.weight', …): see "
+        "`initial_weights.rename`",
         lambda folder: (
             torch.save({"a": torch.zeros(3)}, folder.path / "other.ckpt"),
             folder.configure_training(initial_weights="other.ckpt"),
