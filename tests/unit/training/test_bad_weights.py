@@ -18,6 +18,7 @@ from tests.support.spoiled import (
 )
 
 WEIGHT = "network.final_conv.weight"
+TWO_NETWORKS = ["student", "teacher"]
 
 
 class RunsCommand:
@@ -109,6 +110,22 @@ ROWS = {
         "checkpoint or a state dict saved by torch, of tensors and plain values only",
         lambda folder: use_bytes(
             folder, pickle.dumps({"state_dict": RunsCommand()}, protocol=2), "initial_weights"
+        ),
+    ),
+    "initial weights of two networks": Row(
+        CHECK,
+        "training tiny: initial_weights: other.ckpt holds 'student.a' and 'teacher.a', which would "
+        "both be 'encoder.a' of the network: name one of their modules in `rename`",
+        lambda folder: (
+            torch.save(
+                {f"{name}.a": torch.zeros(3) for name in TWO_NETWORKS}, folder.path / "other.ckpt"
+            ),
+            folder.configure_training(
+                initial_weights={
+                    "path": "other.ckpt",
+                    "rename": dict.fromkeys(TWO_NETWORKS, "encoder"),
+                }
+            ),
         ),
     ),
     "initial weights of another network": Row(

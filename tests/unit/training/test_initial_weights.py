@@ -179,14 +179,6 @@ def test_first_convolutions_are_summed_over_input_channels(tmp_path, model):
         torch.testing.assert_close(target.network.eval()(raw), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_two_tensors_for_one_are_refused(tmp_path):
-    path = tmp_path / "teacher.pt"
-    torch.save({f"{name}.a": torch.zeros(1) for name in ("student", "teacher")}, path)
-    message = "holds 'student.a' and 'teacher.a', which would both be 'encoder.a' of the network"
-    with pytest.raises(InputError, match=message):
-        load(task(0), path, rename={"student": "encoder", "teacher.": "encoder."})
-
-
 @pytest.mark.parametrize(
     "value",
     [
