@@ -50,7 +50,9 @@ def main() -> None:
     precisions = [False, True] if arguments.bf16 else [False]
     for (layout, memory_format), bf16 in itertools.product(layouts.items(), precisions):
         torch.manual_seed(0)
-        network = build_model(training.model, 1, len(training.channels), training.patch_size)
+        network = build_model(
+            training.model, 1, len(training.channels), training.patch_size, training.voxel_size
+        )
         # With its single channel, raw has both layouts at once: that of the weights decides.
         network.to(memory_format=memory_format)
         optimizer = build_optimizer(network, training)

@@ -1,6 +1,7 @@
 def get_initial_weights(wildcards):
     """The checkpoint to start from, if any; it may be another training's model.ckpt."""
-    return get_training(wildcards.network).initial_weights or []
+    initial = get_training(wildcards.network).initial_weights
+    return initial.path if initial else []
 
 
 rule train:

@@ -18,6 +18,8 @@ SMALL = {
         {"feature_size": 4, "hidden_size": 12, "mlp_dim": 12, "num_heads": 2},
         (32, 16, 16),
     ),
+    "nnunet_plain": ({"features": 4}, (16, 16, 12)),
+    "nnunet_resenc": ({"features": 4}, (16, 16, 12)),
 }
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cellmap_pipeline.config.types import (
     Affects,
@@ -42,6 +49,46 @@ class Oversample(Section):
         """Return the weight of a dataset; `test` must be resolved before."""
         assert not isinstance(self.datasets, str)
         return self.datasets.get(dataset, 1.0)
+
+
+class InitialWeights(Section):
+    """The weights that a training starts from; a path alone stands for a section with defaults."""
+
+    # Read by editors: a path alone is valid, too.
+    model_config = ConfigDict(json_schema_extra={"type": ["object", "string"]})
+
+    path: LocalPath = Field(
+        description="path of a checkpoint, of this pipeline, of nnU-Net or of another program, or "
+        "of a state dict"
+    )
+    part: Literal["all", "encoder"] = Field(
+        "all", description="which part of the network the file's weights are taken for"
+    )
+    rename: dict[str, str] = Field(
+        default_factory=dict,
+        description="names of modules in the file, and in the network: `{backbone: encoder}`; an "
+        'empty name, `""`, adds or removes a prefix',
+    )
+    at_least: float = Field(
+        0.5, gt=0, le=1, description="smallest fraction of the part's weights that the file holds"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("rename")
+    @classmethod
+    def _without_last_dots(cls, rename: dict[str, str]) -> dict[str, str]:
+        return {old.rstrip("."): new.rstrip(".") for old, new in rename.items()}
+
+    @model_serializer(mode="wrap")
+    def _as_short_as_possible(self, serialize: SerializerFunctionWrapHandler) -> Any:
+        """Dump the same for settings that mean the same: a path where all else is default."""
+        if self == InitialWeights(path=self.path):
+            return self.path
+        return serialize(self)
 
 
 class Inference(Section):

@@ -16,6 +16,7 @@ from cellmap_pipeline.config.augmentation import Augmentation
 from cellmap_pipeline.config.optimization import CONSTANT_PATIENCE_EPOCHS, Optimization
 from cellmap_pipeline.config.sections import (
     Inference,
+    InitialWeights,
     JobResources,
     JobStage,
     Oversample,
@@ -32,7 +33,7 @@ from cellmap_pipeline.config.types import (
 )
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, size_ratio
-from cellmap_pipeline.models.build import check_model, check_patch_size, check_window
+from cellmap_pipeline.models.build import check_encoder, check_model, check_patch_size, check_window
 from cellmap_pipeline.models.losses import check_loss, uses_atoms
 from cellmap_pipeline.models.registry import LOSSES
 from cellmap_pipeline.segmentation.method_settings import complete
@@ -52,9 +53,9 @@ class Training(Optimization, TrainingData):
         description="voxels; one number or [z, y, x]",
         json_schema_extra=affects(Affects.LEARNING),
     )
-    initial_weights: LocalPath | None = Field(
+    initial_weights: InitialWeights | None = Field(
         None,
-        description="path of a checkpoint or state dict to start from; classes are matched by name",
+        description="a path, or a section: weights to start from; classes are matched by name",
         json_schema_extra=affects(Affects.LEARNING),
     )
     targets: dict[Name, list[Literal["boundary", "distance", "affinities"]]] = Field(
@@ -136,9 +137,17 @@ class Training(Optimization, TrainingData):
                 f"`batch_size: {self.batch_size}` of `patch_size: {list(self.patch_size)}` is more "
                 f"than {MAX_BATCH_VOXELS:,} voxels at once, which no GPU holds: lower them"
             )
-        check_patch_size(self.model, self.patch_size)
+        check_patch_size(self.model, self.patch_size, self.voxel_size)
         if self.inference.window:
-            check_window(self.model, self.inference.window, self.patch_size, key="inference.window")
+            check_window(
+                self.model,
+                self.inference.window,
+                self.patch_size,
+                self.voxel_size,
+                key="inference.window",
+            )
+        if self.initial_weights and self.initial_weights.part == "encoder":
+            check_encoder(self.model, key="initial_weights.part")
         if self.inference.symmetries > 1 and "affinities" in chain(*self.targets.values()):
             raise ValueError(
                 "`inference.symmetries` above 1 cannot rotate affinities: leave one out"

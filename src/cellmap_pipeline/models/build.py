@@ -12,8 +12,9 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import cellmap_pipeline.models.networks  # noqa: F401 - it fills the registry
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.models.networks import Size
+from cellmap_pipeline.geometry import Shape, Vector
 from cellmap_pipeline.models.registry import (
     ARCHITECTURES,
     FAMILIES,
@@ -78,9 +79,12 @@ def check_model(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_patch_size(
-    model: Mapping[str, Any], patch_size: Sequence[int], key: str = "patch_size"
+    model: Mapping[str, Any],
+    patch_size: Sequence[int],
+    voxel_size: Sequence[float],
+    key: str = "patch_size",
 ) -> None:
-    """Check that a network can process a patch of this size.
+    """Check that a network can be trained on patches of this size.
 
     The patch must be a multiple of the stride and have more than one voxel at the coarsest level: a
     single voxel cannot be normalized over space, and training would fail.
@@ -91,6 +95,8 @@ def check_patch_size(
         As for `check_model`.
     patch_size
         Voxels along z, y, x.
+    voxel_size
+        Size of a voxel, nm.
     key
         Name of the patch size in messages.
 
@@ -99,25 +105,23 @@ def check_patch_size(
     InputError
         The size is not allowed; the message names the nearest sizes that are.
     """
-    stride = total_stride(model)
-    if len(patch_size) == 3 and all(n > 0 and n % stride == 0 for n in patch_size):
-        if stride == 1 or prod(patch_size) > stride**3:
-            return
-        down, up = [2 * stride] * 3, [2 * stride] * 3
-    else:
-        down = [max(n // stride, 1) * stride for n in patch_size]
-        up = [max(-(-n // stride), 1) * stride for n in patch_size]
-        if prod(down) <= stride**3:
-            down = up = [max(n, 2 * stride) for n in up]
-    nearest = f"{down}" if down == up else f"{down} and {up}"
-    raise InputError(
-        f"{key}: {list(patch_size)} does not suit {model['architecture']}, which needs three "
-        f"multiples of {stride} that are not all {stride}; the nearest are {nearest}"
-    )
+    stride = total_stride(model, patch_size, voxel_size, key)
+    if not _fits(patch_size, stride):
+        # The stride of a smaller patch may differ.
+        nearest = [
+            size
+            for size in _nearest(patch_size, stride)
+            if _fits(size, total_stride(model, size, voxel_size, key))
+        ]
+        raise InputError(f"{key}: {_unsuitable(model, patch_size, stride, nearest)}")
 
 
 def check_window(
-    model: Mapping[str, Any], window: Sequence[int], patch_size: Sequence[int], key: str = "window"
+    model: Mapping[str, Any],
+    window: Sequence[int],
+    patch_size: Sequence[int],
+    voxel_size: Sequence[float],
+    key: str = "window",
 ) -> None:
     """Check that a network trained on `patch_size` can predict in windows of another size.
 
@@ -129,6 +133,8 @@ def check_window(
         Voxels along z, y, x.
     patch_size
         Patch size of the training.
+    voxel_size
+        Size of a voxel, nm.
     key
         Name of the window in messages.
 
@@ -137,7 +143,10 @@ def check_window(
     InputError
         The window is not a multiple of the stride, or the network is tied to its patch size.
     """
-    check_patch_size(model, window, key)
+    stride = total_stride(model, patch_size, voxel_size)
+    if not _fits(window, stride):
+        nearest = _nearest(window, stride)
+        raise InputError(f"{key}: {_unsuitable(model, window, stride, nearest)}")
     if find_architecture(model["architecture"]).fixed_size and list(window) != list(patch_size):
         raise InputError(
             f"{key}: {model['architecture']} takes only patches of the size it is trained on; "
@@ -145,13 +154,100 @@ def check_window(
         )
 
 
-def total_stride(model: Mapping[str, Any]) -> int:
-    """Return the input voxels per voxel of the network's coarsest level, along each axis."""
-    return find_architecture(model["architecture"]).stride(check_model(model))
+def check_encoder(model: Mapping[str, Any], key: str) -> None:
+    """Check that the weights of a network's encoder can be told from the others.
+
+    Parameters
+    ----------
+    model
+        As for `check_model`.
+    key
+        The key that asks for the encoder, for the message.
+
+    Raises
+    ------
+    InputError
+        They cannot.
+    """
+    name = model["architecture"]
+    if not find_architecture(name).encoder:
+        known = [other for other, found in ARCHITECTURES.items() if found.encoder]
+        raise InputError(
+            f"{key}: the names of {name}'s weights do not tell its encoder from the rest: leave it "
+            f"out, or choose one of {', '.join(known)}"
+        )
+
+
+def total_stride(
+    model: Mapping[str, Any],
+    patch_size: Sequence[int],
+    voxel_size: Sequence[float],
+    key: str = "patch_size",
+) -> Shape:
+    """Return the input voxels (z, y, x) per voxel of the network's coarsest level.
+
+    Parameters
+    ----------
+    model
+        As for `check_model`.
+    patch_size
+        Voxels along z, y, x of the patches that the network is trained on.
+    voxel_size
+        Size of a voxel, nm.
+    key
+        Name of the patch size in messages.
+
+    Raises
+    ------
+    InputError
+        The patch is too small for the network.
+    """
+    stride = find_architecture(model["architecture"]).stride
+    try:
+        return stride(check_model(model), patch_size, voxel_size)
+    except ValueError as error:
+        raise InputError(f"{key}: {list(patch_size)} {error}") from None
+
+
+def _fits(size: Sequence[int], stride: Shape) -> bool:
+    """Whether a size is a multiple of the stride, with more than one voxel at the coarsest level.
+
+    A network of stride 1 takes any size.
+    """
+    if len(size) != 3 or not all(n > 0 and n % s == 0 for n, s in zip(size, stride, strict=True)):
+        return False
+    return prod(stride) == 1 or prod(size) > prod(stride)
+
+
+def _nearest(size: Sequence[int], stride: Shape) -> list[list[int]]:
+    """List the nearest sizes that fit, first the smaller one."""
+    down = [max(n // s, 1) * s for n, s in zip(size, stride, strict=False)]
+    up = [max(-(-n // s), 1) * s for n, s in zip(size, stride, strict=False)]
+    if prod(down) <= prod(stride):
+        up = [max(n, 2 * s) for n, s in zip(up, stride, strict=False)]
+        down = up
+    return [down] if down == up else [down, up]
+
+
+def _unsuitable(
+    model: Mapping[str, Any], size: Sequence[int], stride: Shape, nearest: Sequence[list[int]]
+) -> str:
+    if len({*stride}) == 1:
+        needed = f"three multiples of {stride[0]} that are not all {stride[0]}"
+    else:
+        needed = f"multiples of {list(stride)}"
+    return (
+        f"{list(size)} does not suit {model['architecture']}, which needs {needed}; the nearest "
+        f"are {' and '.join(map(str, nearest))}"
+    )
 
 
 def build_model(
-    model: Mapping[str, Any], in_channels: int, out_channels: int, patch_size: Size
+    model: Mapping[str, Any],
+    in_channels: int,
+    out_channels: int,
+    patch_size: Shape,
+    voxel_size: Vector,
 ) -> Module:
     """Build the network that `model` describes, with weights drawn from torch's random state.
 
@@ -163,6 +259,8 @@ def build_model(
         Channels of the raw patch and of the logits.
     patch_size
         Voxels along z, y, x of the patches that the network is trained on.
+    voxel_size
+        Size of a voxel, nm.
 
     Returns
     -------
@@ -177,11 +275,11 @@ def build_model(
         patch size does not suit it.
     """
     complete = check_model(model)
-    check_patch_size(complete, patch_size)
+    check_patch_size(complete, patch_size, voxel_size)
     name = complete.pop("architecture")
     build = find_architecture(name).build
     try:
-        return build(in_channels, out_channels, patch_size, **complete)
+        return build(in_channels, out_channels, patch_size, voxel_size, **complete)
     except InputError:
         raise
     except Exception as error:  # Libraries raise all kinds of exceptions for bad options.

@@ -5,15 +5,18 @@ To add one, write its function here: its keyword-only arguments are its options 
 inside the functions, so that a configuration can be checked without them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.models.nnunet_plan import plan_stages
 from cellmap_pipeline.models.registry import (
     Count,
     Fraction,
     Levels,
+    StrideRule,
     Switch,
     architecture,
     architecture_family,
@@ -23,23 +26,36 @@ from cellmap_pipeline.models.registry import (
 if TYPE_CHECKING:
     from torch.nn import Module
 
-Size = tuple[int, int, int]
 SixCounts = Annotated[tuple[Count, ...], Field(min_length=6, max_length=6)]
 
 
-def _halvings(levels: str) -> Callable[[Mapping[str, Any]], int]:
+def _halvings(levels: str) -> StrideRule:
     """Return the stride of a network that halves the resolution between levels.
 
     The option of the name `levels` lists the levels.
     """
-    return lambda options: 2 ** (len(options[levels]) - 1)
+
+    def stride(
+        options: Mapping[str, Any], _patch_size: Sequence[int], _voxel_size: Sequence[float]
+    ) -> Shape:
+        total = 2 ** (len(options[levels]) - 1)
+        return total, total, total
+
+    return stride
 
 
-@architecture("mednext", stride=16)
+def _planned_stride(
+    _options: Mapping[str, Any], patch_size: Sequence[int], voxel_size: Sequence[float]
+) -> Shape:
+    return plan_stages(patch_size, voxel_size).total_stride
+
+
+@architecture("mednext", stride=16, encoder=("stem", "enc_stages", "down_blocks", "bottleneck"))
 def mednext(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     size: Literal["S", "B", "M", "L"] = "B",
     kernel_size: Annotated[Literal[3, 5, 7], BeforeValidator(whole_number)] = 3,
@@ -53,11 +69,14 @@ def mednext(
     )
 
 
-@architecture("monai_basic_unet3d", stride=16)
+@architecture(
+    "monai_basic_unet3d", stride=16, encoder=("conv_0", "down_1", "down_2", "down_3", "down_4")
+)
 def monai_basic_unet3d(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     features: SixCounts = (32, 32, 64, 128, 256, 32),
     dropout: Fraction = 0.0,
@@ -72,7 +91,8 @@ def monai_basic_unet3d(
 def monai_unet(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     channels: Levels = (32, 64, 128, 256, 512),
     num_res_units: Count = 1,
@@ -93,11 +113,14 @@ def monai_unet(
     )
 
 
-@architecture("monai_segresnet", stride=_halvings("blocks_down"))
+@architecture(
+    "monai_segresnet", stride=_halvings("blocks_down"), encoder=("convInit", "down_layers")
+)
 def monai_segresnet(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     init_filters: Count = 16,
     blocks_down: Levels = (1, 2, 2, 4),
@@ -117,11 +140,12 @@ def monai_segresnet(
     )
 
 
-@architecture("monai_segresnet_ds", stride=_halvings("blocks_down"))
+@architecture("monai_segresnet_ds", stride=_halvings("blocks_down"), encoder=("encoder",))
 def monai_segresnet_ds(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     init_filters: Count = 32,
     blocks_down: Levels = (1, 2, 2, 4, 4),
@@ -141,11 +165,16 @@ def monai_segresnet_ds(
     )
 
 
-@architecture("monai_dynunet", stride=_halvings("filters"))
+@architecture(
+    "monai_dynunet",
+    stride=_halvings("filters"),
+    encoder=("input_block", "downsamples", "bottleneck"),
+)
 def monai_dynunet(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     filters: Levels = (32, 64, 128, 256, 320),
     res_block: Switch = False,
@@ -173,7 +202,8 @@ def monai_dynunet(
 def monai_attention_unet(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     channels: Levels = (32, 64, 128, 256, 320),
     dropout: Fraction = 0.0,
@@ -185,11 +215,12 @@ def monai_attention_unet(
     return AttentionUnet(3, in_channels, out_channels, channels, strides, dropout=dropout)
 
 
-@architecture("monai_swin_unetr", stride=32)
+@architecture("monai_swin_unetr", stride=32, encoder=("swinViT",))
 def monai_swin_unetr(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     feature_size: Count = 48,
     dropout: Fraction = 0.0,
@@ -207,11 +238,12 @@ def monai_swin_unetr(
     )
 
 
-@architecture("monai_unetr", stride=16, fixed_size=True)
+@architecture("monai_unetr", stride=16, fixed_size=True, encoder=("vit",))
 def monai_unetr(
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     feature_size: Count = 16,
     hidden_size: Count = 768,
@@ -239,12 +271,47 @@ def monai_unetr(
     return network
 
 
+@architecture("nnunet_plain", stride=_planned_stride, encoder=("encoder",))
+def nnunet_plain(
+    in_channels: int,
+    out_channels: int,
+    patch_size: Shape,
+    voxel_size: Vector,
+    *,
+    features: Count = 32,
+    deep_supervision: Switch = True,
+) -> "Module":
+    """nnU-Net's own U-Net, with stages, strides and kernels by its rules (`nnunet_plan`)."""
+    from cellmap_pipeline.models.nnunet import build_plain
+
+    stages = plan_stages(patch_size, voxel_size)
+    return build_plain(in_channels, out_channels, stages, features, deep_supervision)
+
+
+@architecture("nnunet_resenc", stride=_planned_stride, encoder=("encoder",))
+def nnunet_resenc(
+    in_channels: int,
+    out_channels: int,
+    patch_size: Shape,
+    voxel_size: Vector,
+    *,
+    features: Count = 32,
+    deep_supervision: Switch = True,
+) -> "Module":
+    """nnU-Net's U-Net with a residual encoder (Isensee et al. 2024, arXiv 2404.09556)."""
+    from cellmap_pipeline.models.nnunet import build_residual
+
+    stages = plan_stages(patch_size, voxel_size)
+    return build_residual(in_channels, out_channels, stages, features, deep_supervision)
+
+
 @architecture_family("pytc", stride=1)
 def pytc(
     name: str,
     in_channels: int,
     out_channels: int,
-    patch_size: Size,
+    patch_size: Shape,
+    voxel_size: Vector,
     *,
     deep_supervision: Switch = False,
     settings: dict[str, Any] = {},  # noqa: B006 - only read

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 Levels = Annotated[tuple[Count, ...], Field(min_length=2)]
+# Returns the input voxels (z, y, x) per voxel of the coarsest level, of a network's options, the
+# patch size (voxels) and the voxel size (nm); raises ValueError for patches that are too small.
+StrideRule = Callable[[Mapping[str, Any], Sequence[int], Sequence[float]], Shape]
 
 
 @dataclass(frozen=True)
@@ -59,20 +63,24 @@ class Architecture:
     Attributes
     ----------
     build
-        Takes in_channels, out_channels, patch_size and the options; returns a `torch.nn.Module`
-        whose output is as described in `cellmap_pipeline.models.build.build_model`.
+        Takes in_channels, out_channels, patch_size, voxel_size and the options; returns a
+        `torch.nn.Module` whose output is as described in
+        `cellmap_pipeline.models.build.build_model`.
     options
         Options by name.
     stride
-        Returns, for all options, the input voxels per voxel of the coarsest level, along each axis.
+        Returns the input voxels per voxel of the coarsest level, along each axis.
     fixed_size
         Whether the network accepts only patches of the size that it was built for.
+    encoder
+        Names of the submodules that make up the encoder; none if names do not tell.
     """
 
     build: Callable[..., Module]
     options: Mapping[str, Option]
-    stride: Callable[[Mapping[str, Any]], int]
-    fixed_size: bool
+    stride: StrideRule
+    fixed_size: bool = False
+    encoder: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,13 +112,13 @@ LOSSES: dict[str, Loss] = {}
 
 
 def architecture(
-    name: str, stride: int | Callable[[Mapping[str, Any]], int], fixed_size: bool = False
+    name: str, stride: int | StrideRule, fixed_size: bool = False, encoder: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Module]], Callable[..., Module]]:
     """Register the decorated function as the builder of a network; see `Architecture`."""
 
     def register(build: Callable[..., Module]) -> Callable[..., Module]:
-        of_options = stride if callable(stride) else (lambda _options: stride)
-        ARCHITECTURES[name] = Architecture(build, _options_of(build), of_options, fixed_size)
+        rule = stride if callable(stride) else _same_stride(stride)
+        ARCHITECTURES[name] = Architecture(build, _options_of(build), rule, fixed_size, encoder)
         return build
 
     return register
@@ -122,10 +130,15 @@ def architecture_family(
     """Register the decorated function as the builder of all networks `FAMILY:NAME`."""
 
     def register(build: Callable[..., Module]) -> Callable[..., Module]:
-        FAMILIES[family] = Architecture(build, _options_of(build), lambda _options: stride, False)
+        rule = _same_stride(stride)
+        FAMILIES[family] = Architecture(build, _options_of(build), rule)
         return build
 
     return register
+
+
+def _same_stride(stride: int) -> StrideRule:
+    return lambda _options, _patch_size, _voxel_size: (stride, stride, stride)
 
 
 def architecture_names() -> list[str]:

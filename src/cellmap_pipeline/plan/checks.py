@@ -137,10 +137,10 @@ def _missing_files(plan: Plan) -> Iterator[str]:
     networks = [network for name in plan.trainings for network in plan.networks_of(name)]
     checkpoints = {os.path.normpath(plan.paths.checkpoint(network)) for network in networks}
     for name, training in plan.trainings.items():
-        checkpoint = training.inference.checkpoint
+        checkpoint, initial = training.inference.checkpoint, training.initial_weights
         paths = {
             "datasplit": training.datasplit,
-            "initial_weights": training.initial_weights,
+            "initial_weights": initial.path if initial else None,
             "inference.checkpoint": None if checkpoint in ("best", "last") else checkpoint,
         }
         for key, path in paths.items():

@@ -31,8 +31,8 @@ def check_network(training: Training) -> int:
     """
     task = SegmentationTask(training_settings(training, TRAIN_KEYS))
     initial = training.initial_weights
-    if initial is not None and Path(initial).exists():
-        load_initial_weights(task, Path(initial))
+    if initial and Path(initial.path).exists():
+        load_initial_weights(task, initial)
     return sum(weights.numel() for weights in task.parameters())
 
 

@@ -168,8 +168,9 @@ def leaked_validation(plan: Plan, sides: Mapping[str, Mapping[str, str]]) -> Ite
     networks = {os.path.normpath(plan.paths.checkpoint(network)): network for network in sides}
     for network, uses in sides.items():
         training = plan.trainings[training_of(network)]
+        initial = training.initial_weights
         paths = {
-            "initial_weights": training.initial_weights,
+            "initial_weights": initial.path if initial else None,
             "inference.checkpoint": training.inference.checkpoint,
         }
         for key, path in paths.items():

@@ -59,7 +59,9 @@ def network_cost(training: Training) -> NetworkCost:
     from cellmap_pipeline.models.build import build_model
 
     with torch.device("meta"):
-        network = build_model(training.model, 1, len(training.outputs), training.patch_size)
+        network = build_model(
+            training.model, 1, len(training.outputs), training.patch_size, training.voxel_size
+        )
         patch = torch.empty(1, 1, *training.patch_size)
     values = depthwise = 0
 

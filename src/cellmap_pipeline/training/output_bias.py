@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.geometry import shape_of
 from cellmap_pipeline.models.build import find_architecture, total_stride
 from cellmap_pipeline.patches.loader import PatchLoader
 from cellmap_pipeline.patches.shares import mean_targets
-from cellmap_pipeline.training.initial_weights import output_axes
+from cellmap_pipeline.training.initial_weights import changed_axes
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -130,15 +131,15 @@ def find_output_biases(task: SegmentationTask) -> list[nn.Parameter]:
     Other parameters of the same size occur in networks whose last layers have as many channels as
     they return, so each is tried.
     """
+    settings = task.training_settings
     # Training passes change the statistics of batch normalization.
     network = copy.deepcopy(task.network)
     parameters = dict(network.named_parameters())
     candidates = [
         name
-        for name, axis in output_axes(task).items()
+        for name, axis in changed_axes(task, 1, len(settings.outputs) + 1).items()
         if name in parameters and parameters[name].ndim == 1 and axis == 0
     ]
-    settings = task.training_settings
     before = _probe(network, settings)
     found = []
     for name in candidates:
@@ -157,9 +158,9 @@ def find_output_biases(task: SegmentationTask) -> list[nn.Parameter]:
 def _probe(network: nn.Module, settings: Training) -> Sequence[Tensor]:
     """Compute the outputs of a small patch, at each scale, the same at each call."""
     architecture = find_architecture(settings.model["architecture"])
-    stride = total_stride(settings.model)
-    is_free = stride > 1 and not architecture.fixed_size
-    shape = (2 * stride,) * 3 if is_free else settings.patch_size
+    stride = total_stride(settings.model, settings.patch_size, settings.voxel_size)
+    is_free = max(stride) > 1 and not architecture.fixed_size
+    shape = shape_of(2 * step for step in stride) if is_free else settings.patch_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         outputs = network(torch.randn(1, 1, *shape))

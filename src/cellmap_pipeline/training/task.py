@@ -56,6 +56,7 @@ class SegmentationTask(pl.LightningModule):
             in_channels=1,
             out_channels=len(self.training_settings.outputs),
             patch_size=self.training_settings.patch_size,
+            voxel_size=self.training_settings.voxel_size,
         )
         self.class_logits = ClassLogits(self.channels, self.training_settings.atoms)
         self.loss = MaskedLoss(self.training_settings.loss, class_weights, self.class_logits)

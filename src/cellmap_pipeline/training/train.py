@@ -116,7 +116,7 @@ def train(
     )
     given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
     if training.initial_weights:
-        given["initial_weights"] = _file_digest(Path(training.initial_weights))
+        given["initial_weights"] = _file_digest(Path(training.initial_weights.path))
     if raw_statistics:
         given["raw_statistics"] = raw_statistics.read_text()
     # A training resumes with more epochs, too.
@@ -137,7 +137,7 @@ def train(
         if training.prior_bias:
             start_at_shares(task, batches)
         if training.initial_weights:
-            load_initial_weights(task, Path(training.initial_weights))
+            load_initial_weights(task, training.initial_weights)
     if not torch.cuda.is_available():
         # Raw has a single channel, which fits both layouts, so the layout of the weights decides
         # which one convolutions use. This one is a quarter faster.

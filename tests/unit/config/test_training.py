@@ -32,6 +32,25 @@ def test_defaults_and_isotropic_sizes(tmp_path):
         ({"model": {"architecture": "nonet"}}, "nonet"),
         ({"model": {"architecture": "mednext", "size": "XXL"}}, "size"),
         ({"loss": "mse"}, "loss"),
+        ({"initial_weights": "s3://a"}, "initial_weights: is a URL, but must be a path on this"),
+        ({"initial_weights": 3}, "initial_weights: Input should be a valid dictionary, not 3"),
+        ({"initial_weights": {"part": "encoder"}}, "initial_weights.path: is missing"),
+        (
+            {"initial_weights": {"path": "a.pt", "parts": "all"}},
+            "initial_weights.parts: unknown key (did you mean 'part'?)",
+        ),
+        (
+            {"initial_weights": {"path": "a.pt", "at_least": 2}},
+            "initial_weights.at_least: Input should be less than or equal to 1, not 2",
+        ),
+        (
+            {
+                "model": {"architecture": "monai_unet"},
+                "initial_weights": {"path": "a.pt", "part": "encoder"},
+            },
+            "initial_weights.part: the names of monai_unet's weights do not tell its encoder from "
+            "the rest: leave it out, or choose one of mednext, ",
+        ),
         ({"inference": {"overlap": 0.9}}, "inference.overlap"),
         ({"postprocess": {"er": {}}}, "postprocess"),
         ({"postprocess": {"mito": {"threshold": 3}}}, "threshold"),
@@ -134,3 +153,24 @@ def test_window_and_context_of_a_prediction(tmp_path):
 )
 def test_a_schedule_with_an_end_is_not_stopped_before_it(tmp_path, changes, epochs):
     assert training(tmp_path, **changes).patience_epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("given", "dumped"),
+    [
+        ("a.pt", "a.pt"),
+        ({"path": "a.pt", "part": "all", "at_least": 0.5}, "a.pt"),
+        (
+            {"path": "a.pt", "rename": {"a.": "b"}},
+            {"path": "a.pt", "part": "all", "rename": {"a": "b"}, "at_least": 0.5},
+        ),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_initial_weights_that_mean_the_same_are_dumped_as_one(tmp_path, given, dumped):
+    """The params of the rule `train` are dumped settings: a plain path reruns nothing."""
+    made = training(tmp_path, initial_weights=given)
+    values = made.model_dump(mode="json")
+    assert values["initial_weights"] == dumped
+    assert Training.model_validate(values) == made

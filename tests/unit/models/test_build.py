@@ -16,12 +16,15 @@ from cellmap_pipeline.models.build import (
 )
 from tests.support.networks import SMALL
 
+VOXEL_NM = (8, 8, 8)
+
 
 def test_model_checks_do_not_import_torch():
     code = (
         "import sys\n"
         "from cellmap_pipeline.models.build import check_model, check_patch_size\n"
-        "check_patch_size(check_model({'architecture': 'monai_dynunet'}), (64, 64, 64))\n"
+        "model = check_model({'architecture': 'monai_dynunet'})\n"
+        "check_patch_size(model, (64, 64, 64), (8, 8, 8))\n"
         "assert not {'torch', 'monai', 'zarr', 'pandas'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -94,7 +97,7 @@ def test_invalid_models_are_refused(model, message):
 def test_options_that_the_network_rejects_are_named():
     model = {"architecture": "monai_segresnet", "init_filters": 12}
     with pytest.raises(InputError, match="monai_segresnet cannot be built with .*12"):
-        build_model(model, 1, 1, (64, 64, 64))
+        build_model(model, 1, 1, (64, 64, 64), VOXEL_NM)
 
 
 MEDNEXT = {"architecture": "mednext"}
@@ -113,23 +116,23 @@ MEDNEXT = {"architecture": "mednext"}
 )
 def test_unsupported_patch_sizes_suggest_the_nearest(patch, nearest):
     with pytest.raises(InputError, match=nearest):
-        check_patch_size(MEDNEXT, patch)
+        check_patch_size(MEDNEXT, patch, VOXEL_NM)
 
 
 @given(st.lists(st.integers(1, 8).map(lambda n: 16 * n), min_size=3, max_size=3))
 def test_multiples_of_the_stride_are_supported_if_more_than_one_voxel_remains(patch):
     if patch == [16, 16, 16]:
         with pytest.raises(InputError):
-            check_patch_size(MEDNEXT, patch)
+            check_patch_size(MEDNEXT, patch, VOXEL_NM)
     else:
-        check_patch_size(MEDNEXT, patch)
+        check_patch_size(MEDNEXT, patch, VOXEL_NM)
 
 
 def test_windows_differ_from_the_patch_only_where_the_network_allows():
-    check_window(MEDNEXT, (64, 64, 64), (32, 32, 32))
+    check_window(MEDNEXT, (64, 64, 64), (32, 32, 32), VOXEL_NM)
     with pytest.raises(InputError, match="window: .*multiples of 16"):
-        check_window(MEDNEXT, (60, 64, 64), (32, 32, 32))
+        check_window(MEDNEXT, (60, 64, 64), (32, 32, 32), VOXEL_NM)
     unetr = {"architecture": "monai_unetr"}
-    check_window(unetr, [32, 32, 32], (32, 32, 32))
+    check_window(unetr, [32, 32, 32], (32, 32, 32), VOXEL_NM)
     with pytest.raises(InputError, match=r"window: .*set window to \[32, 32, 32\]"):
-        check_window(unetr, (64, 64, 64), (32, 32, 32))
+        check_window(unetr, (64, 64, 64), (32, 32, 32), VOXEL_NM)

@@ -12,13 +12,14 @@ from cellmap_pipeline.models.build import (
 from cellmap_pipeline.models.registry import architecture_names
 from tests.support.networks import SMALL
 
-DEEP = ["mednext", "monai_segresnet_ds", "monai_dynunet"]
+VOXEL_NM = (8, 8, 8)
+DEEP = ["mednext", "monai_segresnet_ds", "monai_dynunet", "nnunet_plain", "nnunet_resenc"]
 
 
 def parameters_in_millions(model: dict) -> float:
     """Return the number of parameters (millions) without allocating any."""
     with torch.device("meta"):
-        network = build_model(model, 1, 1, (64, 64, 64))
+        network = build_model(model, 1, 1, (64, 64, 64), VOXEL_NM)
     return sum(p.numel() for p in network.parameters()) / 1e6
 
 
@@ -51,7 +52,7 @@ def test_every_weight_gets_a_gradient(name):
     # DDP waits for the gradient of each weight that requires one.
     options, patch = SMALL[name]
     torch.manual_seed(0)
-    network = build_model({"architecture": name, **options}, 1, 2, patch).train()
+    network = build_model({"architecture": name, **options}, 1, 2, patch, VOXEL_NM).train()
     logits = network(torch.rand(1, 1, *patch))
     scales = [logits] if isinstance(logits, torch.Tensor) else logits
     sum(scale.square().mean() for scale in scales).backward()
@@ -64,7 +65,7 @@ def test_every_weight_gets_a_gradient(name):
 def test_deep_supervision_returns_scales_only_in_training(name):
     options, patch = SMALL[name]
     model = {"architecture": name, **options, "deep_supervision": True}
-    network = build_model(model, 1, 2, patch)
+    network = build_model(model, 1, 2, patch, VOXEL_NM)
     raw = torch.rand(2, 1, *patch)
     scales = network.train()(raw)
     assert [tuple(s.shape) for s in scales] == [
@@ -82,7 +83,7 @@ def test_shape_of_logits_and_total_stride(name):
     options, patch = SMALL[name]
     model = {"architecture": name, **options}
     torch.manual_seed(0)
-    network = build_model(model, 1, 3, patch).eval()
+    network = build_model(model, 1, 3, patch, VOXEL_NM).eval()
     sizes = []
     for module in network.modules():
         module.register_forward_hook(lambda _module, _in, out: sizes.append(_spatial_shape(out)))
@@ -91,7 +92,8 @@ def test_shape_of_logits_and_total_stride(name):
     assert logits.shape == (1, 3, *patch)
     assert logits.isfinite().all()
     coarsest = min((s for s in sizes if s), key=lambda s: s[0] * s[1] * s[2])
-    assert coarsest == tuple(n // total_stride(model) for n in patch)
+    stride = total_stride(model, patch, VOXEL_NM)
+    assert coarsest == tuple(n // s for n, s in zip(patch, stride, strict=True))
 
 
 def _spatial_shape(out):
@@ -101,7 +103,9 @@ def _spatial_shape(out):
 
 def test_one_voxel_at_the_coarsest_level_cannot_be_trained():
     # This is why check_patch_size refuses such a patch size.
-    network = build_model({"architecture": "monai_basic_unet3d"}, 1, 1, (32, 16, 16)).train()
+    network = build_model(
+        {"architecture": "monai_basic_unet3d"}, 1, 1, (32, 16, 16), VOXEL_NM
+    ).train()
     network(torch.rand(1, 1, 32, 16, 16))
     with pytest.raises(ValueError, match="more than 1 spatial element"):
         network(torch.rand(1, 1, 16, 16, 16))

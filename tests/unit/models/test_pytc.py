@@ -27,7 +27,7 @@ def connectomics(tmp_path, monkeypatch):
 
 
 def build_rsunet(**options):
-    return build_model({"architecture": "pytc:rsunet", **options}, 1, 2, (8, 8, 8))
+    return build_model({"architecture": "pytc:rsunet", **options}, 1, 2, (8, 8, 8), (8, 8, 8))
 
 
 def test_missing_pytc_is_reported(monkeypatch):
@@ -72,7 +72,7 @@ def test_pytc_builds_from_its_own_configuration(connectomics: Path):
     with pytest.raises(InputError, match="settings of pytc:rsunet.rsunet has no key 'depth'"):
         build_rsunet(settings={"rsunet": {"depth": 3}})
     with pytest.raises(InputError, match="can't build pytc:no: not found"):
-        build_model({"architecture": "pytc:no"}, 1, 2, (8, 8, 8))
+        build_model({"architecture": "pytc:no"}, 1, 2, (8, 8, 8), (8, 8, 8))
 
 
 def test_scales_of_pytc_are_sorted():

@@ -18,6 +18,7 @@ from tests.support.spoiled import (
 )
 
 WEIGHT = "network.final_conv.weight"
+TWO_NETWORKS = ["student", "teacher"]
 
 
 class RunsCommand:
@@ -111,10 +112,28 @@ ROWS = {
             folder, pickle.dumps({"state_dict": RunsCommand()}, protocol=2), "initial_weights"
         ),
     ),
+    "initial weights of two networks": Row(
+        CHECK,
+        "training tiny: initial_weights: other.ckpt holds 'student.a' and 'teacher.a', which would "
+        "both be 'encoder.a' of the network: name one of their modules in `rename`",
+        lambda folder: (
+            torch.save(
+                {f"{name}.a": torch.zeros(3) for name in TWO_NETWORKS}, folder.path / "other.ckpt"
+            ),
+            folder.configure_training(
+                initial_weights={
+                    "path": "other.ckpt",
+                    "rename": dict.fromkeys(TWO_NETWORKS, "encoder"),
+                }
+            ),
+        ),
+    ),
     "initial weights of another network": Row(
         CHECK,
-        "training tiny: initial_weights: other.ckpt has 0 of this network's … weights: it "
-        "belongs to another `model` than …",
+        "training tiny: initial_weights: other.ckpt has 0 of this network's … weights, and at "
+        "least 50% are needed: it belongs to another `model` than …, or its names (such as 'a') "
+        "are others than the network's (such as 'conv_0.conv_0.conv.weight', …): see "
+        "`initial_weights.rename`",
         lambda folder: (
             torch.save({"a": torch.zeros(3)}, folder.path / "other.ckpt"),
             folder.configure_training(initial_weights="other.ckpt"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellmap_pipeline.config.sections import Inference
+from cellmap_pipeline.config.sections import Inference, InitialWeights
 from cellmap_pipeline.config.stages import NETWORK_KEYS, training_settings
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError, UnavailableError
@@ -216,7 +216,11 @@ def test_a_checkpoint_that_cannot_be_written_keeps_the_old_one(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "load", [load_checkpoint, lambda path: load_initial_weights(tiny_task(), path)]
+    "load",
+    [
+        load_checkpoint,
+        lambda path: load_initial_weights(tiny_task(), InitialWeights(path=str(path))),
+    ],
 )
 def test_file_that_cannot_be_read_now_is_not_reported_as_broken(tmp_path, monkeypatch, load):
     path = tmp_path / "model.ckpt"
