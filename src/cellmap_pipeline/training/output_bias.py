@@ -45,8 +45,9 @@ def start_at_shares(task: SegmentationTask, batches: PatchLoader) -> None:
         Loader of training patches, the first of which are counted.
     """
     settings = task.training_settings
-    trained = settings.epochs * settings.iterations_per_epoch * settings.batch_size
-    n_patches = min(MAX_COUNTED_PATCHES, trained)
+    # Not more than an epoch: a training of more epochs, or on more devices, starts alike.
+    in_epoch = settings.iterations_per_epoch * settings.batch_size * settings.devices
+    n_patches = min(MAX_COUNTED_PATCHES, in_epoch)
     first = PatchLoader(batches.read, range(n_patches), 1, batches.threads, batches.prefetch)
     bar = tqdm(first, "shares of the classes", unit="patch", disable=None)
     patches = (patch for batch in bar for patch in batch)
