@@ -162,11 +162,17 @@ def _apply_power(raw: Tensor, exponent: float, keeps_statistics: bool) -> None:
     if not keeps_statistics:
         raw.pow_(exponent)
         return
-    deviation, mean = torch.std_mean(raw, correction=0)
+    mean = raw.mean()
+    deviation = _root_mean_square(raw - mean)
     raw.pow_(exponent)
-    new_deviation, new_mean = torch.std_mean(raw, correction=0)
-    raw.sub_(new_mean).mul_(deviation / new_deviation.clamp(min=MIN_DEVIATION))
+    raw.sub_(raw.mean())
+    raw.mul_(deviation / _root_mean_square(raw).clamp(min=MIN_DEVIATION))
     raw.add_(mean).clamp_(0, 1)
+
+
+def _root_mean_square(values: Tensor) -> Tensor:
+    # On a CPU, this is several times as fast as Torch's standard deviation.
+    return torch.linalg.vector_norm(values) / values.numel() ** 0.5
 
 
 def _in_plane(change: Change, rng: np.random.Generator, voxel_size: Vector) -> Vector:

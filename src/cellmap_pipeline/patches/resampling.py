@@ -47,6 +47,12 @@ def resample(
     """
     matrix = linear * voxel_size / np.array(voxel_size)[:, None]
     offset = (np.array(raw.shape) - 1) / 2 - matrix @ ((np.array(patch_size) - 1) / 2)
+    if not (matrix - np.diag(np.diag(matrix))).any():
+        # Axis by axis, this takes a CPU a third of the time.
+        for axis, (step, start) in enumerate(zip(np.diag(matrix), offset, strict=True)):
+            along = start + step * np.arange(patch_size[axis])
+            raw, codes = _interpolate(raw, along, axis), _take_nearest(codes, along, axis)
+        return raw, codes
     positions = _sample_positions(matrix, offset, patch_size, raw.device)
     scaled = [
         position * (2 / max(1, n - 1)) - 1 for position, n in zip(positions, raw.shape, strict=True)
@@ -72,6 +78,31 @@ def orient(array: Tensor, axes: Sequence[int], flips: Sequence[bool]) -> Tensor:
         return array.permute(*axes).flip([d for d, flip in enumerate(flips) if flip]).contiguous()
     view = array.numpy().transpose(*axes)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
     return torch.from_numpy(_tiled_copy(view) if axes[2] == 0 else view.copy())
+
+
+def _interpolate(raw: Tensor, positions: NDArray[np.float64], axis: int) -> Tensor:
+    """Interpolate linearly at positions along an axis; outside, the voxel at the edge."""
+    last = raw.shape[axis] - 1
+    positions = positions.clip(0, last)
+    before = np.floor(positions).astype(int)
+    shape = [-1 if i == axis else 1 for i in range(3)]
+    weights = torch.from_numpy(positions - before).to(raw).reshape(shape)
+    first, second = (
+        raw.index_select(axis, torch.from_numpy(index).to(raw.device))
+        for index in (before, np.minimum(before + 1, last))
+    )
+    return first.lerp_(second, weights)
+
+
+def _take_nearest(codes: Tensor, positions: NDArray[np.float64], axis: int) -> Tensor:
+    """Take the nearest codes at positions along an axis; outside, 0."""
+    index = np.floor(positions + 0.5).astype(int)
+    inside = index.clip(0, codes.shape[axis] - 1)
+    taken = codes.index_select(axis, torch.from_numpy(inside).to(codes.device))
+    outside = np.flatnonzero(index != inside)
+    if len(outside):
+        taken.index_fill_(axis, torch.from_numpy(outside).to(codes.device), 0)
+    return taken
 
 
 def _tiled_copy(view: NDArray) -> NDArray:

@@ -110,3 +110,24 @@ def test_voxels_from_outside_are_unknown():
     np.testing.assert_allclose(rotated, 0.7, rtol=1e-6)
     assert (rotated_codes[..., 6:10] == 1).all()
     assert (rotated_codes[..., :6] == 0).all() and (rotated_codes[..., 10:] == 0).all()
+
+
+@given(seeds, scales, voxel_sizes, patches, shapes)
+@QUIET
+def test_scaling_alone_agrees_with_the_general_interpolation(seed, scale, voxel, patch, shape):
+    """The input may be smaller or larger than what is interpolated."""
+    raw, codes = numbered(shape)
+    linear = scale * np.eye(3)
+    tilted = linear.copy()
+    tilted[0, 1] = 1e-9
+    alone, alone_codes = resample(raw, codes, linear, patch, voxel)
+    general, general_codes = resample(raw, codes, tilted, patch, voxel)
+    torch.testing.assert_close(alone, general, atol=1e-4, rtol=0)
+    # A position halfway between two voxels may get the code of either.
+    positions = [
+        (np.arange(n) - (n - 1) / 2) * scale + (m - 1) / 2
+        for n, m in zip(patch, shape, strict=True)
+    ]
+    halfway = [abs((p + 0.5) - np.round(p + 0.5)) < 1e-4 for p in positions]
+    clear = ~np.logical_or.reduce(np.meshgrid(*halfway, indexing="ij"))
+    assert torch.equal(alone_codes[clear], general_codes[clear])

@@ -61,8 +61,10 @@ def weights(folder: Path):
     return last["global_step"], last["state_dict"]
 
 
-# Nothing is random but the choice of patches.
+# Nothing is random but the patches. Without scaling, they lie within the crop: the loss is a mean
+# over known voxels, so it would differ where patches of a batch have different numbers of them.
 REPRODUCIBLE = {
+    "augment": {"scaling": 0},
     "validation_iterations": 50,
     "accumulate_grad_batches": 1,
     "gradient_clip": 0,
