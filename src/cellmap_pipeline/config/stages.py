@@ -21,7 +21,7 @@ RESULT_VERSION = {
     "split": 1,
     "datasplit": 4,
     "raw_statistics": 1,
-    "train": 5,
+    "train": 6,
     "validate": 9,
     "predict": 3,
     "select": 3,

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from cellmap_pipeline.channels import independent_channels
 
+# With e to this ratio of probabilities, float32 holds sums and their inverses.
+MAX_LOG_RATIO = 60.0
+
 
 class ClassLogits(nn.Module):
     """Converts the outputs of a network to the logits of its channels.
@@ -28,7 +31,6 @@ class ClassLogits(nn.Module):
     """
 
     membership: Tensor
-    sorted_atoms: Tensor
     order: Tensor
 
     def __init__(self, channels: Sequence[str], atoms: Sequence[Sequence[str]]) -> None:
@@ -45,10 +47,6 @@ class ClassLogits(nn.Module):
         order = [*self.related, *self.independent]
         # Not in the state dict: the settings in a checkpoint determine them.
         self.register_buffer("membership", membership, persistent=False)
-        # By related channel, the indices of its atoms, and then of all others.
-        self.n_members = membership.sum(1).tolist()
-        sorted_atoms = membership.byte().argsort(dim=1, descending=True, stable=True)
-        self.register_buffer("sorted_atoms", sorted_atoms, persistent=False)
         self.register_buffer(
             "order", torch.tensor([order.index(i) for i in range(len(channels))]), persistent=False
         )
@@ -63,10 +61,7 @@ class ClassLogits(nn.Module):
         if not isinstance(outputs, Tensor):
             return [self(scale) for scale in outputs]
         atoms, independent = self.split(outputs)
-        groups = [
-            (row[:n], row[n:]) for row, n in zip(self.sorted_atoms, self.n_members, strict=True)
-        ]
-        related: Tensor = _MarginalLogits.apply(atoms, groups)
+        related: Tensor = _MarginalLogits.apply(atoms, self.membership)
         return torch.cat([related, independent.float()], dim=1)[:, self.order]
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,27 +92,27 @@ class ClassLogits(nn.Module):
 class _MarginalLogits(torch.autograd.Function):
     """Log-odds of classes: log of the sum of their atoms, minus that of all other atoms.
 
-    Both sums are over the atoms concerned only, so neither is rounded off beside the other.
-    Autograd would keep a copy of all atoms for each class; this keeps two values.
+    Both sums are over the atoms concerned only, so neither is rounded off beside the other. They
+    are matrix products, which read each atom once for all classes. Atoms that are less likely than
+    the likeliest by more than e to the `MAX_LOG_RATIO` count as if by that much, so log-odds are
+    within about plus and minus that, and their gradient still raises or lowers such atoms.
     """
 
     @staticmethod
-    def forward(ctx: Any, atoms: Tensor, groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(ctx: Any, atoms: Tensor, membership: Tensor) -> Tensor:
+        inside = membership.float()
+        likeliest = atoms.amax(1, keepdim=True)
+        values = (atoms - likeliest).clamp_(min=-MAX_LOG_RATIO).exp_().flatten(2)
         with torch.autocast(atoms.device.type, enabled=False):
-            sums = [
-                torch.stack([atoms.index_select(1, group).logsumexp(1) for group in side], 1)
-                for side in zip(*groups, strict=True)
-            ]
-        ctx.groups = groups
-        ctx.save_for_backward(atoms, *sums)
-        return sums[0] - sums[1]
+            sums = torch.matmul(inside, values), torch.matmul(1 - inside, values)
+        ctx.save_for_backward(values, inside, *sums)
+        return (sums[0].log() - sums[1].log()).unflatten(2, atoms.shape[2:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        atoms, inside, outside = ctx.saved_tensors
-        result = torch.zeros_like(atoms)
-        for i, (members, others) in enumerate(ctx.groups):
-            for group, sums, sign in ((members, inside, 1), (others, outside, -1)):
-                shares = (atoms.index_select(1, group) - sums[:, i : i + 1]).exp_()
-                result.index_add_(1, group, shares.mul_(gradients[0][:, i : i + 1]), alpha=sign)
-        return result, None
+        values, inside, *sums = ctx.saved_tensors
+        gradient = gradients[0].flatten(2).float()
+        with torch.autocast(gradient.device.type, enabled=False):
+            result = torch.matmul(inside.t(), gradient / sums[0])
+            result -= torch.matmul((1 - inside).t(), gradient / sums[1])
+        return result.mul_(values).unflatten(2, gradients[0].shape[2:]), None

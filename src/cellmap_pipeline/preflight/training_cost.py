@@ -29,8 +29,8 @@ COMPUTE_FRACTION, MEMORY_FRACTION, DEPTHWISE_PER_BYTE = 0.17, 0.62, 0.21
 FORWARD_PASSES_PER_STEP = 3
 MOVES_PER_ACTIVATION = 6
 BYTES_PER_ACTIVATION = 2
-# Reads and writes of an atom's float32 value per class and step, in those of an activation.
-MOVES_PER_ATOM = 4
+# Reads and writes of the float32 values of an atom or a class, in those of an activation.
+ACTIVATIONS_PER_ATOM = 5
 
 
 class NetworkCost(NamedTuple):
@@ -86,13 +86,11 @@ def network_cost(training: Training) -> NetworkCost:
 
 
 def _hierarchy_values(training: Training) -> int:
-    """Number of values that the classes of a `hierarchy` take, in those of `BYTES_PER_ACTIVATION`.
-
-    Each class sums over all atoms, in float32.
-    """
-    n_classes = len(set().union(*training.atoms))
-    n_atoms = len(training.atoms) + 1
-    return MOVES_PER_ATOM * n_classes * n_atoms * prod(training.patch_size)
+    """Number of activations that move as many bytes as the atoms and classes of a `hierarchy`."""
+    if not training.atoms:
+        return 0
+    channels = len(set().union(*training.atoms)) + len(training.atoms) + 1
+    return ACTIVATIONS_PER_ATOM * channels * prod(training.patch_size)
 
 
 def training_hours(training: Training, cost: NetworkCost, gpu: str) -> float:

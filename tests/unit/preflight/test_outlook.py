@@ -22,7 +22,8 @@ def challenge(shared):
 def plan(repo_root, manifest, trainings, tmp_path):
     config = {
         "data_root": str(tmp_path / "nowhere"), "test_crops": str(manifest),
-        "output": str(tmp_path / "results"), "trainings": trainings,
+        "output": str(tmp_path / "results"), "trainings": trainings, "split": {"folds": 5},
+        "class_table": str(manifest.with_name("classes.csv")),
     }  # fmt: skip
     return make_plan(config, "config", [repo_root / "config/training"])
 

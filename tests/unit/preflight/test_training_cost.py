@@ -52,8 +52,8 @@ def test_classes_of_a_hierarchy_cost_time_at_full_resolution():
         network_cost(settings(classes=classes, targets={}, hierarchy=hierarchy)).values
         for hierarchy in (False, atoms)
     )
-    # 31 classes sum over 31 atoms each; the network itself has an output for `none`, not for all.
-    assert related - without == pytest.approx(4 * 31 * 31 * 32**3, rel=0.01)
+    # 30 atoms, `none` and 31 classes; the network itself has as many outputs as without.
+    assert related - without == 5 * 62 * 32**3
 
 
 def test_remaining_hours_use_the_measured_speed():
