@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from cellmap_pipeline.patches.augmentation import draw_transform, transform_patch
+from cellmap_pipeline.patches.augmentation.transform import draw_transform, transform_patch
 
 CUBE = (8.0, 8.0, 8.0)
 UNCHANGED_RAW = dict.fromkeys(

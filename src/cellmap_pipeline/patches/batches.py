@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES, class_of
 from cellmap_pipeline.geometry import Shape, Vector
-from cellmap_pipeline.patches.augmentation import transform_patch
+from cellmap_pipeline.patches.augmentation.transform import transform_patch
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import (
     ID_DIGIT_SUFFIXES,

@@ -6,7 +6,7 @@ raw
     0..1 over the range of the stored type, as `Volume.read_raw` returns them.
 window
     0..1 over the intensities that the volume uses, clipped. Augmentation keeps raw in it
-    (`patches.intensity`), so that it is as strong for raw that uses 4 % of its range.
+    (`patches.augmentation.intensity`), so that it is as strong for raw that uses 4 % of its range.
 standardized
     What a network's task takes (`training.task.SegmentationTask.forward`).
 network input

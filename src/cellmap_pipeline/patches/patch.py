@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.patches.augmentation import PatchTransform
+from cellmap_pipeline.patches.augmentation.transform import PatchTransform
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization
 from cellmap_pipeline.patches.targets import UNKNOWN

@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.patches.augmentation import draw_transform, shape_to_read
+from cellmap_pipeline.patches.augmentation.transform import draw_transform, shape_to_read
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.patch import CropReader, Patch, read_patch
 

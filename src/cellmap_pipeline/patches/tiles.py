@@ -12,7 +12,7 @@ import numpy as np
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.patches.augmentation import PatchTransform
+from cellmap_pipeline.patches.augmentation.transform import PatchTransform
 from cellmap_pipeline.patches.patch import CropReader, Patch, all_unknown, read_patch
 
 # Share of the tiles that are chosen because a class occurs in them; the others are spread over the

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from cellmap_pipeline.patches.augmentation import PatchTransform
+from cellmap_pipeline.patches.augmentation.transform import PatchTransform
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.shares import mean_targets
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from cellmap_pipeline.patches.filters import gaussian_blur, reduce_resolution
+from cellmap_pipeline.patches.augmentation.filters import gaussian_blur, reduce_resolution
 
 
 @pytest.mark.parametrize("sigmas", [(0.3,) * 3, (1.0,) * 3, (1.9,) * 3, (0, 1.5, 0.7)], ids=str)

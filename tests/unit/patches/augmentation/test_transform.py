@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmap_pipeline.config.augmentation import Augmentation
-from cellmap_pipeline.patches.augmentation import (
+from cellmap_pipeline.patches.augmentation.resampling import orient, resample
+from cellmap_pipeline.patches.augmentation.transform import (
     PatchTransform,
     draw_transform,
     random_rotation,
     shape_to_read,
 )
-from cellmap_pipeline.patches.resampling import orient, resample
 from tests.support.transforms import CUBE, OFF, augment, blobs, numbered, transformed
 
 EXACT = ["flip", "transpose", "rotate90"]

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from cellmap_pipeline.config.augmentation import Augmentation
-from cellmap_pipeline.patches.filters import gaussian_blur
-from cellmap_pipeline.patches.section_faults import (
+from cellmap_pipeline.patches.augmentation.filters import gaussian_blur
+from cellmap_pipeline.patches.augmentation.section_faults import (
     SectionFault,
     apply_fault,
     coarse_axes,

@@ -22,14 +22,14 @@ from cellmap_pipeline.config.augmentation import (
     Rotation,
 )
 from cellmap_pipeline.geometry import Shape, Vector
-from cellmap_pipeline.patches.intensity import (
+from cellmap_pipeline.patches.augmentation.intensity import (
     IntensityTransform,
     draw_factor,
     draw_intensity,
     transform_intensity,
 )
+from cellmap_pipeline.patches.augmentation.resampling import orient, resample
 from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization
-from cellmap_pipeline.patches.resampling import orient, resample
 
 SAME_AXES = (0, 1, 2)
 NO_FLIPS = (False, False, False)

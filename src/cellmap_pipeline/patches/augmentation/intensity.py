@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cellmap_pipeline.config.augmentation import NORMALIZATION, Augmentation, Change
 from cellmap_pipeline.geometry import Shape, Vector
-from cellmap_pipeline.patches.filters import gaussian_blur, reduce_resolution
-from cellmap_pipeline.patches.section_faults import (
+from cellmap_pipeline.patches.augmentation.filters import gaussian_blur, reduce_resolution
+from cellmap_pipeline.patches.augmentation.section_faults import (
     SectionFault,
     apply_fault,
     coarse_axes,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmap_pipeline.config.augmentation import Augmentation
-from cellmap_pipeline.patches.intensity import (
+from cellmap_pipeline.patches.augmentation.intensity import (
     IntensityTransform,
     draw_intensity,
     transform_intensity,

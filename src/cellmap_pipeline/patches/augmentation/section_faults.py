@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cellmap_pipeline.config.augmentation import Augmentation, Change
 from cellmap_pipeline.geometry import SAME_SIZE, Shape, Vector
-from cellmap_pipeline.patches.filters import gaussian_blur
+from cellmap_pipeline.patches.augmentation.filters import gaussian_blur
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cellmap_pipeline.patches.augmentation import PatchTransform, random_rotation, shape_to_read
-from cellmap_pipeline.patches.resampling import orient, resample
+from cellmap_pipeline.patches.augmentation.resampling import orient, resample
+from cellmap_pipeline.patches.augmentation.transform import (
+    PatchTransform,
+    random_rotation,
+    shape_to_read,
+)
 from tests.support.transforms import CUBE, blobs, numbered
 
 QUIET = settings(max_examples=40, deadline=None)
