@@ -129,7 +129,15 @@ def own(folder: Path, workers: int, batches: int) -> dict[str, Any]:
             "batch_size": BATCH,
             "num_workers": workers,
             "iterations_per_epoch": 10**6,
-            "augment": {"rotate90": False, "contrast": 0, "gamma": 0, "noise": 0},
+            "augment": {
+                "rotate90": False,
+                "contrast": 0,
+                "gamma": 0,
+                "noise": 0,
+                "scaling": 0,
+                "low_resolution": 0,
+                "blur": 0,
+            },
         }
     )
     size = training.voxel_size
