@@ -84,4 +84,9 @@ def load_training(name: str, folders: Sequence[Path]) -> Training:
             f"{path}: `weight_decay: {training.weight_decay:g}` has no effect with `optimizer: "
             f"{training.optimizer}`: leave it out, or choose `optimizer: adamw`"
         )
+    if training.optimizer == "sgd" and training.adam_eps is not None:
+        raise InputError(
+            f"{path}: `adam_eps: {training.adam_eps:g}` has no effect with `optimizer: sgd`: leave "
+            "it out, or choose `optimizer: adamw` or `adam`"
+        )
     return training

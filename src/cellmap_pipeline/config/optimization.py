@@ -104,6 +104,12 @@ class Optimization(Section):
         description="of adamw; the other optimizers have none",
         json_schema_extra=affects(Affects.LEARNING),
     )
+    adam_eps: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="of adamw and adam, added to the root of the second moment; null: 1e-4 where "
+        "the precision turns out to be 16-mixed, else 1e-8",
+        json_schema_extra=affects(Affects.LEARNING),
+    )
     scheduler: Scheduler = Field(
         Scheduler(),
         description="learning rate over the training",

@@ -6,8 +6,13 @@ inside the functions, so that a configuration can be checked without them.
 
 All losses are masked exactly: an unknown voxel's logit and target are both set to zero and its
 share of every sum is left out, so that it changes neither the loss nor a gradient. MONAI's own
-`ignore_index` and `MaskedLoss` mask all channels of a voxel together, so its losses only compute
-the sums here.
+`ignore_index` and `MaskedLoss` mask all channels of a voxel together, so only its focal loss is
+used, voxel by voxel.
+
+Targets may be distances between 0 and 1. In losses of sums over voxels, min(p, t), max(p − t, 0)
+and max(t − p, 0) (Wang et al. 2023, arXiv 2303.16296) therefore replace the products p·t,
+p·(1 − t) and (1 − p)·t. For targets of 0 and 1 both are equal; for distances, the products would
+make another prediction than the distance the best one.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 # One voxel is negligible for a real object. An absent class that is not predicted has no loss, and
 # the gradient of a logit stays below 1/4 however little is predicted.
 SMOOTHING_VOXELS = 1.0
+BATCH_AND_SPACE = (0, 2, 3, 4)  # axes
 
 
 @loss
@@ -46,7 +52,10 @@ def bce(logits: Tensor, target: Tensor, known: Tensor, weights: Tensor) -> Tenso
 @loss
 def dice(logits: Tensor, target: Tensor, known: Tensor, weights: Tensor) -> Tensor:
     """Soft Dice loss, a mean over channels, each summed over the batch and space."""
-    return _channel_mean(_dice()(logits.sigmoid() * known, target), known, weights)
+    both, only_predicted, only_true = _overlap(logits.sigmoid() * known, target)
+    union = both + (only_predicted + only_true) / 2
+    losses = 1 - (2 * both + SMOOTHING_VOXELS) / (2 * union + SMOOTHING_VOXELS)
+    return _channel_mean(losses, known, weights)
 
 
 @loss
@@ -80,7 +89,9 @@ def tversky(
 
     `alpha` weighs false positives and `beta` false negatives; the paper found the defaults best.
     """
-    losses = _tversky(alpha, beta)(logits.sigmoid() * known, target)
+    both, only_predicted, only_true = _overlap(logits.sigmoid() * known, target)
+    denominator = both + alpha * only_predicted + beta * only_true
+    losses = 1 - (both + SMOOTHING_VOXELS) / (denominator + SMOOTHING_VOXELS)
     return _channel_mean(losses, known, weights)
 
 
@@ -150,8 +161,16 @@ def _voxel_mean(losses: Tensor, known: Tensor, weights: Tensor) -> Tensor:
 
 def _channel_mean(losses: Tensor, known: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean of per-channel losses over the channels with known voxels."""
-    shares = known.amax((0, 2, 3, 4)) * weights
+    shares = known.amax(BATCH_AND_SPACE) * weights
     return (losses.flatten() * shares).sum() / _nonzero(shares.sum())
+
+
+def _overlap(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum what is both predicted and true, only predicted, and only true, per channel."""
+    only_true = (target - predicted).relu().sum(BATCH_AND_SPACE)
+    # min(p, t) is t − max(t − p, 0), so one pass over the voxels suffices.
+    both = target.sum(BATCH_AND_SPACE) - only_true
+    return both, predicted.sum(BATCH_AND_SPACE) - both, only_true
 
 
 def _nonzero(total: Tensor) -> Tensor:
@@ -161,30 +180,7 @@ def _nonzero(total: Tensor) -> Tensor:
 
 
 @cache
-def _dice() -> Any:
-    from monai.losses.dice import DiceLoss
-
-    return DiceLoss(
-        reduction="none", batch=True, smooth_nr=SMOOTHING_VOXELS, smooth_dr=SMOOTHING_VOXELS
-    )
-
-
-@cache
 def _focal(gamma: float) -> Any:
     from monai.losses.focal_loss import FocalLoss
 
     return FocalLoss(reduction="none", gamma=gamma)
-
-
-@cache
-def _tversky(alpha: float, beta: float) -> Any:
-    from monai.losses.tversky import TverskyLoss
-
-    return TverskyLoss(
-        reduction="none",
-        batch=True,
-        alpha=alpha,
-        beta=beta,
-        smooth_nr=SMOOTHING_VOXELS,
-        smooth_dr=SMOOTHING_VOXELS,
-    )

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
 from cellmap_pipeline.classes import style_of
-from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.patches.loader import PatchLoader
 from cellmap_pipeline.patches.targets import UNKNOWN
@@ -33,10 +31,12 @@ class EpochTable(pl.Callback):
 
     A resumed training appends to the table. Columns: `epoch`, `step` (of the optimizer),
     `train_loss`, `val_loss`, `val_dice` (minus `val_loss` where no class occurs in validation
-    patches), `val_dice/{channel}`, `learning_rate`, `seconds` (of the epoch with its validation),
-    `patches_per_second` (trained on by all processes) and `data_wait` (the fraction of the training
-    time spent waiting for patches). Without validation, there is no column `val_…`. If the epoch
-    was resumed in its middle, the last three cover only the time since then.
+    patches), `val_dice/{channel}`, `skipped_steps` (optimizer steps whose loss or gradient was not
+    finite), `overflow_steps` (with `16-mixed`: steps skipped by the gradient scaler),
+    `learning_rate`, `seconds` (of the epoch with its validation), `patches_per_second` (trained on
+    by all processes) and `data_wait` (the fraction of the training time spent waiting for patches).
+    Without validation, there is no column `val_…`. If the epoch was resumed in its middle, the last
+    three cover only the time since then.
     """
 
     def __init__(self, path: Path, loader: PatchLoader) -> None:
@@ -64,18 +64,13 @@ class EpochTable(pl.Callback):
         seconds = max(self.training_s, 1e-9)
         waited = (self.loader.waited_s - self.waited_before_s) / seconds
         loss = task.pop_epoch_loss()
-        losses = {"loss": loss}
-        if task.training_settings.validation != "none":
-            losses["validation loss"] = trainer.callback_metrics["val_loss"]
-        for name, value in losses.items():
-            if not value.isfinite():
-                raise InputError(_not_finite(name, trainer.current_epoch, task.training_settings))
         task.log_dict(
             {
                 "train_loss": loss,
                 "patches_per_second": self.patches / seconds,
                 "data_wait": min(1.0, waited),
             }
+            | task.pop_skipped_steps()
         )
         if not trainer.is_global_zero:
             return
@@ -95,14 +90,6 @@ class EpochTable(pl.Callback):
         self.begin = time.monotonic()
         self.patches, self.training_s = 0, 0.0
         self.waited_before_s = self.loader.waited_s
-
-
-def _not_finite(name: str, epoch: int, settings: Training) -> str:
-    return (
-        f"the {name} of epoch {epoch} is not a finite number: lower `learning_rate` "
-        f"({settings.learning_rate:g}), raise `scheduler.warmup_steps` "
-        f"({settings.scheduler.warmup_steps}), or set `precision: 32`"
-    )
 
 
 class ExampleSlices(pl.Callback):

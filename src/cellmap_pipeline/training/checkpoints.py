@@ -12,17 +12,17 @@ from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
-from torch import Tensor
 
 from cellmap_pipeline.channels import output_channels
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write, reading
+from cellmap_pipeline.training.skipping import first_nonfinite
 from cellmap_pipeline.training.task import SegmentationTask
 
 # Keys of a checkpoint that are needed to resume a training, but not to predict.
 RESUME_KEYS = (
-    "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch_loss",
+    "optimizer_states", "lr_schedulers", "callbacks", "loops", "epoch_loss", "skipped_steps",
     "current_model_state", "averaging_state",
 )  # fmt: skip
 # Raised for files that are truncated, hold code, or are no checkpoints.
@@ -151,11 +151,6 @@ def load_checkpoint(path: Path) -> SegmentationTask:
             "training diverged; give another checkpoint"
         )
     return task.eval()
-
-
-def first_nonfinite(weights: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor with NaN or infinity, or None."""
-    return next((name for name, tensor in weights.items() if not tensor.isfinite().all()), None)
 
 
 def load_networks(

@@ -24,6 +24,7 @@ from cellmap_pipeline.training.checkpoints import (
     list_checkpoints,
     read_checkpoint,
 )
+from cellmap_pipeline.training.skipping import any_rank
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +89,8 @@ class LastCheckpoint(Checkpoint):
             # No checkpoint: resuming from here would skip this epoch's validation.
             self._stop_if_requested(trainer)
         elif done % every == 0:
-            stop = _any_rank(trainer, self.signal is not None)
-            due = _any_rank(trainer, time.monotonic() - self._written_at > self.interval_s)
+            stop = any_rank(trainer, self.signal is not None)
+            due = any_rank(trainer, time.monotonic() - self._written_at > self.interval_s)
             if stop or due or done + every >= batches:
                 self._write(trainer)
             if stop:
@@ -114,7 +115,7 @@ class LastCheckpoint(Checkpoint):
         self.signal = signal.Signals(number)
 
     def _stop_if_requested(self, trainer: pl.Trainer) -> None:
-        if _any_rank(trainer, self.signal is not None):
+        if any_rank(trainer, self.signal is not None):
             log.info("stopping; the next start resumes from %s", self.path)
             raise Interrupted
 
@@ -175,10 +176,3 @@ def find_resumable(folder: Path) -> Resumable | None:
     if unavailable:
         raise UnavailableError(f"{unavailable[0]}. To train from the beginning, move {folder} away")
     return None
-
-
-def _any_rank(trainer: pl.Trainer, decision: bool) -> bool:
-    """Return whether `decision` is true in any of the processes that train together."""
-    if trainer.world_size == 1:
-        return decision
-    return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))

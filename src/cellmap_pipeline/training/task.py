@@ -8,12 +8,12 @@ from math import ceil
 from typing import Any, cast
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from cellmap_pipeline.config.augmentation import NORMALIZATION
 from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.build import build_model
 from cellmap_pipeline.models.hierarchy import ClassLogits
 from cellmap_pipeline.models.masked_loss import MaskedLoss
@@ -21,13 +21,14 @@ from cellmap_pipeline.patches.batches import BatchBuilder
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import UNKNOWN, target_divisors
 from cellmap_pipeline.training.optimizers import build_optimizer, learning_rate_factor
+from cellmap_pipeline.training.skipping import SkippingModule, stability_advice
 
 log = logging.getLogger(__name__)
 
 Batch = tuple[Tensor, Tensor]
 
 
-class SegmentationTask(pl.LightningModule):
+class SegmentationTask(SkippingModule):
     """A network with its loss and its validation Dice per channel.
 
     Parameters
@@ -62,7 +63,7 @@ class SegmentationTask(pl.LightningModule):
         self.loss = MaskedLoss(self.training_settings.loss, class_weights, self.class_logits)
         self._dice_counts = self._validation_loss = torch.zeros(0)
         self._build_batch: BatchBuilder | None = None
-        # Sum and number of the batch losses of an epoch. Not a buffer: EMA would average it, too.
+        # Sum and number of the epoch's finite losses. Not a buffer: EMA would average it, too.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
         self._reset_validation()
 
@@ -94,6 +95,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by batch number, so that a resumed training repeats the same noise."""
+        super().on_train_batch_start(batch, batch_idx)
         batch_number = self.trainer.fit_loop.total_batch_idx
         seeds = np.random.SeedSequence(
             [self.training_settings.seed, batch_number, self.trainer.global_rank]
@@ -105,19 +107,23 @@ class SegmentationTask(pl.LightningModule):
         raw, target = batch
         loss = self.loss(self.outputs(raw), self._float_targets(target))
         self.log("train_loss_step", loss, prog_bar=True, on_epoch=False)
+        finite = self.note_loss(loss)
         self.epoch_loss = self.epoch_loss.to(loss.device, non_blocking=True)
-        self.epoch_loss[0] += loss.detach()
-        self.epoch_loss[1] += 1
+        self.epoch_loss[0] += torch.where(finite, loss.detach(), 0.0)
+        self.epoch_loss[1] += finite
         return loss
 
     def pop_epoch_loss(self) -> Tensor:
-        """Return the mean loss of the epoch's batches in all processes, and reset it."""
+        """Return the mean of the epoch's finite batch losses in all processes, and reset it."""
         total, batches = _sum_over_ranks(self, self.epoch_loss)
         self.epoch_loss.zero_()
         return (total / batches).float()
 
     def validation_step(self, batch: Batch, index: int) -> dict[str, Tensor]:
         """Add one batch to the validation loss and to the counts of the validation Dice.
+
+        Logits that are not a number predict nothing. If the loss is not finite, the validation
+        loss leaves the batch out.
 
         Returns
         -------
@@ -136,7 +142,8 @@ class SegmentationTask(pl.LightningModule):
         counted = torch.stack([predicted & true, predicted, true])
         self._dice_counts = self._dice_counts.to(self.device) + counted.sum(dim=(1, 3, 4, 5))
         weight = known.flatten(1).any(1).sum()
-        weighted = torch.stack([loss * weight, weight])
+        finite = loss.isfinite()
+        weighted = torch.stack([torch.where(finite, loss, 0.0) * weight, weight * finite, weight])
         self._validation_loss = self._validation_loss.to(self.device) + weighted
         return {"raw": raw, "target": target, "logits": logits}
 
@@ -145,6 +152,11 @@ class SegmentationTask(pl.LightningModule):
 
         If no channel has a true voxel in any validation patch, minus the loss takes the place of
         the mean, since a Dice of 0 in each epoch would select the first one.
+
+        Raises
+        ------
+        InputError
+            The loss of no validation patch is finite.
         """
         both, predicted, true = _sum_over_ranks(self, self._dice_counts)
         occurs = true > 0
@@ -152,8 +164,20 @@ class SegmentationTask(pl.LightningModule):
         for channel, value, channel_occurs in zip(self.channels, dice, occurs, strict=True):
             if channel_occurs:
                 self.log(f"val_dice/{channel}", value)
-        total, patches = _sum_over_ranks(self, self._validation_loss)
-        loss = (total / patches).float()
+        total, finite, patches = _sum_over_ranks(self, self._validation_loss)
+        loss = (total / finite).float()
+        # Here, and not at the end of the epoch: Lightning compares and keeps checkpoints before.
+        if not loss.isfinite():
+            raise InputError(
+                f"the validation loss of epoch {self.current_epoch} is not a finite number: "
+                f"{stability_advice(self.training_settings)}"
+            )
+        if finite < patches:
+            log.warning(
+                "epoch %d: the loss of %d of %d validation patches is not finite (NaN or "
+                "infinity): `val_loss` leaves them out", self.current_epoch,
+                patches - finite, patches,
+            )  # fmt: skip
         self.log("val_loss", loss)
         self.log("val_dice", dice[occurs].mean() if occurs.any() else -loss, prog_bar=True)
         if not occurs.any() and self.current_epoch == 0:
@@ -165,6 +189,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the epoch's loss so far and the normalization of raw."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["epoch_loss"] = self.epoch_loss.cpu()
         # The key is spelled as in existing checkpoints.
         checkpoint["normalisation"] = list(self.normalization)
@@ -172,6 +197,7 @@ class SegmentationTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the epoch's loss so far and the normalization of raw."""
+        super().on_load_checkpoint(checkpoint)
         self.epoch_loss = checkpoint.get("epoch_loss", self.epoch_loss)
         center, scale = checkpoint.get("normalisation", self.normalization)
         self.normalization = float(center), float(scale)
@@ -203,8 +229,9 @@ class SegmentationTask(pl.LightningModule):
     def _reset_validation(self) -> None:
         # Voxels per channel: predicted and true, predicted, true.
         self._dice_counts = torch.zeros(3, len(self.channels), dtype=torch.int64)
-        # Sum of the losses, each weighted by its number of patches with known voxels; that number.
-        self._validation_loss = torch.zeros(2, dtype=torch.float64)
+        # Sum of the finite losses, each weighted by its number of patches with known voxels; these
+        # numbers; those of all batches.
+        self._validation_loss = torch.zeros(3, dtype=torch.float64)
 
 
 def _sum_over_ranks(task: SegmentationTask, values: Tensor) -> Tensor:

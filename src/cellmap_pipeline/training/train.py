@@ -12,11 +12,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    LearningRateMonitor,
-)
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
@@ -50,6 +46,7 @@ from cellmap_pipeline.training.interruption import (
     find_resumable,
 )
 from cellmap_pipeline.training.output_bias import start_at_shares
+from cellmap_pipeline.training.skipping import MovingAverage
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -99,8 +96,8 @@ def train(
     Raises
     ------
     InputError
-        The datasplit cannot be used, more GPUs are requested than available, or their memory is
-        too small.
+        The datasplit cannot be used, more GPUs are requested than available, their memory is too
+        small, or losses, gradients or weights are not finite.
     UnavailableError
         Checkpoints of an earlier job exist, but cannot be read now.
     Interrupted
@@ -209,7 +206,7 @@ def _callbacks(training: Training) -> list[Callback]:
     if patience is not None:
         callbacks.insert(0, Patience("val_dice", mode="max", patience=patience))
     if training.ema:
-        callbacks.append(EMAWeightAveraging(decay=training.ema))
+        callbacks.append(MovingAverage(decay=training.ema))
     return callbacks
 
 

@@ -122,6 +122,12 @@ def test_unknown_architecture_is_the_only_error(tmp_path):
     assert str(error.value).endswith("pytc:NAME")
 
 
+def test_adam_eps_without_effect_is_refused(tmp_path):
+    assert training(tmp_path, adam_eps=1e-6, optimizer="adam").adam_eps == 1e-6
+    with pytest.raises(InputError, match="`adam_eps: 1e-06` has no effect with `optimizer: sgd`"):
+        training(tmp_path, adam_eps=1e-6, optimizer="sgd")
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_weight_decay_without_effect_is_refused(tmp_path, optimizer):
     assert training(tmp_path, optimizer=optimizer).weight_decay == 0.01

@@ -87,6 +87,39 @@ def test_losses_without_unknown_voxels_match_monai(batch):
         torch.testing.assert_close(MaskedLoss(name)(logits, target), reference(logits, target))
 
 
+@pytest.mark.parametrize(
+    ("name", "predicted", "expected"),
+    [
+        # min(p, t) sums to 0.75 + 0.25, p to 1.25, t to 1.25.
+        ("dice", [0.75, 0.5], 1 - (2 * 1.0 + 1) / (1.25 + 1.25 + 1)),
+        ("dice", [1.0, 0.25], 0.0),
+        # A quarter is predicted alone, and a quarter is true alone.
+        ("tversky", [0.75, 0.5], 1 - (1.0 + 1) / (1.0 + 0.3 * 0.25 + 0.7 * 0.25 + 1)),
+        ("tversky", [1.0, 0.25], 0.0),
+    ],
+)
+def test_overlap_with_distances(name, predicted, expected):
+    """By the products of predicted and true values, a right prediction would cost up to 0.3."""
+    target = torch.tensor([1.0, 0.25]).view(1, 1, 1, 1, 2)
+    logits = torch.tensor(predicted).view_as(target).logit().clamp(-30, 30)
+    assert MaskedLoss(name)(logits, target).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dice", "tversky"])
+def test_losses_of_distances_match_monai_and_are_least_at_the_distance(batch, name):
+    logits, _ = batch
+    target = torch.randint(0, 9, SHAPE, generator=torch.Generator().manual_seed(4)) / 8
+    options = {"dice": {}, "tversky": {"alpha": 0.3, "beta": 0.7}}[name]
+    reference = {"dice": DiceLoss, "tversky": TverskyLoss}[name](
+        sigmoid=True, batch=True, smooth_nr=SMOOTH, smooth_dr=SMOOTH, soft_label=True, **options
+    )
+    torch.testing.assert_close(MaskedLoss(name)(logits, target), reference(logits, target))
+    right = target.logit().clamp(-30, 30)
+    assert MaskedLoss(name)(right, target).item() == pytest.approx(0, abs=1e-6)
+    for step in (-0.5, 0.5):
+        assert MaskedLoss(name)(right + step, target).item() > 0.01
+
+
 def test_class_weights_match_monai(batch):
     logits, target = batch
     weights = [0.5, 1.0, 1.5]

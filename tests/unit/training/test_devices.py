@@ -1,6 +1,7 @@
 """Training in several processes; Lightning starts the others by the script's own name."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -16,9 +17,11 @@ from cellmap_pipeline.training import train as module
 from cellmap_pipeline.training.devices import resolve_precision
 from cellmap_pipeline.training.interruption import EXIT_CODE
 from cellmap_pipeline.training.train import train
+from tests.support.faults import Faults
 from tests.support.trainings import make_datasplit, settings
 
 SCRIPT = """
+import json
 import sys
 from pathlib import Path
 from cellmap_pipeline.config.training import Training
@@ -27,19 +30,25 @@ from cellmap_pipeline.run.jobs import job
 folder = Path(sys.argv[1])
 with job(str(folder / "train.log")):
     from cellmap_pipeline.training.train import train
+    from tests.support.faults import Faults
     training = Training.model_validate_json(Path(sys.argv[3]).read_text())
-    train(training, Path(sys.argv[2]), folder / "training", folder / "model.ckpt")
+    faults = {int(batch): kind for batch, kind in json.loads(sys.argv[4]).items()}
+    train(
+        training, Path(sys.argv[2]), folder / "training", folder / "model.ckpt",
+        callbacks=[Faults(faults, rank=1)],
+    )
 """
 
 
 @pytest.fixture
-def begin(tmp_path):
-    """Function that starts a training of two processes in a folder."""
+def begin(tmp_path, repo_root):
+    """Function that starts a training of two processes in a folder; faults are in the second."""
+    path = os.pathsep.join([str(repo_root), str(repo_root / "src")])
     datasplit = make_datasplit(tmp_path)
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
 
-    def begin(folder, **changes):
+    def begin(folder, faults=None, **changes):
         (tmp_path / folder).mkdir(exist_ok=True)
         values = tmp_path / folder / "settings.json"
         values.write_text(settings(devices=2, **changes).model_dump_json())
@@ -47,8 +56,15 @@ def begin(tmp_path):
         slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "snakejob"}
         slurm |= {"SLURM_LOCALID": "0", "SLURM_JOB_ID": "1", "SLURM_NODELIST": "n"}
         return subprocess.Popen(
-            [sys.executable, script, tmp_path / folder, datasplit, values],
-            env=os.environ | slurm | {"OMP_NUM_THREADS": "1"},
+            [
+                sys.executable,
+                script,
+                tmp_path / folder,
+                datasplit,
+                values,
+                json.dumps(faults or {}),
+            ],
+            env=os.environ | slurm | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -74,7 +90,7 @@ REPRODUCIBLE = {
 }
 
 
-def assert_like_one_with_twice_the_batch(two, changes, steps):
+def assert_like_one_with_twice_the_batch(two, changes, steps, faults=None):
     """Compare the training of two processes in folder `two` with that of one process.
 
     Rounding errors of the weights grow with each step.
@@ -83,7 +99,7 @@ def assert_like_one_with_twice_the_batch(two, changes, steps):
     one.mkdir()
     train(
         settings(**changes, batch_size=2), two.with_name("datasplit.csv"), one / "training",
-        one / "model.ckpt",
+        one / "model.ckpt", callbacks=[Faults(faults or {})],
     )  # fmt: skip
     (taken, alone), (same, both) = weights(one), weights(two)
     assert taken == same == steps
@@ -129,6 +145,28 @@ def test_two_processes_train_like_one_with_twice_the_batch(begin, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert_like_one_with_twice_the_batch(tmp_path / "two", changes, steps=2)
+
+
+@pytest.mark.slow
+def test_all_processes_skip_a_step_that_fails_in_one(begin, tmp_path):
+    """A mean over the processes passes on a gradient, but not which loss it comes from."""
+    changes = REPRODUCIBLE | {"epochs": 1, "iterations_per_epoch": 6, "accumulate_grad_batches": 2}
+    faults = {2: "loss", 5: "gradient"}
+    process = begin("two", faults, **changes)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    (row,) = rows(tmp_path / "two")
+    assert float(row["skipped_steps"]) == 2
+    assert_like_one_with_twice_the_batch(tmp_path / "two", changes, steps=3, faults=faults)
+
+
+@pytest.mark.slow
+def test_two_processes_end_together_when_nothing_is_finite(begin, tmp_path):
+    changes = REPRODUCIBLE | {"epochs": 1, "iterations_per_epoch": 2}
+    process = begin("two", {0: "loss", 1: "loss"}, **changes)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1, errors
+    assert "in all steps of epoch 0" in (tmp_path / "two/train.log").read_text()
 
 
 def test_more_gpus_than_available_are_refused(datasplit, tmp_path, monkeypatch):

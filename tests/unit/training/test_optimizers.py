@@ -1,9 +1,11 @@
-"""Learning-rate schedules."""
+"""Optimizers and learning-rate schedules."""
 
 import pytest
+import torch
 
 from cellmap_pipeline.config.sections import Scheduler
-from cellmap_pipeline.training.optimizers import learning_rate_factor
+from cellmap_pipeline.training import optimizers
+from cellmap_pipeline.training.optimizers import build_optimizer, learning_rate_factor
 from tests.support.trainings import settings
 
 
@@ -20,3 +22,19 @@ def test_cosine_schedule_and_warmup():
     assert learning_rate_factor(100, 100, made) == pytest.approx(0.1)
     warm = made.model_copy(update={"scheduler": Scheduler(warmup_steps=9)})
     assert [learning_rate_factor(step, 100, warm) for step in (0, 4, 9, 99)] == [0.1, 0.5, 1, 1]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+@pytest.mark.parametrize(
+    ("changes", "precision", "expected"),
+    [
+        ({}, "16-mixed", 1e-4), ({}, "bf16-mixed", 1e-8), ({}, "32", 1e-8),
+        ({"adam_eps": 1e-6}, "16-mixed", 1e-6), ({"adam_eps": 1e-6}, "32", 1e-6),
+    ],
+)  # fmt: skip
+def test_eps_depends_on_the_precision_of_the_machine(
+    monkeypatch, optimizer, changes, precision, expected
+):
+    monkeypatch.setattr(optimizers, "resolve_precision", lambda configured: precision)
+    made = build_optimizer(torch.nn.Linear(2, 2), settings(optimizer=optimizer, **changes))
+    assert made.param_groups[0]["eps"] == expected

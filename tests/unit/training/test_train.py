@@ -1,4 +1,5 @@
 import csv
+import math
 import os
 import pickle
 import tempfile
@@ -215,15 +216,6 @@ def test_compiled_network_is_saved_without_prefixes(datasplit, tmp_path, monkeyp
     assert "network.conv_0.conv_0.conv.weight" in weights(tmp_path / "model.ckpt")
 
 
-def test_non_finite_loss_stops_the_training(datasplit, tmp_path, monkeypatch):
-    step = SegmentationTask.training_step
-    monkeypatch.setattr(
-        SegmentationTask, "training_step", lambda self, batch, i: step(self, batch, i) * torch.nan
-    )
-    with pytest.raises(InputError, match=r"loss of epoch 0 is not a finite .* `learning_rate`"):
-        train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
-
-
 def test_non_finite_validation_stops_the_training(datasplit, tmp_path, monkeypatch):
     outputs = SegmentationTask.outputs
 
@@ -234,7 +226,31 @@ def test_non_finite_validation_stops_the_training(datasplit, tmp_path, monkeypat
     monkeypatch.setattr(SegmentationTask, "outputs", spoiled)
     with pytest.raises(InputError, match=r"the validation loss of epoch 0 is not a finite"):
         train(settings(), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    assert [path.name for path in (tmp_path / "training/checkpoints").iterdir()] == ["last.ckpt"]
     assert not (tmp_path / "model.ckpt").exists()
+
+
+def test_validation_patches_whose_loss_is_not_finite_are_left_out(
+    datasplit, tmp_path, monkeypatch, caplog
+):
+    """Neither early stopping nor the choice of checkpoints sees NaN."""
+    step = SegmentationTask.validation_step
+    forward = SegmentationTask.forward
+    spoiled = []
+    monkeypatch.setattr(
+        SegmentationTask, "validation_step", lambda self, batch, i: (
+            spoiled.append(i == 0), step(self, batch, i)
+        )[1],
+    )  # fmt: skip
+    monkeypatch.setattr(
+        SegmentationTask, "forward", lambda self, raw: forward(self, raw)
+        * (torch.nan if not self.training and spoiled[-1] else 1),
+    )  # fmt: skip
+    train(settings(epochs=1), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    (row,) = rows(tmp_path / "training")
+    assert math.isfinite(float(row["val_loss"]))
+    assert 0 <= float(row["val_dice"]) <= 1
+    assert "epoch 0: the loss of 1 of 2 validation patches is not finite" in caplog.text
 
 
 def test_out_of_memory_names_the_settings_to_lower(datasplit, tmp_path, monkeypatch):
