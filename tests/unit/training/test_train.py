@@ -235,7 +235,7 @@ def test_validation_patches_whose_loss_is_not_finite_are_left_out(
 ):
     """Neither early stopping nor the choice of checkpoints sees NaN."""
     step = SegmentationTask.validation_step
-    forward = SegmentationTask.forward
+    outputs = SegmentationTask.outputs
     spoiled = []
     monkeypatch.setattr(
         SegmentationTask, "validation_step", lambda self, batch, i: (
@@ -243,7 +243,7 @@ def test_validation_patches_whose_loss_is_not_finite_are_left_out(
         )[1],
     )  # fmt: skip
     monkeypatch.setattr(
-        SegmentationTask, "forward", lambda self, raw: forward(self, raw)
+        SegmentationTask, "outputs", lambda self, raw: outputs(self, raw)
         * (torch.nan if not self.training and spoiled[-1] else 1),
     )  # fmt: skip
     train(settings(epochs=1), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
