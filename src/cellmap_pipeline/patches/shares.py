@@ -33,7 +33,7 @@ def mean_targets(
     channels
         Channels of the network.
     patch_size
-        Voxels (z, y, x) of a patch; what is read around it to rotate it is left out.
+        Voxels (z, y, x) of a patch; what is read around it to rotate or shrink it is left out.
 
     Returns
     -------
@@ -51,11 +51,9 @@ def mean_targets(
 
 
 def _center(codes: Tensor, patch_size: Shape) -> NDArray[np.unsignedinteger]:
-    """Return the codes of the central patch as unsigned integers."""
-    box = tuple(
-        slice((n - size) // 2, (n - size) // 2 + size)
-        for n, size in zip(codes.shape, patch_size, strict=True)
-    )
+    """Return the codes of the central patch as unsigned integers; all, if fewer were read."""
+    margins = [max(0, n - size) // 2 for n, size in zip(codes.shape, patch_size, strict=True)]
+    box = tuple(slice(m, m + size) for m, size in zip(margins, patch_size, strict=True))
     unsigned = np.uint16 if codes.dtype == torch.int16 else np.uint8
     return codes.numpy()[box].view(unsigned)
 

@@ -38,5 +38,7 @@ def test_means_are_over_known_voxels():
 def test_patches_count_by_voxels_and_margins_are_left_out():
     margin = [[[1, 3, 1]]]
     assert mean_targets([patch(margin)], CHANNELS, (1, 1, 1))[0] == 1
+    # To enlarge objects, less than a patch is read.
+    assert mean_targets([patch(margin)], CHANNELS, (1, 3, 5))[0] == 1 / 3
     both = [patch([[[1, 3]]]), patch([[[3, 0]]], wide=True)]
     assert mean_targets(both, CHANNELS, (1, 1, 2))[0] == 2 / 3
