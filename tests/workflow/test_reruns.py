@@ -75,6 +75,14 @@ def edited_checkout(run, path, old, new):
     return other
 
 
+# It is in the folder that is restored after each change.
+CLASS_TABLE = "config/classes.csv"
+
+
+def change_class_table(run):
+    (run.folder / CLASS_TABLE).write_text('mito,2,""\n')
+
+
 # A change for each row of the table; if it returns a run, that run is planned instead.
 CHANGES = {
     "`learning_rate`, or another setting that a network depends on": lambda run: run.train(
@@ -90,6 +98,7 @@ CHANGES = {
     "`normalize` of a training from `range` to `zscore`": lambda run: run.train(
         "tiny", normalize="zscore"
     ),
+    "a training's classes in the table of `mutual_exclusion`, or of `hierarchy`": change_class_table,
     "`inference`, such as `overlap`": lambda run: run.train("tiny", inference={"overlap": 0.5}),
     "a threshold in `postprocess`": lambda run: run.train(
         "tiny", postprocess={"pm": {"threshold": 0.7}}
@@ -136,6 +145,7 @@ JOBS = {
     "`normalize` of a training from `range` to `zscore`": {
         "train": 1, "training_raw_statistics": 1, "raw_statistics": 2, "predict": 2,
     },
+    "a training's classes in the table of `mutual_exclusion`, or of `hierarchy`": {"train": 1, "predict": 2, "segment": 2},
     "a threshold in `postprocess`": {"segment": 2},
     "the manifest gains a crop": {"predict": 2, "segment": 3},
     "a training added": {"train": 1, "datasplit": 1, "predict": 2, "segment": 2},
@@ -148,7 +158,8 @@ def checked(finished_run):
     """A finished run whose changed configuration, with a second training, was checked."""
     run = finished_run()
     # The second training's results are not read: only their existence and settings matter.
-    run.train("other", classes=["mito"])
+    (run.folder / CLASS_TABLE).write_text('mito,1,""\n')
+    run.train("other", classes=["mito"], mutual_exclusion=CLASS_TABLE)
     run.configure(trainings=["tiny", "other"])
     shutil.copytree(run.folder / "results/tiny", run.folder / "results/other")
     run.train("tiny", crops=[1, 2, 3, 4])
