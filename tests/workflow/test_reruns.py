@@ -79,7 +79,7 @@ def edited_checkout(run, path, old, new):
 CLASS_TABLE = "config/classes.csv"
 
 
-def change_class_table(run):
+def edit_table(run):
     (run.folder / CLASS_TABLE).write_text('mito,2,""\n')
 
 
@@ -98,7 +98,7 @@ CHANGES = {
     "`normalize` of a training from `range` to `zscore`": lambda run: run.train(
         "tiny", normalize="zscore"
     ),
-    "a training's classes in the table of `mutual_exclusion`, or of `hierarchy`": change_class_table,
+    "a training's classes in the table of `mutual_exclusion`, or of `hierarchy`": edit_table,
     "`inference`, such as `overlap`": lambda run: run.train("tiny", inference={"overlap": 0.5}),
     "a threshold in `postprocess`": lambda run: run.train(
         "tiny", postprocess={"pm": {"threshold": 0.7}}
@@ -145,7 +145,9 @@ JOBS = {
     "`normalize` of a training from `range` to `zscore`": {
         "train": 1, "training_raw_statistics": 1, "raw_statistics": 2, "predict": 2,
     },
-    "a training's classes in the table of `mutual_exclusion`, or of `hierarchy`": {"train": 1, "predict": 2, "segment": 2},
+    "a training's classes in the table of `mutual_exclusion`, or of `hierarchy`": {
+        "train": 1, "predict": 2, "segment": 2,
+    },
     "a threshold in `postprocess`": {"segment": 2},
     "the manifest gains a crop": {"predict": 2, "segment": 3},
     "a training added": {"train": 1, "datasplit": 1, "predict": 2, "segment": 2},
