@@ -59,6 +59,30 @@ def test_channels_are_matched_by_name(tmp_path, model, caplog):
     assert not any(torch.allclose(target_logits[fresh], other) for other in source_logits)
 
 
+def test_outputs_are_matched_by_atom(tmp_path, caplog):
+    """An atom is that of the classes that contain it; a class of its own is none."""
+    classes, targets = ["mito", "mito_mem", "ecs"], {"mito": []}
+    source = task(0, classes=classes, targets=targets,
+                  hierarchy=[["mito", "mito_mem"], ["mito"], ["ecs"]])  # fmt: skip
+    target = task(1, classes=classes, targets=targets,
+                  hierarchy=[["ecs"], ["mito_mem", "mito"]])  # fmt: skip
+    independent = task(1, classes=classes, targets=targets)
+    path = save(source, tmp_path / "model.ckpt")
+    load(target, path)
+    raw = torch.rand(1, 1, 32, 32, 32)
+    for one in (source, target):
+        one.eval()
+    with torch.no_grad():
+        source_outputs, target_outputs = source.outputs(raw)[0], target.outputs(raw)[0]
+    names = ["atom:mito+mito_mem", "atom:mito", "atom:ecs", "atom:none"]
+    assert source.training_settings.outputs == names
+    for i, name in enumerate(["atom:ecs", "atom:mito+mito_mem", "atom:none"]):
+        torch.testing.assert_close(target_outputs[i], source_outputs[names.index(name)])
+    with caplog.at_level(logging.INFO):
+        load(independent, path)
+    assert "of other output channels" in caplog.text
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
 def test_plain_state_dict_is_loaded(tmp_path, prefix):
     source, target = task(0), task(1)
