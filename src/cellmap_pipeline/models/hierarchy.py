@@ -31,7 +31,6 @@ class ClassLogits(nn.Module):
     """
 
     membership: Tensor
-    order: Tensor
 
     def __init__(self, channels: Sequence[str], atoms: Sequence[Sequence[str]]) -> None:
         super().__init__()
@@ -44,12 +43,8 @@ class ClassLogits(nn.Module):
         for row, i in zip(membership, self.related, strict=True):
             for column, atom in enumerate(atoms):
                 row[column] = channels[i] in atom
-        order = [*self.related, *self.independent]
-        # Not in the state dict: the settings in a checkpoint determine them.
+        # Not in the state dict: the settings in a checkpoint determine it.
         self.register_buffer("membership", membership, persistent=False)
-        self.register_buffer(
-            "order", torch.tensor([order.index(i) for i in range(len(channels))]), persistent=False
-        )
 
     def forward(self, outputs: Any) -> Any:
         """Convert the outputs (n, o, z, y, x) to logits (n, c, z, y, x), also of each scale.
@@ -62,7 +57,10 @@ class ClassLogits(nn.Module):
             return [self(scale) for scale in outputs]
         atoms, independent = self.split(outputs)
         related: Tensor = _MarginalLogits.apply(atoms, self.membership)
-        return torch.cat([related, independent.float()], dim=1)[:, self.order]
+        by_channel = dict(zip(self.related, related.split(1, dim=1), strict=True))
+        if self.independent:
+            by_channel |= zip(self.independent, independent.float().split(1, dim=1), strict=True)
+        return torch.cat([by_channel[i] for i in range(len(by_channel))], dim=1)
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Split outputs into the float32 logits of atoms (n, a, z, y, x) and the other channels."""

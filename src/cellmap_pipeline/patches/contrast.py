@@ -76,7 +76,7 @@ def warn_of_inverted_contrast(
 
 
 def membrane_brightness(crop: CropData) -> float | None:
-    """Mean raw (0..1) of a crop's membranes minus that of bright classes; None without both."""
+    """Mean raw (0..1) of membranes minus that of bright classes; None if any of these is missing."""
     membranes, bright = ([c for c in names if c in crop.annotated] for names in (MEMBRANES, BRIGHT))
     if not (membranes and bright):
         return None
@@ -84,6 +84,8 @@ def membrane_brightness(crop: CropData) -> float | None:
     in_membranes = _labeled(crop, membranes, box)
     in_bright = _labeled(crop, bright, box) & ~in_membranes
     if min(np.count_nonzero(in_membranes), np.count_nonzero(in_bright)) < MIN_VOXELS:
+        return None
+    if not crop.raw.inside(box).all():
         return None
     raw = crop.raw.read_raw(box, core=box)
     return float(raw[in_membranes].mean() - raw[in_bright].mean())

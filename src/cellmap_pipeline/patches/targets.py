@@ -197,8 +197,9 @@ def forget_contradictions(
 ) -> None:
     """Make classes unknown, in place, where no atom is compatible with all that is known.
 
-    That is so where disjoint classes were annotated at the same voxel, or a class without one that
-    includes it.
+    Where disjoint classes were annotated at the same voxel, all classes become unknown. Otherwise
+    what is present is kept: a class may be present in most of a voxel though none of its parts is,
+    or have been annotated without its parts. What it implies to be possible becomes unknown.
 
     Parameters
     ----------
@@ -213,10 +214,14 @@ def forget_contradictions(
     contains = np.array([[channels[i] in atom for atom in (*atoms, ())] for i in related], int)
     if not related:
         return
-    known = rows[:, related]
-    conflicts = (known == 1) @ (1 - contains) + (known == 0) @ contains
-    contradictory = (conflicts > 0).all(1)
-    rows[np.ix_(contradictory, related)] = UNKNOWN
+    present, absent = rows[:, related] == 1, rows[:, related] == 0
+    lacking = present @ (1 - contains)
+    contradictory = (lacking + absent @ contains > 0).all(1)
+    # Atoms in all classes that are present, and the classes that contain one of these.
+    possible = lacking == 0
+    concerned = possible @ contains.T > 0
+    forgotten = np.where(possible.any(1)[:, None], absent & concerned, True)
+    rows[:, related] |= (contradictory[:, None] & forgotten) * np.uint8(UNKNOWN)
 
 
 def _mark_boundary(

@@ -34,7 +34,6 @@ def check_plan(plan: Plan, source: str) -> None:
     """
     problems = [f"{source}: {line}" for line in choice_problems(plan)]
     problems += _missing_files(plan)
-    problems += _validation_problems(plan)
     if not problems and not plan.covered_rows():
         problems.append(
             f"{source}: no training predicts any label of {plan.config.test_crops}: add one to "
@@ -95,7 +94,7 @@ def check_writable(key: str, folder: Path) -> None:
         ) from None
 
 
-def _validation_problems(plan: Plan) -> Iterator[str]:
+def validation_problems(plan: Plan) -> Iterator[str]:
     """Yield a line per training without the folds or the settings that its file refers to."""
     for name, training in plan.trainings.items():
         if training.validation == "folds" and plan.config.split.folds is None:

@@ -11,7 +11,7 @@ from cellmap_pipeline.config.load import load_training, parse_run, read_run
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError, gathered, raise_all
-from cellmap_pipeline.plan.checks import check_plan
+from cellmap_pipeline.plan.checks import check_plan, validation_problems
 from cellmap_pipeline.plan.contents import parts_by_training, submitted_rows
 from cellmap_pipeline.plan.fetch import fetched_crops
 from cellmap_pipeline.plan.paths import RESERVED_FOLDERS, ResultPaths
@@ -56,8 +56,12 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
         submitted = submitted_rows(rows, run, source)
     raise_all(problems)
     plan = Plan(run, trainings, submitted, manifest, rows)
-    table = read_run_class_table(plan)
-    plan = replace(plan, trainings=resolved_trainings(plan, table))
+    problems += validation_problems(plan)
+    table = None
+    with gathered(problems):
+        table = read_run_class_table(plan)
+        plan = replace(plan, trainings=resolved_trainings(plan, table))
+    raise_all(problems)
     if table is not None:
         plan = replace(plan, parts=parts_by_training(plan, table))
     check_plan(plan, source)

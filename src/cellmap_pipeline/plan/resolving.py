@@ -91,4 +91,10 @@ def _leaves(training: Training, path: str) -> dict[str, list[int]]:
         table = read_class_table(Path(path))
     except InputError as error:
         raise InputError(f"mutual_exclusion: {error}") from None
-    return {label: sorted(table[label]) for label in training.classes if label in table}
+    leaves = {label: sorted(table[label]) for label in training.classes if label in table}
+    if not leaves:
+        raise InputError(
+            f"mutual_exclusion: {path} has none of {', '.join(training.classes)}: correct their "
+            "names, or leave it out"
+        )
+    return leaves

@@ -49,6 +49,7 @@ def start_at_shares(task: SegmentationTask, batches: PatchLoader) -> None:
     in_epoch = settings.iterations_per_epoch * settings.batch_size * settings.devices
     n_patches = min(MAX_COUNTED_PATCHES, in_epoch)
     first = PatchLoader(batches.read, range(n_patches), 1, batches.threads, batches.prefetch)
+    first.pinned = False  # They do not go to a GPU.
     bar = tqdm(first, "shares of the classes", unit="patch", disable=None)
     patches = (patch for batch in bar for patch in batch)
     shares = mean_targets(patches, task.channels, settings.patch_size)
@@ -130,7 +131,7 @@ def find_output_biases(task: SegmentationTask) -> list[nn.Parameter]:
     """Find the parameters that are added to the outputs of the network, at each of its scales.
 
     Other parameters of the same size occur in networks whose last layers have as many channels as
-    they return, so each is tried.
+    they return, so each is tried. Of several that shift the same scale, the first is found.
     """
     settings = task.training_settings
     # Training passes change the statistics of batch normalization.
@@ -142,17 +143,15 @@ def find_output_biases(task: SegmentationTask) -> list[nn.Parameter]:
         if name in parameters and parameters[name].ndim == 1 and axis == 0
     ]
     before = _probe(network, settings)
-    found = []
+    found: dict[int, str] = {}
     for name in candidates:
         parameters[name].data += PROBE_SHIFT
         after = _probe(network, settings)
         parameters[name].data -= PROBE_SHIFT
-        if any(
-            torch.allclose(b - a, torch.tensor(PROBE_SHIFT), atol=1e-3)
-            for a, b in zip(before, after, strict=True)
-        ):
-            found.append(name)
-    return [task.network.get_parameter(name) for name in found]
+        for scale, (a, b) in enumerate(zip(before, after, strict=True)):
+            if torch.allclose(b - a, torch.tensor(PROBE_SHIFT), atol=1e-3):
+                found.setdefault(scale, name)
+    return [task.network.get_parameter(name) for name in dict.fromkeys(found.values())]
 
 
 @torch.no_grad()

@@ -156,7 +156,7 @@ class SegmentationTask(SkippingModule):
         Raises
         ------
         InputError
-            The loss of no validation patch is finite.
+            The loss of no validation patch is finite, or nothing is known in them.
         """
         both, predicted, true = _sum_over_ranks(self, self._dice_counts)
         occurs = true > 0
@@ -165,6 +165,11 @@ class SegmentationTask(SkippingModule):
             if channel_occurs:
                 self.log(f"val_dice/{channel}", value)
         total, finite, patches = _sum_over_ranks(self, self._validation_loss)
+        if not patches:
+            raise InputError(
+                "no voxel of the validation patches is annotated with a class of the training: "
+                "raise `validation_iterations`, or let other crops validate (`split`)"
+            )
         loss = (total / finite).float()
         # Here, and not at the end of the epoch: Lightning compares and keeps checkpoints before.
         if not loss.isfinite():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.hierarchy import ClassLogits
@@ -83,6 +84,15 @@ def test_each_scale_of_deep_supervision_is_converted(outputs):
     convert = ClassLogits(CHANNELS, ATOMS)
     full, half = convert([outputs, outputs[..., ::2]])
     assert torch.equal(full, convert(outputs)) and torch.equal(half, full[..., ::2])
+
+
+def test_moving_averages_do_not_change_the_conversion(outputs):
+    """An average of weights includes buffers, which it would round off."""
+    convert = ClassLogits(CHANNELS, ATOMS)
+    average = AveragedModel(convert, avg_fn=get_ema_avg_fn(0.9), use_buffers=True)
+    for _ in range(20):
+        average.update_parameters(convert)
+    assert torch.equal(average(outputs), convert(outputs))
 
 
 def test_without_atoms_outputs_are_channels(outputs):

@@ -196,8 +196,18 @@ def test_contradictory_annotations_are_forgotten():
     forget_contradictions(after, channels, atoms)
     assert after[[0, 3, 4]].tolist() == rows[[0, 3, 4]].tolist()
     assert after[1].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
-    assert after[2].tolist() == [UNKNOWN, 0, UNKNOWN, UNKNOWN]
+    # Then the whole cannot be absent.
+    assert after[2].tolist() == [UNKNOWN, 0, 1, 0]
     forget_contradictions(after, channels, [])
+
+
+def test_a_class_without_any_of_its_parts_is_kept():
+    """In a coarse voxel, each part may have less than half of the voxel."""
+    channels = ["mito", "mito_mem", "mito_lum", "ecs"]
+    atoms = [["mito", "mito_mem"], ["mito", "mito_lum"], ["ecs"]]
+    rows = np.array([[1, 0, 0, 0], [0, 0, 0, 0]], np.uint8)
+    forget_contradictions(rows, channels, atoms)
+    assert rows.tolist() == [[1, UNKNOWN, UNKNOWN, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(

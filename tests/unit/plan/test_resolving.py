@@ -52,6 +52,20 @@ def test_hierarchy_needs_a_table_with_its_classes(plan, table, text, message):
         plan({"fine": HIERARCHY}, **changes)
 
 
+def test_exclusion_needs_a_table_with_its_classes(plan, table):
+    table.write_text('other,1,""\n')
+    files = {"fine": EXCLUSION | {"mutual_exclusion": str(table)}}
+    with pytest.raises(InputError, match=r"training fine: mutual_exclusion: .* has none of mito"):
+        plan(files)
+
+
+def test_all_that_a_training_lacks_is_reported_at_once(plan):
+    with pytest.raises(InputError) as error:
+        plan({"fine": HIERARCHY | {"validation": "folds"}})
+    lines = str(error.value).splitlines()
+    assert len(lines) == 2 and "split: {folds: 5}" in lines[0] and "class_table" in lines[1]
+
+
 @pytest.mark.parametrize("training", [HIERARCHY, EXCLUSION])
 def test_labels_depend_on_the_content_of_the_table_not_on_its_path(plan, tmp_path, training):
     lineages = []
