@@ -76,7 +76,7 @@ def warn_of_inverted_contrast(
 
 
 def membrane_brightness(crop: CropData) -> float | None:
-    """Mean raw (0..1) of membranes minus that of bright classes; None if any of these is missing."""
+    """Mean raw (0..1) of membranes minus that of bright classes; None if any is missing."""
     membranes, bright = ([c for c in names if c in crop.annotated] for names in (MEMBRANES, BRIGHT))
     if not (membranes and bright):
         return None
