@@ -9,7 +9,9 @@ def get_checked_settings(network):
     training = get_training(network)
     keys = [*stages.DATASPLIT_KEYS, "datasplit"]
     # Where they are set, the check compares them with the crops, too.
-    keys += [key for key in ("oversample", "initial_weights", "hierarchy") if getattr(training, key)]
+    keys += [
+        key for key in ("oversample", "initial_weights", "hierarchy") if getattr(training, key)
+    ]
     return stages.training_settings(training, keys)
 
 
