@@ -38,6 +38,11 @@ class SegmentationTask(SkippingModule):
         saved in the checkpoint, so that it suffices for prediction.
     class_weights
         Weight of each channel in the loss; None: equal weights.
+
+    Raises
+    ------
+    InputError
+        The settings refer to a class table, or the network cannot be built.
     """
 
     def __init__(
@@ -46,6 +51,11 @@ class SegmentationTask(SkippingModule):
         super().__init__()
         self.save_hyperparameters("settings")
         self.training_settings = Training.model_validate(settings)
+        if self.training_settings.hierarchy is True:
+            raise InputError(
+                "`hierarchy: true` is resolved when a run is planned: outside of one, list the "
+                "atoms (`data.class_table.find_atoms`)"
+            )
         self.channels = self.training_settings.channels
         self.normalization = NORMALIZATION
         # By path of the raw volumes it trains on, and by level; only for their record.

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -25,7 +26,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.raw_statistics import read_raw_statistics
 from cellmap_pipeline.io.storage import read_json
 from cellmap_pipeline.patches.crops import open_crops
-from cellmap_pipeline.patches.loader import make_loaders
+from cellmap_pipeline.patches.loader import PatchLoader, make_loaders
 from cellmap_pipeline.run.resume import fingerprint_of, prepare_state
 from cellmap_pipeline.training.callbacks import (
     METRICS_FILE,
@@ -111,11 +112,7 @@ def train(
     crops = open_crops(
         datasplit, training.classes, training.voxel_size, validates, training.normalize, statistics
     )
-    given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
-    if training.initial_weights:
-        given["initial_weights"] = _file_digest(Path(training.initial_weights.path))
-    if raw_statistics:
-        given["raw_statistics"] = raw_statistics.read_text()
+    given = _inputs(training, datasplit, raw_statistics)
     # A training resumes with more epochs, too.
     same = {key: value for key, value in settings.items() if key != "epochs"}
     resume_from = None
@@ -131,16 +128,8 @@ def train(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     batches, tiles = make_loaders(crops, training, trainer.global_rank, trainer.world_size)
     if not resume_from:
-        if training.prior_bias:
-            start_at_shares(task, batches)
-        if training.initial_weights:
-            load_initial_weights(task, training.initial_weights)
-    if not torch.cuda.is_available():
-        # Raw has a single channel, which fits both layouts, so the layout of the weights decides
-        # which one convolutions use. This one is a quarter faster.
-        task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    if training.compile:
-        task.network.compile()
+        _set_initial_weights(task, batches)
+    _prepare_network(task)
     trainer.callbacks.insert(0, EpochTable(state / METRICS_FILE, batches))  # type: ignore[attr-defined]
     log.info(
         "training %s parameters on %d crops, validating on %s; on %s, precision %s",
@@ -159,6 +148,35 @@ def train(
         raise InputError(_out_of_memory_message(training, error)) from error
     if trainer.is_global_zero:
         export_checkpoint(Path(kept.best_model_path), checkpoint)
+
+
+def _inputs(training: Training, datasplit: Path, raw_statistics: Path | None) -> dict[str, Any]:
+    """Describe what a training starts from, besides its settings."""
+    given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
+    if training.initial_weights:
+        given["initial_weights"] = _file_digest(Path(training.initial_weights.path))
+    if raw_statistics:
+        given["raw_statistics"] = raw_statistics.read_text()
+    return given
+
+
+def _set_initial_weights(task: SegmentationTask, batches: PatchLoader) -> None:
+    """Set the weights that a new network does not draw at random."""
+    settings = task.training_settings
+    if settings.prior_bias:
+        start_at_shares(task, batches)
+    if settings.initial_weights:
+        load_initial_weights(task, settings.initial_weights)
+
+
+def _prepare_network(task: SegmentationTask) -> None:
+    """Choose the memory layout of the network, and compile it if the settings ask for it."""
+    if not torch.cuda.is_available():
+        # Raw has a single channel, which fits both layouts, so the layout of the weights decides
+        # which one convolutions use. This one is a quarter faster.
+        task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if task.training_settings.compile:
+        task.network.compile()
 
 
 def _trainer(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmap_pipeline.config.training import Training
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.training.output_bias import (
     MIN_SHARE,
     find_output_biases,
@@ -26,6 +27,11 @@ def make_task(**changes):
               "voxel_size": 8, "patch_size": 32,
               "model": {"architecture": "monai_basic_unet3d", "features": [4] * 6}}  # fmt: skip
     return SegmentationTask(Training.model_validate(values | changes).model_dump(mode="json"))
+
+
+def test_unresolved_hierarchy_is_refused():
+    with pytest.raises(InputError, match="`hierarchy: true` is resolved when a run is planned"):
+        make_task(hierarchy=True)
 
 
 @pytest.mark.parametrize("hierarchy", [False, ATOMS])
