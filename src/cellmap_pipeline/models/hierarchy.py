@@ -27,7 +27,7 @@ class ClassLogits(nn.Module):
     channels
         Names of the channels.
     atoms
-        Each atom as the list of the classes that contain it. None: outputs are channels.
+        Each atom as the list of the classes that contain it. Without any, outputs are channels.
     """
 
     membership: Tensor

@@ -31,10 +31,12 @@ def contradictions(name: str, training: Training, crops: Sequence[LabeledCrop]) 
     crops
         Its labeled crops.
     """
+    if not training.atoms:
+        return
     related = set().union(*training.atoms)
     together = {pair for atom in training.atoms for pair in combinations(sorted(atom), 2)}
     bar = tqdm(crops, desc=f"Comparing labels of {name}", unit="crop", disable=None)
-    for crop in bar if training.atoms else []:
+    for crop in bar:
         present = [label for label in crop.present if label in related]
         if len(present) < 2:
             continue

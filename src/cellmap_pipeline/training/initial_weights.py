@@ -16,7 +16,7 @@ from cellmap_pipeline.channels import network_outputs, output_channels
 from cellmap_pipeline.config.sections import InitialWeights
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.build import build_model, find_architecture
-from cellmap_pipeline.training.checkpoints import first_nonfinite
+from cellmap_pipeline.training.skipping import first_nonfinite
 from cellmap_pipeline.training.task import SegmentationTask
 from cellmap_pipeline.training.weight_files import NNUNET_KEY, named_weights, read_weights, shown
 

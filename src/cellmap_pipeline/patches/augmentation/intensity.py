@@ -22,6 +22,7 @@ from cellmap_pipeline.patches.augmentation.section_faults import (
     apply_fault,
     coarse_axes,
     draw_faults,
+    happens,
 )
 
 # Standard deviation of raw in 0..1 below which a patch counts as constant.
@@ -96,14 +97,12 @@ def draw_intensity(
 
 def draw_strength(change: Change, rng: np.random.Generator) -> float:
     """Draw the strength of a change, evenly from its range; neutral for patches without it."""
-    if not change.on or rng.random() >= change.probability:
-        return change.neutral
-    return float(rng.uniform(*change.range))
+    return float(rng.uniform(*change.range)) if happens(change, rng) else change.neutral
 
 
 def draw_factor(change: Change, rng: np.random.Generator) -> float:
     """Draw like `draw_strength`, but evenly by the logarithm: 1/2 is as likely as 2."""
-    if not change.on or rng.random() >= change.probability:
+    if not happens(change, rng):
         return change.neutral
     low, high = change.range
     return exp(rng.uniform(log(low), log(high)))

@@ -49,24 +49,29 @@ def coarse_axes(voxel_size: Vector) -> list[int]:
     return [axis for axis, v in enumerate(voxel_size) if v * SAME_SIZE > max(voxel_size)]
 
 
+def happens(change: Change, rng: np.random.Generator) -> bool:
+    """Draw whether a patch gets a change; nothing is drawn for one that is off."""
+    return change.on and rng.random() < change.probability
+
+
 def draw_faults(
     options: Augmentation, rng: np.random.Generator, patch_size: Shape, voxel_size: Vector
 ) -> tuple[SectionFault, ...]:
     """Draw the faults of one patch, in the order in which they are applied."""
     axes = coarse_axes(voxel_size)
     faults = []
-    if _happens(options.shifted_section, rng):
+    if happens(options.shifted_section, rng):
         axis, first = _draw_section(axes, rng, patch_size)
         distance, angle = rng.uniform(*options.shifted_section.range), rng.uniform(0, 2 * pi)
         shift = [round(distance * sin(angle)), round(distance * cos(angle))]
         shift.insert(axis, 0)
         faults.append(SectionFault(axis, first, shift=(shift[0], shift[1], shift[2])))
-    if _happens(options.blurred_section, rng):
+    if happens(options.blurred_section, rng):
         axis, first = _draw_section(axes, rng, patch_size)
         sigma = rng.uniform(*options.blurred_section.range)
         z, y, x = (0.0 if a == axis else sigma for a in range(3))
         faults.append(SectionFault(axis, first, sigmas=(z, y, x)))
-    if _happens(options.missing_section, rng):
+    if happens(options.missing_section, rng):
         axis, first = _draw_section(axes, rng, patch_size)
         low, high = options.missing_section.range
         count = min(int(rng.integers(low, high + 1)), patch_size[axis] - first)
@@ -89,10 +94,6 @@ def apply_fault(raw: Tensor, fault: SectionFault) -> None:
     if any(fault.sigmas):
         changed = gaussian_blur(changed, fault.sigmas)
     section.copy_(changed)
-
-
-def _happens(change: Change, rng: np.random.Generator) -> bool:
-    return change.on and rng.random() < change.probability
 
 
 def _draw_section(axes: list[int], rng: np.random.Generator, patch_size: Shape) -> tuple[int, int]:

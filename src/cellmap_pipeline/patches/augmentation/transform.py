@@ -29,6 +29,7 @@ from cellmap_pipeline.patches.augmentation.intensity import (
     transform_intensity,
 )
 from cellmap_pipeline.patches.augmentation.resampling import orient, resample
+from cellmap_pipeline.patches.augmentation.section_faults import happens
 from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization
 
 SAME_AXES = (0, 1, 2)
@@ -155,7 +156,7 @@ def random_rotation(degrees: float, rng: np.random.Generator) -> NDArray[np.floa
 
 
 def _draw_rotation(rotate: Rotation, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    if not rotate.on or rng.random() >= rotate.probability:
+    if not happens(rotate, rng):
         return None
     return random_rotation(float(rng.uniform(*rotate.range)), rng)
 
