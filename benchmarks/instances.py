@@ -27,7 +27,7 @@ import psutil
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES, output_channels
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, AUXILIARY_SUFFIXES, output_channels
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
@@ -62,7 +62,8 @@ def main() -> None:
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory() as name:
             needs = {METHODS[name].auxiliary for name in arguments.methods} - {None}
-            _simulate(Path(name), size, output_channels(["cell"], {"cell": sorted(needs)}))
+            suffixes = [suffix for kind in sorted(needs) for suffix in AUXILIARY_SUFFIXES[kind]]
+            _simulate(Path(name), size, output_channels(["cell"], {"cell": suffixes}))
             for method in arguments.methods:
                 command = [
                     sys.executable, __file__, "--threads", str(arguments.threads),

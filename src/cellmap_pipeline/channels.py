@@ -1,10 +1,18 @@
-"""Output channels of a network: one per class, and auxiliary channels of instance classes."""
+"""Output channels of a network: one per class, and auxiliary channels of instance classes.
+
+An affinity tells whether a voxel p and the voxel p - offset are of one object. The channels of the
+three nearest neighbors are named after their axis; a long-range affinity has its offset in nm in
+its name, such as `cell_affinity_0_72_0nm`, which therefore holds on any grid. Opposite offsets
+stand for the same pairs of voxels, so the first component that is not 0 is positive.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from cellmap_pipeline.classes import is_instance
+from cellmap_pipeline.geometry import Vector
 
 BOUNDARY_SUFFIX = "_boundary"
 DISTANCE_SUFFIX = "_distance"
@@ -15,21 +23,44 @@ AUXILIARY_SUFFIXES = {
     "distance": (DISTANCE_SUFFIX,),
     "affinities": AFFINITY_SUFFIXES,
 }
+_LENGTH = r"(-?\d+(?:\.\d+)?)"
+_LONG_RANGE_SUFFIX = re.compile(rf"_affinity_{_LENGTH}_{_LENGTH}_{_LENGTH}nm$")
 
 
-def output_channels(classes: Iterable[str], targets: Mapping[str, Sequence[str]] = {}) -> list[str]:
+def output_channels(
+    classes: Iterable[str], suffixes: Mapping[str, Sequence[str]] = {}
+) -> list[str]:
     """List the output channels of a network for `classes`, in order.
 
-    Each class has a channel of its own name, followed by the auxiliary channels of the kinds that
-    `targets` lists for it (keys of `AUXILIARY_SUFFIXES`). An instance class that is not listed has
-    `{class}_boundary`, so that touching objects can be separated.
+    Each class has a channel of its own name, followed by the auxiliary channels whose `suffixes`
+    are given for it. An instance class for which none are given has `{class}_boundary`, so that
+    touching objects can be separated.
     """
     channels: list[str] = []
     for label in classes:
-        channels.append(label)
-        for kind in targets.get(label, ["boundary"] if is_instance(label) else []):
-            channels += [label + suffix for suffix in AUXILIARY_SUFFIXES[kind]]
+        default = (BOUNDARY_SUFFIX,) if is_instance(label) else ()
+        channels += [label, *(label + suffix for suffix in suffixes.get(label, default))]
     return channels
+
+
+def long_range_suffix(offset_nm: Vector) -> str:
+    """Return the suffix of a long-range affinity's channel."""
+    lengths = (f"{v:.3f}".rstrip("0").rstrip(".") for v in offset_nm)
+    return f"_affinity_{'_'.join(lengths)}nm"
+
+
+def long_range_offset_nm(channel: str) -> Vector | None:
+    """Return the offset (z, y, x, nm) of a long-range affinity's channel; None for any other."""
+    match = _LONG_RANGE_SUFFIX.search(channel)
+    if match is None:
+        return None
+    z, y, x = map(float, match.groups())
+    return z, y, x
+
+
+def is_affinity(channel: str) -> bool:
+    """Whether a channel is an affinity, of neighbors or of voxels at a distance."""
+    return channel.endswith(AFFINITY_SUFFIXES) or long_range_offset_nm(channel) is not None
 
 
 def network_outputs(channels: Sequence[str], atoms: Sequence[Sequence[str]]) -> list[str]:
@@ -60,6 +91,7 @@ def independent_channels(channels: Sequence[str], atoms: Sequence[Sequence[str]]
 
 def class_of(channel: str) -> str:
     """Return the class that an output channel belongs to."""
+    channel = _LONG_RANGE_SUFFIX.sub("", channel)
     for suffixes in AUXILIARY_SUFFIXES.values():
         for suffix in suffixes:
             channel = channel.removesuffix(suffix)

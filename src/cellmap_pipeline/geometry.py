@@ -209,6 +209,21 @@ def shape_of(values: Iterable[int]) -> Shape:
     return z, y, x
 
 
+def pair_slices(
+    shape: Sequence[int], offset: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return slices of all voxels p of an array with a voxel p - `offset`, and of the latter."""
+    counts = [max(0, n - abs(o)) for n, o in zip(shape, offset, strict=True)]
+    here, there = (
+        tuple(
+            slice(max(0, sign * o), max(0, sign * o) + n)
+            for o, n in zip(offset, counts, strict=True)
+        )
+        for sign in (1, -1)
+    )
+    return here, there
+
+
 def intersection(a: Grid, b: Grid) -> Grid:
     """Return the part of `a` that `b` overlaps, in voxels of `a`."""
     start, stop = a.index_box(b)

@@ -5,7 +5,8 @@ import edt
 import numpy as np
 from scipy import ndimage
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, long_range_suffix
+from cellmap_pipeline.geometry import pair_slices
 from cellmap_pipeline.patches.targets import MAX_DISTANCE_VOXELS
 
 
@@ -28,11 +29,46 @@ def inner_boundary(truth):
     return boundary & (truth > 0)
 
 
-def predicted(truth, label, noise=0.06, seed=0, blur=1.0, eroded=0):
+def tubes(shape=(32, 48, 48), radius=7):
+    """Draw parallel tubes that touch along their length."""
+    z, y, x = np.indices(shape)
+    truth = np.zeros(shape, np.uint16)
+    for i, (row, column) in enumerate(np.ndindex(3, 3), 1):
+        center_y, center_x = 9 + 14 * row + 2 * np.sin(z / 6), 9 + 14 * column
+        truth[((y - center_y) ** 2 + (x - center_x) ** 2 <= radius**2) & (truth == 0)] = i
+    return truth
+
+
+def sheets(shape=(40, 48, 48), thickness=7):
+    """Draw a stack of wavy sheets that touch everywhere."""
+    z, y, x = np.indices(shape)
+    height = z + 2 * np.sin(y / 9) + 2 * np.cos(x / 7)
+    return (1 + np.clip(height / thickness, 0, shape[0] // thickness).astype(int)).astype(np.uint16)
+
+
+def shells(shape=(48, 48, 48), thickness=7):
+    """Draw nested shells around a sphere."""
+    squares = sum((i - (n - 1) / 2) ** 2 for i, n in zip(np.indices(shape), shape, strict=True))
+    shell = 1 + (np.sqrt(squares) / thickness).astype(int)
+    return np.where(shell <= 3, shell, 0).astype(np.uint16)
+
+
+def same_object(truth, offset):
+    """Whether each voxel p and the voxel p - `offset` are of one object."""
+    here, there = pair_slices(truth.shape, offset)
+    same = np.zeros(truth.shape, bool)
+    same[here] = (truth[here] > 0) & (truth[here] == truth[there])
+    return same
+
+
+def predicted(
+    truth, label, noise=0.06, seed=0, blur=1.0, eroded=0, offsets=(), voxel_size=(8.0, 8.0, 8.0)
+):
     """Simulate the predicted channels of a label as uint8 probabilities.
 
     `noise` is the standard deviation of the noise, `blur` a factor on the usual blur, and `eroded`
-    the number of voxels that objects lose at their surface.
+    the number of voxels that objects lose at their surface. `offsets` are those of long-range
+    affinities, voxels.
     """
     rng = np.random.default_rng(seed)
     if eroded:
@@ -50,9 +86,11 @@ def predicted(truth, label, noise=0.06, seed=0, blur=1.0, eroded=0):
         f"{label}_distance": channel(np.minimum(edt.edt(truth) / MAX_DISTANCE_VOXELS, 1), 0.7, 1.0),
     }
     for axis, suffix in enumerate(AFFINITY_SUFFIXES):
-        before = np.roll(truth, 1, axis)
-        before[(slice(None),) * axis + (0,)] = 0
-        channels[label + suffix] = channel((truth > 0) & (truth == before), 0.7, 1.0)
+        offset = np.eye(3, dtype=int)[axis]
+        channels[label + suffix] = channel(same_object(truth, offset), 0.7, 1.0)
+    for offset in offsets:
+        name = label + long_range_suffix(tuple(np.multiply(offset, voxel_size)))
+        channels[name] = channel(same_object(truth, offset), 0.7, 1.0)
     return channels
 
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from cellmap_pipeline.channels import auxiliary_kinds, network_outputs, output_channels
+from cellmap_pipeline.channels import auxiliary_kinds, network_outputs
 from cellmap_pipeline.config.augmentation import Augmentation
+from cellmap_pipeline.config.auxiliary_targets import Targets, check_targets, training_channels
 from cellmap_pipeline.config.optimization import CONSTANT_PATIENCE_EPOCHS, Optimization
 from cellmap_pipeline.config.sections import (
     Inference,
@@ -58,9 +59,10 @@ class Training(Optimization, TrainingData):
         description="a path, or a section: weights to start from; classes are matched by name",
         json_schema_extra=affects(Affects.LEARNING),
     )
-    targets: dict[Name, list[Literal["boundary", "distance", "affinities"]]] = Field(
+    targets: Targets = Field(
         default_factory=dict,
-        description="per class, the auxiliary channels that are learned, too; instance "
+        description="per class, the auxiliary channels that are learned, too: `boundary`, "
+        "`distance`, `affinities` (of nearest neighbors) or `{affinities: [offsets]}`; instance "
         "classes that are not listed: [boundary]",
         json_schema_extra=affects(Affects.NETWORK, Affects.LEARNING),
     )
@@ -138,6 +140,7 @@ class Training(Optimization, TrainingData):
                 f"than {MAX_BATCH_VOXELS:,} voxels at once, which no GPU holds: lower them"
             )
         check_patch_size(self.model, self.patch_size, self.voxel_size)
+        check_targets(self.targets, self.voxel_size, self.patch_size)
         if self.inference.window:
             check_window(
                 self.model,
@@ -195,8 +198,8 @@ class Training(Optimization, TrainingData):
 
     @property
     def channels(self) -> list[str]:
-        """Output channels of the network (`classes.output_channels`)."""
-        return output_channels(self.classes, self.targets)
+        """Output channels of the network (`channels.output_channels`)."""
+        return training_channels(self.classes, self.targets, self.voxel_size)
 
     @property
     def atoms(self) -> list[list[str]]:

@@ -9,15 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES, class_of
+from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.geometry import Shape, Vector
 from cellmap_pipeline.patches.augmentation.transform import transform_patch
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import (
     ID_DIGIT_SUFFIXES,
-    compute_affinities,
+    affinity_offset,
+    object_ids,
     scale_distances,
     stored_channels,
+    write_affinity,
 )
 
 # Up to this many codes, comparing all voxels with each code is as fast on a CPU as a lookup.
@@ -77,13 +79,17 @@ class BatchBuilder:
         stored = torch.empty(shape, dtype=torch.uint8, device=self.device)
         decode_targets(codes, table, stored)
         index_of = {name: i for i, name in enumerate(self.stored)}
-        for i, channel in enumerate(self.channels):
-            if channel in index_of:
-                target[i] = stored[index_of[channel]]
-            elif channel.endswith(AFFINITY_SUFFIXES[0]):
-                label = class_of(channel)
-                low, high = (stored[index_of[label + suffix]] for suffix in ID_DIGIT_SUFFIXES)
-                compute_affinities(low, high, target[i : i + len(AFFINITY_SUFFIXES)])
+        ids_of: dict[str, Tensor] = {}
+        for channel, values in zip(self.channels, target, strict=True):
+            offset = affinity_offset(channel, self.voxel_size)
+            if offset is None:
+                values.copy_(stored[index_of[channel]])
+                continue
+            label = class_of(channel)
+            if label not in ids_of:
+                digits = (stored[index_of[label + suffix]] for suffix in ID_DIGIT_SUFFIXES)
+                ids_of[label] = object_ids(*digits)
+            write_affinity(ids_of[label], offset, values)
 
     def _buffers_for(self, size: int) -> tuple[Tensor, Tensor]:
         """Return raw and targets of a batch of `size` patches, to be written."""

@@ -9,20 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES, class_of
-from cellmap_pipeline.geometry import Shape
+from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.geometry import Shape, Vector
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import (
     ID_DIGIT_SUFFIXES,
     UNKNOWN,
-    compute_affinities,
+    affinity_offset,
+    object_ids,
     stored_channels,
     target_divisors,
+    write_affinity,
 )
 
 
 def mean_targets(
-    patches: Iterable[Patch], channels: Sequence[str], patch_size: Shape
+    patches: Iterable[Patch], channels: Sequence[str], patch_size: Shape, voxel_size: Vector
 ) -> NDArray[np.float64]:
     """Compute the mean target of each channel, over the known voxels of patches.
 
@@ -34,6 +36,8 @@ def mean_targets(
         Channels of the network.
     patch_size
         Voxels (z, y, x) of a patch; what is read around it to rotate or shrink it is left out.
+    voxel_size
+        Voxel size of the training, nm.
 
     Returns
     -------
@@ -43,7 +47,7 @@ def mean_targets(
     sums, known = np.zeros((2, len(channels)))
     for patch in patches:
         codes = _center(patch.codes, patch_size)
-        patch_sums, patch_known = _count(codes, patch.table.numpy(), channels)
+        patch_sums, patch_known = _count(codes, patch.table.numpy(), channels, voxel_size)
         sums += patch_sums
         known += patch_known
     with np.errstate(invalid="ignore"):
@@ -59,7 +63,10 @@ def _center(codes: Tensor, patch_size: Shape) -> NDArray[np.unsignedinteger]:
 
 
 def _count(
-    codes: NDArray[np.unsignedinteger], table: NDArray[np.uint8], channels: Sequence[str]
+    codes: NDArray[np.unsignedinteger],
+    table: NDArray[np.uint8],
+    channels: Sequence[str],
+    voxel_size: Vector,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum the known targets of each channel, and count them."""
     stored = stored_channels(channels)
@@ -68,16 +75,21 @@ def _count(
     stored_sums = voxels @ np.where(is_known, table, 0)
     stored_known = voxels @ is_known
     sums, known = np.zeros((2, len(channels)))
+    ids_of: dict[str, Tensor] = {}
+    values = torch.empty(codes.shape, dtype=torch.uint8)
     for i, channel in enumerate(channels):
-        if channel in stored:
+        offset = affinity_offset(channel, voxel_size)
+        if offset is None:
             sums[i] = stored_sums[stored.index(channel)]
             known[i] = stored_known[stored.index(channel)]
-        elif channel.endswith(AFFINITY_SUFFIXES[0]):
-            digits = [stored.index(class_of(channel) + suffix) for suffix in ID_DIGIT_SUFFIXES]
-            low, high = (torch.from_numpy(table[:, digit][codes]) for digit in digits)
-            affinities = torch.empty((len(AFFINITY_SUFFIXES), *codes.shape), dtype=torch.uint8)
-            compute_affinities(low, high, affinities)
-            for axis, values in enumerate(affinities):
-                sums[i + axis] = int((values == 1).sum())
-                known[i + axis] = int((values != UNKNOWN).sum())
+            continue
+        label = class_of(channel)
+        if label not in ids_of:
+            digits = [stored.index(label + suffix) for suffix in ID_DIGIT_SUFFIXES]
+            ids_of[label] = object_ids(
+                *(torch.from_numpy(table[:, digit][codes]) for digit in digits)
+            )
+        write_affinity(ids_of[label], offset, values)
+        sums[i] = int((values == 1).sum())
+        known[i] = int((values != UNKNOWN).sum())
     return sums, known

@@ -3,10 +3,10 @@
 Targets are stored as one byte per channel and voxel, and are passed on as codes that stand for
 combinations of them (`label_codes`).
 
-Affinities cannot be stored: they compare each voxel with the one before it along z, y and x, and
-these directions change when a patch is flipped, transposed or rotated. So instead of the three
-affinity channels of a class, its object ids are stored (`stored_channels`), pass through
-augmentation like any other target, and are compared afterwards (`compute_affinities`). An id has
+Affinities cannot be stored: they compare each voxel with others in fixed directions, which change
+when a patch is flipped, transposed or rotated. So instead of the affinity channels of a class, its
+object ids are stored (`stored_channels`), pass through augmentation like any other target, and are
+compared afterwards (`write_affinities`). An id has
 up to 64 bits, but a stored channel has one byte, in which 255 means unknown. Therefore each id is
 hashed to a number below 255² and written as two base-255 digits, the channels `{class}#low` and
 `{class}#high`: both 0 outside of objects, both 255 where unknown. Two objects that touch have the
@@ -20,8 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX, class_of
-from cellmap_pipeline.geometry import Vector
+from cellmap_pipeline.channels import (
+    AFFINITY_SUFFIXES,
+    BOUNDARY_SUFFIX,
+    DISTANCE_SUFFIX,
+    class_of,
+    is_affinity,
+    long_range_offset_nm,
+)
+from cellmap_pipeline.geometry import Shape, Vector, pair_slices, shape_of
 
 UNKNOWN = 255
 # Distances are stored in voxels of the finest axis, up to this one.
@@ -34,10 +41,10 @@ def stored_channels(channels: Sequence[str]) -> list[str]:
     """List the channels to store for output `channels`: id digits take the place of affinities."""
     stored: list[str] = []
     for channel in channels:
-        if channel.endswith(AFFINITY_SUFFIXES[0]):
-            stored += [class_of(channel) + suffix for suffix in ID_DIGIT_SUFFIXES]
-        elif not channel.endswith(AFFINITY_SUFFIXES):
+        if not is_affinity(channel):
             stored.append(channel)
+        elif class_of(channel) + ID_DIGIT_SUFFIXES[0] not in stored:
+            stored += [class_of(channel) + suffix for suffix in ID_DIGIT_SUFFIXES]
     return stored
 
 
@@ -111,26 +118,41 @@ def make_targets(
     return targets
 
 
-def compute_affinities(low: torch.Tensor, high: torch.Tensor, out: torch.Tensor) -> None:
-    """Write whether each voxel and the one before it along z, y and x are of one object.
+def affinity_offset(channel: str, voxel_size: Vector) -> Shape | None:
+    """Return the offset (z, y, x) of an affinity's channel, in voxels; None for other channels."""
+    for axis, suffix in enumerate(AFFINITY_SUFFIXES):
+        if channel.endswith(suffix):
+            return shape_of(int(a == axis) for a in range(3))
+    offset_nm = long_range_offset_nm(channel)
+    if offset_nm is None:
+        return None
+    return shape_of(round(o / v) for o, v in zip(offset_nm, voxel_size, strict=True))
+
+
+def object_ids(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return the ids (z, y, x) that two digits stand for, int32: 0 outside, -1 where unknown."""
+    ids = low.int() + ID_DIGIT_BASE * high.int()
+    return ids.masked_fill_(low == UNKNOWN, -1)
+
+
+def write_affinity(ids: torch.Tensor, offset: Shape, out: torch.Tensor) -> None:
+    """Write whether each voxel p and the voxel p - `offset` are of one object.
 
     Parameters
     ----------
-    low, high
-        (z, y, x) uint8, digits of the ids: 0 in both outside of objects, 255 where unknown.
+    ids
+        (z, y, x), as of `object_ids`.
+    offset
+        Voxels (z, y, x); components may be negative.
     out
-        (3, z, y, x) uint8, receives the affinities: 0, 1, or 255 where one of the two voxels is
-        unknown or lies beyond the patch.
+        (z, y, x) uint8, receives the affinity: 0, 1, or 255 where one of the two voxels is unknown
+        or lies beyond the patch.
     """
-    ids = low.int() + ID_DIGIT_BASE * high.int()
-    unknown = low == UNKNOWN
+    here, there = pair_slices(ids.shape, offset)
+    one, other = ids[here], ids[there]
+    same = ((one == other) & (one > 0)).to(torch.uint8)
     out.fill_(UNKNOWN)
-    for axis, target in enumerate(out):
-        n = ids.shape[axis] - 1
-        before, after = ids.narrow(axis, 0, n), ids.narrow(axis, 1, n)
-        same = ((before == after) & (after > 0)).to(torch.uint8)
-        unsure = unknown.narrow(axis, 0, n) | unknown.narrow(axis, 1, n)
-        target.narrow(axis, 1, n).copy_(same.masked_fill_(unsure, UNKNOWN))
+    out[here] = same.masked_fill_((one < 0) | (other < 0), UNKNOWN)
 
 
 def scale_distances(table: torch.Tensor, channels: Sequence[str], scale: float) -> torch.Tensor:

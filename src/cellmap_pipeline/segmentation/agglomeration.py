@@ -28,7 +28,8 @@ class Contacts:
     first, second
         int64, shape (m,), ids of the two fragments, first < second.
     area
-        float64, shape (m,), number of shared faces.
+        float64, shape (m,), number of shared faces; a pair of voxels at a distance counts as a
+        fraction of a face (`long_range`).
     mean
         float64, shape (m,), mean over the shared faces.
     highest

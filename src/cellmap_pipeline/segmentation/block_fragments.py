@@ -47,6 +47,12 @@ from cellmap_pipeline.segmentation.fragments import (
     smooth_distance,
 )
 from cellmap_pipeline.segmentation.landscapes import Landscape, smooth, values_on_faces
+from cellmap_pipeline.segmentation.long_range import (
+    find_long_range_contacts,
+    half_offset,
+    long_range_offsets,
+    pool_long_range,
+)
 from cellmap_pipeline.segmentation.method_settings import find_method
 from cellmap_pipeline.segmentation.methods import Method, Settings
 from cellmap_pipeline.segmentation.probabilities import Probabilities
@@ -101,9 +107,14 @@ class LandscapeReader:
         """Read the landscape in a box."""
         label = self.probabilities.label
         names = self.probabilities.channels if self.method.auxiliary else [label]
-        channels = self._read_smoothed(box, names)
+        offsets = long_range_offsets(label, names, self.voxel_size).values()
+        # Ridges lie halfway between the voxels of a pair.
+        reach = [max((abs(half_offset(o)[axis]) for o in offsets), default=0) for axis in range(3)]
+        window = box.padded(reach, self.shape)
+        channels = self._read_smoothed(window, names)
         settings = self.settings | {"smooth_nm": 0.0}
-        return self.method.landscape(label, channels, self.voxel_size, settings)
+        landscape = self.method.landscape(label, channels, self.voxel_size, settings)
+        return landscape.cropped(box.within(window))
 
     def distance(self, box: Block) -> NDArray[np.float32]:
         """Read smoothed distances to the outside, nm, from the scratch volume `distance`."""
@@ -203,16 +214,19 @@ def find_block_fragments(
     unjoined = BlockFragments(
         Fragments(np.zeros(0, np.uint32), sizes), volume, blocks, offsets, np.arange(size)
     )
-    contacts = list(pool.run(partial(_block_contacts, reader, unjoined), blocks, "contacts"))
-    everywhere = combine_contacts([inner for inner, _ in contacts], size)
-    across = combine_contacts([cut for _, cuts in contacts for cut in cuts], size)
+    found_contacts = list(pool.run(partial(_block_contacts, reader, unjoined), blocks, "contacts"))
+    everywhere = combine_contacts([found.inner for found in found_contacts], size)
+    across = combine_contacts([cut for found in found_contacts for cut in found.cuts], size)
+    long_range = combine_contacts([found.long_range for found in found_contacts], size)
     joined = join_across_blocks(across, n_global, seedless, reader.settings)
     largest = np.zeros(size, np.float32)
     np.maximum.at(largest, joined, radius)
     fragments = Fragments(
         labels=np.zeros(0, np.uint32),
         sizes=np.bincount(joined, sizes, size).astype(np.int64),
-        contacts=relabel_contacts(everywhere, joined),
+        contacts=pool_long_range(
+            relabel_contacts(everywhere, joined), relabel_contacts(long_range, joined), size
+        ),
         radius=largest if reader.method.measures_necks else None,
     )
     return BlockFragments(fragments, volume, blocks, offsets, joined)
@@ -289,19 +303,38 @@ def _flood_block(
     )
 
 
+@dataclass(frozen=True)
+class _ContactsOfBlock:
+    """Contacts that begin in a block.
+
+    Attributes
+    ----------
+    inner
+        Contacts within the block and with the next ones.
+    cuts
+        By axis, those with the next blocks.
+    long_range
+        Those of voxels at a distance.
+    """
+
+    inner: Contacts
+    cuts: list[Contacts]
+    long_range: Contacts
+
+
 def _block_contacts(
     reader: LandscapeReader, unjoined: BlockFragments, block: Block
-) -> tuple[Contacts, list[Contacts]]:
-    """Find contacts within a block and with the next ones; and, by axis, only the latter."""
+) -> _ContactsOfBlock:
+    """Find the contacts that begin in a block."""
     window = block.padded((1, 1, 1), reader.shape)
     window = Block(block.index, block.start, window.stop)
-    labels, ids = _renumber(unjoined.read(window))
-    if reader.method.measures_necks:
+    landscape = None if reader.method.measures_necks else reader.landscape(window)
+    if landscape is None:
         faces = values_on_faces(reader.distance(window), lowest=True)
     else:
-        boundary_faces = reader.landscape(window).faces
-        assert boundary_faces
-        faces = boundary_faces
+        assert landscape.faces
+        faces = landscape.faces
+    labels, ids = _renumber(unjoined.read(window))
     inner = _with_ids(find_contacts(labels, faces, block.shape), ids)
     cuts = []
     for axis in range(3):
@@ -311,7 +344,20 @@ def _block_contacts(
             core = shape_of((*block.shape[:axis], 1, *block.shape[axis + 1 :]))
             last = partial(_last_faces, faces, n)
             cuts.append(_with_ids(find_contacts(labels[planes], last, core, [axis]), ids))
-    return inner, cuts
+    offsets = [pairs.offset for pairs in landscape.long_range] if landscape else []
+    return _ContactsOfBlock(inner, cuts, _long_range_contacts(reader, unjoined, block, offsets))
+
+
+def _long_range_contacts(
+    reader: LandscapeReader, unjoined: BlockFragments, block: Block, offsets: Sequence[Shape]
+) -> Contacts:
+    """Find the contacts of voxels at a distance whose first voxel lies in a block."""
+    reach = [max((abs(o[axis]) for o in offsets), default=0) for axis in range(3)]
+    window = block.padded(reach, reader.shape)
+    labels, ids = _renumber(unjoined.read(window))
+    long_range = reader.landscape(window).long_range if offsets else []
+    found = find_long_range_contacts(labels, long_range, block.within(window))
+    return _with_ids(found, ids)
 
 
 def _renumber(labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -19,10 +19,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from cellmap_pipeline.segmentation.agglomeration import Contacts, find_contacts
+from cellmap_pipeline.segmentation.agglomeration import (
+    Contacts,
+    find_contacts,
+)
 from cellmap_pipeline.segmentation.landscapes import Channels, Landscape, Lengths, values_on_faces
+from cellmap_pipeline.segmentation.long_range import find_long_range_contacts, pool_long_range
 from cellmap_pipeline.segmentation.method_settings import find_method
 from cellmap_pipeline.segmentation.methods import Settings
+
+# Of the pairs of voxels at a distance, only those whose first voxel lies on a grid of this step
+# repel each other, since each takes as much time and memory as a face. Wolf et al. do the same.
+LONG_RANGE_STRIDE_VOXELS = 2
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,8 @@ def find_fragments(
         labels = connected_components(landscape.inside, 26)
         return Fragments(labels, sizes_by_label(labels))
     if landscape.affinities is not None:
-        assert landscape.faces
         labels = mutex_watershed(landscape)
-        contacts = find_contacts(labels, landscape.faces)
-        return Fragments(labels, sizes_by_label(labels), contacts)
+        return Fragments(labels, sizes_by_label(labels), _contacts(labels, landscape))
     distance = distance_to_outside(landscape.seedable, voxel_size, threads)
     longest = np.float32(diagonal_nm(landscape.inside.shape, voxel_size))
     np.minimum(distance, longest, out=distance)
@@ -77,10 +83,19 @@ def find_fragments(
     seeds = connected_components(local_maxima(distance) & landscape.seedable, 26)
     labels = flood(landscape, distance, seeds)
     if landscape.faces is not None:
-        contacts = find_contacts(labels, landscape.faces)
-        return Fragments(labels, sizes_by_label(labels), contacts)
+        return Fragments(labels, sizes_by_label(labels), _contacts(labels, landscape))
     contacts = find_contacts(labels, values_on_faces(distance, lowest=True))
     return Fragments(labels, sizes_by_label(labels), contacts, max_by_label(distance, labels))
+
+
+def _contacts(labels: NDArray[Any], landscape: Landscape) -> Contacts:
+    """Find the contacts between fragments, with the probability of a boundary between them."""
+    assert landscape.faces
+    contacts = find_contacts(labels, landscape.faces)
+    if not landscape.long_range:
+        return contacts
+    long_range = find_long_range_contacts(labels, landscape.long_range)
+    return pool_long_range(contacts, long_range, int(labels.max(initial=0)) + 1)
 
 
 def flood(
@@ -97,7 +112,9 @@ def mutex_watershed(landscape: Landscape) -> NDArray[Any]:
     """Partition the inside by its signed affinities into fragments 1..n."""
     assert landscape.affinities is not None
     offsets = [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]
-    labels = mwatershed.agglom(landscape.affinities, offsets)
+    offsets += [[-o for o in pairs.offset] for pairs in landscape.long_range]
+    strides = [[1] * 3] * 3 + [[LONG_RANGE_STRIDE_VOXELS] * 3] * len(landscape.long_range)
+    labels = mwatershed.agglom(landscape.affinities, offsets, strides=strides)
     labels[~landscape.inside] = 0
     # Voxels that attract no neighbor are returned without a label.
     alone = np.flatnonzero((labels == 0) & landscape.inside)

@@ -9,122 +9,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX
+from cellmap_pipeline.segmentation.settings_models import (
+    InstanceSettings,
+    MethodSettings,
+    MutexSettings,
+    NeckSettings,
+    RidgeSettings,
+    SemanticSettings,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cellmap_pipeline.segmentation.agglomeration import Contacts, Faces
     from cellmap_pipeline.segmentation.landscapes import Channels, Landscape, Lengths
+    from cellmap_pipeline.segmentation.long_range import LongRange
 
 Settings = dict[str, Any]
+# From a channel's name to its smoothed probability, float32 (z, y, x), 0..1.
+ReadChannel = Callable[[str], "NDArray[Any]"]
 # Values to try by setting, in ascending order.
 SearchSpace = dict[str, list[Any]]
-
-
-def _refuse_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a boolean is not a number")
-    return value
-
-
-# Text is converted, since YAML reads 1e6 as text.
-Number = Annotated[float, BeforeValidator(_refuse_boolean)]
-Switch = Annotated[bool, Field(strict=True)]
-# Marks the settings that the search for fragments, the slow half of an instance method, depends on.
-FINDS_FRAGMENTS: Any = {"finds_fragments": True}
 
 
 def _steps(first: int, last: int) -> list[float]:
     """Return the multiples of 1/20 from `first` / 20 to `last` / 20."""
     return [round(0.05 * k, 2) for k in range(first, last + 1)]
-
-
-class MethodSettings(BaseModel):
-    """Settings of all methods."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    threshold: Number = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="voxels of at least this probability are inside",
-        json_schema_extra=FINDS_FRAGMENTS,
-    )
-    smooth_nm: Number = Field(
-        0.0,
-        ge=0,
-        le=1000,
-        description="σ of a Gaussian that smooths the probabilities first, nm",
-        json_schema_extra=FINDS_FRAGMENTS,
-    )
-    fill_holes: Switch = Field(False, description="fill the holes that an object encloses")
-
-
-class SemanticSettings(MethodSettings):
-    """Settings of semantic labels."""
-
-    min_size_nm3: Number = Field(0.0, ge=0, le=1e15, description="smaller objects are removed, nm³")
-
-
-class InstanceSettings(MethodSettings):
-    """Settings of all instance labels."""
-
-    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description="smaller objects are removed, nm³")
-
-
-class NeckSettings(InstanceSettings):
-    """Settings of methods that split objects at necks."""
-
-    neck: Number = Field(
-        0.7,
-        ge=0,
-        le=1,
-        description="objects are split where they get narrower than this fraction of the thinner "
-        "one",
-    )
-
-
-_MIN_SIZE_BEFORE_MERGING = "smaller objects are removed, nm³ (see `merge_small`)"
-_MERGE_THRESHOLD = "fragments merge whose shared faces have a lower mean boundary probability"
-_MERGE_SMALL = (
-    "an object that is too small joins the neighbor behind the weakest boundary, if it has one"
-)
-
-
-class RidgeSettings(MethodSettings):
-    """Settings of watersheds that follow predicted ridges between objects."""
-
-    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description=_MIN_SIZE_BEFORE_MERGING)
-    seed_threshold: Number = Field(
-        0.3,
-        ge=0,
-        le=1,
-        description="seeds lie where the probability of a boundary is below this",
-        json_schema_extra=FINDS_FRAGMENTS,
-    )
-    merge_threshold: Number = Field(0.4, ge=0, le=1, description=_MERGE_THRESHOLD)
-    merge_small: Switch = Field(True, description=_MERGE_SMALL)
-
-
-class MutexSettings(MethodSettings):
-    """Settings of the mutex watershed."""
-
-    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description=_MIN_SIZE_BEFORE_MERGING)
-    affinity_threshold: Number = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="neighbors with a higher affinity attract one another, others repel",
-        json_schema_extra=FINDS_FRAGMENTS,
-    )
-    merge_threshold: Number = Field(0.4, ge=0, le=1, description=_MERGE_THRESHOLD)
-    merge_small: Switch = Field(True, description=_MERGE_SMALL)
 
 
 class Method:
@@ -188,6 +101,20 @@ class Method:
         probability = smooth(channels[label], voxel_size, settings["smooth_nm"])
         inside = above(probability, settings["threshold"])
         return Landscape(inside, inside)
+
+    def long_range(
+        self,
+        label: str,
+        channels: Channels,
+        probability: ReadChannel,
+        voxel_size: Lengths,
+    ) -> list[LongRange]:
+        """Read the long-range affinities, if the method needs affinities."""
+        from cellmap_pipeline.segmentation.long_range import long_range_offsets, read_long_range
+
+        if self.auxiliary != "affinities":
+            return []
+        return read_long_range(long_range_offsets(label, channels, voxel_size), probability)
 
     def continues_across(self, contacts: Contacts, settings: Settings) -> NDArray[Any]:
         """Return which contacts between two blocks (n,) are not ridges, so fragments continue."""
@@ -259,7 +186,10 @@ class RidgeWatershed(Method):
         return {"seed_threshold": seeds, **_MERGING}
 
     def ridges(
-        self, label: str, probability: Callable[[str], NDArray[Any]]
+        self,
+        label: str,
+        probability: ReadChannel,
+        long_range: Sequence[LongRange],
     ) -> tuple[NDArray[Any], Faces]:
         """Compute the height of ridges, float32 (z, y, x), 0..1, in voxels and on their faces.
 
@@ -269,6 +199,8 @@ class RidgeWatershed(Method):
             Name of the label.
         probability
             Returns the smoothed channel of a name, float32 (z, y, x), 0..1.
+        long_range
+            Long-range affinities; none for methods that do not need affinities.
         """
         raise NotImplementedError
 
@@ -283,11 +215,13 @@ class RidgeWatershed(Method):
         sigma = settings["smooth_nm"]
         probability = landscapes.smooth(channels[label], voxel_size, sigma)
         inside = landscapes.above(probability, settings["threshold"])
-        height, faces = self.ridges(label, landscapes.channel_reader(channels, voxel_size, sigma))
+        read = landscapes.channel_reader(channels, voxel_size, sigma)
+        long_range = self.long_range(label, channels, read, voxel_size)
+        height, faces = self.ridges(label, read, long_range)
         uncertain = landscapes.uncertainty_ridge(probability, settings["threshold"])
         np.maximum(height, uncertain, out=height)
         seedable = inside & (height < settings["seed_threshold"])
-        return landscapes.Landscape(inside, seedable, height, faces)
+        return landscapes.Landscape(inside, seedable, height, faces, long_range)
 
 
 @method
@@ -298,7 +232,10 @@ class WatershedBoundary(RidgeWatershed):
     auxiliary = "boundary"
 
     def ridges(
-        self, label: str, probability: Callable[[str], NDArray[Any]]
+        self,
+        label: str,
+        probability: ReadChannel,
+        long_range: Sequence[LongRange],
     ) -> tuple[NDArray[Any], Faces]:
         """Compute the probability of a boundary."""
         from cellmap_pipeline.segmentation.landscapes import values_on_faces
@@ -315,7 +252,10 @@ class WatershedLearnedDistance(RidgeWatershed):
     auxiliary = "distance"
 
     def ridges(
-        self, label: str, probability: Callable[[str], NDArray[Any]]
+        self,
+        label: str,
+        probability: ReadChannel,
+        long_range: Sequence[LongRange],
     ) -> tuple[NDArray[Any], Faces]:
         """Compute ridges where the distance is small."""
         from cellmap_pipeline.segmentation.landscapes import values_on_faces
@@ -326,22 +266,23 @@ class WatershedLearnedDistance(RidgeWatershed):
 
 @method
 class WatershedAffinities(RidgeWatershed):
-    """Watershed of predicted affinities between neighboring voxels."""
+    """Watershed of predicted affinities between voxels."""
 
     name = "watershed_affinities"
     auxiliary = "affinities"
 
     def ridges(
-        self, label: str, probability: Callable[[str], NDArray[Any]]
+        self,
+        label: str,
+        probability: ReadChannel,
+        long_range: Sequence[LongRange],
     ) -> tuple[NDArray[Any], Faces]:
-        """Compute ridges where neighbors belong to different objects."""
-        import numpy as np
-
+        """Compute ridges between voxels of different objects."""
         from cellmap_pipeline.segmentation.landscapes import to_faces
+        from cellmap_pipeline.segmentation.long_range import ridge_height
 
         boundaries = [1 - probability(label + suffix) for suffix in AFFINITY_SUFFIXES]
-        height = np.asarray(np.mean(boundaries, axis=0, dtype=np.float32))
-        return height, to_faces(boundaries)
+        return ridge_height(boundaries, long_range), to_faces(boundaries)
 
 
 @method
@@ -353,7 +294,7 @@ class MutexWatershed(Method):
     auxiliary = "affinities"
     seeded = False
     block_voxels = 128
-    max_voxels_in_memory = 12_000_000
+    max_voxels_in_memory = 10_000_000
 
     def own_search_space(self) -> SearchSpace:
         """Return the values of the method's own settings that tuning tries."""
@@ -362,7 +303,7 @@ class MutexWatershed(Method):
     def landscape(
         self, label: str, channels: Channels, voxel_size: Lengths, settings: Settings
     ) -> Landscape:
-        """Compute where objects are, and the signed affinities of neighboring voxels."""
+        """Compute where objects are, and the signed affinities of voxels."""
         from cellmap_pipeline.segmentation import landscapes
 
         sigma = settings["smooth_nm"]
@@ -370,10 +311,16 @@ class MutexWatershed(Method):
         inside = landscapes.above(probability, settings["threshold"])
         read = landscapes.channel_reader(channels, voxel_size, sigma)
         boundaries = [1 - read(label + suffix) for suffix in AFFINITY_SUFFIXES]
-        threshold = settings["affinity_threshold"]
-        affinities = landscapes.signed_affinities(boundaries, inside, threshold)
-        faces = landscapes.to_faces(boundaries)
-        return landscapes.Landscape(inside, inside, faces=faces, affinities=affinities)
+        long_range = self.long_range(label, channels, read, voxel_size)
+        return landscapes.Landscape(
+            inside,
+            inside,
+            faces=landscapes.to_faces(boundaries),
+            long_range=long_range,
+            affinities=landscapes.signed_affinities(
+                boundaries, long_range, inside, settings["affinity_threshold"]
+            ),
+        )
 
     def continues_across(self, contacts: Contacts, settings: Settings) -> NDArray[Any]:
         """Return the contacts with an affinity above the threshold."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.channels import AUXILIARY_SUFFIXES
+from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, class_of
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.resampling import resample
@@ -34,7 +34,7 @@ class Probabilities:
     predictions
         Predictions of the label. The probability of a label that is composed of parts is the sum of
         theirs, since parts do not overlap. Auxiliary channels (`{label}_boundary`, …) lie next to a
-        path; they are used if all predictions have them.
+        path; they are used if all predictions have them, those of one kind together.
     """
 
     label: str
@@ -44,18 +44,17 @@ class Probabilities:
     @cached_property
     def channels(self) -> list[str]:
         """Names of the channels: the label's own, and the auxiliary ones."""
-        without_parts = all(len(prediction) == 1 for prediction in self.predictions)
-        auxiliary = [
-            [self.label + suffix for suffix in suffixes]
+        if any(len(prediction) > 1 for prediction in self.predictions):
+            return [self.label]
+        available = [_auxiliary_suffixes(prediction[0]) for prediction in self.predictions]
+        common = [suffix for suffix in available[0] if all(suffix in other for other in available)]
+        incomplete = {
+            suffix
             for suffixes in AUXILIARY_SUFFIXES.values()
-            if without_parts
-            and all(
-                _channel_path(prediction[0], suffix).is_dir()
-                for prediction in self.predictions
-                for suffix in suffixes
-            )
-        ]
-        return [self.label, *(name for names in auxiliary for name in names)]
+            if not set(suffixes) <= set(common)
+            for suffix in suffixes
+        }
+        return [self.label, *(self.label + suffix for suffix in common if suffix not in incomplete)]
 
     def read(
         self, block: Block | None = None, channels: Sequence[str] | None = None
@@ -113,12 +112,18 @@ def read_probability(path: Path, grid: Grid) -> NDArray[np.uint8]:
 
 def auxiliary_paths(path: Path) -> list[Path]:
     """List the auxiliary channels that are present for the label at `path`."""
-    paths = (
-        _channel_path(path, suffix)
-        for suffixes in AUXILIARY_SUFFIXES.values()
-        for suffix in suffixes
-    )
-    return [channel for channel in paths if channel.is_dir()]
+    return [_channel_path(path, suffix) for suffix in _auxiliary_suffixes(path)]
+
+
+def _auxiliary_suffixes(path: Path) -> list[str]:
+    """List the suffixes of the auxiliary channels that are present for the label at `path`."""
+    of_kinds = [suffix for suffixes in AUXILIARY_SUFFIXES.values() for suffix in suffixes]
+    present = [suffix for suffix in of_kinds if _channel_path(path, suffix).is_dir()]
+    beside = sorted(path.parent.glob(f"{path.name}_affinity_*nm"))
+    names = [folder.name for folder in beside if folder.is_dir()]
+    # Another label may have a name that begins in the same way.
+    long_range = [name for name in names if class_of(name) == path.name]
+    return present + [name.removeprefix(path.name) for name in long_range]
 
 
 def _channel_path(path: Path, suffix: str) -> Path:

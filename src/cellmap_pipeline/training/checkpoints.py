@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
 
-from cellmap_pipeline.channels import output_channels
+from cellmap_pipeline.config.auxiliary_targets import channels_of_settings
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write, reading
@@ -219,7 +219,7 @@ def check_matches(path: Path, task: SegmentationTask, expected: Mapping[str, Any
         another way.
     """
     own = task.training_settings
-    required = output_channels(expected["classes"], expected["targets"])
+    required = channels_of_settings(expected)
     missing = [channel for channel in required if channel not in task.channels]
     if missing:
         raise InputError(

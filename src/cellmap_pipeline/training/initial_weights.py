@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellmap_pipeline.channels import network_outputs, output_channels
+from cellmap_pipeline.channels import network_outputs
+from cellmap_pipeline.config.auxiliary_targets import channels_of_settings
 from cellmap_pipeline.config.sections import InitialWeights
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.models.build import build_model, find_architecture
@@ -115,7 +116,7 @@ def load_initial_weights(task: SegmentationTask, initial: InitialWeights) -> Non
 
 def output_names(settings: Mapping[str, Any]) -> list[str]:
     """Names of the outputs of a network, of the settings in its checkpoint."""
-    channels = output_channels(settings["classes"], settings["targets"])
+    channels = channels_of_settings(settings)
     return network_outputs(channels, settings.get("hierarchy") or [])
 
 

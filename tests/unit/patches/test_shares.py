@@ -26,7 +26,9 @@ def patch(codes, wide=False):
 
 def test_means_are_over_known_voxels():
     line = [[[0, 1, 2, 2, 3, 3]]]
-    a, distance, along_z, along_y, along_x, b = mean_targets([patch(line)], CHANNELS, (1, 1, 6))
+    a, distance, along_z, along_y, along_x, b = mean_targets(
+        [patch(line)], CHANNELS, (1, 1, 6), (8, 8, 8)
+    )
     assert a == 4 / 5
     assert distance == (4 + 4 + 8 + 8) / 8 / 5
     assert np.isnan(along_z) and np.isnan(along_y)
@@ -37,8 +39,16 @@ def test_means_are_over_known_voxels():
 
 def test_patches_count_by_voxels_and_margins_are_left_out():
     margin = [[[1, 3, 1]]]
-    assert mean_targets([patch(margin)], CHANNELS, (1, 1, 1))[0] == 1
+    assert mean_targets([patch(margin)], CHANNELS, (1, 1, 1), (8, 8, 8))[0] == 1
     # To enlarge objects, less than a patch is read.
-    assert mean_targets([patch(margin)], CHANNELS, (1, 3, 5))[0] == 1 / 3
+    assert mean_targets([patch(margin)], CHANNELS, (1, 3, 5), (8, 8, 8))[0] == 1 / 3
     both = [patch([[[1, 3]]]), patch([[[3, 0]]], wide=True)]
-    assert mean_targets(both, CHANNELS, (1, 1, 2))[0] == 2 / 3
+    assert mean_targets(both, CHANNELS, (1, 1, 2), (8, 8, 8))[0] == 2 / 3
+
+
+def test_affinities_at_a_distance():
+    line = [[[1, 2, 2, 2, 3, 0]]]
+    channels = [*CHANNELS, "a_affinity_0_0_16nm"]
+    affinity = mean_targets([patch(line)], channels, (1, 1, 6), (8, 8, 8))[-1]
+    # Of the known pairs outside|2, 2|2 and 2|3, one is of one object.
+    assert affinity == 1 / 3

@@ -7,16 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cellmap_pipeline.channels import class_of, output_channels
+from cellmap_pipeline.channels import (
+    class_of,
+    is_affinity,
+    long_range_offset_nm,
+    long_range_suffix,
+    output_channels,
+)
 from cellmap_pipeline.patches.targets import (
     MAX_DISTANCE_VOXELS,
     UNKNOWN,
-    compute_affinities,
+    affinity_offset,
     forget_contradictions,
     make_targets,
+    object_ids,
     scale_distances,
     stored_channels,
     target_divisors,
+    write_affinity,
 )
 
 SHAPES = hnp.array_shapes(min_dims=3, max_dims=3, max_side=5)
@@ -84,25 +92,37 @@ def test_distances_are_their_definition(data, voxel_size):
     assert np.array_equal(target, distance_by_hand(ids, known, steps))
 
 
-@given(st.data())
-@settings(max_examples=40, deadline=None)
-def test_affinities_are_their_definition(data):
+@given(st.data(), st.tuples(*[st.integers(-3, 3)] * 3).filter(any))
+@settings(max_examples=60, deadline=None)
+def test_affinities_are_their_definition(data, offset):
     shape = data.draw(SHAPES)
     ids = data.draw(hnp.arrays(np.uint32, shape, elements=st.integers(0, 3)))
     known = data.draw(hnp.arrays(bool, shape, elements=st.sampled_from([True] * 5 + [False])))
     digits = make_targets({"mito": ids}, {"mito": known}, ["mito#low", "mito#high"])
-    found = torch.empty((3, *shape), dtype=torch.uint8)
-    compute_affinities(*map(torch.from_numpy, digits), found)
-    for axis in range(3):
-        for place in np.ndindex(*shape):
-            before = list(place)
-            before[axis] -= 1
-            previous = tuple(before)
-            if before[axis] < 0 or not known[place] or not known[previous]:
-                expected = UNKNOWN
-            else:
-                expected = int(ids[place] == ids[previous] > 0)
-            assert found[(axis, *place)] == expected
+    found = torch.empty(shape, dtype=torch.uint8)
+    write_affinity(object_ids(*map(torch.from_numpy, digits)), offset, found)
+    for place in np.ndindex(*shape):
+        other = tuple(np.subtract(place, offset))
+        beyond = any(not 0 <= o < n for o, n in zip(other, shape, strict=True))
+        if beyond or not known[place] or not known[other]:
+            expected = UNKNOWN
+        else:
+            expected = int(ids[place] == ids[other] > 0)
+        assert found[place] == expected
+
+
+@pytest.mark.parametrize(
+    ("channel", "offset"),
+    [
+        ("cell_affinity_y", (0, 1, 0)),
+        ("cell_affinity_180_0_0nm", (4, 0, 0)),
+        ("cell_affinity_0_9.2_-18.4nm", (0, 1, -2)),
+        ("cell_boundary", None),
+        ("cell", None),
+    ],
+)
+def test_offset_of_a_channel_in_voxels(channel, offset):
+    assert affinity_offset(channel, (45, 9.2, 9.2)) == offset
 
 
 def test_digits_distinguish_many_objects():
@@ -116,7 +136,8 @@ def test_digits_distinguish_many_objects():
 
 
 def test_channels_of_a_class():
-    wanted = {"mito": ["boundary", "distance", "affinities"], "nuc": [], "er": ["distance"]}
+    along_axes = ["_affinity_z", "_affinity_y", "_affinity_x"]
+    wanted = {"mito": ["_boundary", "_distance", *along_axes], "nuc": [], "er": ["_distance"]}
     channels = output_channels(["mito", "nuc", "er", "ves"], wanted)
     assert channels == [
         "mito", "mito_boundary", "mito_distance", "mito_affinity_z", "mito_affinity_y",
@@ -126,6 +147,16 @@ def test_channels_of_a_class():
     assert stored_channels(channels)[3:5] == ["mito#low", "mito#high"]
     far = MAX_DISTANCE_VOXELS
     assert target_divisors(channels) == [1, 1, far, 1, 1, 1, 1, 1, far, 1, 1]
+
+
+def test_long_range_affinities_share_the_ids_of_their_class():
+    long_range = "mito_affinity_0_-32_8nm"
+    channels = ["mito", long_range, "mito_affinity_z", "er", "er_affinity_40_0_0nm"]
+    assert stored_channels(channels) == ["mito", "mito#low", "mito#high", "er", "er#low", "er#high"]
+    assert class_of(long_range) == "mito"
+    assert is_affinity(long_range) and not is_affinity("mito_boundary")
+    assert long_range_offset_nm(long_range) == (0, -32, 8)
+    assert "mito" + long_range_suffix((0.0, -32.0, 8.0)) == long_range
 
 
 def test_touching_objects_have_boundaries_on_both_sides():

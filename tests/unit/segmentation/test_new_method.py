@@ -11,16 +11,10 @@ from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.landscapes import Landscape
 from cellmap_pipeline.segmentation.method_settings import check_settings, complete, search_spaces
-from cellmap_pipeline.segmentation.methods import (
-    FINDS_FRAGMENTS,
-    METHODS,
-    InstanceSettings,
-    Method,
-    Number,
-    SearchSpace,
-)
+from cellmap_pipeline.segmentation.methods import METHODS, Method, SearchSpace
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.segmentation.segment import segment
+from cellmap_pipeline.segmentation.settings_models import FINDS_FRAGMENTS, InstanceSettings, Number
 
 VOXELS = (8.0, 8.0, 8.0)
 

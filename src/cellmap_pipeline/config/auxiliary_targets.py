@@ -1,0 +1,164 @@
+"""The auxiliary channels that a training learns for a class, beside the class itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from cellmap_pipeline.channels import (
+    AFFINITY_SUFFIXES,
+    AUXILIARY_SUFFIXES,
+    long_range_suffix,
+    output_channels,
+)
+from cellmap_pipeline.config.types import Name, Section
+from cellmap_pipeline.geometry import Shape, Vector, shape_of
+
+NEAREST_OFFSETS: tuple[Shape, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+MAX_OFFSETS = 64
+
+
+class Affinities(Section):
+    """Affinities between voxels at given offsets, those of the nearest neighbors among them."""
+
+    affinities: list[tuple[float, float, float]] = Field(
+        min_length=1,
+        max_length=MAX_OFFSETS,
+        description="offsets [z, y, x] between two voxels; [1, 0, 0], [0, 1, 0] and [0, 0, 1] are "
+        "among them",
+    )
+    unit: Literal["voxels", "nm"] = Field(
+        "voxels",
+        description="unit of the offsets; those in nm are rounded to voxels of the training's "
+        "`voxel_size`",
+    )
+
+    def offsets(self, voxel_size: Vector) -> list[Shape]:
+        """Return the offsets in voxels; the first component that is not 0 is positive.
+
+        Raises
+        ------
+        ValueError
+            An offset is no whole number of voxels, 0, or repeated, or a nearest neighbor is
+            missing.
+        """
+        found: list[Shape] = []
+        for offset in self.affinities:
+            voxels = self._in_voxels(offset, voxel_size)
+            if voxels in found:
+                raise ValueError(
+                    f"affinities: {_text(offset)} {self.unit} is {list(voxels)} voxels, which is "
+                    "listed already (opposite offsets are the same): remove one"
+                )
+            found.append(voxels)
+        missing = [list(offset) for offset in NEAREST_OFFSETS if offset not in found]
+        if missing:
+            raise ValueError(
+                f"affinities: the methods that use them need nearest neighbors, too: add "
+                f"{', '.join(map(str, missing))} (in voxels)"
+            )
+        return found
+
+    def rounded(self, voxel_size: Vector) -> Iterator[tuple[Vector, Vector]]:
+        """Yield the offsets in nm that are no whole number of voxels, as given and as rounded."""
+        for offset in self.affinities if self.unit == "nm" else ():
+            voxels = self._in_voxels(offset, voxel_size)
+            z, y, x = (abs(o) * v for o, v in zip(voxels, voxel_size, strict=True))
+            given = zip(map(abs, offset), (z, y, x), voxel_size, strict=True)
+            if any(abs(a - b) > 0.01 * v for a, b, v in given):
+                yield offset, (z, y, x)
+
+    def _in_voxels(self, offset: Sequence[float], voxel_size: Vector) -> Shape:
+        """Return the offset that stands for a pair of voxels."""
+        steps = voxel_size if self.unit == "nm" else (1.0, 1.0, 1.0)
+        lengths = [o / s for o, s in zip(offset, steps, strict=True)]
+        if self.unit == "voxels" and any(not length.is_integer() for length in lengths):
+            raise ValueError(
+                f"affinities: {_text(offset)} is no whole number of voxels: round it, or set "
+                "`unit: nm`"
+            )
+        voxels = shape_of(round(length) for length in lengths)
+        if not any(voxels):
+            raise ValueError(
+                f"affinities: {_text(offset)} {self.unit} is no voxel away: give a longer offset"
+            )
+        first = next(o for o in voxels if o)
+        return voxels if first > 0 else shape_of(-o for o in voxels)
+
+
+Auxiliary = Literal["boundary", "distance", "affinities"] | Affinities
+Targets = dict[Name, Annotated[list[Auxiliary], Field(max_length=8)]]
+
+
+def auxiliary_suffixes(targets: Iterable[Auxiliary], voxel_size: Vector) -> list[str]:
+    """List the suffixes of the channels of a class's auxiliary targets.
+
+    Raises
+    ------
+    ValueError
+        As for `Affinities.offsets`; or a channel is listed twice.
+    """
+    suffixes: list[str] = []
+    for target in targets:
+        if isinstance(target, Affinities):
+            suffixes += (_affinity_suffix(o, voxel_size) for o in target.offsets(voxel_size))
+        else:
+            suffixes += AUXILIARY_SUFFIXES[target]
+    repeated = {suffix for suffix in suffixes if suffixes.count(suffix) > 1}
+    if repeated:
+        raise ValueError(f"lists {', '.join(sorted(repeated))} twice: remove one")
+    return suffixes
+
+
+def channels_of_settings(settings: Mapping[str, Any]) -> list[str]:
+    """List the output channels that the settings of a training, as in its checkpoint, stand for."""
+    targets = TypeAdapter(Targets).validate_python(settings["targets"])
+    return training_channels(settings["classes"], targets, _three(settings["voxel_size"]))
+
+
+def training_channels(classes: Sequence[str], targets: Targets, voxel_size: Vector) -> list[str]:
+    """List the output channels of a network; errors are those of `auxiliary_suffixes`."""
+    suffixes = {}
+    for label, of_label in targets.items():
+        try:
+            suffixes[label] = auxiliary_suffixes(of_label, voxel_size)
+        except ValueError as error:
+            raise ValueError(f"`targets`: {label}: {error}") from None
+    return output_channels(classes, suffixes)
+
+
+def check_targets(targets: Targets, voxel_size: Vector, patch_size: Shape) -> None:
+    """Check the targets, and that there are pairs of voxels of all affinities in a patch.
+
+    Raises
+    ------
+    ValueError
+        As for `auxiliary_suffixes`; or an offset is as long as a patch.
+    """
+    training_channels([], targets, voxel_size)
+    for label, of_label in targets.items():
+        for target in of_label:
+            for offset in target.offsets(voxel_size) if isinstance(target, Affinities) else ():
+                if any(abs(o) >= n for o, n in zip(offset, patch_size, strict=True)):
+                    raise ValueError(
+                        f"`targets`: {label}: affinities: no two voxels of a patch are "
+                        f"{list(offset)} voxels apart (`patch_size: {list(patch_size)}`): give a "
+                        "shorter offset"
+                    )
+
+
+def _affinity_suffix(offset: Shape, voxel_size: Vector) -> str:
+    if offset in NEAREST_OFFSETS:
+        return AFFINITY_SUFFIXES[NEAREST_OFFSETS.index(offset)]
+    return long_range_suffix(_three(o * v for o, v in zip(offset, voxel_size, strict=True)))
+
+
+def _three(lengths: Iterable[float]) -> Vector:
+    z, y, x = lengths
+    return z, y, x
+
+
+def _text(offset: Sequence[float]) -> str:
+    return f"[{', '.join(f'{o:g}' for o in offset)}]"

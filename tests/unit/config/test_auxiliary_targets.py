@@ -1,0 +1,81 @@
+"""Auxiliary targets: from the offsets in a training's file to the names of channels."""
+
+import pytest
+
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES
+from cellmap_pipeline.config.auxiliary_targets import (
+    Affinities,
+    auxiliary_suffixes,
+    channels_of_settings,
+)
+from tests.support.patches import training
+
+NEAREST = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+VNC = (45, 9.2, 9.2)
+
+
+def suffixes(offsets, voxel_size=(8, 8, 8), **options):
+    return auxiliary_suffixes([Affinities(affinities=offsets, **options)], voxel_size)
+
+
+def test_nearest_offsets_are_the_affinities_without_offsets():
+    assert suffixes(NEAREST) == auxiliary_suffixes(["affinities"], (8, 8, 8))
+    assert suffixes([[-1, 0, 0], *NEAREST[1:]]) == list(AFFINITY_SUFFIXES)
+
+
+def test_long_range_channels_carry_their_offset_in_nm():
+    made = suffixes([*NEAREST, [4, 0, 0], [0, -9, 0], [0, 2, -2]], VNC)
+    assert made[3:] == [
+        "_affinity_180_0_0nm", "_affinity_0_82.8_0nm", "_affinity_0_18.4_-18.4nm"
+    ]  # fmt: skip
+
+
+def test_offsets_in_nm_are_rounded_to_voxels():
+    offsets = [[45, 0, 0], [0, 9.2, 0], [0, 0, 9], [0, 80, 0], [200, 0, 0]]
+    affinities = Affinities(affinities=offsets, unit="nm")
+    assert affinities.offsets(VNC)[3:] == [(0, 9, 0), (4, 0, 0)]
+    rounded = dict(affinities.rounded(VNC))
+    assert {given: list(used) for given, used in rounded.items()} == {
+        (0, 0, 9): [0, 0, 9.2],
+        (0, 80, 0): [0, pytest.approx(82.8), 0],
+        (200, 0, 0): [180, 0, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("offsets", "options", "message"),
+    [
+        ([*NEAREST, [0, 0, 0]], {}, r"\[0, 0, 0\] voxels is no voxel away"),
+        ([*NEAREST, [2.5, 0, 0]], {}, "no whole number of voxels: round it"),
+        ([*NEAREST, [0, -4, 0], [0, 4, 0]], {}, "listed already"),
+        ([[1, 0, 0], [0, 0, 1], [4, 0, 0]], {}, r"add \[0, 1, 0\]"),
+        ([[8, 0, 0], [0, 8, 0], [0, 0, 8], [0, 0, 3]], {"unit": "nm"}, "is no voxel away"),
+    ],
+)
+def test_offsets_that_make_no_sense_are_refused(offsets, options, message):
+    with pytest.raises(ValueError, match=message):
+        suffixes(offsets, **options)
+
+
+def test_a_training_refuses_offsets_longer_than_a_patch():
+    offsets = [*NEAREST, [0, 0, 32]]
+    with pytest.raises(ValueError, match="no two voxels of a patch are"):
+        training(classes=["mito"], targets={"mito": [{"affinities": offsets}]})
+
+
+def test_a_kind_and_its_offsets_together_are_refused():
+    with pytest.raises(ValueError, match="targets`: mito: lists _affinity_x.*twice"):
+        targets = {"mito": ["affinities", {"affinities": NEAREST}]}
+        training(classes=["mito"], targets=targets)
+
+
+def test_channels_of_a_checkpoint():
+    made = training(
+        classes=["er", "mito"],
+        targets={"mito": ["boundary", {"affinities": [*NEAREST, [0, 0, 3]]}]},
+    )
+    assert made.channels == [
+        "er", "mito", "mito_boundary", "mito_affinity_z", "mito_affinity_y", "mito_affinity_x",
+        "mito_affinity_0_0_24nm",
+    ]  # fmt: skip
+    assert channels_of_settings(made.model_dump(mode="json")) == made.channels
