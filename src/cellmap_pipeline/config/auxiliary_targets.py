@@ -13,6 +13,7 @@ from cellmap_pipeline.channels import (
     long_range_suffix,
     output_channels,
 )
+from cellmap_pipeline.config.symmetries import canonical_offset, missing_offsets
 from cellmap_pipeline.config.types import Name, Section
 from cellmap_pipeline.geometry import Shape, Vector, shape_of
 
@@ -84,8 +85,7 @@ class Affinities(Section):
             raise ValueError(
                 f"affinities: {_text(offset)} {self.unit} is no voxel away: give a longer offset"
             )
-        first = next(o for o in voxels if o)
-        return voxels if first > 0 else shape_of(-o for o in voxels)
+        return canonical_offset(voxels)[0]
 
 
 Auxiliary = Literal["boundary", "distance", "affinities"] | Affinities
@@ -147,6 +147,25 @@ def check_targets(targets: Targets, voxel_size: Vector, patch_size: Shape) -> No
                         f"{list(offset)} voxels apart (`patch_size: {list(patch_size)}`): give a "
                         "shorter offset"
                     )
+
+
+def check_symmetries(targets: Targets, voxel_size: Vector, n_symmetries: int) -> None:
+    """Check that symmetries exchange the affinities of a class with one another.
+
+    Raises
+    ------
+    ValueError
+        A symmetry makes an offset of another one that is not predicted.
+    """
+    for label, of_label in targets.items():
+        for target in of_label:
+            offsets = target.offsets(voxel_size) if isinstance(target, Affinities) else ()
+            if missing := missing_offsets(offsets, n_symmetries):
+                raise ValueError(
+                    f"`inference.symmetries: {n_symmetries}` exchanges affinities with those of "
+                    f"other offsets: add {', '.join(str(list(offset)) for offset in missing)} "
+                    f"(voxels) to those of {label} in `targets`, or use fewer symmetries"
+                )
 
 
 def _affinity_suffix(offset: Shape, voxel_size: Vector) -> str:

@@ -13,7 +13,12 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from cellmap_pipeline.channels import auxiliary_kinds, network_outputs
 from cellmap_pipeline.config.augmentation import Augmentation
-from cellmap_pipeline.config.auxiliary_targets import Targets, check_targets, training_channels
+from cellmap_pipeline.config.auxiliary_targets import (
+    Targets,
+    check_symmetries,
+    check_targets,
+    training_channels,
+)
 from cellmap_pipeline.config.optimization import CONSTANT_PATIENCE_EPOCHS, Optimization
 from cellmap_pipeline.config.sections import (
     Inference,
@@ -151,14 +156,11 @@ class Training(Optimization, TrainingData):
             )
         if self.initial_weights and self.initial_weights.part == "encoder":
             check_encoder(self.model, key="initial_weights.part")
-        if self.inference.symmetries > 1 and "affinities" in chain(*self.targets.values()):
-            raise ValueError(
-                "`inference.symmetries` above 1 cannot rotate affinities: leave one out"
-            )
         if self.inference.symmetries == 48 and len({*self.window}) * len({*self.voxel_size}) > 1:
             raise ValueError(
                 "`inference.symmetries: 48` takes cubic windows of cubic voxels; use 8"
             )
+        check_symmetries(self.targets, self.voxel_size, self.inference.symmetries)
         several = self.inference.checkpoints
         if self.validation == "none" and self.early_stopping_patience is not None:
             raise ValueError(

@@ -14,7 +14,7 @@ from torch import Tensor
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape
-from cellmap_pipeline.prediction.symmetries import SYMMETRIES, apply_symmetry, undo_symmetry
+from cellmap_pipeline.prediction.symmetries import SymmetricAverage
 from cellmap_pipeline.prediction.window_sums import PROBABILITY_ONE
 from cellmap_pipeline.training.devices import autocast
 from cellmap_pipeline.training.task import SegmentationTask
@@ -59,7 +59,9 @@ class Predictor:
         self.tasks = [task.to(self.device) for task in tasks]
         self.channels = [[task.channels.index(name) for name in channels] for task in tasks]
         self.window = window
-        self.symmetries = SYMMETRIES[inference.symmetries]
+        self.average = SymmetricAverage(
+            channels, inference.symmetries, tasks[0].training_settings.voxel_size
+        )
         if inference.batch == "auto":
             self.batch = self._fastest_batch()
             log.info("batch: %d windows", self.batch)
@@ -132,16 +134,22 @@ class Predictor:
         total: Tensor | None = None
         finite = torch.ones(len(batch), dtype=torch.bool, device=self.device)
         for task, channels in zip(self.tasks, self.channels, strict=True):
-            for symmetry in self.symmetries:
+
+            def predict(
+                transformed: Tensor,
+                task: SegmentationTask = task,
+                channels: Sequence[int] = channels,
+            ) -> Tensor:
                 with autocast(task.training_settings.precision, self.device):
-                    logits = task(apply_symmetry(batch, symmetry))[:, channels]
+                    logits = task(transformed)[:, channels]
                 # Of logits, as a sigmoid hides infinity. Extremes take no memory and preserve NaN.
                 axes = (1, 2, 3, 4)
-                finite &= logits.amin(axes).isfinite() & logits.amax(axes).isfinite()
-                values = undo_symmetry(torch.sigmoid(logits.float()), symmetry)
-                total = values if total is None else total.add_(values)
+                finite.logical_and_(logits.amin(axes).isfinite() & logits.amax(axes).isfinite())
+                return torch.sigmoid(logits.float())
+
+            total = self.average.add(total, batch, predict)
         assert total is not None
-        return total.div_(len(self.tasks) * len(self.symmetries)), finite
+        return total.div_(len(self.tasks) * self.average.counts(total)), finite
 
     def _fastest_batch(self) -> int:
         if self.device.type == "cpu":

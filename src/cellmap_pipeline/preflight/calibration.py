@@ -57,6 +57,7 @@ def calibrate(training: Training) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
         "window": list(window),
         "batch": predictor.batch,
-        "seconds_per_pass": float(np.median(seconds[WARM_UP_PASSES:])) / len(predictor.symmetries),
+        "seconds_per_pass": float(np.median(seconds[WARM_UP_PASSES:]))
+        / len(predictor.average.symmetries),
         "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if cuda else None,
     }
