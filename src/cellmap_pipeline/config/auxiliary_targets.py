@@ -15,7 +15,7 @@ from cellmap_pipeline.channels import (
 )
 from cellmap_pipeline.config.symmetries import canonical_offset, missing_offsets
 from cellmap_pipeline.config.types import Name, Section
-from cellmap_pipeline.geometry import Shape, Vector, shape_of
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Shape, Vector, shape_of
 
 NEAREST_OFFSETS: tuple[Shape, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 MAX_OFFSETS = 64
@@ -65,11 +65,11 @@ class Affinities(Section):
     def rounded(self, voxel_size: Vector) -> Iterator[tuple[Vector, Vector]]:
         """Yield the offsets in nm that are no whole number of voxels, as given and as rounded."""
         for offset in self.affinities if self.unit == "nm" else ():
-            voxels = self._in_voxels(offset, voxel_size)
-            z, y, x = (abs(o) * v for o, v in zip(voxels, voxel_size, strict=True))
-            given = zip(map(abs, offset), (z, y, x), voxel_size, strict=True)
-            if any(abs(a - b) > 0.01 * v for a, b, v in given):
-                yield offset, (z, y, x)
+            voxels = [round(o / v) for o, v in zip(offset, voxel_size, strict=True)]
+            used = _three(o * v for o, v in zip(voxels, voxel_size, strict=True))
+            by_axis = zip(offset, used, voxel_size, strict=True)
+            if any(abs(a - b) > TOLERANCE_VOXELS * v for a, b, v in by_axis):
+                yield offset, used
 
     def _in_voxels(self, offset: Sequence[float], voxel_size: Vector) -> Shape:
         """Return the offset that stands for a pair of voxels."""
@@ -166,6 +166,18 @@ def check_symmetries(targets: Targets, voxel_size: Vector, n_symmetries: int) ->
                     f"other offsets: add {', '.join(str(list(offset)) for offset in missing)} "
                     f"(voxels) to those of {label} in `targets`, or use fewer symmetries"
                 )
+
+
+def rounding_notes(targets: Targets, voxel_size: Vector) -> list[str]:
+    """List a note on each affinity whose offset in nm is no whole number of voxels."""
+    return [
+        f"the affinity of {label} at {_text(given)} nm is that at {_text(used)} nm, a whole number "
+        "of voxels"
+        for label, of_label in targets.items()
+        for target in of_label
+        if isinstance(target, Affinities)
+        for given, used in target.rounded(voxel_size)
+    ]
 
 
 def _affinity_suffix(offset: Shape, voxel_size: Vector) -> str:

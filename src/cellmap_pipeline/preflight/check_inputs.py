@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, auxiliary_kinds
+from cellmap_pipeline.config.auxiliary_targets import rounding_notes
 from cellmap_pipeline.config.stages import DATASPLIT_KEYS, NETWORK_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.crops import ValidationCrop
@@ -97,6 +98,8 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
                 validation_crops = _validation_crops(crops) | validation_crops
     problems += leaked_validation(plan, sides)
     for name, training in trainings.items():
+        notes = rounding_notes(training.targets, training.voxel_size)
+        warnings += (f"{name}: {note}" for note in notes)
         for crop, rows in plan.rows_by_crop(name).items():
             extent = union([row.grid for row in rows])
             path = raw_path(plan.config.data_root, rows[0].dataset)

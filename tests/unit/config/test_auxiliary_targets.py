@@ -7,6 +7,7 @@ from cellmap_pipeline.config.auxiliary_targets import (
     Affinities,
     auxiliary_suffixes,
     channels_of_settings,
+    rounding_notes,
 )
 from tests.support.patches import training
 
@@ -34,12 +35,12 @@ def test_offsets_in_nm_are_rounded_to_voxels():
     offsets = [[45, 0, 0], [0, 9.2, 0], [0, 0, 9], [0, 80, 0], [200, 0, 0]]
     affinities = Affinities(affinities=offsets, unit="nm")
     assert affinities.offsets(VNC)[3:] == [(0, 9, 0), (4, 0, 0)]
-    rounded = dict(affinities.rounded(VNC))
-    assert {given: list(used) for given, used in rounded.items()} == {
-        (0, 0, 9): [0, 0, 9.2],
-        (0, 80, 0): [0, pytest.approx(82.8), 0],
-        (200, 0, 0): [180, 0, 0],
-    }
+    notes = rounding_notes({"cell": [affinities]}, VNC)
+    assert [note.removeprefix("the affinity of cell at ")[:38] for note in notes] == [
+        "[0, 0, 9] nm is that at [0, 0, 9.2] nm",
+        "[0, 80, 0] nm is that at [0, 82.8, 0] ",
+        "[200, 0, 0] nm is that at [180, 0, 0] ",
+    ]
 
 
 @pytest.mark.parametrize(
