@@ -7,6 +7,7 @@ number of objects, and adapted Rand error against the ground truth.
 
     python benchmarks/instances.py                       # 256³ and 512³
     python benchmarks/instances.py --sizes 1000 --methods connected_components watershed_boundary
+    python benchmarks/instances.py --methods watershed_affinities mutex_watershed --distances 4 9
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,14 @@ import psutil
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES, AUXILIARY_SUFFIXES, output_channels
+from cellmap_pipeline.channels import (
+    AFFINITY_SUFFIXES,
+    AUXILIARY_SUFFIXES,
+    long_range_suffix,
+    output_channels,
+)
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.geometry import Grid, pair_slices
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.segmentation.final_labels import segment_crop
 from cellmap_pipeline.segmentation.method_settings import methods_for
@@ -38,6 +44,7 @@ from cellmap_pipeline.segmentation.methods import METHODS
 VOXEL = 8.0
 SPACING = 40  # approximate distance between the centers of cells, voxels
 SLAB = 64
+AXES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 # Settings that a validation on these predictions would find.
 SETTINGS = {
     "watershed_boundary": {"merge_threshold": 0.4},
@@ -51,6 +58,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--methods", nargs="+", default=list(methods_for("mito")))
+    parser.add_argument(
+        "--distances", type=int, nargs="*", default=[],
+        help="predict affinities at these distances along the axes, too, voxels",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -63,7 +74,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             needs = {METHODS[name].auxiliary for name in arguments.methods} - {None}
             suffixes = [suffix for kind in sorted(needs) for suffix in AUXILIARY_SUFFIXES[kind]]
-            _simulate(Path(name), size, output_channels(["cell"], {"cell": suffixes}))
+            offsets = [tuple(d * one for one in axis) for d in arguments.distances for axis in AXES]
+            suffixes += map(_suffix, offsets)
+            _simulate(Path(name), size, output_channels(["cell"], {"cell": suffixes}), offsets)
             for method in arguments.methods:
                 command = [
                     sys.executable, __file__, "--threads", str(arguments.threads),
@@ -102,7 +115,15 @@ def _measure(folder: Path, method: str, threads: int) -> dict[str, object]:
     return {"seconds": round(seconds, 1), "objects": objects, "rand_error": round(error, 4)}
 
 
-def _simulate(folder: Path, size: int, channels: list[str]) -> None:
+def _suffix(offset: Sequence[int]) -> str:
+    """Return the suffix of the channel of an affinity at a distance, voxels."""
+    z, y, x = (VOXEL * o for o in offset)
+    return long_range_suffix((z, y, x))
+
+
+def _simulate(
+    folder: Path, size: int, channels: list[str], offsets: Sequence[Sequence[int]]
+) -> None:
     """Write Voronoi cells of random points and plausible predictions of them, slab by slab."""
     grid = Grid((VOXEL,) * 3, (0, 0, 0), (size,) * 3)
     rng = np.random.default_rng(0)
@@ -111,7 +132,8 @@ def _simulate(folder: Path, size: int, channels: list[str]) -> None:
     truth = create(folder / "truth", grid, "uint32")
     plane = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1)
     for start in range(0, size, SLAB):
-        low, high = max(0, start - 8), min(size, start + SLAB + 8)
+        margin = 8 + max((abs(offset[0]) for offset in offsets), default=0)
+        low, high = max(0, start - margin), min(size, start + SLAB + 8)
         ids = np.stack([
             points.query(np.concatenate([np.full((size**2, 1), z), plane.reshape(-1, 2)], 1),
                          workers=-1)[1].reshape(size, size)
@@ -121,13 +143,15 @@ def _simulate(folder: Path, size: int, channels: list[str]) -> None:
         core = slice(start - low, slab.stop - low)
         truth[slab].write(ids[core].astype(np.uint32)).result()
         arrays["cell"][slab].write(np.uint8(230)).result()
-        for name, mask, sigma in _masks(ids):
+        for name, mask, sigma in _masks(ids, offsets):
             if name in arrays:
                 values = _predicted(mask, sigma, rng)
                 arrays[name][slab].write(values[core]).result()
 
 
-def _masks(ids: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
+def _masks(
+    ids: np.ndarray, offsets: Sequence[Sequence[int]]
+) -> Iterator[tuple[str, np.ndarray, float]]:
     """Yield each auxiliary channel: its name, its ideal values, and a network's blur of them."""
     apart = []
     for axis in range(3):
@@ -142,6 +166,11 @@ def _masks(ids: np.ndarray) -> Iterator[tuple[str, np.ndarray, float]]:
     yield "cell_distance", ~boundary, 2.0
     for suffix, mask in zip(AFFINITY_SUFFIXES, apart, strict=True):
         yield f"cell{suffix}", ~mask, 0.7
+    for offset in offsets:
+        here, there = pair_slices(ids.shape, offset)
+        same = np.zeros(ids.shape, bool)
+        same[here] = ids[here] == ids[there]
+        yield f"cell{_suffix(offset)}", same, 0.7
 
 
 def _predicted(mask: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:

@@ -294,7 +294,7 @@ class MutexWatershed(Method):
     auxiliary = "affinities"
     seeded = False
     block_voxels = 128
-    max_voxels_in_memory = 10_000_000
+    max_voxels_in_memory = 8_000_000
 
     def own_search_space(self) -> SearchSpace:
         """Return the values of the method's own settings that tuning tries."""
