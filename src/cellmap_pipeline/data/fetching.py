@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, product
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +24,12 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector, shape_of
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
-from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
+from cellmap_pipeline.io.formats.ngff import (
+    MAX_LEVELS,
+    DeclaredLevel,
+    checked_path,
+    declared_levels,
+)
 from cellmap_pipeline.io.formats.registry import parse_array, parse_attributes
 from cellmap_pipeline.io.levels import is_as_fine, level_to_read, nearest_level
 from cellmap_pipeline.io.pyramids import with_common_edges
@@ -37,6 +43,9 @@ GROUP_METADATA: dict[Format, tuple[str, ...]] = {
     "n5": ("attributes.json",),
 }
 ARRAY_METADATA = GROUP_METADATA | {"zarr": (".zattrs", ".zarray")}
+
+# A level of the largest volume of the challenge has a tenth of that in chunks of 64³.
+MAX_FILES_PER_LEVEL = 5_000_000
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +65,18 @@ class ArrayLevel:
 
     def files(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[tuple[str, str]]:
         """Yield folder and name of the chunks in a box, clipped to the array."""
+        if min(self.metadata.chunks) < 1:
+            raise InputError(f"{self.key}: its chunks have {list(self.metadata.chunks)} voxels")
         axes = []
         chunks = self.metadata.chunks
         for a, b, n, chunk in zip(start, stop, self.grid.shape, chunks, strict=True):
             axes.append(range(max(a, 0) // chunk, -(-min(b, n) // chunk)))
+        n_files = math.prod(map(len, axes))
+        if n_files > MAX_FILES_PER_LEVEL:
+            raise InputError(
+                f"{self.key}: {n_files:,} files of {list(chunks)} voxels would be fetched, more "
+                f"than {MAX_FILES_PER_LEVEL:,}: its metadata are wrong, or the crop is"
+            )
         for index in product(*axes):
             yield self.key, self.metadata.chunk_name(index)
 
@@ -323,9 +340,12 @@ def _array(mirror: Mirror, level: DeclaredLevel, stored_as: Format) -> ArrayLeve
 
 def _parse_json(content: bytes, file: str) -> Metadata:
     try:
-        return json.loads(content)
-    except ValueError as error:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{file} must hold attributes by name, not {type(value).__name__}")
+    return value
 
 
 def _n5_arrays(mirror: Mirror, key: str) -> list[ArrayLevel]:
@@ -333,8 +353,14 @@ def _n5_arrays(mirror: Mirror, key: str) -> list[ArrayLevel]:
     _fetch_metadata(mirror, _group_keys(key), GROUP_METADATA["n5"])
     group = read_json(mirror.local / key / "attributes.json")
     multiscales = group.get("multiscales") or [{}]
-    names = [entry["path"] for entry in multiscales[0].get("datasets", [])]
-    for name in names or (f"s{n}" for n in count()):
+    try:
+        names = [checked_path(entry["path"]) for entry in multiscales[0].get("datasets", [])]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{mirror.source}/{key}/attributes.json: `multiscales` does not list levels inside of "
+            f"the volume ({type(error).__name__}: {error})"
+        ) from None
+    for name in names or (f"s{n}" for n in range(MAX_LEVELS)):
         mirror.copy_small(key, f"{name}/attributes.json")
         if mirror.read_small(key, f"{name}/attributes.json") is None:
             break

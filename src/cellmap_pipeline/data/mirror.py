@@ -23,7 +23,7 @@ from tqdm import tqdm
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.arrays import read_absent
 from cellmap_pipeline.io.files import atomic_write
-from cellmap_pipeline.io.storage import ABSENT_FILE, kvstore, location
+from cellmap_pipeline.io.storage import ABSENT_FILE, join_key, kvstore, location
 
 # As many as tensorstore's driver has connections.
 CONCURRENT_READS = 32
@@ -93,7 +93,7 @@ class Mirror:
 
     def read_small(self, folder: str, name: str) -> bytes | None:
         """Read a small file from the copy or else the source; None if neither has it."""
-        key = _join(folder, name)
+        key = join_key(folder, name)
         if key not in self._contents:
             path = self.local / key
             if path.is_file():
@@ -108,7 +108,7 @@ class Mirror:
 
     def copy_small(self, folder: str, name: str) -> None:
         """Copy a small file, if the source has it."""
-        key = _join(folder, name)
+        key = join_key(folder, name)
         if key in self._copied:
             return
         self._copied.add(key)
@@ -123,7 +123,7 @@ class Mirror:
 
     def write_small(self, folder: str, name: str, content: bytes) -> None:
         """Write a small file of other content than the source's, unless it is present."""
-        path = self.local / _join(folder, name)
+        path = self._path(folder, name)
         if not path.is_file():
             _write_file(path, content)
 
@@ -146,7 +146,7 @@ class Mirror:
         """
         missing = []
         for folder, name in files:
-            if (self.local / folder / name).is_file():
+            if self._path(folder, name).is_file():
                 self.counts.present += 1
             elif name in self._absent_in(folder):
                 self.counts.absent += 1
@@ -172,7 +172,7 @@ class Mirror:
     def record_absent(self) -> None:
         """Record in each local folder the names of the files that the source does not have."""
         for folder, names in self._absent.items():
-            path = self.local / folder / ABSENT_FILE
+            path = self._path(folder, ABSENT_FILE)
             if not path.parent.is_dir() or names <= _recorded(path):
                 continue
             # Jobs that fetch other parts of the same array write to this file, too.
@@ -180,8 +180,12 @@ class Mirror:
                 text = json.dumps(sorted(names | _recorded(path)), indent=0) + "\n"
                 _write_file(path, text.encode())
 
+    def _path(self, folder: str, name: str) -> Path:
+        """Return the local path of a file."""
+        return self.local / join_key(folder, name)
+
     def _copy_one(self, folder: str, name: str) -> int | None:
-        key = _join(folder, name)
+        key = join_key(folder, name)
         content = self._read(key)
         if content is None:
             return None
@@ -195,7 +199,7 @@ class Mirror:
 
     def _absent_in(self, folder: str) -> set[str]:
         if folder not in self._absent:
-            self._absent[folder] = _recorded(self.local / folder / ABSENT_FILE)
+            self._absent[folder] = _recorded(self._path(folder, ABSENT_FILE))
         return self._absent[folder]
 
     def _read(self, key: str) -> bytes | None:
@@ -204,9 +208,12 @@ class Mirror:
         previous: bytes | None = None
         problem = ""
         for wait in (*RETRY_WAITS_S, None):
+            request = self._store.read(key)
             try:
-                answer = self._store.read(key).result(timeout=ANSWER_TIMEOUT_S)
+                answer = request.result(timeout=ANSWER_TIMEOUT_S)
             except TimeoutError:
+                # Otherwise a body without an end would be received further on.
+                request.cancel()
                 problem = f"no answer for {ANSWER_TIMEOUT_S} s"
             except ValueError as error:
                 problem = " ".join(str(error).split())
@@ -254,7 +261,3 @@ def _write_file(path: Path, content: bytes) -> None:
     # A unique name: neighboring crops that share chunks of raw may be fetched at the same time.
     with atomic_write(path, prefix=".", suffix=f".{uuid.uuid4().hex}.partial") as tmp:
         tmp.write_bytes(content)
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name

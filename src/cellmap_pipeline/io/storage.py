@@ -21,6 +21,8 @@ Metadata = dict[str, Any]
 REQUEST_RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
 # Files that mark a group or an array of zarr 2 and zarr 3.
 ZARR_FILES = (".zattrs", "zarr.json")
+# What Linux allows in one name, and S3 in a key.
+MAX_NAME_BYTES, MAX_KEY_BYTES = 255, 1024
 # In the folder of a fetched array: the names, as a JSON list, of files that its source lacks.
 ABSENT_FILE = ".absent.json"
 
@@ -155,6 +157,35 @@ def location(path: str | Location) -> Location:
     if "://" in path:
         raise InputError(f"{path}: only paths of folders and s3:// URLs can be read")
     return Path(path)
+
+
+def join_key(folder: str, name: str) -> str:
+    """Join a key and the name of a file below it, both of which may come from outside.
+
+    All local paths of what a bucket or an archive holds are made by this function.
+
+    Raises
+    ------
+    InputError
+        It is no plain relative path that a file system takes: a part is empty, `.` or `..`, holds a
+        backslash or a character that is not printable, or is too long.
+    """
+    key = f"{folder}/{name}" if folder else name
+    parts = key.split("/")
+    plain = all(
+        part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in parts
+    )
+    if not plain:
+        raise InputError(
+            f"{ascii(key)} is no path inside of its volume: the metadata of the source are wrong; "
+            "take another source, or report it to who wrote it"
+        )
+    if len(key) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        raise InputError(
+            f"{ascii(key[:80])}… is too long for a path: a name has up to {MAX_NAME_BYTES} bytes, "
+            f"all together {MAX_KEY_BYTES}"
+        )
+    return key
 
 
 def kvstore(path: Location) -> Metadata:

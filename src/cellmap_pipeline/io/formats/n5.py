@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.io.formats.array import ArrayMetadata
-from cellmap_pipeline.io.formats.ngff import NANOMETERS, StoredLevel, checked_path, combine_steps
+from cellmap_pipeline.io.formats.ngff import (
+    MAX_LEVELS,
+    NANOMETERS,
+    StoredLevel,
+    checked_path,
+    combine_steps,
+)
 from cellmap_pipeline.io.storage import Location, Metadata, read_json_if_present
 
 
@@ -109,7 +115,10 @@ def _transforms(group: Metadata) -> Metadata:
 
 
 def _scales(path: Location, number: int) -> list[Location]:
-    while read_json_if_present(path / f"s{number}" / "attributes.json") is not None:
+    while (
+        number < MAX_LEVELS
+        and read_json_if_present(path / f"s{number}" / "attributes.json") is not None
+    ):
         number += 1
     return [path / f"s{i}" for i in range(number)]
 

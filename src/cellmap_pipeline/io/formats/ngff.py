@@ -19,6 +19,8 @@ from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
 from cellmap_pipeline.io.storage import Location, Metadata, read_json_files, read_json_if_present
 
+# Each level has half of the voxels of the one before: there are not more in any volume.
+MAX_LEVELS = 64
 # Units of length by their names in OME-NGFF and n5.
 NANOMETERS = {
     "nanometer": 1.0, "nm": 1.0, "picometer": 1e-3, "angstrom": 0.1,

@@ -1,0 +1,133 @@
+"""Sources whose metadata are wrong, or meant to harm: nothing is written outside of `data_root`."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cellmap_pipeline.data import fetching
+from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse
+from cellmap_pipeline.data.fetching import fetch_crop
+from cellmap_pipeline.data.margins import RawMargins
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.storage import join_key
+from cellmap_pipeline.io.volumes import create
+
+EM = "d/d.zarr/recon-1/em/fibsem-uint8"
+N5 = "d/d.n5/em/raw"
+GRID = Grid((8, 8, 8), (0, 0, 0), (32, 32, 32))
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder in the place of a bucket, beside one to fetch into and a file that is not its."""
+    folder = tmp_path / "source"
+    voxels = np.arange(32**3, dtype=np.uint32).reshape(GRID.shape).astype(np.uint8)
+    create(folder / EM, GRID, "uint8", chunk=16).write(voxels).result()
+    return folder
+
+
+def fetch(source, tmp_path, raw=EM):
+    margins = RawMargins((8, 8, 8), (0, 0, 0))
+    use = PredictUse((8.0, 8.0, 8.0), GRID.box((8, 8, 8), (8, 8, 8)), margins)
+    request = FetchRequest("d", labels=None, raw=f"{source}/{raw}", train=(), predict=(use,))
+    return fetch_crop(1, request, tmp_path / "data")
+
+
+def change(file, **members):
+    file.write_text(json.dumps(json.loads(file.read_text()) | members))
+
+
+def paths_outside(tmp_path):
+    return {path.name for path in tmp_path.iterdir()} - {"source", "data"}
+
+
+def test_a_good_source_is_fetched(source, tmp_path):
+    assert fetch(source, tmp_path)["files"] > 3
+    assert (tmp_path / "data" / EM / "s0/0/0/0").is_file()
+
+
+@pytest.mark.parametrize("separator", ["/../../../../../../../", "/./", "//", "\0", "\\", "-\n"])
+def test_a_separator_leads_nowhere(source, tmp_path, separator):
+    change(source / EM / "s0/.zarray", dimension_separator=separator)
+    with pytest.raises(InputError):
+        fetch(source, tmp_path)
+    assert not paths_outside(tmp_path)
+    assert not list((tmp_path / "data").rglob("0*"))
+
+
+@pytest.mark.parametrize("path", ["../../../../escaped", "/etc", "..", 7, None, {"a": 1}])
+def test_a_level_of_an_n5_volume_lies_in_it(source, tmp_path, path):
+    shutil.rmtree(source / "d/d.zarr")
+    array = {"dimensions": [32] * 3, "blockSize": [16] * 3, "dataType": "uint8",
+             "compression": {"type": "raw"}, "pixelResolution": [8, 8, 8]}  # fmt: skip
+    for folder in (N5, f"{N5}/s0"):
+        (source / folder).mkdir(parents=True)
+    (source / N5 / "s0/attributes.json").write_text(json.dumps(array))
+    group = {"multiscales": [{"datasets": [{"path": path}]}], "pixelResolution": [8, 8, 8]}
+    (source / N5 / "attributes.json").write_text(json.dumps(group))
+    escaped = tmp_path / "escaped"
+    escaped.mkdir()
+    (escaped / "attributes.json").write_text(json.dumps(array))
+    with pytest.raises(InputError, match="multiscales"):
+        fetch(source, tmp_path, N5)
+    assert paths_outside(tmp_path) == {"escaped"}
+
+
+def test_an_n5_volume_has_an_end(source, tmp_path, monkeypatch):
+    shutil.rmtree(source / "d/d.zarr")
+    array = {"dimensions": [32] * 3, "blockSize": [16] * 3, "dataType": "uint8",
+             "compression": {"type": "raw"}, "pixelResolution": [8, 8, 8]}  # fmt: skip
+    for number in range(5):
+        (source / N5 / f"s{number}").mkdir(parents=True)
+        level = array if not number else array | {"downsamplingFactors": [2**number] * 3}
+        (source / N5 / f"s{number}/attributes.json").write_text(json.dumps(level))
+    (source / N5 / "attributes.json").write_text("{}")
+    monkeypatch.setattr(fetching, "MAX_LEVELS", 3)
+    assert fetch(source, tmp_path, N5)["files"] > 0
+    assert not (tmp_path / "data" / N5 / "s3").exists()
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"shape": [10**9] * 3, "chunks": [1] * 3}, "files of .* would be fetched, more than"),
+        ({"chunks": [0, 8, 8]}, "s0"),
+        ({"chunks": [-8, 8, 8]}, "s0"),
+    ],
+)
+def test_chunks_are_counted_first(source, tmp_path, monkeypatch, members, message):
+    monkeypatch.setattr(fetching, "MAX_FILES_PER_LEVEL", 100)
+    change(source / EM / "s0/.zarray", **members)
+    with pytest.raises(InputError, match=message):
+        fetch(source, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "[" * 100_000, "{", "null"])
+def test_metadata_of_another_kind_are_named(source, tmp_path, text):
+    (source / EM / "s0/.zarray").write_text(text)
+    with pytest.raises(InputError, match=r"s0/\.zarray"):
+        fetch(source, tmp_path)
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_a_key_stays_below_its_folder(folder, name):
+    try:
+        key = join_key(folder, name)
+    except InputError:
+        return
+    parts = key.split("/")
+    assert ".." not in parts and "." not in parts and "" not in parts
+    assert "\0" not in key and key.endswith(name)
+
+
+def test_usual_keys_are_taken():
+    assert join_key("recon-1/em/fibsem-uint8", "s0/12/3/4") == "recon-1/em/fibsem-uint8/s0/12/3/4"
+    assert join_key("", ".zattrs") == ".zattrs"
+    for name in ("a" * 256, "é" * 128, "a/" * 600 + "a"):
+        with pytest.raises(InputError, match="too long for a path"):
+            join_key("", name)
