@@ -23,6 +23,7 @@ from tqdm import tqdm
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.arrays import read_absent
 from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.regular_files import read_regular_file
 from cellmap_pipeline.io.storage import ABSENT_FILE, join_key, kvstore, location
 
 # As many as tensorstore's driver has connections.
@@ -97,7 +98,7 @@ class Mirror:
         if key not in self._contents:
             path = self.local / key
             if path.is_file():
-                self._contents[key] = path.read_bytes()
+                self._contents[key] = read_regular_file(path, what="metadata")
             elif name in self._absent_in(folder):
                 self._contents[key] = None
             else:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.errors import InputError, UnavailableError
+from cellmap_pipeline.io.regular_files import MAX_TEXT_BYTES
 from cellmap_pipeline.io.tables import decode_csv
 
+# Waiting for an answer, and for all of a file.
+DOWNLOAD_TIMEOUT_S, MAX_DOWNLOAD_S = 60, 600
+DOWNLOAD_PART_BYTES = 1 << 16
 PARTIAL_SUFFIX = ".partial"
 # System errors that the path or the content of a file causes. Decoders raise some without a number.
 CONTENT_ERRNOS = {
@@ -119,6 +124,32 @@ def write_json(
         tmp.write_text(json.dumps(value, indent=1) + end, encoding="utf-8")
 
 
+def _download(url: str) -> bytes:
+    """Read a URL whole, within `MAX_DOWNLOAD_S`.
+
+    Raises
+    ------
+    OSError, ValueError, HTTPException
+        It cannot be read, has no end, or takes too long.
+    """
+    deadline = time.monotonic() + MAX_DOWNLOAD_S
+    parts: list[bytes] = []
+    size = 0
+    with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as answer:
+        # `read1` returns what has arrived, so that a trickle does not outlast the deadline.
+        while part := answer.read1(DOWNLOAD_PART_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_TEXT_BYTES:
+                raise ValueError(f"it is larger than {MAX_TEXT_BYTES:,} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it was not complete after {MAX_DOWNLOAD_S} s")
+        # Only HTTP says how long the file is.
+        if missing := getattr(answer, "length", None):
+            raise ValueError(f"{missing:,} bytes are missing at its end")
+    return b"".join(parts)
+
+
 def local_copy(source: str, copy: Path, key: str, parse: Callable[[str, str], object]) -> Path:
     """Return the path `source`, or the path of a local copy if `source` is a URL.
 
@@ -143,8 +174,7 @@ def local_copy(source: str, copy: Path, key: str, parse: Callable[[str, str], ob
         return Path(source)
     if not copy.is_file():
         try:
-            with urllib.request.urlopen(source, timeout=60) as answer:
-                content = answer.read()
+            content = _download(source)
         except (OSError, ValueError, HTTPException) as error:
             raise InputError(
                 f"{key}: {source} cannot be downloaded ({error}): check the address, or give "

@@ -14,6 +14,7 @@ from typing import Any
 import tensorstore as ts
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.regular_files import read_regular_file
 
 # A JSON object: attributes of a zarr or n5 volume, metadata of an array, a tensorstore spec.
 Metadata = dict[str, Any]
@@ -247,7 +248,7 @@ def read_texts(folder: Location, names: Sequence[str]) -> list[str | None]:
 
 def _read_file(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular_file(path, what="metadata")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

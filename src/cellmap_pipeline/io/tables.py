@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.regular_files import read_regular_file
 
 # Numbers of more digits exceed 64 bits.
 MAX_DIGITS = 18
@@ -34,7 +35,7 @@ def read_csv_text(path: Path, what: str, remedy: str) -> str:
         The file does not exist, cannot be read or is not UTF-8.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular_file(path)
     except OSError as error:
         lack = "does not exist" if isinstance(error, FileNotFoundError) else None
         lack = lack or f"cannot be read ({error.strerror})"

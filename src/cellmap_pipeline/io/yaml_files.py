@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.regular_files import read_regular_file
 
 # A configuration with thousands of crops takes a tenth of each limit.
 MAX_BYTES = 1_000_000
@@ -60,16 +61,9 @@ def _text(path: Path) -> str:
         lack = "is a broken link" if path.is_symlink() else "does not exist"
         raise InputError(f"{path} {lack} (looked in {Path.cwd()})")
     try:
-        # The path may name any file, so read no more than needed to reject it.
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_regular_file(path, MAX_BYTES, "a configuration")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    if len(content) > MAX_BYTES:
-        raise InputError(
-            f"{path} is larger than {MAX_BYTES:,} bytes, too large for a configuration: is it "
-            "another file?"
-        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
