@@ -11,6 +11,8 @@ from pathlib import Path
 from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.run.terminal import replace_unprintable
 
+MAX_PORT = 65535
+
 MANIFEST_HELP = "test-crop manifest, path or URL"
 
 
@@ -50,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("crop", type=int, help="number of the crop")
     view.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
     view.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="default: all")
-    view.add_argument("--port", type=int, default=0, help="default: a free port")
+    view.add_argument("--port", type=_port, default=0, help="default: a free port")
     view.add_argument(
         "--address", default="127.0.0.1", help="address to listen at; default: %(default)s"
     )
@@ -133,6 +135,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     board.set_defaults(execute=_leaderboard)
     return parser
+
+
+def _port(text: str) -> int:
+    """Parse the number of a port, 0 for any free one."""
+    port = int(text)
+    if not 0 <= port <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to {MAX_PORT}, not {text}")
+    return port
 
 
 def _run(options: argparse.Namespace) -> int:

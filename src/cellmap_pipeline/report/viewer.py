@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import html
 import os
 import signal
 import socket
 import sys
+import tempfile
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import neuroglancer as ng
 import numpy as np
@@ -130,6 +134,10 @@ def serve(crop: CropLayers, address: str = "127.0.0.1", port: int = 0) -> Served
             f"port {port} of {address} cannot be used ({error.strerror}): choose another "
             "with --port"
         ) from None
+    if ":" in address:
+        # Neuroglancer leaves out the brackets of an IPv6 address.
+        url = server.get_server_url()
+        server.global_server.server_url = url.replace(f"//{address}:", f"//[{address}]:")
     served = {str(i): ServedVolume(volume) for i, volume in enumerate(volumes.values())}
     # Like the page's address, that of the volumes contains a secret.
     secret = rf"/volumes/{viewer.token}/(\d+)/(.*)"
@@ -154,14 +162,32 @@ def view(crop: CropLayers, address: str, port: int, browser: bool) -> None:
         f"  ssh -L {served.port}:localhost:{served.port} {login}\n\nPress Ctrl-C to stop.",
         flush=True,
     )
-    if browser and "SSH_CONNECTION" not in os.environ:
-        webbrowser.open(served.url)
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        print()
-    finally:
-        ng.stop()
+    with private_page(served.url) as page:
+        if browser and "SSH_CONNECTION" not in os.environ:
+            webbrowser.open(page.as_uri())
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            print()
+        finally:
+            ng.stop()
+
+
+@contextmanager
+def private_page(url: str) -> Iterator[Path]:
+    """Yield the path of a page that only this user can read, and that leads to `url`.
+
+    All users of a machine can read the command line of a browser, which therefore must not hold the
+    secret in the URL.
+    """
+    with tempfile.TemporaryDirectory(prefix="cellmap-pipeline-") as folder:
+        page = Path(folder) / "crop.html"
+        page.touch(0o600)
+        page.write_text(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(url)}">'
+            f'<a href="{html.escape(url)}">crop</a>\n'
+        )
+        yield page
 
 
 def initial_state(
