@@ -135,6 +135,7 @@ def load_checkpoint(path: Path) -> SegmentationTask:
         It cannot be read now.
     """
     try:
+        _check_structure(read_checkpoint(path))
         with opened(path) as file:
             task = SegmentationTask.load_from_checkpoint(
                 file, map_location="cpu", weights_only=True
@@ -151,6 +152,26 @@ def load_checkpoint(path: Path) -> SegmentationTask:
             "training diverged; give another checkpoint"
         )
     return task.eval()
+
+
+def _check_structure(content: Any) -> None:
+    """Check that a file has the parts of a checkpoint, on which Lightning relies.
+
+    Raises
+    ------
+    ValueError
+        A part is missing or of another kind.
+    """
+    parts = ("state_dict", "hyper_parameters")
+    if not isinstance(content, Mapping) or not all(
+        isinstance(content.get(part), Mapping) for part in parts
+    ):
+        raise ValueError(f"it does not hold {' and '.join(parts)}")
+    for name, value in content["state_dict"].items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(f"state_dict: {ascii(name)[:80]} is no name of a tensor")
+        if value.is_complex():
+            raise ValueError(f"state_dict: {name[:80]} has complex numbers")
 
 
 def load_networks(

@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+import pytorch_lightning
 import torch
 
 from cellmap_pipeline.config.sections import InitialWeights
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.training.checkpoints import load_checkpoint
 from cellmap_pipeline.training.weight_files import UnreadValue, named_weights, read_weights
+from tests.support.networks import tiny_task
+
+WEIGHT = "network.final_conv.weight"
 
 
 def test_nothing_of_numpy_is_made_of_a_file(tmp_path):
@@ -60,3 +65,43 @@ def test_modules_are_renamed(tmp_path, rename, name, expected):
     content = {"state_dict": {name: torch.zeros(1), "epoch": 3, 5: torch.zeros(1)}}
     named = named_weights(content, {"model.0.weight"}, section.rename, tmp_path)
     assert list(named) == [expected]
+
+
+def checkpoint(**changes):
+    task = tiny_task()
+    return {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": dict(task.hparams),
+        "pytorch-lightning_version": pytorch_lightning.__version__,
+    } | changes
+
+
+def with_weight(change):
+    content = checkpoint()
+    content["state_dict"][WEIGHT] = change(content["state_dict"][WEIGHT])
+    return content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.ones(3),
+        [torch.ones(3)],
+        {1: 2},
+        checkpoint(state_dict={1: torch.ones(2)}),
+        checkpoint(state_dict=None),
+        checkpoint(hyper_parameters=[1]),
+        checkpoint(hyper_parameters={"settings": "x"}),
+        checkpoint(**{"pytorch-lightning_version": 7}),
+        with_weight(lambda weight: "a"),
+        with_weight(torch.Tensor.to_sparse),
+        with_weight(lambda weight: weight.to(torch.complex64)),
+        with_weight(lambda weight: torch.zeros(1).expand(10**6, 10**6)),
+        with_weight(lambda weight: torch.empty(weight.shape, device="meta")),
+    ],
+    ids=lambda content: "",
+)
+def test_files_of_another_structure_are_no_checkpoints(tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"x\.ckpt is not a checkpoint of this pipeline"):
+        load_checkpoint(tmp_path / "x.ckpt")
