@@ -23,6 +23,9 @@ from pydantic import (
 from cellmap_pipeline.geometry import MAX_VOXEL_NM, MIN_VOXEL_NM
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# Names of files are made of it, which have up to 255 bytes.
+MAX_NAME_CHARACTERS = 100
+MAX_PATH_BYTES = 4000
 
 
 class Affects(StrEnum):
@@ -98,6 +101,8 @@ def one_name(value: str) -> str:
         is_file = value.endswith((".yaml", ".yml"))
         remedy = "the file's name without folder and ending" if is_file else "letters, digits, _, -"
         raise ValueError(f"{value[:80]!r} is not a name ({remedy})")
+    if len(value) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"{value[:80]!r}… is longer than {MAX_NAME_CHARACTERS} characters")
     return value
 
 
@@ -139,6 +144,10 @@ def no_size_twice(choice: dict[str, Any]) -> dict[str, Any]:
 def _path(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty: give a path")
+    if not value.isprintable():
+        raise ValueError(f"holds characters that cannot be printed: {ascii(value[:80])}")
+    if len(value.encode()) > MAX_PATH_BYTES:
+        raise ValueError(f"is longer than {MAX_PATH_BYTES} bytes, which no file system takes")
     if re.match(r"[A-Za-z]:[\\/]|\\\\", value):
         raise ValueError("is a Windows path: write it as Linux sees it, such as /mnt/c/data")
     if re.search(r"\$\{?[A-Za-z_]", value):
