@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.arrays import read_absent
-from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX, atomic_write
 from cellmap_pipeline.io.regular_files import read_regular_file
 from cellmap_pipeline.io.storage import ABSENT_FILE, join_key, kvstore, location
 
@@ -32,6 +32,8 @@ CONCURRENT_READS = 32
 # answers and corrupt content.
 RETRY_WAITS_S = (5, 15, 30, 60)
 ANSWER_TIMEOUT_S = 180
+# Longer than any file is written.
+STALE_S = 3600
 # Beginnings of tensorstore's messages of transient errors.
 TRANSIENT_ERRORS = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CURL error")
 # A generation of tensorstore's S3 driver is a zero and the ETag, which often is the MD5.
@@ -153,6 +155,8 @@ class Mirror:
                 self.counts.absent += 1
             else:
                 missing.append((folder, name))
+        for local in {self._path(*file).parent for file in missing}:
+            _remove_stale(local)
         try:
             with (
                 ThreadPoolExecutor(CONCURRENT_READS) as pool,
@@ -257,8 +261,17 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _remove_stale(folder: Path) -> None:
+    """Remove the temporary files that killed jobs left in a folder."""
+    for path in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        # Another job may write it at this moment, or have removed it.
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink()
+
+
 def _write_file(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A unique name: neighboring crops that share chunks of raw may be fetched at the same time.
-    with atomic_write(path, prefix=".", suffix=f".{uuid.uuid4().hex}.partial") as tmp:
+    with atomic_write(path, prefix=".", suffix=f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}") as tmp:
         tmp.write_bytes(content)

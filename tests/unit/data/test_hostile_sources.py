@@ -1,6 +1,7 @@
 """Sources whose metadata are wrong, or meant to harm: nothing is written outside of `data_root`."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -112,6 +113,17 @@ def test_metadata_of_another_kind_are_named(source, tmp_path, text):
     (source / EM / "s0/.zarray").write_text(text)
     with pytest.raises(InputError, match=r"s0/\.zarray"):
         fetch(source, tmp_path)
+
+
+def test_what_killed_jobs_left_is_removed(source, tmp_path):
+    folder = tmp_path / "data" / EM / "s0/0/0"
+    folder.mkdir(parents=True)
+    old, new = folder / ".0.12ab.partial", folder / ".1.34cd.partial"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    fetch(source, tmp_path)
+    assert new.exists() and not old.exists()
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
