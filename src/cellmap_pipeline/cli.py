@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cellmap_pipeline.errors import InputError, UnavailableError
+from cellmap_pipeline.errors import InputError, UnavailableError, printable
 from cellmap_pipeline.run.terminal import replace_unprintable
 
 MAX_PORT = 65535
@@ -217,7 +217,7 @@ def _check(options: argparse.Namespace) -> int:
             if not found:
                 print(f"{options.zip}: the official reader accepts all of it")
     for problem in problems:
-        print(problem)
+        print(printable(str(problem)))
     if not problems:
         print(f"{options.zip}: no problems found")
     return exit_code(problems)

@@ -9,12 +9,25 @@ from contextlib import contextmanager
 MAX_LINES = 100
 
 
+def printable(text: str) -> str:
+    """Replace control characters, but for line breaks, by their escape sequences.
+
+    Names in archives and buckets may hold sequences that a terminal would obey.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 class InputError(ValueError):
     """An error in the configuration or the data that the user can correct.
 
     The message is complete: it names the file or the key, what is wrong and what to do. Several
     errors have a line each.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UnavailableError(Exception):
@@ -23,6 +36,9 @@ class UnavailableError(Exception):
     The message is complete, as that of an `InputError`. The error says nothing about the content:
     it is neither an `InputError` nor an `OSError`, so that nobody takes the file for broken.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @contextmanager
