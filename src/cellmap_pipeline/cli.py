@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from cellmap_pipeline.errors import InputError, UnavailableError, printable
 from cellmap_pipeline.run.terminal import replace_unprintable
 
 MAX_PORT = 65535
+FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 MANIFEST_HELP = "test-crop manifest, path or URL"
 
@@ -35,6 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.execute(options)
     except (InputError, UnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in FULL_ERRNOS:
+            raise
+        # Snakemake needs a few bytes in the folder of a run, too.
+        file = error.filename or "a file"
+        print(
+            f"error: {file} cannot be written ({error.strerror}): free space, and run the same "
+            "command again",
+            file=sys.stderr,
+        )
         return 1
 
 

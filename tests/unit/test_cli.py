@@ -1,5 +1,6 @@
 """The command line."""
 
+import errno
 import importlib.util
 import json
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from cellmap_pipeline import cli
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
@@ -121,3 +123,12 @@ def test_check_against_ground_truth_and_with_the_official_reader(labels, capsys)
         assert "no problems found" in printed.out
         assert printed.err.count("\n") == 1
         assert "toolbox (cellmap-segmentation-challenge) is not installed" in printed.err
+
+
+def test_a_full_disk_is_named(monkeypatch, capsys):
+    def fill(_options):
+        raise OSError(errno.ENOSPC, "No space left on device", ".snakemake/run.owner")
+
+    monkeypatch.setattr(cli, "_run", fill)
+    assert main(["run"]) == 1
+    assert "run.owner cannot be written (No space left on device)" in capsys.readouterr().err

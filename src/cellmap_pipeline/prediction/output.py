@@ -138,7 +138,8 @@ class PartialResult:
             progress = json.loads((folder / PROGRESS_FILE).read_text())
         except (FileNotFoundError, ValueError):  # Truncated when the machine crashed.
             return None
-        return progress["done"] if progress["fingerprint"] == self._fingerprint else None
+        is_ours = isinstance(progress, dict) and progress.get("fingerprint") == self._fingerprint
+        return progress["done"] if is_ours else None
 
     def _write_progress(self) -> None:
         with atomic_write(self._progress_path) as tmp:

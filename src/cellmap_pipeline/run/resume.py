@@ -60,7 +60,8 @@ def prepare_state(folder: Path, settings: dict[str, Any], keep: bool = True) -> 
 def _read(path: Path) -> dict[str, Any]:
     try:
         with reading(path):
-            return json.loads(path.read_text())
+            values = json.loads(path.read_text())
+            return values if isinstance(values, dict) else {}
     except (FileNotFoundError, ValueError):  # A crashed machine can leave it incomplete.
         return {}
 

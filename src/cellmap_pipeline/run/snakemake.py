@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from cellmap_pipeline.errors import InputError
+
 
 def run_snakemake(
     snakefile: str,
@@ -35,7 +37,7 @@ def run_snakemake(
 
     Raises
     ------
-    subprocess.CalledProcessError
+    InputError
         Snakemake failed. Its messages are printed to the standard error.
     """
     with TemporaryDirectory() as folder:
@@ -48,5 +50,9 @@ def run_snakemake(
         command += ["--profile", "none", "--workflow-profile", "none", "--nolock", *arguments]
         done = subprocess.run(command, capture_output=True, text=True)
     print(done.stderr, file=sys.stderr)
-    done.check_returncode()
+    if done.returncode:
+        raise InputError(
+            f"snakemake {' '.join(arguments)} failed; its messages are above. If the configuration "
+            "was changed during the run, correct it and start again"
+        )
     return done.stdout

@@ -34,10 +34,11 @@ def test_state_of_other_settings_is_removed_without_keep(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["fingerprint.json"]
 
 
-def test_truncated_fingerprint_does_not_count(tmp_path):
+@pytest.mark.parametrize("text", ['{"fingerp', "[]", "7", '"text"', "{}"])
+def test_broken_fingerprint_does_not_count(tmp_path, text):
     folder = tmp_path / "training"
     prepare_state(folder, {"rate": 1})
-    (folder / "fingerprint.json").write_text('{"fingerp')
+    (folder / "fingerprint.json").write_text(text)
     assert not prepare_state(folder, {"rate": 1})
 
 

@@ -1,10 +1,10 @@
 """Snakemake called by a job."""
 
-import subprocess
 from datetime import date
 
 import pytest
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.run.snakemake import run_snakemake
 
 SNAKEFILE = """
@@ -32,6 +32,6 @@ def test_failure_of_snakemake_is_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "config.yaml").write_text("names: []\n")
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(InputError, match="--rulegraph mermaid-js failed; its messages are above"):
         run_snakemake("Snakefile", [], {"names": ["third"]}, ["--rulegraph", "mermaid-js"])
     assert "third.txt" in capsys.readouterr().err
