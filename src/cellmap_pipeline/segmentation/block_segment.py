@@ -19,7 +19,6 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.io.volumes import create, reopen
 from cellmap_pipeline.run.pools import Workers, workers
 from cellmap_pipeline.run.scratch import scratch
-from cellmap_pipeline.segmentation.agglomeration import relabel_contacts
 from cellmap_pipeline.segmentation.block_components import Components, label_blocks
 from cellmap_pipeline.segmentation.block_fragments import (
     BlockFragments,
@@ -32,8 +31,8 @@ from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.segmentation.segment import (
     merge_fragments,
-    merge_small_objects,
     size_in_voxels,
+    small_object_dendrogram,
 )
 
 # Keeps the memory of all processes together below 8 GB.
@@ -132,9 +131,7 @@ def _instances(
         found = find_block_fragments(reader, blocks, pool, threads)
         lookup = merge_fragments(found.fragments, settings)
         if settings.get("merge_small"):
-            assert found.fragments.contacts is not None
-            contacts = relabel_contacts(found.fragments.contacts, lookup)
-            lookup = merge_small_objects(found.fragments, lookup, contacts, min_voxels)
+            lookup = small_object_dendrogram(found.fragments, lookup).cut(min_voxels)[lookup]
         # Memory-mapped by the workers: an argument would be sent with every block.
         np.save(reader.folder / "lookup.npy", lookup[found.joined])
         make = partial(_merged_fragments, found, reader.folder / "lookup.npy")

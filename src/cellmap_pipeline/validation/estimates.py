@@ -18,17 +18,12 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.scoring.matching import instance_ratio_limit
 from cellmap_pipeline.scoring.rules.base import Counts, MatchEstimate
-from cellmap_pipeline.segmentation.agglomeration import (
-    Contacts,
-    merge_at_thresholds,
-    relabel_contacts,
-)
 from cellmap_pipeline.segmentation.fragments import Fragments
 from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
 from cellmap_pipeline.segmentation.segment import (
     merge_fragments,
-    merge_small_objects,
     size_in_voxels,
+    small_object_dendrogram,
 )
 
 
@@ -126,6 +121,14 @@ class MatchEstimator:
         return Counts(tp, fp, fn, sum(scores) + self._scores.unmatched * (fp + fn))
 
 
+def assemblies(settings: Settings, space: SearchSpace) -> list[Settings]:
+    """List `settings` with all combinations of the values in `space` that `estimate_all` tries."""
+    names = [name for name in ("merge_threshold", "neck", "merge_small") if name in space]
+    names.append("min_size_nm3")
+    combinations = itertools.product(*(space[name] for name in names))
+    return [settings | dict(zip(names, values, strict=True)) for values in combinations]
+
+
 def estimate_all(
     fragments: Fragments,
     overlap: Overlap,
@@ -133,53 +136,45 @@ def estimate_all(
     space: SearchSpace,
     voxel_size: Sequence[float],
     scores: MatchEstimate,
-) -> list[tuple[Settings, Counts]]:
-    """Estimate all combinations in `space` of the settings that assemble fragments."""
-    found = []
-    for merged, lookup, contacts in _merged_objects(fragments, settings, space):
-        unchanged = estimator = MatchEstimator(overlap, lookup, scores)
-        last_lookup = lookup
-        for small, nm3 in itertools.product(
-            space.get("merge_small", [None]), space["min_size_nm3"]
-        ):
-            chosen = merged | {"min_size_nm3": nm3}
-            min_voxels = size_in_voxels(nm3, voxel_size)
-            if small is not None:
-                chosen["merge_small"] = small
-            if small:
-                assert contacts is not None
-                without_small = merge_small_objects(fragments, lookup, contacts, min_voxels)
-                if not np.array_equal(without_small, last_lookup):
-                    last_lookup = without_small
-                    estimator = MatchEstimator(overlap, without_small, scores)
-            found.append((chosen, (estimator if small else unchanged).estimate(min_voxels)))
+) -> list[Counts]:
+    """Estimate the counts of all `assemblies` of the settings, in their order."""
+    found: list[Counts] = []
+    sizes = [size_in_voxels(nm3, voxel_size) for nm3 in space["min_size_nm3"]]
+    last_lookup, of_last = None, list[Counts]()
+    for lookup in _merged_objects(fragments, settings, space):
+        if last_lookup is None or not np.array_equal(lookup, last_lookup):
+            last_lookup, of_last = lookup, []
+            estimator = MatchEstimator(overlap, lookup, scores)
+            for merges_small in space.get("merge_small", [False]):
+                if merges_small:
+                    of_last += _estimates_without_small(fragments, overlap, lookup, sizes, scores)
+                else:
+                    of_last += [estimator.estimate(min_voxels) for min_voxels in sizes]
+        found += of_last
     return found
+
+
+def _estimates_without_small(
+    fragments: Fragments,
+    overlap: Overlap,
+    lookup: NDArray[np.int64],
+    sizes: Sequence[int],
+    scores: MatchEstimate,
+) -> Iterator[Counts]:
+    """Yield the estimate for each minimum size after smaller objects have merged."""
+    dendrogram = small_object_dendrogram(fragments, lookup)
+    n_merges, estimator = 0, MatchEstimator(overlap, lookup, scores)
+    for min_voxels in sizes:
+        if dendrogram.count(min_voxels) != n_merges:
+            n_merges = dendrogram.count(min_voxels)
+            estimator = MatchEstimator(overlap, dendrogram.cut(min_voxels)[lookup], scores)
+        yield estimator.estimate(min_voxels)
 
 
 def _merged_objects(
     fragments: Fragments, settings: Settings, space: SearchSpace
-) -> Iterator[tuple[Settings, NDArray[np.int64], Contacts | None]]:
-    """Yield the objects for each value of the setting that merges fragments.
-
-    Yields
-    ------
-    settings
-        Settings with this value.
-    lookup
-        Object of each fragment.
-    contacts
-        Contacts between the objects; None for methods without `merge_small`, which needs them.
-    """
-    if "merge_threshold" in space:
-        assert fragments.contacts is not None
-        values = sorted(space["merge_threshold"])
-        lookups = merge_at_thresholds(fragments.contacts, fragments.sizes.size, values)
-        for value, lookup in zip(values, lookups, strict=True):
-            contacts = relabel_contacts(fragments.contacts, lookup)
-            yield settings | {"merge_threshold": value}, lookup, contacts
-    elif "neck" in space:
-        for value in space["neck"]:
-            with_neck = settings | {"neck": value}
-            yield with_neck, merge_fragments(fragments, with_neck), None
-    else:
-        yield settings, merge_fragments(fragments, settings), None
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the object of each fragment for each value of the setting that merges fragments."""
+    name = next((name for name in ("merge_threshold", "neck") if name in space), None)
+    for value in space[name] if name else [None]:
+        yield merge_fragments(fragments, settings | {name: value} if name else settings)

@@ -23,7 +23,7 @@ from cellmap_pipeline.segmentation.method_settings import fragment_settings
 from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
 from cellmap_pipeline.segmentation.segment import assemble, segment
 from cellmap_pipeline.validation.cases import LoadedCase
-from cellmap_pipeline.validation.estimates import Overlap, estimate_all
+from cellmap_pipeline.validation.estimates import Overlap, assemblies, estimate_all
 
 # Settings that are scored in full after the estimates.
 MAX_FINALISTS = 12
@@ -249,7 +249,6 @@ class Estimator(Evaluator):
         spaces: Mapping[str, SearchSpace],
         workers: int,
     ) -> None:
-        self._assembled: dict[tuple[Any, ...], list[Settings]] = {}
         super().__init__(label, cases, rules, workers)
         self._match_scores = [rules.estimate_matches(case.test_scales) for case in cases]
         self._assembly_spaces = {
@@ -269,30 +268,24 @@ class Estimator(Evaluator):
 
     def _pooled_score(self, settings: Settings, per_case: Sequence[NDArray[np.float64]]) -> float:
         counts = sum(per_case, np.zeros_like(per_case[0]))
+        space = self._assembly_spaces[settings["method"]]
         pooled = [
             (self._rules.score(Counts(*numbers), instance=True), assembled)
-            for numbers, assembled in zip(
-                counts.tolist(), self._assembled[_key(settings)], strict=True
-            )
+            for numbers, assembled in zip(counts.tolist(), assemblies(settings, space), strict=True)
         ]
         pooled.sort(key=lambda pair: -pair[0])
         self._best.append(pooled[:MAX_FINALISTS_PER_FRAGMENTS])
         return pooled[0][0]
 
     def _case_result(self, settings: Settings, i: int) -> NDArray[np.float64]:
-        """Return the counts (tp, fp, fn, score_sum) of all ways to assemble the fragments.
-
-        They are many, so they are cached as an array, and the settings, the same for all cases,
-        once.
-        """
+        """Return the counts (tp, fp, fn, score_sum) of all ways to assemble the fragments."""
         case = self._cases[i]
         fragments = self._fragments(settings, i)
         overlap = Overlap.of(fragments.labels, case.truth, case.known)
         space = self._assembly_spaces[settings["method"]]
         scores = self._match_scores[i]
         found = estimate_all(fragments, overlap, settings, space, case.voxel_size, scores)
-        self._assembled[_key(settings)] = [assembled for assembled, _ in found]
-        return np.array([[c.tp, c.fp, c.fn, c.score_sum] for _, c in found])
+        return np.array([[c.tp, c.fp, c.fn, c.score_sum] for c in found])
 
 
 def _key(settings: Settings) -> tuple[Any, ...]:
