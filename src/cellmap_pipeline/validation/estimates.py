@@ -26,6 +26,10 @@ from cellmap_pipeline.segmentation.segment import (
     small_object_dendrogram,
 )
 
+# Settings that assemble fragments, the last one varying fastest. Holes make no difference to an
+# estimate.
+ESTIMATED_SETTINGS = ("merge_threshold", "neck", "merge_small", "min_size_nm3")
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -123,8 +127,7 @@ class MatchEstimator:
 
 def assemblies(settings: Settings, space: SearchSpace) -> list[Settings]:
     """List `settings` with all combinations of the values in `space` that `estimate_all` tries."""
-    names = [name for name in ("merge_threshold", "neck", "merge_small") if name in space]
-    names.append("min_size_nm3")
+    names = [name for name in ESTIMATED_SETTINGS if name in space]
     combinations = itertools.product(*(space[name] for name in names))
     return [settings | dict(zip(names, values, strict=True)) for values in combinations]
 
