@@ -120,7 +120,9 @@ def tune(
     fragments = CaseFragments(label, cases, MAX_KEPT_VOXELS)
     scorer = Scorer(search, cases, fragments)
     levels = LevelScores(label, cases, rules)
-    screened = _screened_parts(cases) if is_instance(label) else cases
+    screened = cases
+    if is_instance(label):
+        screened = [case.densest_part(screened_voxels(case.truth.size)) for case in cases]
     n_screened, n_voxels = (sum(case.truth.size for case in group) for group in (screened, cases))
     steps = expected_steps(label, spaces, budget, n_screened, n_voxels)
     progress.expect(n_voxels, *steps)
@@ -175,12 +177,9 @@ def tune(
     }
 
 
-def _screened_parts(cases: Sequence[LoadedCase]) -> list[LoadedCase]:
-    """Return the part of each case on which settings are screened."""
-    return [
-        case.densest_part(max(MIN_SCREENED_VOXELS, round(SCREENED_SHARE * case.truth.size)))
-        for case in cases
-    ]
+def screened_voxels(voxels: int) -> int:
+    """Return on how many voxels of a case of `voxels` instance settings are screened."""
+    return min(voxels, max(MIN_SCREENED_VOXELS, round(SCREENED_SHARE * voxels)))
 
 
 def _search_spaces(
