@@ -35,9 +35,6 @@ from cellmap_pipeline.segmentation.segment import (
     small_object_dendrogram,
 )
 
-# Keeps the memory of all processes together below 8 GB.
-MAX_PROCESSES = 3
-
 
 def segment_blocks(
     probabilities: Probabilities,
@@ -60,7 +57,7 @@ def segment_blocks(
     attributes
         Attributes of that volume.
     threads
-        Maximum number of processes; it does not change the result.
+        Maximum number of processes, each of which takes up to 2 GB; it does not change the result.
     size
         Edge of a block, voxels; None means the method's own.
 
@@ -70,7 +67,7 @@ def segment_blocks(
     """
     label, grid = probabilities.label, probabilities.grid
     blocks = split_into_blocks(grid.shape, size or find_method(settings).block_voxels)
-    n_processes = min(threads, len(blocks), MAX_PROCESSES)
+    n_processes = min(threads, len(blocks))
     with scratch() as folder, workers(n_processes) as pool:
         reader = LandscapeReader(probabilities, settings, folder)
         labels = (
