@@ -14,6 +14,7 @@ from typing import Any
 
 import fastremap
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from cellmap_pipeline.scoring.matching import instance_ratio_limit
@@ -64,9 +65,16 @@ class Overlap:
         true_sizes = np.bincount(truth, minlength=base)
         return cls(pairs // base, pairs % base, shared.astype(np.int64), true_sizes)
 
+    def merged(self, lookup: NDArray[np.int64]) -> Overlap:
+        """Return the overlap of the objects `lookup[id]` that fragments, or objects, merge to."""
+        base = self.true_sizes.size
+        keys, index = np.unique(lookup[self.fragment] * base + self.true, return_inverse=True)
+        shared = np.bincount(index, self.shared, keys.size).astype(np.int64)
+        return Overlap(keys // base, keys % base, shared, self.true_sizes)
+
 
 class MatchEstimator:
-    """Estimates the counts of the objects that `lookup` makes of fragments.
+    """Estimates the counts of objects.
 
     Objects are matched greedily by IoU. The score of a match is interpolated by its IoU, from that
     of the worst match at 0 to a perfect one at 1.
@@ -74,34 +82,23 @@ class MatchEstimator:
     Parameters
     ----------
     overlap
-        Overlap of the fragments with the ground truth.
-    lookup
-        int64 (fragments + 1,), the object of each fragment.
+        Overlap of the objects with the ground truth.
     scores
         How much objects count.
     """
 
-    def __init__(self, overlap: Overlap, lookup: NDArray[np.int64], scores: MatchEstimate) -> None:
+    def __init__(self, overlap: Overlap, scores: MatchEstimate) -> None:
         self._n_true, self._scores = overlap.true_sizes.size - 1, scores
-        made = lookup[overlap.fragment]
-        sizes = np.bincount(made, overlap.shared, lookup.size)
-        sizes[0] = 0
-        self._sizes = np.sort(sizes[sizes > 0])
-        both = (overlap.true != 0) & (sizes[made] > 0)
-        base = self._n_true + 1
-        keys, index = np.unique(made[both] * base + overlap.true[both], return_inverse=True)
-        made, true = keys // base, keys % base
-        shared = np.bincount(index, overlap.shared[both], keys.size)
+        ids, made = np.unique(overlap.fragment, return_inverse=True)
+        sizes = np.bincount(made, overlap.shared, ids.size)
+        self._sizes = np.sort(sizes[ids != 0])
+        both = (overlap.true != 0) & (overlap.fragment != 0)
+        made, true, shared = made[both], overlap.true[both], overlap.shared[both]
         iou = shared / (sizes[made] + overlap.true_sizes[true] - shared)
         order = np.argsort(-iou, kind="stable")
         order = order[iou[order] > scores.min_iou]
-        # Best first: object, true object, IoU, size of the object.
-        self._pairs = list(
-            zip(
-                made[order].tolist(), true[order].tolist(), iou[order].tolist(),
-                sizes[made[order]].tolist(), strict=True,
-            )
-        )  # fmt: skip
+        # Best first: object, true object, IoU, and size of the object.
+        self._pairs = made[order], true[order], iou[order], sizes[made[order]]
         self._estimates: dict[int, Counts] = {}
 
     def estimate(self, min_voxels: int) -> Counts:
@@ -115,14 +112,26 @@ class MatchEstimator:
         n_true, worst = self._n_true, self._scores.worst_match
         if n_true and n_made / n_true > instance_ratio_limit(n_true):
             return Counts(fp=n_made if self._scores.counts_skipped_crops else 0, fn=n_true)
-        matched_made, matched_true, scores = set[int](), set[int](), []
-        for made, true, iou, size in self._pairs:
-            if size >= min_voxels and made not in matched_made and true not in matched_true:
-                matched_made.add(made)
-                matched_true.add(true)
-                scores.append(worst + (1 - worst) * iou)
-        tp, fp, fn = len(scores), n_made - len(scores), n_true - len(scores)
-        return Counts(tp, fp, fn, sum(scores) + self._scores.unmatched * (fp + fn))
+        tp, iou_sum = _match_greedily(*self._pairs, min_voxels, self._sizes.size + 1, n_true + 1)
+        fp, fn = n_made - tp, n_true - tp
+        matched = worst * tp + (1 - worst) * iou_sum
+        return Counts(tp, fp, fn, matched + self._scores.unmatched * (fp + fn))
+
+
+@njit(cache=True, nogil=True)
+def _match_greedily(
+    made: Any, true: Any, iou: Any, size: Any, min_size: int, n_made: int, n_true: int
+) -> tuple[int, float]:
+    """Match pairs in order, each id once; return the number of matches and the sum of their IoU."""
+    is_made_free, is_true_free = np.ones(n_made, np.bool_), np.ones(n_true, np.bool_)
+    matches, iou_sum = 0, 0.0
+    for pair in range(made.size):
+        a, b = made[pair], true[pair]
+        if size[pair] >= min_size and is_made_free[a] and is_true_free[b]:
+            is_made_free[a] = is_true_free[b] = False
+            matches += 1
+            iou_sum += iou[pair]
+    return matches, iou_sum
 
 
 def assemblies(settings: Settings, space: SearchSpace) -> list[Settings]:
@@ -147,10 +156,11 @@ def estimate_all(
     for lookup in _merged_objects(fragments, settings, space):
         if last_lookup is None or not np.array_equal(lookup, last_lookup):
             last_lookup, of_last = lookup, []
-            estimator = MatchEstimator(overlap, lookup, scores)
+            merged = overlap.merged(lookup)
+            estimator = MatchEstimator(merged, scores)
             for merges_small in space.get("merge_small", [False]):
                 if merges_small:
-                    of_last += _estimates_without_small(fragments, overlap, lookup, sizes, scores)
+                    of_last += _estimates_without_small(fragments, merged, lookup, sizes, scores)
                 else:
                     of_last += [estimator.estimate(min_voxels) for min_voxels in sizes]
         found += of_last
@@ -166,11 +176,13 @@ def _estimates_without_small(
 ) -> Iterator[Counts]:
     """Yield the estimate for each minimum size after smaller objects have merged."""
     dendrogram = small_object_dendrogram(fragments, lookup)
-    n_merges, estimator = 0, MatchEstimator(overlap, lookup, scores)
+    n_merges, estimator = 0, MatchEstimator(overlap, scores)
     for min_voxels in sizes:
         if dendrogram.count(min_voxels) != n_merges:
             n_merges = dendrogram.count(min_voxels)
-            estimator = MatchEstimator(overlap, dendrogram.cut(min_voxels)[lookup], scores)
+            # The objects of a larger size contain those of a smaller one.
+            overlap = overlap.merged(dendrogram.cut(min_voxels))
+            estimator = MatchEstimator(overlap, scores)
         yield estimator.estimate(min_voxels)
 
 

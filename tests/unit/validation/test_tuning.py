@@ -323,7 +323,7 @@ def test_estimates_count_like_the_scorer():
     overlap = Overlap.of(fragments.labels, case.truth, None)
     rules = RULES["2026-06-30"]
     scores = rules.estimate_matches(case.test_scales)
-    guess = MatchEstimator(overlap, merge_fragments(fragments, settings), scores).estimate(
+    guess = MatchEstimator(overlap.merged(merge_fragments(fragments, settings)), scores).estimate(
         size_in_voxels(2e4, VOXELS)
     )
     labels = segment("cell", case.channels, VOXELS, settings)
@@ -331,8 +331,7 @@ def test_estimates_count_like_the_scorer():
     for name in ("tp", "fp", "fn"):
         assert abs(getattr(guess, name) - real[name]) <= 1
     perfect = Overlap.of(case.truth, case.truth, None)
-    lookup = np.arange(case.truth.max() + 1)
-    counts = MatchEstimator(perfect, lookup, scores).estimate(0)
+    counts = MatchEstimator(perfect, scores).estimate(0)
     assert rules.score(counts, instance=True) == pytest.approx(1)
 
 
@@ -388,7 +387,7 @@ def test_estimates_follow_the_rules(rules, tp, score_sum):
     made[:2], made[4:5], made[9] = 1, 2, 3
     scales = [DistanceScale(cap_nm, VOXELS) for cap_nm in (800.0, 400.0)]
     scores = RULES[rules].estimate_matches(scales)
-    counts = MatchEstimator(Overlap.of(made, truth, None), np.arange(4), scores).estimate(0)
+    counts = MatchEstimator(Overlap.of(made, truth, None), scores).estimate(0)
     assert (counts.tp, counts.fp, counts.fn) == (tp, 3 - tp, 2 - tp)
     assert counts.score_sum == pytest.approx(score_sum)
 
@@ -399,7 +398,7 @@ def test_estimates_of_a_crop_with_too_many_objects(rules, fp):
     truth[0, 0, 0] = 1
     made[::2, ::2, ::2] = np.arange(1, 65).reshape(4, 4, 4)
     scores = RULES[rules].estimate_matches([DistanceScale(400.0, VOXELS)])
-    guess = MatchEstimator(Overlap.of(made, truth, None), np.arange(65), scores).estimate(0)
+    guess = MatchEstimator(Overlap.of(made, truth, None), scores).estimate(0)
     assert guess == Counts(fn=1, fp=fp)
     case = loaded({"ves": np.where(made, 255, 0).astype(np.uint8)}, truth, None, VOXELS)
     evaluator = scorer("ves", [case], RULES[rules])
