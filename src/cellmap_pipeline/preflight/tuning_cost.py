@@ -22,7 +22,7 @@ from cellmap_pipeline.validation.validate import (
 
 # CPU-seconds per voxel and tried settings (benchmarks/tuning.py, 2026): those of instances find and
 # estimate or score fragments, those of semantic labels smooth, clean and count.
-INSTANCE_SECONDS, SEMANTIC_SECONDS = 0.7e-6, 0.1e-6
+INSTANCE_SECONDS, SEMANTIC_SECONDS = 0.6e-6, 0.03e-6
 
 
 def tuning_hours(

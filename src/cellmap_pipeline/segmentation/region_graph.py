@@ -184,10 +184,12 @@ def merge_smallest_first(
 
     Parameters
     ----------
-    first, second, area, total, prior
+    first, second, area, total
         As for `merge_lowest_first`.
     sizes
         Shape (n,), that of each region.
+    prior
+        As for `merge_lowest_first`.
 
     Returns
     -------
