@@ -1,5 +1,5 @@
 from cellmap_pipeline.plan.lineage import choice_for, prediction_paths
-from cellmap_pipeline.plan.resources import segmentation_threads
+from cellmap_pipeline.plan.resources import segmentation_mb, segmentation_threads
 from cellmap_pipeline.plan.sources import AVERAGE, origin
 
 ROWS_BY_CROP_AND_LABEL = {(row.crop, row.label): row for row in ROWS_TO_SEGMENT}
@@ -69,7 +69,8 @@ rule segment:
         "../envs/cellmap-pipeline.yaml"
     threads: lambda wildcards: segmentation_threads(get_row(wildcards))
     resources:
-        mem_mb=per_attempt(8000),
+        mem_mb=lambda wildcards, threads, attempt: attempt
+        * segmentation_mb(get_row(wildcards), threads),
         runtime=per_attempt(120),
         # With this resource a profile can limit how many labels one job makes at a time.
         labels=1,

@@ -1,9 +1,11 @@
 """Tune and score the post-processing of a training or of external predictions.
 
 Input: data splits, and predictions of their validation crops.
-Output: scores.json, and postprocess.json with the tuned settings.
+Output: scores.json, and postprocess.json with the tuned settings. Until they are complete,
+`tuning.partial` keeps the results so far, from which an interrupted job resumes.
 """
 
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.plan.validation import ValidationTask
+    from cellmap_pipeline.run.resume import prepare_state
     from cellmap_pipeline.scoring.rules.registry import rules_named
     from cellmap_pipeline.validation.validate import validate
 
@@ -21,6 +24,9 @@ with job(snakemake.log[0], snakemake.output):
         for label, label_tasks in cfg["labels"].items()
     }
     paths = map(Path, snakemake.input.splits)
+    state = Path(snakemake.output.scores).with_name("tuning.partial")
+    depends_on = {"datasplits": [Path(path).read_text() for path in snakemake.input.splits]}
+    prepare_state(state, cfg | depends_on, keep=False)
     scores, settings = validate(
         tasks,
         {
@@ -31,6 +37,8 @@ with job(snakemake.log[0], snakemake.output):
         cfg["everywhere"],
         rules_named(cfg["rules"]),
         workers=snakemake.threads,
+        state=state,
     )
     write_json(snakemake.output.settings, settings)
     write_json(snakemake.output.scores, scores)
+    shutil.rmtree(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.sections import JobStage
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
@@ -21,6 +22,10 @@ RESOURCES_PER_TRAINING_GPU = {"mem_mb": 8000, "cpus_per_task": 8}
 JOB_MB_PER_LOADER_GB = 2000
 VOXELS_PER_SEGMENT_PROCESS = 32_000_000
 MAX_SEGMENT_PROCESSES = 4
+# Each process works on one window at a time (`Method.block_voxels`). The first one holds tables,
+# too, and before that a mask and the distances of the whole crop.
+MB_PER_SEGMENT_PROCESS, SEGMENT_TABLES_MB, DISTANCE_BYTES_PER_VOXEL = 2000, 1000, 5
+MIN_SEGMENT_MB = 8000
 
 
 def requested_resources(training: Training, stage: JobStage, networks: int = 1) -> dict[str, int]:
@@ -49,3 +54,12 @@ def prediction_jobs(training: Training, rows: Sequence[CropLabel]) -> int:
 def segmentation_threads(row: CropLabel) -> int:
     """The number of processes that make a label; large crops are cut into blocks for them."""
     return max(1, min(MAX_SEGMENT_PROCESSES, row.grid.size // VOXELS_PER_SEGMENT_PROCESS))
+
+
+def segmentation_mb(row: CropLabel, threads: int) -> int:
+    """The memory that a job requests which makes a label in up to `threads` processes, MB."""
+    distances = (
+        DISTANCE_BYTES_PER_VOXEL * row.grid.size // 1_000_000 if is_instance(row.label) else 0
+    )
+    windows = MB_PER_SEGMENT_PROCESS * threads
+    return max(MIN_SEGMENT_MB, SEGMENT_TABLES_MB + max(distances, windows))

@@ -30,6 +30,7 @@ from cellmap_pipeline.preflight.training_cost import (
     patch_seconds,
     training_hours,
 )
+from cellmap_pipeline.preflight.tuning_cost import tuning_hours
 from cellmap_pipeline.scoring.rules.registry import rules_named
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 
@@ -116,6 +117,19 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         lines.append(f"    {describe_cost(prediction, of_all)}")
         if (warning := voxel_size_warning(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
+    return lines + _tuning_outlook(plan, name, known)
+
+
+def _tuning_outlook(plan: Plan, name: str, crops: list[LabeledCrop] | None) -> list[str]:
+    """Describe what tuning takes, label by label."""
+    if name not in plan.validated_sources():
+        return []
+    by_label = tuning_hours(plan, name, crops)
+    total = sum(hours for _, hours in by_label.values())
+    basis = "about" if crops is not None else "at most about"
+    lines = [f"  tuning: {basis} {format_hours(total)} of CPU time (rough)"]
+    for label, (voxels, hours) in by_label.items():
+        lines.append(f"    {label}: on {voxels / 1e6:,.1f} M voxels, {format_hours(hours)}")
     return lines
 
 

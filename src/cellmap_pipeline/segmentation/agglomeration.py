@@ -6,16 +6,21 @@ are in contact where a voxel of one shares a face with a voxel of the other.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
+from cellmap_pipeline.segmentation.region_graph import (
+    least_of_merged,
+    merge_lowest_first,
+    merge_smallest_first,
+    merge_widest_first,
+)
+
 # From an axis (0..2) to the values on the faces between neighbors along it.
 Faces = Callable[[int], np.ndarray]
-THRESHOLD_STEP = 0.025
 PRIOR_FACES = 10
 
 
@@ -130,24 +135,42 @@ def group_ids(size: int, one: np.ndarray, other: np.ndarray) -> np.ndarray:
             least = shorter
 
 
-def _weakest_boundaries(contacts: Contacts, size: int) -> np.ndarray:
-    """Return each fragment's contact of lowest boundary probability (an index; -1 for none)."""
-    ends = np.concatenate([contacts.first, contacts.second])
-    index = np.tile(np.arange(contacts.first.size), 2)
-    order = np.lexsort((index, contacts.boundary_probability[index], ends))[::-1]
-    weakest = np.full(size, -1, np.int64)
-    # Of repeated ends the last assignment, with the lowest probability, stays.
-    weakest[ends[order]] = index[order]
-    return weakest
+@dataclass(frozen=True)
+class Dendrogram:
+    """Successive merges of the regions 0..size - 1; what merges below a height is a cut.
+
+    Attributes
+    ----------
+    size
+        Highest id + 1.
+    kept, gone
+        int64 (k,), for each merge in order, the region that stands for both, and the other one.
+    height
+        (k,), height of each merge, ascending.
+    """
+
+    size: int
+    kept: np.ndarray
+    gone: np.ndarray
+    height: np.ndarray
+
+    def count(self, height: float) -> int:
+        """Return the number of merges below `height`."""
+        return int(np.searchsorted(self.height, height))
+
+    def cut(self, height: float) -> np.ndarray:
+        """Return for each id the least id of its region after all merges below `height`."""
+        n = self.count(height)
+        return least_of_merged(self.size, self.kept[:n], self.gone[:n])
 
 
-def merge_by_mean(contacts: Contacts, size: int, threshold: float) -> np.ndarray:
-    """Merge fragments whose contacts have a boundary probability below `threshold`.
+def mean_dendrogram(contacts: Contacts, size: int) -> Dendrogram:
+    """Merge regions in order of the boundary probability of their contact, lowest first.
 
-    Contacts of the lowest probability merge first, and means are pooled over the faces as regions
-    grow (mean affinity agglomeration: Lee et al. 2017, arXiv:1706.00120). The order is only kept in
-    steps of `THRESHOLD_STEP`, so that whole arrays are processed at a time; within a step, each
-    region merges with its best neighbor.
+    Means are pooled over the faces as regions grow (mean affinity agglomeration: Lee et al. 2017,
+    arXiv:1706.00120). A pooled contact can have a lower probability than those that merged before
+    it; the height of a merge is the highest probability up to then. So a cut is what merging gives
+    as long as the lowest probability is below the threshold.
 
     Parameters
     ----------
@@ -155,83 +178,44 @@ def merge_by_mean(contacts: Contacts, size: int, threshold: float) -> np.ndarray
         Contacts whose mean is the probability of a boundary.
     size
         Highest id + 1.
-
-    Returns
-    -------
-    int64, shape (size,): for each id the least id of its region.
     """
-    (lookup,) = merge_at_thresholds(contacts, size, [threshold])
-    return lookup
+    kept, gone, probability = merge_lowest_first(
+        contacts.first,
+        contacts.second,
+        contacts.area,
+        contacts.area * contacts.mean,
+        size,
+        float(PRIOR_FACES),
+    )
+    return Dendrogram(size, kept, gone, np.maximum.accumulate(probability))
 
 
-def merge_at_thresholds(
-    contacts: Contacts, size: int, thresholds: Sequence[float]
-) -> Iterator[np.ndarray]:
-    """Yield what `merge_by_mean` returns for each threshold, in ascending order.
+def size_dendrogram(contacts: Contacts, sizes: np.ndarray) -> Dendrogram:
+    """Merge the smallest region into the neighbor behind its weakest boundary, again and again.
 
-    Steps that end below several thresholds are taken once.
-    """
-    lookup = np.arange(size, dtype=np.int64)
-    for threshold in thresholds:
-        while (step_end := _next_step_end(contacts)) <= threshold:
-            lookup, contacts = _merge_step(lookup, contacts, step_end)
-        final_lookup, remaining = lookup, contacts
-        while remaining.boundary_probability.min(initial=np.inf) < threshold:
-            step_end = min(threshold, _next_step_end(remaining))
-            final_lookup, remaining = _merge_step(final_lookup, remaining, step_end)
-        yield final_lookup
-
-
-def _next_step_end(contacts: Contacts) -> float:
-    """Return the end of the step that contains the weakest boundary; infinity for no contacts."""
-    weakest = float(contacts.boundary_probability.min(initial=np.inf))
-    if math.isinf(weakest):
-        return math.inf
-    return THRESHOLD_STEP * (math.floor(round(weakest / THRESHOLD_STEP, 9)) + 1)
-
-
-def _merge_step(
-    lookup: np.ndarray, contacts: Contacts, threshold: float
-) -> tuple[np.ndarray, Contacts]:
-    """Merge each region with its best neighbor if their boundary probability is low enough."""
-    weakest = _weakest_boundaries(contacts, lookup.size)
-    weakest = np.unique(weakest[weakest >= 0])
-    weakest = weakest[contacts.boundary_probability[weakest] < threshold]
-    groups = group_ids(lookup.size, contacts.first[weakest], contacts.second[weakest])
-    return groups[lookup], relabel_contacts(contacts, groups)
-
-
-def merge_small(contacts: Contacts, sizes: np.ndarray, min_voxels: float) -> np.ndarray:
-    """Merge small fragments into the neighbor behind their weakest boundary.
+    Regions without neighbors stay as they are.
 
     Parameters
     ----------
     contacts
         Contacts whose mean is the probability of a boundary.
     sizes
-        Shape (highest id + 1,), voxels of each id; that of 0 is ignored.
-    min_voxels
-        Smaller fragments merge.
+        Shape (highest id + 1,), voxels of each id.
 
     Returns
     -------
-    int64, shape of `sizes`: for each id the least id of its region. Small fragments without
-    neighbors stay as they are.
+    The height of a merge is the number of voxels of the smaller region: the cut at n merges all
+    regions of less than n voxels.
     """
-    lookup = np.arange(sizes.size, dtype=np.int64)
-    sizes = sizes.astype(np.float64)
-    while True:
-        is_small = (sizes < min_voxels) & (sizes > 0)
-        if not is_small.any():
-            return lookup
-        weakest = _weakest_boundaries(contacts, sizes.size)
-        chosen = weakest[(weakest >= 0) & is_small]
-        if not chosen.size:
-            return lookup
-        groups = group_ids(sizes.size, contacts.first[chosen], contacts.second[chosen])
-        lookup = groups[lookup]
-        sizes = np.bincount(groups, sizes, sizes.size)
-        contacts = relabel_contacts(contacts, groups)
+    merges = merge_smallest_first(
+        contacts.first,
+        contacts.second,
+        contacts.area,
+        contacts.area * contacts.mean,
+        sizes.astype(np.int64),
+        float(PRIOR_FACES),
+    )
+    return Dendrogram(sizes.size, *merges)
 
 
 def merge_wide_necks(contacts: Contacts, radius: np.ndarray, neck: float) -> np.ndarray:
@@ -251,24 +235,11 @@ def merge_wide_necks(contacts: Contacts, radius: np.ndarray, neck: float) -> np.
     -------
     int64, shape of `radius`: for each id the least id of its region.
     """
-    parent = list(range(radius.size))
-    radii = radius.astype(np.float64).tolist()
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
     order = np.argsort(-contacts.highest, kind="stable")
-    for a, b, width in zip(
-        contacts.first[order].tolist(),
-        contacts.second[order].tolist(),
-        contacts.highest[order].tolist(),
-        strict=True,
-    ):
-        a, b = sorted((root(a), root(b)))
-        if a != b and width >= neck * min(radii[a], radii[b]):
-            parent[b] = a
-            radii[a] = max(radii[a], radii[b])
-    return np.array([root(i) for i in range(radius.size)], dtype=np.int64)
+    return merge_widest_first(
+        contacts.first[order],
+        contacts.second[order],
+        contacts.highest[order],
+        radius.astype(np.float64),
+        neck,
+    )

@@ -19,7 +19,6 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.io.volumes import create, reopen
 from cellmap_pipeline.run.pools import Workers, workers
 from cellmap_pipeline.run.scratch import scratch
-from cellmap_pipeline.segmentation.agglomeration import relabel_contacts
 from cellmap_pipeline.segmentation.block_components import Components, label_blocks
 from cellmap_pipeline.segmentation.block_fragments import (
     BlockFragments,
@@ -32,12 +31,9 @@ from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from cellmap_pipeline.segmentation.segment import (
     merge_fragments,
-    merge_small_objects,
     size_in_voxels,
+    small_object_dendrogram,
 )
-
-# Keeps the memory of all processes together below 8 GB.
-MAX_PROCESSES = 3
 
 
 def segment_blocks(
@@ -61,7 +57,7 @@ def segment_blocks(
     attributes
         Attributes of that volume.
     threads
-        Maximum number of processes; it does not change the result.
+        Maximum number of processes, each of which takes up to 2 GB; it does not change the result.
     size
         Edge of a block, voxels; None means the method's own.
 
@@ -71,7 +67,7 @@ def segment_blocks(
     """
     label, grid = probabilities.label, probabilities.grid
     blocks = split_into_blocks(grid.shape, size or find_method(settings).block_voxels)
-    n_processes = min(threads, len(blocks), MAX_PROCESSES)
+    n_processes = min(threads, len(blocks))
     with scratch() as folder, workers(n_processes) as pool:
         reader = LandscapeReader(probabilities, settings, folder)
         labels = (
@@ -132,9 +128,7 @@ def _instances(
         found = find_block_fragments(reader, blocks, pool, threads)
         lookup = merge_fragments(found.fragments, settings)
         if settings.get("merge_small"):
-            assert found.fragments.contacts is not None
-            contacts = relabel_contacts(found.fragments.contacts, lookup)
-            lookup = merge_small_objects(found.fragments, lookup, contacts, min_voxels)
+            lookup = small_object_dendrogram(found.fragments, lookup).cut(min_voxels)[lookup]
         # Memory-mapped by the workers: an argument would be sent with every block.
         np.save(reader.folder / "lookup.npy", lookup[found.joined])
         make = partial(_merged_fragments, found, reader.folder / "lookup.npy")

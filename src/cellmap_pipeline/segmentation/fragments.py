@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import cc3d
@@ -21,7 +22,9 @@ from skimage.segmentation import watershed
 
 from cellmap_pipeline.segmentation.agglomeration import (
     Contacts,
+    Dendrogram,
     find_contacts,
+    mean_dendrogram,
 )
 from cellmap_pipeline.segmentation.landscapes import Channels, Landscape, Lengths, values_on_faces
 from cellmap_pipeline.segmentation.long_range import find_long_range_contacts, pool_long_range
@@ -56,6 +59,12 @@ class Fragments:
     sizes: NDArray[np.int64]
     contacts: Contacts | None = None
     radius: NDArray[np.float32] | None = None
+
+    @cached_property
+    def dendrogram(self) -> Dendrogram:
+        """The order in which fragments merge by the boundary probability of their contacts."""
+        assert self.contacts is not None
+        return mean_dendrogram(self.contacts, self.sizes.size)
 
 
 def find_fragments(

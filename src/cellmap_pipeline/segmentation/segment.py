@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.segmentation.agglomeration import (
-    Contacts,
-    merge_by_mean,
-    merge_small,
+    Dendrogram,
     merge_wide_necks,
     relabel_contacts,
+    size_dendrogram,
 )
 from cellmap_pipeline.segmentation.fragments import (
     Fragments,
@@ -81,27 +80,26 @@ def merge_fragments(fragments: Fragments, settings: Settings) -> NDArray[np.int6
         return np.arange(fragments.sizes.size)
     if fragments.radius is not None:
         return merge_wide_necks(fragments.contacts, fragments.radius, settings["neck"])
-    return merge_by_mean(fragments.contacts, fragments.sizes.size, settings["merge_threshold"])
+    return fragments.dendrogram.cut(settings["merge_threshold"])
 
 
-def merge_small_objects(
-    fragments: Fragments, lookup: NDArray[np.int64], contacts: Contacts, min_voxels: int
-) -> NDArray[np.int64]:
-    """Return `lookup` after objects of less than `min_voxels` voxels have merged with a neighbor.
+def small_object_dendrogram(fragments: Fragments, lookup: NDArray[np.int64]) -> Dendrogram:
+    """Return how objects merge with a neighbor, the smallest one first.
 
     Parameters
     ----------
     fragments
-        Fragments of the objects.
+        Fragments of the objects, with contacts.
     lookup
         Object of each fragment.
-    contacts
-        Contacts between the objects.
-    min_voxels
-        Smaller objects merge.
+
+    Returns
+    -------
+    Its cut at a number of voxels merges all objects of fewer voxels.
     """
+    assert fragments.contacts is not None
     sizes = np.bincount(lookup, fragments.sizes, lookup.size)
-    return merge_small(contacts, sizes, min_voxels)[lookup]
+    return size_dendrogram(relabel_contacts(fragments.contacts, lookup), sizes)
 
 
 def assemble(fragments: Fragments, voxel_size: Lengths, settings: Settings) -> NDArray[Any]:
@@ -111,8 +109,7 @@ def assemble(fragments: Fragments, voxel_size: Lengths, settings: Settings) -> N
     if fragments.contacts is not None:
         lookup = merge_fragments(fragments, settings)
         if settings.get("merge_small"):
-            contacts = relabel_contacts(fragments.contacts, lookup)
-            lookup = merge_small_objects(fragments, lookup, contacts, min_voxels)
+            lookup = small_object_dendrogram(fragments, lookup).cut(min_voxels)[lookup]
         # The scorer counts unconnected parts as several objects.
         labels = cc3d.connected_components(lookup.astype(labels.dtype)[labels], connectivity=26)
         sizes = sizes_by_label(labels)

@@ -52,6 +52,22 @@ class LoadedCase:
         """Return `labels` with 0 where the ground truth is unknown."""
         return labels if self.known is None else np.where(self.known, labels, labels.dtype.type(0))
 
+    def densest_part(self, max_voxels: int) -> LoadedCase:
+        """Return a box of up to `max_voxels`, of several the one with most voxels of the label."""
+        z, y, x = self.voxel_size
+        whole = Grid((z, y, x), (0, 0, 0), self.truth.shape)
+        shape = central_box(whole, max_voxels).shape
+        if shape == self.truth.shape:
+            return self
+        start = _densest_start(self.where_known(self.truth) > 0, shape)
+        box = tuple(map(slice, start, map(add, start, shape)))
+        return replace(
+            self,
+            channels={name: values[box].copy() for name, values in self.channels.items()},
+            truth=self.truth[box].copy(),
+            known=None if self.known is None else self.known[box].copy(),
+        )
+
 
 @dataclass(frozen=True)
 class ValidationCase:
@@ -108,15 +124,22 @@ class ValidationCase:
         if shape == self.grid.shape:
             return self
         inside = self.truth.read(self.grid)[0] > 0
-        # The central box comes first: it wins unless another one is denser.
-        room = [n - s for n, s in zip(self.grid.shape, shape, strict=True)]
-        starts_by_axis = [[m // 2, 0, m] for m in room]
-        starts = list(dict.fromkeys(product(*starts_by_axis)))
-        counts = [
-            np.count_nonzero(inside[tuple(map(slice, start, map(add, start, shape)))])
-            for start in starts
-        ]
-        return self.on(self.grid.box(starts[int(np.argmax(counts))], shape))
+        return self.on(self.grid.box(_densest_start(inside, shape), shape))
+
+
+def _densest_start(inside: NDArray[np.bool_], shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the start of the box that holds most of the voxels that are `inside`.
+
+    Boxes in the center and at the ends of the axes are compared; the central one wins unless
+    another one is denser.
+    """
+    room = [n - s for n, s in zip(inside.shape, shape, strict=True)]
+    starts = list(dict.fromkeys(product(*([m // 2, 0, m] for m in room))))
+    counts = [
+        np.count_nonzero(inside[tuple(map(slice, start, map(add, start, shape)))])
+        for start in starts
+    ]
+    return starts[int(np.argmax(counts))]
 
 
 def find_cases(

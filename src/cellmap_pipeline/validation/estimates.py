@@ -14,22 +14,22 @@ from typing import Any
 
 import fastremap
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from cellmap_pipeline.scoring.matching import instance_ratio_limit
 from cellmap_pipeline.scoring.rules.base import Counts, MatchEstimate
-from cellmap_pipeline.segmentation.agglomeration import (
-    Contacts,
-    merge_at_thresholds,
-    relabel_contacts,
-)
 from cellmap_pipeline.segmentation.fragments import Fragments
 from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
 from cellmap_pipeline.segmentation.segment import (
     merge_fragments,
-    merge_small_objects,
     size_in_voxels,
+    small_object_dendrogram,
 )
+
+# Settings that assemble fragments, the last one varying fastest. Holes make no difference to an
+# estimate.
+ESTIMATED_SETTINGS = ("merge_threshold", "neck", "merge_small", "min_size_nm3")
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,16 @@ class Overlap:
         true_sizes = np.bincount(truth, minlength=base)
         return cls(pairs // base, pairs % base, shared.astype(np.int64), true_sizes)
 
+    def merged(self, lookup: NDArray[np.int64]) -> Overlap:
+        """Return the overlap of the objects `lookup[id]` that fragments, or objects, merge to."""
+        base = self.true_sizes.size
+        keys, index = np.unique(lookup[self.fragment] * base + self.true, return_inverse=True)
+        shared = np.bincount(index, self.shared, keys.size).astype(np.int64)
+        return Overlap(keys // base, keys % base, shared, self.true_sizes)
+
 
 class MatchEstimator:
-    """Estimates the counts of the objects that `lookup` makes of fragments.
+    """Estimates the counts of objects.
 
     Objects are matched greedily by IoU. The score of a match is interpolated by its IoU, from that
     of the worst match at 0 to a perfect one at 1.
@@ -75,34 +82,23 @@ class MatchEstimator:
     Parameters
     ----------
     overlap
-        Overlap of the fragments with the ground truth.
-    lookup
-        int64 (fragments + 1,), the object of each fragment.
+        Overlap of the objects with the ground truth.
     scores
         How much objects count.
     """
 
-    def __init__(self, overlap: Overlap, lookup: NDArray[np.int64], scores: MatchEstimate) -> None:
+    def __init__(self, overlap: Overlap, scores: MatchEstimate) -> None:
         self._n_true, self._scores = overlap.true_sizes.size - 1, scores
-        made = lookup[overlap.fragment]
-        sizes = np.bincount(made, overlap.shared, lookup.size)
-        sizes[0] = 0
-        self._sizes = np.sort(sizes[sizes > 0])
-        both = (overlap.true != 0) & (sizes[made] > 0)
-        base = self._n_true + 1
-        keys, index = np.unique(made[both] * base + overlap.true[both], return_inverse=True)
-        made, true = keys // base, keys % base
-        shared = np.bincount(index, overlap.shared[both], keys.size)
+        ids, made = np.unique(overlap.fragment, return_inverse=True)
+        sizes = np.bincount(made, overlap.shared, ids.size)
+        self._sizes = np.sort(sizes[ids != 0])
+        both = (overlap.true != 0) & (overlap.fragment != 0)
+        made, true, shared = made[both], overlap.true[both], overlap.shared[both]
         iou = shared / (sizes[made] + overlap.true_sizes[true] - shared)
         order = np.argsort(-iou, kind="stable")
         order = order[iou[order] > scores.min_iou]
-        # Best first: object, true object, IoU, size of the object.
-        self._pairs = list(
-            zip(
-                made[order].tolist(), true[order].tolist(), iou[order].tolist(),
-                sizes[made[order]].tolist(), strict=True,
-            )
-        )  # fmt: skip
+        # Best first: object, true object, IoU, and size of the object.
+        self._pairs = made[order], true[order], iou[order], sizes[made[order]]
         self._estimates: dict[int, Counts] = {}
 
     def estimate(self, min_voxels: int) -> Counts:
@@ -116,14 +112,33 @@ class MatchEstimator:
         n_true, worst = self._n_true, self._scores.worst_match
         if n_true and n_made / n_true > instance_ratio_limit(n_true):
             return Counts(fp=n_made if self._scores.counts_skipped_crops else 0, fn=n_true)
-        matched_made, matched_true, scores = set[int](), set[int](), []
-        for made, true, iou, size in self._pairs:
-            if size >= min_voxels and made not in matched_made and true not in matched_true:
-                matched_made.add(made)
-                matched_true.add(true)
-                scores.append(worst + (1 - worst) * iou)
-        tp, fp, fn = len(scores), n_made - len(scores), n_true - len(scores)
-        return Counts(tp, fp, fn, sum(scores) + self._scores.unmatched * (fp + fn))
+        tp, iou_sum = _match_greedily(*self._pairs, min_voxels, self._sizes.size + 1, n_true + 1)
+        fp, fn = n_made - tp, n_true - tp
+        matched = worst * tp + (1 - worst) * iou_sum
+        return Counts(tp, fp, fn, matched + self._scores.unmatched * (fp + fn))
+
+
+@njit(cache=True, nogil=True)
+def _match_greedily(
+    made: Any, true: Any, iou: Any, size: Any, min_size: int, n_made: int, n_true: int
+) -> tuple[int, float]:
+    """Match pairs in order, each id once; return the number of matches and the sum of their IoU."""
+    is_made_free, is_true_free = np.ones(n_made, np.bool_), np.ones(n_true, np.bool_)
+    matches, iou_sum = 0, 0.0
+    for pair in range(made.size):
+        a, b = made[pair], true[pair]
+        if size[pair] >= min_size and is_made_free[a] and is_true_free[b]:
+            is_made_free[a] = is_true_free[b] = False
+            matches += 1
+            iou_sum += iou[pair]
+    return matches, iou_sum
+
+
+def assemblies(settings: Settings, space: SearchSpace) -> list[Settings]:
+    """List `settings` with all combinations of the values in `space` that `estimate_all` tries."""
+    names = [name for name in ESTIMATED_SETTINGS if name in space]
+    combinations = itertools.product(*(space[name] for name in names))
+    return [settings | dict(zip(names, values, strict=True)) for values in combinations]
 
 
 def estimate_all(
@@ -133,53 +148,48 @@ def estimate_all(
     space: SearchSpace,
     voxel_size: Sequence[float],
     scores: MatchEstimate,
-) -> list[tuple[Settings, Counts]]:
-    """Estimate all combinations in `space` of the settings that assemble fragments."""
-    found = []
-    for merged, lookup, contacts in _merged_objects(fragments, settings, space):
-        unchanged = estimator = MatchEstimator(overlap, lookup, scores)
-        last_lookup = lookup
-        for small, nm3 in itertools.product(
-            space.get("merge_small", [None]), space["min_size_nm3"]
-        ):
-            chosen = merged | {"min_size_nm3": nm3}
-            min_voxels = size_in_voxels(nm3, voxel_size)
-            if small is not None:
-                chosen["merge_small"] = small
-            if small:
-                assert contacts is not None
-                without_small = merge_small_objects(fragments, lookup, contacts, min_voxels)
-                if not np.array_equal(without_small, last_lookup):
-                    last_lookup = without_small
-                    estimator = MatchEstimator(overlap, without_small, scores)
-            found.append((chosen, (estimator if small else unchanged).estimate(min_voxels)))
+) -> list[Counts]:
+    """Estimate the counts of all `assemblies` of the settings, in their order."""
+    found: list[Counts] = []
+    sizes = [size_in_voxels(nm3, voxel_size) for nm3 in space["min_size_nm3"]]
+    last_lookup, of_last = None, list[Counts]()
+    for lookup in _merged_objects(fragments, settings, space):
+        if last_lookup is None or not np.array_equal(lookup, last_lookup):
+            last_lookup, of_last = lookup, []
+            merged = overlap.merged(lookup)
+            estimator = MatchEstimator(merged, scores)
+            for merges_small in space.get("merge_small", [False]):
+                if merges_small:
+                    of_last += _estimates_without_small(fragments, merged, lookup, sizes, scores)
+                else:
+                    of_last += [estimator.estimate(min_voxels) for min_voxels in sizes]
+        found += of_last
     return found
+
+
+def _estimates_without_small(
+    fragments: Fragments,
+    overlap: Overlap,
+    lookup: NDArray[np.int64],
+    sizes: Sequence[int],
+    scores: MatchEstimate,
+) -> Iterator[Counts]:
+    """Yield the estimate for each minimum size after smaller objects have merged."""
+    dendrogram = small_object_dendrogram(fragments, lookup)
+    n_merges, estimator = 0, MatchEstimator(overlap, scores)
+    for min_voxels in sizes:
+        if dendrogram.count(min_voxels) != n_merges:
+            n_merges = dendrogram.count(min_voxels)
+            # The objects of a larger size contain those of a smaller one.
+            overlap = overlap.merged(dendrogram.cut(min_voxels))
+            estimator = MatchEstimator(overlap, scores)
+        yield estimator.estimate(min_voxels)
 
 
 def _merged_objects(
     fragments: Fragments, settings: Settings, space: SearchSpace
-) -> Iterator[tuple[Settings, NDArray[np.int64], Contacts | None]]:
-    """Yield the objects for each value of the setting that merges fragments.
-
-    Yields
-    ------
-    settings
-        Settings with this value.
-    lookup
-        Object of each fragment.
-    contacts
-        Contacts between the objects; None for methods without `merge_small`, which needs them.
-    """
-    if "merge_threshold" in space:
-        assert fragments.contacts is not None
-        values = sorted(space["merge_threshold"])
-        lookups = merge_at_thresholds(fragments.contacts, fragments.sizes.size, values)
-        for value, lookup in zip(values, lookups, strict=True):
-            contacts = relabel_contacts(fragments.contacts, lookup)
-            yield settings | {"merge_threshold": value}, lookup, contacts
-    elif "neck" in space:
-        for value in space["neck"]:
-            with_neck = settings | {"neck": value}
-            yield with_neck, merge_fragments(fragments, with_neck), None
-    else:
-        yield settings, merge_fragments(fragments, settings), None
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the object of each fragment for each value of the setting that merges fragments."""
+    name = next((name for name in ("merge_threshold", "neck") if name in space), None)
+    for value in space[name] if name else [None]:
+        yield merge_fragments(fragments, settings | {name: value} if name else settings)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,28 +13,36 @@ from numpy.typing import NDArray
 from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, auxiliary_kinds
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.scoring.rules.base import Counts, Rules
+from cellmap_pipeline.scoring.rules.base import Counts
 from cellmap_pipeline.scoring.summary import Scores
 from cellmap_pipeline.segmentation import method_settings
-from cellmap_pipeline.segmentation.method_settings import fragment_settings
 from cellmap_pipeline.segmentation.methods import SearchSpace, Settings
+from cellmap_pipeline.validation.case_fragments import CaseFragments
 from cellmap_pipeline.validation.cases import LoadedCase
-from cellmap_pipeline.validation.evaluators import Estimator, Scorer
+from cellmap_pipeline.validation.evaluators import Estimator, Scorer, Search, counts_of
 from cellmap_pipeline.validation.levels import PROBABILITY_LEVELS, LevelScores, threshold_at_level
+from cellmap_pipeline.validation.search import (
+    expected_steps,
+    plain_settings,
+    search_instances,
+    search_semantic,
+)
 
 # Distance between the points of a semantic label's curve.
 CURVE_STEP_LEVELS = 5
-# Values at which the search starts in addition to the defaults.
-THRESHOLD_STARTS = (0.25, 0.75)
-SEED_THRESHOLD_STARTS = (0.1, 0.5)
+# Instance settings are first tried on this share of each case, but on so many voxels at least.
+SCREENED_SHARE = 1 / 8
+MIN_SCREENED_VOXELS = 60**3
+# Voxels of the fragments that are kept: those of the promising settings are scored next.
+MAX_KEPT_VOXELS = 192_000_000
+# Work of the search for each part of the cases, whose results it shares, relative to the first one.
+SHARED_SEARCH_WORK = 1 / 6
 
 
 def tune(
-    label: str,
+    search: Search,
     cases: Sequence[LoadedCase],
-    rules: Rules,
     budget: int | None = None,
-    workers: int = 1,
     parts: Sequence[Sequence[int]] = (),
 ) -> Scores:
     """Search the settings for `label` that score best on all cases together.
@@ -43,25 +51,23 @@ def tune(
     starts at the exact optimum of all 256 thresholds; then one setting after another is moved as
     long as that improves the score. For instances, the settings that find fragments are varied in
     the same way for each method, by an estimate of the best score that any way to assemble the
-    fragments can reach (`estimates`); the best few are scored in full, then the neighbors of the
-    winner. The same input gives the same result, with any number of workers.
+    fragments can reach (`estimates`) in a part of each case. The promising ones are estimated on
+    the whole cases, the best few of them are scored in full, then the neighbors of the winner. The
+    same input gives the same result, with any number of workers.
 
     With `parts`, the search is repeated for each part on the cases of all others. It shares the
     results of each case with the other searches, and the values to try, which depend on all cases.
 
     Parameters
     ----------
-    label
-        Name of the label.
+    search
+        The label, the rules, and the results of the same search so far, which are not computed
+        again.
     cases
         Crops with probabilities and ground truth.
-    rules
-        The evaluator's rules.
     budget
         Maximum number of settings to try in each search; for instances, of settings that find
         fragments, shared among the methods. None means no limit.
-    workers
-        Number of threads.
     parts
         Indices of the cases that are scored together with settings tuned on the others; empty
         means that no cases are.
@@ -100,6 +106,7 @@ def tune(
     InputError
         There are no cases, or they lack a channel.
     """
+    label, rules, progress = search.label, search.rules, search.progress
     if not cases:
         raise InputError(f"{label}: there is no validation crop to tune post-processing on")
     if any(label not in case.channels for case in cases):
@@ -109,21 +116,39 @@ def tune(
         for kind in AUXILIARY_SUFFIXES
         if all(kind in auxiliary_kinds(label, case.channels) for case in cases)
     ]
-    scorer = Scorer(label, cases, rules, workers)
-    at_half = scorer.score([plain_settings(label)])[0]
     spaces = _search_spaces(label, cases, predicted)
+    fragments = CaseFragments(label, cases, MAX_KEPT_VOXELS)
+    scorer = Scorer(search, cases, fragments)
     levels = LevelScores(label, cases, rules)
-    search: Callable[[Sequence[int]], Settings]
+    screened = cases
     if is_instance(label):
-        estimator = Estimator(label, cases, rules, spaces, workers)
-        search = partial(_search_instances, label, scorer, estimator, spaces, budget)
+        screened = [case.densest_part(screened_voxels(case.truth.size)) for case in cases]
+    n_screened, n_voxels = (sum(case.truth.size for case in group) for group in (screened, cases))
+    steps = expected_steps(label, spaces, budget, n_screened, n_voxels)
+    progress.expect(n_voxels, *steps)
+    for _ in parts:
+        progress.expect(*(round(SHARED_SEARCH_WORK * voxels) for voxels in steps))
+    at_half = scorer.score([plain_settings(label)])[0]
+    progress.end_step()
+    search_on: Callable[[Sequence[int]], Settings]
+    if is_instance(label):
+        screener = estimator = Estimator("estimate", search, cases, fragments, spaces)
+        if n_screened < n_voxels:
+            none_kept = CaseFragments(label, screened, max_kept_voxels=0)
+            screener = Estimator("screen", search, screened, none_kept, spaces)
+        search_on = partial(
+            search_instances, label, scorer, screener, estimator, spaces, budget, progress
+        )
     else:
-        search = partial(_search_semantic, label, scorer, levels, spaces["threshold"], budget)
+        space = spaces["threshold"]
+        search_on = partial(search_semantic, label, scorer, levels, space, budget, progress)
     occurs = [bool(case.where_known(case.truth).any()) for case in cases]
 
     def tuned_on(indices: Sequence[int]) -> Settings:
         if any(occurs[i] for i in indices):
-            return search(indices)
+            return search_on(indices)
+        for _ in steps:
+            progress.end_step()
         return method_settings.complete(label, {}, predicted)
 
     every = range(len(cases))
@@ -152,6 +177,11 @@ def tune(
     }
 
 
+def screened_voxels(voxels: int) -> int:
+    """Return on how many voxels of a case of `voxels` instance settings are screened."""
+    return min(voxels, max(MIN_SCREENED_VOXELS, round(SCREENED_SHARE * voxels)))
+
+
 def _search_spaces(
     label: str, cases: Sequence[LoadedCase], predicted: Sequence[str]
 ) -> dict[str, SearchSpace]:
@@ -164,42 +194,37 @@ def _search_spaces(
     return spaces
 
 
-def plain_settings(label: str) -> Settings:
-    """Return the settings of a threshold of 0.5 and connected components."""
-    return method_settings.defaults(method_settings.methods_for(label)[0]) | {"min_size_nm3": 0.0}
-
-
 def score_each(
-    label: str, cases: Iterable[LoadedCase], candidates: Sequence[Sequence[Settings]], rules: Rules
+    search: Search, cases: Iterable[LoadedCase], candidates: Sequence[Sequence[Settings]]
 ) -> list[Scores]:
     """Return the pooled `score`, `official_score`, `counts` and `by_case` of each candidate.
 
     Parameters
     ----------
-    label
-        Name of the label.
+    search
+        The label and the rules.
     cases
         Cases; an iterator lets only one of them at a time be in memory.
     candidates
         Each with the settings by case.
-    rules
-        The evaluator's rules.
 
     Returns
     -------
     Scores of each candidate, as those of `tune`.
     """
-    instance = is_instance(label)
+    label, rules, instance = search.label, search.rules, is_instance(search.label)
     in_tests: list[list[Counts]] = [[] for _ in candidates]
     official = [Counts()] * len(candidates)
     for i, case in enumerate(cases):
-        scorer = Scorer(label, [case], rules, workers=1)
-        found: list[tuple[Settings, tuple[Counts, ...]]] = []
+        scorer = Scorer(search, [case], CaseFragments(label, [case], 0))
         for n, of_candidate in enumerate(candidates):
-            settings = of_candidate[i]
-            known = [counts for other, counts in found if other == settings]
-            counts, own_counts = (known or [scorer.case_counts(settings, 0, official=True)])[0]
-            found.append((settings, (counts, own_counts)))
+            numbers = search.results.get("whole", of_candidate[i], i)
+            if numbers is None:
+                both = scorer.case_counts(of_candidate[i], 0, official=True)
+                numbers = np.array([astuple(counts) for counts in both])
+                search.results.add("whole", of_candidate[i], i, numbers)
+                search.progress.advance(case.truth.size)
+            counts, own_counts = map(counts_of, numbers)
             in_tests[n].append(counts)
             official[n] += own_counts
     return [
@@ -211,97 +236,6 @@ def score_each(
         }
         for by_case, own_counts in zip(in_tests, official, strict=True)
     ]
-
-
-def _search_semantic(
-    label: str,
-    scorer: Scorer,
-    levels: LevelScores,
-    space: SearchSpace,
-    budget: int | None,
-    indices: Sequence[int],
-) -> Settings:
-    """Search the settings of a semantic label on the cases with these indices."""
-    scorer = scorer.on(indices)
-    # They are always scored, and cost nothing of the budget.
-    scorer.score([plain_settings(label)])
-    scorer.limit(budget)
-    base = method_settings.defaults("threshold")
-    starts = []
-    for nm in space["smooth_nm"]:
-        by_level = levels.scores(indices, nm)
-        best = np.flatnonzero(by_level[1:] == by_level[1:].max()) + 1
-        # The middle one of equally good levels is farthest from where the score decreases.
-        level = int(best[best.size // 2])
-        starts.append(base | {"threshold": threshold_at_level(level), "smooth_nm": nm})
-    scores = scorer.score(starts)
-    first = int(np.argmax(scores))
-    order = ("min_size_nm3", "fill_holes", "threshold")
-    return _hill_climb(scorer.score, starts[first], {n: space[n] for n in order}, (4, 2, 1))
-
-
-def _search_instances(
-    label: str,
-    scorer: Scorer,
-    estimator: Estimator,
-    spaces: Mapping[str, SearchSpace],
-    budget: int | None,
-    indices: Sequence[int],
-) -> Settings:
-    """Search the settings of an instance label on the cases with these indices."""
-    scorer, estimator = scorer.on(indices), estimator.on(indices)
-    for method, space in spaces.items():
-        estimator.limit(None if budget is None else max(1, budget // len(spaces)))
-        fragment_space = {n: v for n, v in space.items() if n in fragment_settings(method)}
-        base = method_settings.defaults(method)
-        starts = [
-            base,
-            *(
-                base | {"threshold": t}
-                for t in THRESHOLD_STARTS
-                if t in fragment_space["threshold"]
-            ),
-        ]
-        if "seed_threshold" in fragment_space:
-            starts += [base | {"seed_threshold": t} for t in SEED_THRESHOLD_STARTS]
-        scores = estimator.score(starts)
-        _hill_climb(estimator.score, starts[int(np.argmax(scores))], fragment_space, (2, 1))
-    finalists = [plain_settings(label), *estimator.finalists()]
-    scores = scorer.score(finalists)
-    winner = finalists[int(np.argmax(scores))]
-    space, finding = spaces[winner["method"]], fragment_settings(winner["method"])
-    assembly_space = {n: space[n] for n in reversed(space) if n not in finding}
-    return _hill_climb(scorer.score, winner, assembly_space, (1,))
-
-
-def _hill_climb(
-    score: Callable[[Sequence[Settings]], list[float]],
-    settings: Settings,
-    space: SearchSpace,
-    steps: Iterable[int],
-) -> Settings:
-    """Move one setting after another along its values, as long as a move improves the score."""
-    best = score([settings])[0]
-    for step in steps:
-        moved = True
-        while moved:
-            moved = False
-            for name, values in space.items():
-                moves = _neighboring_values(values, settings[name], step)
-                candidates = [settings | {name: v} for v in moves]
-                for candidate, value in zip(candidates, score(candidates), strict=True):
-                    if value > best:
-                        settings, best, moved = candidate, value, True
-    return settings
-
-
-def _neighboring_values(values: Sequence[Any], current: Any, step: int) -> list[Any]:
-    """Return the values `step` below and above the current one, which may lie between values."""
-    if isinstance(current, bool):
-        return [not current]
-    below = [v for v in values if v < current]
-    above = [v for v in values if v > current]
-    return below[-step:][:1] + above[:step][-1:]
 
 
 def _probability_range(label: str, cases: Sequence[LoadedCase]) -> tuple[float, float]:

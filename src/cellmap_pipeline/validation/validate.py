@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import read_datasplit
+from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.plan.validation import ValidationTask
 from cellmap_pipeline.scoring.rules.base import Rules, mean
 from cellmap_pipeline.scoring.summary import Scores
 from cellmap_pipeline.segmentation.methods import Settings
+from cellmap_pipeline.validation.case_results import CaseResults, fingerprint_of_cases
 from cellmap_pipeline.validation.cases import LoadedCase, ValidationCase, find_cases
-from cellmap_pipeline.validation.tuning import plain_settings, score_each, tune
+from cellmap_pipeline.validation.evaluators import Search
+from cellmap_pipeline.validation.progress import TuningProgress
+from cellmap_pipeline.validation.search import plain_settings
+from cellmap_pipeline.validation.tuning import score_each, tune
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ def validate(
     everywhere: bool,
     rules: Rules,
     workers: int = 1,
+    state: Path | None = None,
 ) -> tuple[Scores, dict[str, list[Settings]]]:
     """Tune the post-processing of each label on validation crops, and score it.
 
@@ -60,6 +65,9 @@ def validate(
         The evaluator's rules.
     workers
         Number of threads.
+    state
+        Folder for the results so far, bound to these arguments (`run.resume`), from which a job
+        that was killed resumes. None keeps none.
 
     Returns
     -------
@@ -78,14 +86,17 @@ def validate(
     crops_of = cache(partial(_validation_crops, everywhere=everywhere))
     classes: Scores = {}
     settings: dict[str, list[Settings]] = {}
-    for label, label_tasks in tqdm(tasks.items(), desc="tuning", unit="label"):
+    for number, (label, label_tasks) in enumerate(tasks.items(), 1):
+        description = f"label {number} of {len(tasks)}, {label}"
         measured = []
         for task in label_tasks:
             crops = crops_of(tuple(tuple(datasplits[training]) for training in task.trainings))
             sizes: Sequence[Sequence[float] | None] = task.voxel_sizes or [voxel_size]
             for size, caps_nm in zip(sizes, task.caps_nm or [()], strict=True):
                 cases = find_cases(label, size, task.sources, crops, caps_nm)
-                found = _validate_at_size(label, size, cases, rules, workers)
+                with TuningProgress(description if cases else None) as progress:
+                    search = Search(label, rules, workers, progress=progress)
+                    found = _validate_at_size(search, size, cases, state)
                 measured += [found] if found else []
         if not measured:
             log.warning(
@@ -114,17 +125,16 @@ def validate(
 
 
 def _validate_at_size(
-    label: str,
+    search: Search,
     voxel_size: Sequence[float] | None,
     cases: Sequence[ValidationCase],
-    rules: Rules,
-    workers: int,
+    state: Path | None,
 ) -> Scores | None:
     """Tune and score a label at a voxel size; None if it occurs in no crop."""
     if not cases:
         return None
     sizes = [case.grid.voxel_size for case in cases]
-    tuned = _tune_and_score(label, cases, rules, workers)
+    tuned = _tune_and_score(search, cases, state)
     if not tuned["counts"]["tp"] + tuned["counts"]["fn"]:
         # Its score would be 1 or 0, whatever the prediction is worth.
         return None
@@ -138,26 +148,47 @@ def _validate_at_size(
 
 
 def _tune_and_score(
-    label: str, cases: Sequence[ValidationCase], rules: Rules, workers: int
+    search: Search, cases: Sequence[ValidationCase], state: Path | None = None
 ) -> Scores:
     """Search settings on parts of large crops, and score them on larger parts."""
-    if is_instance(label):
+    if is_instance(search.label):
         max_voxels = min(MAX_INSTANCE_VOXELS // len(cases), MAX_INSTANCE_VOXELS_PER_CROP)
         searched = [case.densest_box(max_voxels) for case in cases]
     else:
         searched = [case.central_box(MAX_SEMANTIC_VOXELS // len(cases)) for case in cases]
     loaded = [case.load() for case in searched]
+    if state is None:
+        return _tune_and_score_loaded(search, cases, searched, loaded)
+    # The same label is tuned at several voxel sizes, and on different predictions.
+    name = f"{search.label}-{fingerprint_of_cases(loaded)}"
+    finished = state / f"{name}.json"
+    if not finished.exists():
+        search.results = CaseResults(state / f"{name}.jsonl")
+        write_json(finished, _tune_and_score_loaded(search, cases, searched, loaded))
+    return json.loads(finished.read_text())
+
+
+def _tune_and_score_loaded(
+    search: Search,
+    cases: Sequence[ValidationCase],
+    searched: Sequence[ValidationCase],
+    loaded: Sequence[LoadedCase],
+) -> Scores:
     parts = _cross_fitted_parts(cases, loaded)
-    tuned = tune(label, loaded, rules, MAX_FRAGMENT_SETTINGS, workers, parts)
-    settings_by_case = tuned.pop("settings_by_case")
     scored = [case.central_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
+    tuned = tune(search, loaded, MAX_FRAGMENT_SETTINGS, parts)
+    settings_by_case = tuned.pop("settings_by_case")
     if any(a.grid != b.grid for a, b in zip(searched, scored, strict=True)):
         everywhere = [
-            [settings] * len(cases) for settings in (tuned["settings"], plain_settings(label))
+            [settings] * len(cases)
+            for settings in (tuned["settings"], plain_settings(search.label))
         ]
+        voxels = sum(case.grid.size for case in scored)
+        search.progress.expect(len(everywhere) * voxels)
         best, plain, cross_fitted = score_each(
-            label, (case.load() for case in scored), [*everywhere, settings_by_case], rules
+            search, (case.load() for case in scored), [*everywhere, settings_by_case]
         )
+        search.progress.end_step()
         tuned |= best | {"score_at_half": plain["score"], "by_case": cross_fitted["by_case"]}
         if parts:
             tuned["cross_fitted_score"] = cross_fitted["score"]

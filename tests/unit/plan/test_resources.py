@@ -5,7 +5,7 @@ import pytest
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.plan.resources import prediction_jobs, segmentation_threads
+from cellmap_pipeline.plan.resources import prediction_jobs, segmentation_mb, segmentation_threads
 
 # 400 x 100 x 100 voxels of 4 nm: 200 x 50 x 50 of 8 nm.
 ROW = CropLabel(7, "a-1", "mito", Grid((4, 4, 4), (0, 0, 0), (400, 100, 100)))
@@ -37,3 +37,13 @@ def test_large_crops_are_segmented_by_several_processes():
     assert segmentation_threads(ROW) == 1
     large = CropLabel(7, "a-1", "mito", Grid((4, 4, 4), (0, 0, 0), (1000, 1000, 96)))
     assert segmentation_threads(large) == 3
+
+
+def test_memory_follows_the_number_of_processes_and_the_distances_of_the_crop():
+    large = Grid((4, 4, 4), (0, 0, 0), (1000, 1000, 1000))
+    cells, membranes = (CropLabel(7, "a-1", name, large) for name in ("cell", "pm"))
+    assert segmentation_mb(ROW, 1) == 8000
+    assert [segmentation_mb(cells, n) for n in (1, 3, 4, 16)] == [8000, 8000, 9000, 33_000]
+    twice = CropLabel(7, "a-1", "cell", Grid((4, 4, 4), (0, 0, 0), (2000, 1000, 1000)))
+    assert segmentation_mb(twice, 4) == 11_000
+    assert segmentation_mb(membranes, 4) == 9000

@@ -85,3 +85,12 @@ def test_outlook_uses_the_calibration_of_the_same_window(folder):
     assert re.search(r"as calibrated on cpu, batch 1: about \d+ h", text)
     folder.configure_training(inference={"window": 64})
     assert "as calibrated" not in outlook_text(read_plan(folder.config))
+
+
+def test_outlook_estimates_tuning_by_label(folder):
+    text = outlook_text(read_plan(folder.config))
+    assert re.search(
+        r"tuning: about 1 min of CPU time \(rough\)\n"
+        r"    mito: on 0.0 M voxels, 1 min\n    pm: on 0.0 M voxels, 1 min\n",
+        text,
+    )

@@ -1,6 +1,7 @@
 """Labels made block by block equal those of the whole volume."""
 
 import tempfile
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.io.arrays as levels
 import cellmap_pipeline.segmentation.block_fragments as block_fragments
+import cellmap_pipeline.segmentation.block_segment as block_segment
 from cellmap_pipeline.channels import auxiliary_kinds
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
@@ -234,6 +236,22 @@ def test_large_volume_in_blocks_agrees_with_the_whole_volume(tmp_path, large, me
 
 def cache_limit(block):
     return levels.CONTEXT["cache_pool"].to_json()["total_bytes_limit"]
+
+
+@pytest.mark.parametrize(("threads", "processes"), [(1, 1), (5, 5), (16, 8)])
+def test_up_to_one_process_per_thread_and_block(tmp_path, monkeypatch, threads, processes):
+    started = []
+
+    @contextmanager
+    def in_this_process(number):
+        started.append(number)
+        with workers(1) as pool:
+            yield pool
+
+    monkeypatch.setattr(block_segment, "workers", in_this_process)
+    channels = {"er": np.zeros((20, 20, 20), np.uint8)}
+    made(channels, {}, tmp_path, "er", threads=threads, size=10)
+    assert started == [processes]
 
 
 def test_workers_have_small_caches():

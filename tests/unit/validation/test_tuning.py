@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from cellmap_pipeline.segmentation.method_settings import check_settings, comple
 from cellmap_pipeline.segmentation.methods import METHODS
 from cellmap_pipeline.segmentation.segment import merge_fragments, size_in_voxels
 from cellmap_pipeline.validation import tuning
+from cellmap_pipeline.validation.case_fragments import CaseFragments
+from cellmap_pipeline.validation.case_results import CaseResults, fingerprint_of_cases
 from cellmap_pipeline.validation.cases import LoadedCase
 from cellmap_pipeline.validation.estimates import MatchEstimator, Overlap
-from cellmap_pipeline.validation.evaluators import Estimator, Scorer
-from cellmap_pipeline.validation.tuning import plain_settings
+from cellmap_pipeline.validation.evaluators import Estimator, Scorer, Search
+from cellmap_pipeline.validation.search import plain_settings
 from tests.support.labels import segment
 from tests.support.simulated import filling, inner_boundary, spheres, with_gaps
 from tests.support.simulated import predicted as all_predicted
@@ -41,7 +44,12 @@ def loaded(channels, truth, known, voxel_size, test_caps_nm=()):
 
 
 def tune(label, cases, budget=None, workers=1, rules="2026-06-30"):
-    return tuning.tune(label, cases, RULES[rules], budget, workers)
+    return tuning.tune(Search(label, RULES[rules], workers), cases, budget)
+
+
+def scorer(label, cases, rules):
+    fragments = CaseFragments(label, cases, max_kept_voxels=0)
+    return Scorer(Search(label, rules, workers=1), cases, fragments)
 
 
 def iou(case, settings, label="er"):
@@ -155,7 +163,7 @@ def test_cases_are_scored_with_settings_tuned_on_the_others():
         for low in (90, 90, 140, 140)
     ]
     rules = RULES["2026-07"]
-    result = tuning.tune("er", cases, rules, parts=[[0, 1], [2, 3]])
+    result = tuning.tune(Search("er", rules, 1), cases, parts=[[0, 1], [2, 3]])
     first, *_, last = (one["threshold"] * 255 for one in result["settings_by_case"])
     assert 140 < first < 180 and 90 < last < 130
     voxels, half = truth.size, truth.size // 2
@@ -163,7 +171,7 @@ def test_cases_are_scored_with_settings_tuned_on_the_others():
         {"tp": half, "fp": half, "fn": 0}
     ]
     assert result["cross_fitted_score"] == voxels / (3 * voxels)
-    whole = tuning.tune("er", cases, rules)
+    whole = tuning.tune(Search("er", rules, 1), cases)
     assert whole["cross_fitted_score"] is None
     assert whole["settings_by_case"] == [whole["settings"]] * 4
     assert shared(whole) == shared(result)
@@ -174,10 +182,10 @@ def test_searches_share_results_and_change_none(workers):
     cases = [cells(seed, shape=(20, 20, 20)) for seed in (1, 2, 3)]
     rules = RULES["2026-07"]
     parts = [[0], [1], [2]]
-    result = tuning.tune("cell", cases, rules, budget=6, workers=workers, parts=parts)
+    result = tuning.tune(Search("cell", rules, workers), cases, budget=6, parts=parts)
     assert shared(result) == shared(tune("cell", cases, budget=6, rules="2026-07"))
     for i, settings in enumerate(result["settings_by_case"]):
-        alone = Scorer("cell", [cases[i]], rules, workers=1)
+        alone = scorer("cell", [cases[i]], rules)
         assert result["by_case"][i] == rules.fields(alone.counts(settings), instance=True)
     pooled = sum((rules.counts(one, instance=True) for one in result["by_case"]), Counts())
     assert result["cross_fitted_score"] == rules.score(pooled, instance=True)
@@ -188,13 +196,73 @@ def test_each_case_is_evaluated_once_for_all_searches(evaluator, monkeypatch):
     evaluated, case_result = [], evaluator._case_result
 
     def counted(self, settings, i):
-        evaluated.append((*settings.values(), i))
+        evaluated.append((self._name, *settings.values(), i))
         return case_result(self, settings, i)
 
     monkeypatch.setattr(evaluator, "_case_result", counted)
     cases = [cells(seed, shape=(20, 20, 20)) for seed in (1, 2, 3)]
-    tuning.tune("cell", cases, RULES["2026-07"], budget=6, parts=[[0], [1], [2]])
+    tuning.tune(Search("cell", RULES["2026-07"], 1), cases, budget=6, parts=[[0], [1], [2]])
     assert len(evaluated) == len(set(evaluated)) >= 18
+
+
+def test_settings_are_screened_on_parts_of_the_cases(monkeypatch):
+    """A part is enough to find good settings; few of them are tried on the whole case."""
+    case = cells(1)
+    tried = {"screen": set(), "estimate": set()}
+    case_result = Estimator._case_result
+
+    def counted(self, settings, i):
+        tried[self._name].add(tuple(settings.items()))
+        assert self._cases[i].truth.size == {"screen": 20**3, "estimate": 40**3}[self._name]
+        return case_result(self, settings, i)
+
+    whole = tune("cell", [case])
+    monkeypatch.setattr(Estimator, "_case_result", counted)
+    monkeypatch.setattr(tuning, "MIN_SCREENED_VOXELS", 1)
+    found = tune("cell", [case])
+    assert found["score"] > whole["score"] - 0.03
+    assert 0 < 2 * len(tried["estimate"]) < len(tried["screen"])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("after", [3, 25])
+def test_a_killed_search_resumes_from_its_results(tmp_path, monkeypatch, after):
+    cases = [cells(seed, shape=(20, 20, 20)) for seed in (1, 2)]
+    rules, path = RULES["2026-07"], tmp_path / "results.jsonl"
+    uninterrupted = tuning.tune(Search("cell", rules, 1), cases, budget=10)
+    evaluated = []
+    for evaluator in (Scorer, Estimator):
+
+        def counted(self, settings, i, case_result=evaluator._case_result):
+            if len(evaluated) == after:
+                raise Killed
+            evaluated.append((self._name, *settings.items(), i))
+            return case_result(self, settings, i)
+
+        monkeypatch.setattr(evaluator, "_case_result", counted)
+    with pytest.raises(Killed):
+        tuning.tune(Search("cell", rules, 1, CaseResults(path)), cases, budget=10)
+    # The process was killed while it wrote a line.
+    with path.open("a") as file:
+        file.write('["score", {"method": "wat')
+    before, after = evaluated.copy(), -1
+    found = tuning.tune(Search("cell", rules, 1, CaseResults(path)), cases, budget=10)
+    assert found == uninterrupted
+    assert len(set(evaluated)) == len(evaluated) > len(before)
+
+
+def test_results_of_other_cases_are_not_taken():
+    case = cells(1, shape=(12, 12, 12))
+    same = cells(1, shape=(12, 12, 12))
+    changed = cells(1, shape=(12, 12, 12))
+    changed.channels["cell"][3, 4, 5] ^= 1
+    partly_known = replace(case, known=np.ones(case.truth.shape, bool))
+    other_tests = replace(case, test_scales=[DistanceScale(1.0, VOXELS)])
+    found = [fingerprint_of_cases([c]) for c in (case, changed, partly_known, other_tests)]
+    assert len(set(found)) == 4 and fingerprint_of_cases([same]) == found[0]
 
 
 def test_without_a_boundary_objects_are_separated_by_distance():
@@ -255,7 +323,7 @@ def test_estimates_count_like_the_scorer():
     overlap = Overlap.of(fragments.labels, case.truth, None)
     rules = RULES["2026-06-30"]
     scores = rules.estimate_matches(case.test_scales)
-    guess = MatchEstimator(overlap, merge_fragments(fragments, settings), scores).estimate(
+    guess = MatchEstimator(overlap.merged(merge_fragments(fragments, settings)), scores).estimate(
         size_in_voxels(2e4, VOXELS)
     )
     labels = segment("cell", case.channels, VOXELS, settings)
@@ -263,8 +331,7 @@ def test_estimates_count_like_the_scorer():
     for name in ("tp", "fp", "fn"):
         assert abs(getattr(guess, name) - real[name]) <= 1
     perfect = Overlap.of(case.truth, case.truth, None)
-    lookup = np.arange(case.truth.max() + 1)
-    counts = MatchEstimator(perfect, lookup, scores).estimate(0)
+    counts = MatchEstimator(perfect, scores).estimate(0)
     assert rules.score(counts, instance=True) == pytest.approx(1)
 
 
@@ -300,8 +367,8 @@ LOW, HIGH = ({**plain_settings("mito"), "threshold": threshold} for threshold in
 )
 def test_settings_rank_as_the_rules_and_the_test_crops_say(rules, test_caps_nm, best):
     case = false_object_or_thin_objects(test_caps_nm)
-    scorer = Scorer("mito", [case], RULES[rules], workers=1)
-    low, high = scorer.score([LOW, HIGH])
+    evaluator = scorer("mito", [case], RULES[rules])
+    low, high = evaluator.score([LOW, HIGH])
     assert best is (LOW if low > high else HIGH)
 
 
@@ -320,7 +387,7 @@ def test_estimates_follow_the_rules(rules, tp, score_sum):
     made[:2], made[4:5], made[9] = 1, 2, 3
     scales = [DistanceScale(cap_nm, VOXELS) for cap_nm in (800.0, 400.0)]
     scores = RULES[rules].estimate_matches(scales)
-    counts = MatchEstimator(Overlap.of(made, truth, None), np.arange(4), scores).estimate(0)
+    counts = MatchEstimator(Overlap.of(made, truth, None), scores).estimate(0)
     assert (counts.tp, counts.fp, counts.fn) == (tp, 3 - tp, 2 - tp)
     assert counts.score_sum == pytest.approx(score_sum)
 
@@ -331,21 +398,21 @@ def test_estimates_of_a_crop_with_too_many_objects(rules, fp):
     truth[0, 0, 0] = 1
     made[::2, ::2, ::2] = np.arange(1, 65).reshape(4, 4, 4)
     scores = RULES[rules].estimate_matches([DistanceScale(400.0, VOXELS)])
-    guess = MatchEstimator(Overlap.of(made, truth, None), np.arange(65), scores).estimate(0)
+    guess = MatchEstimator(Overlap.of(made, truth, None), scores).estimate(0)
     assert guess == Counts(fn=1, fp=fp)
     case = loaded({"ves": np.where(made, 255, 0).astype(np.uint8)}, truth, None, VOXELS)
-    scorer = Scorer("ves", [case], RULES[rules], workers=1)
-    assert scorer.case_counts(plain_settings("ves"), 0) == (guess,)
+    evaluator = scorer("ves", [case], RULES[rules])
+    assert evaluator.case_counts(plain_settings("ves"), 0) == (guess,)
 
 
 def test_distances_count_with_the_mean_over_the_test_crops():
     case = false_object_or_thin_objects((1_000.0, 4_000.0, 4_000.0))
-    scorer = Scorer("mito", [case], RULES["2026-07"], workers=1)
+    evaluator = scorer("mito", [case], RULES["2026-07"])
     distance_nm = 4 * 32 * 3**0.5
-    (score,) = scorer.score([HIGH])
+    (score,) = evaluator.score([HIGH])
     expected = [0.1 ** (distance_nm / cap_nm) for cap_nm in (1_000, 4_000, 4_000)]
     assert score == pytest.approx(np.mean(expected) ** 0.5, rel=1e-6)
-    official = RULES["2026-07"].score(scorer.official_counts(HIGH), instance=True)
+    official = RULES["2026-07"].score(evaluator.official_counts(HIGH), instance=True)
     assert official == pytest.approx(0.1 ** (distance_nm / 256 / 2), rel=1e-6)
 
 
@@ -354,7 +421,7 @@ def test_distances_are_measured_beyond_the_part_that_is_searched():
     truth[2:4, 2:4, 2:50] = 1
     pred[2:4, 2:4, 2:20] = 255
     case = loaded({"mito": pred}, truth, None, VOXELS, (1_000.0,))
-    (score,) = Scorer("mito", [case], RULES["2026-07"], workers=1).score([LOW])
+    (score,) = scorer("mito", [case], RULES["2026-07"]).score([LOW])
     # 30 voxels are missing; half of the shortest side are 4 voxels.
     assert score == pytest.approx(0.1 ** (30 * 8 / 1_000 / 2), rel=1e-6)
 

@@ -104,6 +104,30 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
     assert json.loads(json.dumps(scores)) == scores
 
 
+def test_a_killed_validation_resumes(task, datasplit, tmp_path, monkeypatch):
+    predictions, state = tmp_path / "predictions", tmp_path / "state"
+    predict_validation([task], datasplit, Inference(), {}, predictions)
+    arguments = (
+        tasks_for(predictions, "mito", "pm"), {TRAINING: [datasplit]}, (8, 8, 8), False, JUNE
+    )  # fmt: skip
+    expected = validate(*arguments)
+    state.mkdir()
+    tune, tuned = validation.tune, []
+
+    def counted(search, *rest):
+        if search.label == "pm" and tuned == ["mito"]:
+            tuned.append("killed")
+            raise KeyboardInterrupt
+        tuned.append(search.label)
+        return tune(search, *rest)
+
+    monkeypatch.setattr(validation, "tune", counted)
+    with pytest.raises(KeyboardInterrupt):
+        validate(*arguments, state=state)
+    assert validate(*arguments, state=state) == expected
+    assert tuned == ["mito", "killed", "pm"]
+
+
 def test_a_score_for_each_voxel_size(tmp_path, datasplit):
     """The prediction at 8 nm agrees only with the ground truth at 8 nm."""
     fine = Grid((4, 4, 4), (-2, -2, -2), (80, 80, 80))
@@ -267,8 +291,8 @@ def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit,
     tuned_on = []
     tune = validation.tune
     monkeypatch.setattr(
-        validation, "tune", lambda label, cases, *rest: tuned_on.extend(cases) or tune(
-            label, cases, *rest
+        validation, "tune", lambda search, cases, *rest: tuned_on.extend(cases) or tune(
+            search, cases, *rest
         )
     )  # fmt: skip
     monkeypatch.setattr(validation, "MAX_INSTANCE_VOXELS_PER_CROP", 24**3)
