@@ -20,7 +20,7 @@ from cellmap_pipeline.validation.validate import (
     MAX_SEMANTIC_VOXELS,
 )
 
-# CPU-seconds per voxel and tried settings, measured in 2026. For instances, fragments are found, then
+# CPU-seconds per voxel and tried settings, measured in 2026: fragments of instances are found, then
 # estimated or scored (benchmarks/tuning.py); semantic labels are smoothed, cleaned and counted.
 INSTANCE_SECONDS, SEMANTIC_SECONDS = 0.6e-6, 0.03e-6
 
