@@ -20,8 +20,8 @@ from cellmap_pipeline.validation.validate import (
     MAX_SEMANTIC_VOXELS,
 )
 
-# CPU-seconds per voxel and tried settings (benchmarks/tuning.py, 2026): those of instances find and
-# estimate or score fragments, those of semantic labels smooth, clean and count.
+# CPU-seconds per voxel and tried settings, measured in 2026: fragments of instances are found, then
+# estimated or scored (benchmarks/tuning.py); semantic labels are smoothed, cleaned and counted.
 INSTANCE_SECONDS, SEMANTIC_SECONDS = 0.6e-6, 0.03e-6
 
 
