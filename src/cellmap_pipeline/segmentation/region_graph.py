@@ -11,10 +11,11 @@ from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numba.core import types
 from numba.typed import Dict
 from numpy.typing import NDArray
+
+from cellmap_pipeline.run.compiled import compiled
 
 # No further edge, and no region.
 NONE = -1
@@ -48,7 +49,7 @@ class _Graph(NamedTuple):
     next_end: Any
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _make_graph(first: Any, second: Any, area: Any, total: Any, size: int) -> Any:
     n_edges = first.size
     region = np.empty(2 * n_edges, np.int64)
@@ -63,7 +64,7 @@ def _make_graph(first: Any, second: Any, area: Any, total: Any, size: int) -> An
     return _Graph(region, area.copy(), total.copy(), is_edge, degree, first_end, next_end)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _edges_by_pair(graph: Any) -> Any:
     """Return the edge of each pair of regions, by its key."""
     edges = Dict.empty(types.int64, types.int64)
@@ -72,12 +73,12 @@ def _edges_by_pair(graph: Any) -> Any:
     return edges
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _key(graph: Any, one: int, other: int) -> int:
     return min(one, other) * graph.degree.size + max(one, other)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _merge_ends(graph: Any, edges: Any, merged: int, pooled: Any) -> tuple[int, int, int]:
     """Merge the regions at the ends of an edge.
 
@@ -115,12 +116,12 @@ def _merge_ends(graph: Any, edges: Any, merged: int, pooled: Any) -> tuple[int, 
     return kept, gone, n_pooled
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _value(graph: Any, edge: int, prior: float) -> float:
     return (graph.total[edge] + prior / 2) / (graph.area[edge] + prior)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def merge_lowest_first(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
@@ -171,7 +172,7 @@ def merge_lowest_first(
     return all_kept[:n_merges], all_gone[:n_merges], values[:n_merges]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def merge_smallest_first(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
@@ -224,7 +225,7 @@ def merge_smallest_first(
     return all_kept[:n_merges], all_gone[:n_merges], heights[:n_merges]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _lowest_edge(graph: Any, region: int, prior: float) -> int:
     """Return the edge of the lowest value that a region has; `NONE` if it has no edge."""
     lowest, lowest_value = NONE, np.inf
@@ -239,7 +240,7 @@ def _lowest_edge(graph: Any, region: int, prior: float) -> int:
     return lowest
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def merge_widest_first(
     first: NDArray[np.int64],
     second: NDArray[np.int64],
@@ -271,7 +272,7 @@ def merge_widest_first(
     return _least_of_each(parent)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def least_of_merged(
     size: int, kept: NDArray[np.int64], gone: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -282,7 +283,7 @@ def least_of_merged(
     return _least_of_each(parent)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _root(parent: Any, region: int) -> int:
     while parent[region] != region:
         parent[region] = parent[parent[region]]
@@ -290,7 +291,7 @@ def _root(parent: Any, region: int) -> int:
     return region
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _least_of_each(parent: Any) -> Any:
     least, result = np.full(parent.size, NONE, np.int64), np.empty(parent.size, np.int64)
     for region in range(parent.size):

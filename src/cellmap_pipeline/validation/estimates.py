@@ -14,9 +14,9 @@ from typing import Any
 
 import fastremap
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cellmap_pipeline.run.compiled import compiled
 from cellmap_pipeline.scoring.matching import instance_ratio_limit
 from cellmap_pipeline.scoring.rules.base import Counts, MatchEstimate
 from cellmap_pipeline.segmentation.fragments import Fragments
@@ -118,7 +118,7 @@ class MatchEstimator:
         return Counts(tp, fp, fn, matched + self._scores.unmatched * (fp + fn))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _match_greedily(
     made: Any, true: Any, iou: Any, size: Any, min_size: int, n_made: int, n_true: int
 ) -> tuple[int, float]:
