@@ -52,7 +52,7 @@ def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]
 def inference_settings(training: Training) -> dict[str, Any]:
     """The settings that the result of a prediction depends on, besides the checkpoint."""
     values = training.inference.model_dump(mode="json")
-    return {key: values[key] for key in INFERENCE_KEYS}
+    return {key: values[key] for key in INFERENCE_KEYS if key in values}
 
 
 def training_lineage(training: Training, split: Mapping[str, Any]) -> str:
