@@ -138,10 +138,10 @@ class Inference(Section):
         json_schema_extra=affects(Affects.PREDICTION_SPEED),
     )
     store: list[Literal["descriptors"]] = Field(
-        default_factory=list,
+        [],
         max_length=1,
-        description="channels to store although nothing uses them later: `[descriptors]`, those of "
-        "`targets`",
+        description="`[descriptors]`: store the local shape descriptors of `targets`, too, which "
+        "no method uses",
         json_schema_extra=affects(Affects.PREDICTION),
     )
     jobs: int = Field(

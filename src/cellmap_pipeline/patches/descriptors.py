@@ -27,11 +27,11 @@ TRUNCATION_SIGMAS = 3.0
 # Variances of less than this, in sigma², are rounding errors.
 MIN_VARIANCE = 1e-6
 # An object that touches unknown voxels may continue there. Where they have more than this share of
-# the Gaussian, its descriptors are unknown.
+# the part of the Gaussian that lies in the patch, its descriptors are unknown.
 MAX_UNKNOWN_SHARE = 0.1
 PAIRS = ((0, 1), (0, 2), (1, 2))  # of axes
 # Ten moments of a slab fit the cache of a CPU, or the memory of any GPU.
-MAX_SLAB_VOXELS = {"cpu": 2**17, "cuda": 2**22}
+MAX_SLAB_VOXELS = {"cpu": 2**17, "cuda": 2**20}
 
 
 def write_descriptors(ids: Tensor, sigma_nm: float, voxel_size: Vector, out: Tensor) -> None:
@@ -120,9 +120,8 @@ def _moments(mask: Tensor, kernels: list[Tensor], slab: slice) -> list[Tensor]:
     A Gaussian is the product of those along each axis, so that matrix products along one axis after
     the other compute all moments at once: 1, z, y, x, zz, zy, zx, yy, yx, xx.
     """
-    nz, ny, nx = mask.shape
     along_z, along_y, along_x = (k[:, :n, :n] for k, n in zip(kernels, mask.shape, strict=True))
-    by_z = torch.matmul(along_z[:, slab], mask.view(nz, ny * nx)).unflatten(-1, (ny, nx))
+    by_z = torch.matmul(along_z[:, slab], mask.flatten(1)).unflatten(-1, mask.shape[1:])
     by_zy = {(i, j): torch.matmul(along_y[j], by_z[i]) for i in range(3) for j in range(3 - i)}
     moments = {
         (i, j, k): torch.matmul(values, along_x[k].t())
@@ -147,8 +146,8 @@ def _forget_cut_objects(ids: Tensor, kernels: list[Tensor], out: Tensor) -> None
     is_touching[0] = False
     if not is_touching.any():
         return
-    along_z, along_y, along_x = (k[0] for k in kernels)
-    share = along_y @ ((ids < 0).float() @ along_x.t())
-    share = torch.tensordot(along_z, share, 1)
-    cut = is_touching[ids.clamp(min=0)] & (share > MAX_UNKNOWN_SHARE)
-    out.masked_fill_(cut, UNKNOWN)
+    along_z, along_y, along_x = (kernel[0] for kernel in kernels)
+    unknown = torch.tensordot(along_z, along_y @ ((ids < 0).float() @ along_x.t()), 1)
+    in_patch = torch.einsum("z,y,x->zyx", along_z.sum(1), along_y.sum(1), along_x.sum(1))
+    is_hidden = unknown > MAX_UNKNOWN_SHARE * in_patch
+    out.masked_fill_(is_touching[ids.clamp(min=0)] & is_hidden, UNKNOWN)
