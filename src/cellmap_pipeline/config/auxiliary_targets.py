@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Discriminator, Field, Tag, TypeAdapter
 
 from cellmap_pipeline.channels import (
     AFFINITY_SUFFIXES,
@@ -109,7 +109,22 @@ class Descriptors(Section):
     descriptors: DescriptorOptions
 
 
-Auxiliary = Literal["boundary", "distance", "affinities", "descriptors"] | Affinities | Descriptors
+def _branch(target: Any) -> str:
+    """Tell which of the types below a target is, so that errors are about that one alone.
+
+    Messages leave out parts of a key that are in brackets (`messages`).
+    """
+    if isinstance(target, Descriptors) or (isinstance(target, dict) and "descriptors" in target):
+        return "(descriptors)"
+    return "(affinities)" if isinstance(target, Affinities | dict) else "(name)"
+
+
+Auxiliary = Annotated[
+    Annotated[Literal["boundary", "distance", "affinities", "descriptors"], Tag("(name)")]
+    | Annotated[Affinities, Tag("(affinities)")]
+    | Annotated[Descriptors, Tag("(descriptors)")],
+    Discriminator(_branch),
+]
 Targets = dict[Name, Annotated[list[Auxiliary], Field(max_length=8)]]
 
 

@@ -141,13 +141,14 @@ def _forget_cut_objects(ids: Tensor, kernels: list[Tensor], out: Tensor) -> None
     is_touching = torch.zeros(ID_DIGIT_BASE**2, dtype=torch.bool, device=ids.device)
     for axis, n in enumerate(ids.shape):
         before, after = (ids.narrow(axis, start, n - 1) for start in (0, 1))
-        is_touching[before[after < 0].clamp(min=0)] = True
-        is_touching[after[before < 0].clamp(min=0)] = True
-    is_touching[0] = False
+        for one, other in ((before, after), (after, before)):
+            is_touching[one[(one > 0) & (other < 0)]] = True
     if not is_touching.any():
         return
     along_z, along_y, along_x = (kernel[0] for kernel in kernels)
     unknown = torch.tensordot(along_z, along_y @ ((ids < 0).float() @ along_x.t()), 1)
     in_patch = torch.einsum("z,y,x->zyx", along_z.sum(1), along_y.sum(1), along_x.sum(1))
     is_hidden = unknown > MAX_UNKNOWN_SHARE * in_patch
-    out.masked_fill_(is_touching[ids.clamp(min=0)] & is_hidden, UNKNOWN)
+    is_hidden &= ids > 0
+    is_hidden[is_hidden.clone()] = is_touching[ids[is_hidden]]
+    out.masked_fill_(is_hidden, UNKNOWN)
