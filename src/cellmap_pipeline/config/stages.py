@@ -55,6 +55,15 @@ def inference_settings(training: Training) -> dict[str, Any]:
     return {key: values[key] for key in INFERENCE_KEYS if key in values}
 
 
+def inference_of_params(params: Mapping[str, Any], options: Mapping[str, Any]) -> Inference:
+    """Return the section of a job from its `params`, `inference_settings` among them.
+
+    `options` are keys that change no result.
+    """
+    settings = {key: params[key] for key in INFERENCE_KEYS if key in params}
+    return Inference.model_validate(settings | dict(options))
+
+
 def training_lineage(training: Training, split: Mapping[str, Any]) -> str:
     """Hash all settings that the checkpoints of a training depend on, with those of its split.
 

@@ -48,6 +48,8 @@ def test_predictions_made_before_descriptors_could_be_stored_remain_valid() -> N
     assert "store" not in tracked()
     stored = tracked(store=["descriptors"])
     assert stored == tracked() | {"store": ["descriptors"]}
-    assert Inference.model_validate(stored).store == ["descriptors"]
+    for settings, store in ((tracked(), []), (stored, ["descriptors"])):
+        made = stages.inference_of_params({"rows": [], **settings}, {"batch": 4})
+        assert made == Inference(store=store, batch=4)
     keys = [*stages.TRAIN_KEYS, *stages.NETWORK_KEYS]
     assert "inference" not in keys
