@@ -4,6 +4,10 @@ An affinity tells whether a voxel p and the voxel p - offset are of one object. 
 three nearest neighbors are named after their axis; a long-range affinity has its offset in nm in
 its name, such as `cell_affinity_0_72_0nm`, which therefore holds on any grid. Opposite offsets
 stand for the same pairs of voxels, so the first component that is not 0 is positive.
+
+The ten local shape descriptors of a voxel tell the shape of its object around it
+(`patches.descriptors`): a vector, a symmetric tensor and a scalar. They are learned because they
+help to learn the other channels, and no method uses them.
 """
 
 from __future__ import annotations
@@ -17,7 +21,14 @@ from cellmap_pipeline.geometry import Vector
 BOUNDARY_SUFFIX = "_boundary"
 DISTANCE_SUFFIX = "_distance"
 AFFINITY_SUFFIXES = ("_affinity_z", "_affinity_y", "_affinity_x")
-# Kinds of auxiliary channels, and the suffixes of their names.
+# In the order of lsd-lite.
+DESCRIPTOR_SUFFIXES = (
+    "_lsd_offset_z", "_lsd_offset_y", "_lsd_offset_x",
+    "_lsd_variance_z", "_lsd_variance_y", "_lsd_variance_x",
+    "_lsd_correlation_zy", "_lsd_correlation_zx", "_lsd_correlation_yx",
+    "_lsd_size",
+)  # fmt: skip
+# Kinds of auxiliary channels that methods may need, and the suffixes of their names.
 AUXILIARY_SUFFIXES = {
     "boundary": (BOUNDARY_SUFFIX,),
     "distance": (DISTANCE_SUFFIX,),
@@ -63,6 +74,16 @@ def is_affinity(channel: str) -> bool:
     return channel.endswith(AFFINITY_SUFFIXES) or long_range_offset_nm(channel) is not None
 
 
+def is_descriptor(channel: str) -> bool:
+    """Whether a channel is one of the ten local shape descriptors of a class."""
+    return channel.endswith(DESCRIPTOR_SUFFIXES)
+
+
+def depends_on_ids(channel: str) -> bool:
+    """Whether the target of a channel is made from the object ids of its class."""
+    return is_affinity(channel) or is_descriptor(channel)
+
+
 def network_outputs(channels: Sequence[str], atoms: Sequence[Sequence[str]]) -> list[str]:
     """Name the channels that a network itself returns.
 
@@ -92,7 +113,7 @@ def independent_channels(channels: Sequence[str], atoms: Sequence[Sequence[str]]
 def class_of(channel: str) -> str:
     """Return the class that an output channel belongs to."""
     channel = _LONG_RANGE_SUFFIX.sub("", channel)
-    for suffixes in AUXILIARY_SUFFIXES.values():
+    for suffixes in (*AUXILIARY_SUFFIXES.values(), DESCRIPTOR_SUFFIXES):
         for suffix in suffixes:
             channel = channel.removesuffix(suffix)
     return channel

@@ -53,8 +53,9 @@ class Patches:
     def __init__(self, crops, made):
         self.train, self.tiles = make_loaders({"train": crops, "validate": crops}, made)
         self.build = BatchBuilder(
-            torch.device("cpu"), made.patch_size, made.voxel_size, made.channels
-        )
+            torch.device("cpu"), made.patch_size, made.voxel_size, made.channels,
+            made.descriptor_sigmas_nm,
+        )  # fmt: skip
 
     def __getitem__(self, index):
         raw, target = self.build([self.train.read(index)])

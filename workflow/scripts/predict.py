@@ -12,8 +12,7 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     import torch
 
-    from cellmap_pipeline.config.sections import Inference
-    from cellmap_pipeline.config.stages import INFERENCE_KEYS
+    from cellmap_pipeline.config.stages import inference_of_params
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.raw_statistics import read_raw_statistics
@@ -24,8 +23,7 @@ with job(snakemake.log[0], snakemake.output):
 
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg
-    settings = {key: cfg[key] for key in INFERENCE_KEYS}
-    inference = Inference.model_validate(settings | snakemake.params.options)
+    inference = inference_of_params(cfg, snakemake.params.options)
     # One for each network, or a single path.
     checkpoints = snakemake.input.checkpoint
     checkpoints = [checkpoints] if isinstance(checkpoints, str) else checkpoints

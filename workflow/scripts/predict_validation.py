@@ -12,8 +12,7 @@ from cellmap_pipeline.run.jobs import job
 with job(snakemake.log[0], snakemake.output):
     import torch
 
-    from cellmap_pipeline.config.sections import Inference
-    from cellmap_pipeline.config.stages import INFERENCE_KEYS
+    from cellmap_pipeline.config.stages import inference_of_params
     from cellmap_pipeline.io.files import replace_folder
     from cellmap_pipeline.io.raw_statistics import read_raw_statistics
     from cellmap_pipeline.prediction.validation import predict_validation
@@ -22,8 +21,7 @@ with job(snakemake.log[0], snakemake.output):
 
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg
-    settings = {key: cfg[key] for key in INFERENCE_KEYS}
-    inference = Inference.model_validate(settings | snakemake.params.options)
+    inference = inference_of_params(cfg, snakemake.params.options)
     checkpoint, expected = Path(snakemake.input.checkpoint), snakemake.params.expected
     predictions = Path(snakemake.output[0])
     crops_done = predictions.with_name(predictions.name + ".partial")

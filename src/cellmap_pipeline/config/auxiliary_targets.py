@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Discriminator, Field, Tag, TypeAdapter
 
 from cellmap_pipeline.channels import (
     AFFINITY_SUFFIXES,
     AUXILIARY_SUFFIXES,
+    DESCRIPTOR_SUFFIXES,
     long_range_suffix,
     output_channels,
 )
@@ -19,6 +20,8 @@ from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Shape, Vector, shape_of
 
 NEAREST_OFFSETS: tuple[Shape, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 MAX_OFFSETS = 64
+# The paper's sigma for neurons at 8 nm.
+DEFAULT_SIGMA_NM = 80.0
 
 
 class Affinities(Section):
@@ -88,7 +91,40 @@ class Affinities(Section):
         return canonical_offset(voxels)[0]
 
 
-Auxiliary = Literal["boundary", "distance", "affinities"] | Affinities
+class DescriptorOptions(Section):
+    """Options of local shape descriptors."""
+
+    sigma_nm: float = Field(
+        DEFAULT_SIGMA_NM,
+        gt=0,
+        le=10_000,
+        description="sigma of the Gaussian around a voxel that weights its object's voxels, nm: "
+        "about the radius of the objects, such as 80 to 120 for neurites, 40 for vesicles",
+    )
+
+
+class Descriptors(Section):
+    """Local shape descriptors with options."""
+
+    descriptors: DescriptorOptions
+
+
+def _branch(target: Any) -> str:
+    """Tell which of the types below a target is, so that errors are about that one alone.
+
+    Messages leave out parts of a key that are in brackets (`messages`).
+    """
+    if isinstance(target, Descriptors) or (isinstance(target, dict) and "descriptors" in target):
+        return "(descriptors)"
+    return "(affinities)" if isinstance(target, Affinities | dict) else "(name)"
+
+
+Auxiliary = Annotated[
+    Annotated[Literal["boundary", "distance", "affinities", "descriptors"], Tag("(name)")]
+    | Annotated[Affinities, Tag("(affinities)")]
+    | Annotated[Descriptors, Tag("(descriptors)")],
+    Discriminator(_branch),
+]
 Targets = dict[Name, Annotated[list[Auxiliary], Field(max_length=8)]]
 
 
@@ -102,7 +138,9 @@ def auxiliary_suffixes(targets: Iterable[Auxiliary], voxel_size: Vector) -> list
     """
     suffixes: list[str] = []
     for target in targets:
-        if isinstance(target, Affinities):
+        if isinstance(target, Descriptors) or target == "descriptors":
+            suffixes += DESCRIPTOR_SUFFIXES
+        elif isinstance(target, Affinities):
             suffixes += (_affinity_suffix(o, voxel_size) for o in target.offsets(voxel_size))
         else:
             suffixes += AUXILIARY_SUFFIXES[target]
@@ -110,6 +148,24 @@ def auxiliary_suffixes(targets: Iterable[Auxiliary], voxel_size: Vector) -> list
     if repeated:
         raise ValueError(f"lists {', '.join(sorted(repeated))} twice: remove one")
     return suffixes
+
+
+def descriptor_sigmas_nm(targets: Targets) -> dict[str, float]:
+    """Return the sigma of the local shape descriptors of each class that has them, nm."""
+    return {
+        label: found.descriptors.sigma_nm
+        for label, of_label in targets.items()
+        for found in _descriptors(of_label)
+    }
+
+
+def _descriptors(targets: Iterable[Auxiliary]) -> Iterator[Descriptors]:
+    """Yield the descriptors among the targets of a class, at most one of them."""
+    for target in targets:
+        if target == "descriptors":
+            yield Descriptors(descriptors=DescriptorOptions())
+        elif isinstance(target, Descriptors):
+            yield target
 
 
 def channels_of_settings(settings: Mapping[str, Any]) -> list[str]:
@@ -135,10 +191,18 @@ def check_targets(targets: Targets, voxel_size: Vector, patch_size: Shape) -> No
     Raises
     ------
     ValueError
-        As for `auxiliary_suffixes`; or an offset is as long as a patch.
+        As for `auxiliary_suffixes`; or an offset is as long as a patch, or the sigma of
+        descriptors shorter than a voxel.
     """
     training_channels([], targets, voxel_size)
     for label, of_label in targets.items():
+        for found in _descriptors(of_label):
+            if found.descriptors.sigma_nm < max(voxel_size):
+                raise ValueError(
+                    f"`targets`: {label}: descriptors: a Gaussian of `sigma_nm: "
+                    f"{found.descriptors.sigma_nm:g}` reaches no neighbor at {max(voxel_size):g} "
+                    "nm per voxel: raise it to that, or more"
+                )
         for target in of_label:
             for offset in target.offsets(voxel_size) if isinstance(target, Affinities) else ():
                 if any(abs(o) >= n for o, n in zip(offset, patch_size, strict=True)):

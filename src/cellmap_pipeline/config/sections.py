@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from cellmap_pipeline.channels import is_descriptor
 from cellmap_pipeline.config.types import (
     Affects,
     LocalPath,
@@ -136,6 +137,13 @@ class Inference(Section):
         "memory is too small",
         json_schema_extra=affects(Affects.PREDICTION_SPEED),
     )
+    store: list[Literal["descriptors"]] = Field(
+        [],
+        max_length=1,
+        description="`[descriptors]`: store the local shape descriptors of `targets`, too, which "
+        "no method uses",
+        json_schema_extra=affects(Affects.PREDICTION),
+    )
     jobs: int = Field(
         1,
         ge=1,
@@ -149,6 +157,18 @@ class Inference(Section):
         description="or as many jobs as have about this many of the network's voxels each",
         json_schema_extra=affects(Affects.PREDICTION_SPEED),
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before_the_key(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an empty `store`: predictions of before the key existed remain valid."""
+        values = serialize(self)
+        if not self.store:
+            values.pop("store", None)
+        return values
+
+    def stored_channels(self, channels: Sequence[str]) -> list[str]:
+        """List those of a network's `channels` that a prediction stores."""
+        return [name for name in channels if "descriptors" in self.store or not is_descriptor(name)]
 
     def window_for(self, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
         """Voxels (z, y, x) of the window of a network that was trained on `patch_size`."""

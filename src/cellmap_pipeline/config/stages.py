@@ -52,7 +52,16 @@ def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]
 def inference_settings(training: Training) -> dict[str, Any]:
     """The settings that the result of a prediction depends on, besides the checkpoint."""
     values = training.inference.model_dump(mode="json")
-    return {key: values[key] for key in INFERENCE_KEYS}
+    return {key: values[key] for key in INFERENCE_KEYS if key in values}
+
+
+def inference_of_params(params: Mapping[str, Any], options: Mapping[str, Any]) -> Inference:
+    """Return the section of a job from its `params`, `inference_settings` among them.
+
+    `options` are keys that change no result.
+    """
+    settings = {key: params[key] for key in INFERENCE_KEYS if key in params}
+    return Inference.model_validate(settings | dict(options))
 
 
 def training_lineage(training: Training, split: Mapping[str, Any]) -> str:

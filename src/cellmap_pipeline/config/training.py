@@ -17,6 +17,7 @@ from cellmap_pipeline.config.auxiliary_targets import (
     Targets,
     check_symmetries,
     check_targets,
+    descriptor_sigmas_nm,
     training_channels,
 )
 from cellmap_pipeline.config.optimization import CONSTANT_PATIENCE_EPOCHS, Optimization
@@ -40,7 +41,7 @@ from cellmap_pipeline.config.types import (
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.geometry import SAME_SIZE, Grid, size_ratio
 from cellmap_pipeline.models.build import check_encoder, check_model, check_patch_size, check_window
-from cellmap_pipeline.models.losses import check_loss, uses_atoms
+from cellmap_pipeline.models.losses import check_loss, learns_fractions, uses_atoms
 from cellmap_pipeline.models.registry import LOSSES
 from cellmap_pipeline.segmentation.method_settings import complete
 
@@ -67,7 +68,8 @@ class Training(Optimization, TrainingData):
     targets: Targets = Field(
         default_factory=dict,
         description="per class, the auxiliary channels that are learned, too: `boundary`, "
-        "`distance`, `affinities` (of nearest neighbors) or `{affinities: [offsets]}`; instance "
+        "`distance`, `affinities` (of nearest neighbors) or `{affinities: [offsets]}`, "
+        "`descriptors` (local shape descriptors) or `{descriptors: {sigma_nm: 80}}`; instance "
         "classes that are not listed: [boundary]",
         json_schema_extra=affects(Affects.NETWORK, Affects.LEARNING),
     )
@@ -156,6 +158,16 @@ class Training(Optimization, TrainingData):
             )
         if self.initial_weights and self.initial_weights.part == "encoder":
             check_encoder(self.model, key="initial_weights.part")
+        if self.descriptor_sigmas_nm and not learns_fractions(self.loss):
+            raise ValueError(
+                "`loss: focal` makes 0 or 1 of any target between them, so descriptors cannot be "
+                "learned by it: choose another loss, or remove them from `targets`"
+            )
+        if self.inference.store and not self.descriptor_sigmas_nm:
+            raise ValueError(
+                "`inference.store` names descriptors, which no class has: add them to its "
+                "`targets`, or leave `store` out"
+            )
         if self.inference.symmetries == 48 and len({*self.window}) * len({*self.voxel_size}) > 1:
             raise ValueError(
                 "`inference.symmetries: 48` takes cubic windows of cubic voxels; use 8"
@@ -202,6 +214,11 @@ class Training(Optimization, TrainingData):
     def channels(self) -> list[str]:
         """Output channels of the network (`channels.output_channels`)."""
         return training_channels(self.classes, self.targets, self.voxel_size)
+
+    @property
+    def descriptor_sigmas_nm(self) -> dict[str, float]:
+        """Sigma of the local shape descriptors of each class that has them, nm."""
+        return descriptor_sigmas_nm(self.targets)
 
     @property
     def atoms(self) -> list[list[str]]:

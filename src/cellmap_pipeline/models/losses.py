@@ -9,10 +9,10 @@ share of every sum is left out, so that it changes neither the loss nor a gradie
 `ignore_index` and `MaskedLoss` mask all channels of a voxel together, so only its focal loss is
 used, voxel by voxel.
 
-Targets may be distances between 0 and 1. In losses of sums over voxels, min(p, t), max(p − t, 0)
-and max(t − p, 0) (Wang et al. 2023, arXiv 2303.16296) therefore replace the products p·t,
-p·(1 − t) and (1 − p)·t. For targets of 0 and 1 both are equal; for distances, the products would
-make another prediction than the distance the best one.
+Targets may be fractions between 0 and 1: distances and descriptors. In losses of sums over voxels,
+min(p, t), max(p − t, 0) and max(t − p, 0) (Wang et al. 2023, arXiv 2303.16296) therefore replace
+the products p·t, p·(1 − t) and (1 − p)·t. For targets of 0 and 1 both are equal; for fractions, the
+products would make another prediction than the fraction the best one. So does the focal loss.
 """
 
 from __future__ import annotations
@@ -113,6 +113,14 @@ def partial_cross_entropy(atoms: Tensor, allowed: Tensor, known: Tensor) -> Tens
 def uses_atoms(loss: str | Mapping[str, Any]) -> bool:
     """Whether a training's `loss`, which `check_loss` accepts, needs its `hierarchy`."""
     return any(LOSSES[name].of_atoms for name in ([loss] if isinstance(loss, str) else loss))
+
+
+def learns_fractions(loss: str | Mapping[str, Any]) -> bool:
+    """Whether the best prediction of a target between 0 and 1 is that target.
+
+    That of the focal loss is 0 or 1, as its factor vanishes there.
+    """
+    return "focal" not in ([loss] if isinstance(loss, str) else loss)
 
 
 def check_loss(value: Any) -> Any:

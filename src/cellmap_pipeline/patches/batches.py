@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.channels import DESCRIPTOR_SUFFIXES, class_of, depends_on_ids
 from cellmap_pipeline.geometry import Shape, Vector
 from cellmap_pipeline.patches.augmentation.transform import transform_patch
+from cellmap_pipeline.patches.descriptors import write_descriptors
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import (
     ID_DIGIT_SUFFIXES,
@@ -30,6 +31,19 @@ class BatchBuilder:
     """Builds batches from patches, on the device that they are trained on.
 
     On the CPU, memory is reused: a batch is valid until the next one is built.
+
+    Parameters
+    ----------
+    device
+        The device.
+    patch_size
+        Shape of a patch, in voxels.
+    voxel_size
+        Voxel size along z, y, x in nm.
+    channels
+        Channels of the network.
+    descriptor_sigmas_nm
+        Sigma of the local shape descriptors of each class that has them, nm.
     """
 
     def __init__(
@@ -38,11 +52,13 @@ class BatchBuilder:
         patch_size: Shape,
         voxel_size: Vector,
         channels: Sequence[str],
+        descriptor_sigmas_nm: Mapping[str, float] = {},
     ) -> None:
         self.device = device
         self.patch_size = patch_size
         self.voxel_size = voxel_size
         self.channels = list(channels)
+        self.descriptor_sigmas_nm = descriptor_sigmas_nm
         self.stored = stored_channels(channels)
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -70,26 +86,23 @@ class BatchBuilder:
             if self.stored == self.channels:
                 decode_targets(codes, table, target)
             else:
-                self._decode_with_affinities(codes, table, target)
+                self._decode_with_ids(codes, table, target)
         return raws, targets
 
-    def _decode_with_affinities(self, codes: Tensor, table: Tensor, target: Tensor) -> None:
-        """Decode the targets, and make affinities from the id digits (see `targets`)."""
+    def _decode_with_ids(self, codes: Tensor, table: Tensor, target: Tensor) -> None:
+        """Decode the targets, and make those that depend on the object ids (see `targets`)."""
         shape = (len(self.stored), *self.patch_size)
         stored = torch.empty(shape, dtype=torch.uint8, device=self.device)
         decode_targets(codes, table, stored)
         index_of = {name: i for i, name in enumerate(self.stored)}
-        ids_of: dict[str, Tensor] = {}
         for channel, values in zip(self.channels, target, strict=True):
-            offset = affinity_offset(channel, self.voxel_size)
-            if offset is None:
+            if channel in index_of:
                 values.copy_(stored[index_of[channel]])
-                continue
-            label = class_of(channel)
-            if label not in ids_of:
-                digits = (stored[index_of[label + suffix]] for suffix in ID_DIGIT_SUFFIXES)
-                ids_of[label] = object_ids(*digits)
-            write_affinity(ids_of[label], offset, values)
+
+        def ids_of(label: str) -> Tensor:
+            return object_ids(*(stored[index_of[label + suffix]] for suffix in ID_DIGIT_SUFFIXES))
+
+        write_id_targets(ids_of, self.channels, self.voxel_size, self.descriptor_sigmas_nm, target)
 
     def _buffers_for(self, size: int) -> tuple[Tensor, Tensor]:
         """Return raw and targets of a batch of `size` patches, to be written."""
@@ -101,6 +114,43 @@ class BatchBuilder:
             if self.device.type == "cpu":
                 self._buffers[size] = buffers
         return buffers
+
+
+def write_id_targets(
+    ids_of: Callable[[str], Tensor],
+    channels: Sequence[str],
+    voxel_size: Vector,
+    descriptor_sigmas_nm: Mapping[str, float],
+    out: Tensor,
+) -> None:
+    """Write the targets that depend on object ids: affinities and local shape descriptors.
+
+    Parameters
+    ----------
+    ids_of
+        Function that returns the object ids (z, y, x) of a class, as of `targets.object_ids`.
+    channels
+        Channels of the network; the descriptors of a class follow one another.
+    voxel_size
+        Voxel size along z, y, x in nm.
+    descriptor_sigmas_nm
+        Sigma of the local shape descriptors of each class that has them, nm.
+    out
+        (channels, z, y, x) uint8, receives these targets; other channels are left as they are.
+    """
+    by_class: dict[str, list[int]] = {}
+    for i, channel in enumerate(channels):
+        if depends_on_ids(channel):
+            by_class.setdefault(class_of(channel), []).append(i)
+    for label, indices in by_class.items():
+        ids = ids_of(label)
+        for i in indices:
+            offset = affinity_offset(channels[i], voxel_size)
+            if offset is not None:
+                write_affinity(ids, offset, out[i])
+            elif channels[i].endswith(DESCRIPTOR_SUFFIXES[0]):
+                descriptors = out[i : i + len(DESCRIPTOR_SUFFIXES)]
+                write_descriptors(ids, descriptor_sigmas_nm[label], voxel_size, descriptors)
 
 
 def decode_targets(codes: Tensor, table: Tensor, target: Tensor) -> None:

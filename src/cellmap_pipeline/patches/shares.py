@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.channels import depends_on_ids
 from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.patches.batches import write_id_targets
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.targets import (
     ID_DIGIT_SUFFIXES,
     UNKNOWN,
-    affinity_offset,
     object_ids,
     stored_channels,
     target_divisors,
-    write_affinity,
 )
 
 
 def mean_targets(
-    patches: Iterable[Patch], channels: Sequence[str], patch_size: Shape, voxel_size: Vector
+    patches: Iterable[Patch],
+    channels: Sequence[str],
+    patch_size: Shape,
+    voxel_size: Vector,
+    descriptor_sigmas_nm: Mapping[str, float] = {},
 ) -> NDArray[np.float64]:
     """Compute the mean target of each channel, over the known voxels of patches.
 
@@ -38,16 +41,20 @@ def mean_targets(
         Voxels (z, y, x) of a patch; what is read around it to rotate or shrink it is left out.
     voxel_size
         Voxel size of the training, nm.
+    descriptor_sigmas_nm
+        Sigma of the local shape descriptors of each class that has them, nm.
 
     Returns
     -------
-    (c,) in 0..1: for a mask the share of its voxels, for a distance its mean. NaN for a channel
-    that is unknown in all patches.
+    (c,) in 0..1: for a mask the share of its voxels, for distances and descriptors their mean. NaN
+    for a channel that is unknown in all patches.
     """
     sums, known = np.zeros((2, len(channels)))
     for patch in patches:
         codes = _center(patch.codes, patch_size)
-        patch_sums, patch_known = _count(codes, patch.table.numpy(), channels, voxel_size)
+        patch_sums, patch_known = _count(
+            codes, patch.table.numpy(), channels, voxel_size, descriptor_sigmas_nm
+        )
         sums += patch_sums
         known += patch_known
     with np.errstate(invalid="ignore"):
@@ -67,6 +74,7 @@ def _count(
     table: NDArray[np.uint8],
     channels: Sequence[str],
     voxel_size: Vector,
+    descriptor_sigmas_nm: Mapping[str, float],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sum the known targets of each channel, and count them."""
     stored = stored_channels(channels)
@@ -75,21 +83,22 @@ def _count(
     stored_sums = voxels @ np.where(is_known, table, 0)
     stored_known = voxels @ is_known
     sums, known = np.zeros((2, len(channels)))
-    ids_of: dict[str, Tensor] = {}
-    values = torch.empty(codes.shape, dtype=torch.uint8)
     for i, channel in enumerate(channels):
-        offset = affinity_offset(channel, voxel_size)
-        if offset is None:
+        if channel in stored:
             sums[i] = stored_sums[stored.index(channel)]
             known[i] = stored_known[stored.index(channel)]
-            continue
-        label = class_of(channel)
-        if label not in ids_of:
+    from_ids = [i for i, channel in enumerate(channels) if depends_on_ids(channel)]
+    if from_ids:
+        targets = torch.empty((len(from_ids), *codes.shape), dtype=torch.uint8)
+
+        def ids_of(label: str) -> Tensor:
             digits = [stored.index(label + suffix) for suffix in ID_DIGIT_SUFFIXES]
-            ids_of[label] = object_ids(
-                *(torch.from_numpy(table[:, digit][codes]) for digit in digits)
-            )
-        write_affinity(ids_of[label], offset, values)
-        sums[i] = int((values == 1).sum())
-        known[i] = int((values != UNKNOWN).sum())
+            return object_ids(*(torch.from_numpy(table[:, digit][codes]) for digit in digits))
+
+        names = [channels[i] for i in from_ids]
+        write_id_targets(ids_of, names, voxel_size, descriptor_sigmas_nm, targets)
+        for i, values in zip(from_ids, targets.numpy(), strict=True):
+            counts = np.bincount(values.ravel(), minlength=UNKNOWN + 1)[:UNKNOWN]
+            sums[i] = counts @ np.arange(UNKNOWN)
+            known[i] = counts.sum()
     return sums, known

@@ -3,12 +3,12 @@
 Targets are stored as one byte per channel and voxel, and are passed on as codes that stand for
 combinations of them (`label_codes`).
 
-Affinities cannot be stored: they compare each voxel with others in fixed directions, which change
-when a patch is flipped, transposed or rotated. So instead of the affinity channels of a class, its
-object ids are stored (`stored_channels`), pass through augmentation like any other target, and are
-compared afterwards (`write_affinities`). An id has
-up to 64 bits, but a stored channel has one byte, in which 255 means unknown. Therefore each id is
-hashed to a number below 255² and written as two base-255 digits, the channels `{class}#low` and
+Affinities and local shape descriptors cannot be stored: they depend on directions, which change
+when a patch is flipped, transposed or rotated. So instead of these channels of a class, its object
+ids are stored (`stored_channels`), pass through augmentation like any other target, and become
+affinities (`write_affinity`) or descriptors (`descriptors`) afterwards. An id has up to 64 bits,
+but a stored channel has one byte, in which 255 means unknown. Therefore each id is hashed to a
+number below 255² and written as two base-255 digits, the channels `{class}#low` and
 `{class}#high`: both 0 outside of objects, both 255 where unknown. Two objects that touch have the
 same digits with a probability of 1 in 65,024.
 """
@@ -25,7 +25,8 @@ from cellmap_pipeline.channels import (
     BOUNDARY_SUFFIX,
     DISTANCE_SUFFIX,
     class_of,
-    is_affinity,
+    depends_on_ids,
+    is_descriptor,
     long_range_offset_nm,
 )
 from cellmap_pipeline.geometry import Shape, Vector, pair_slices, shape_of
@@ -35,13 +36,18 @@ UNKNOWN = 255
 MAX_DISTANCE_VOXELS = 8
 ID_DIGIT_SUFFIXES = ("#low", "#high")
 ID_DIGIT_BASE = 255
+# Descriptors are fractions from 0 to 1, stored as multiples of one over this.
+FRACTION_ONE = 254
 
 
 def stored_channels(channels: Sequence[str]) -> list[str]:
-    """List the channels to store for output `channels`: id digits take the place of affinities."""
+    """List the channels to store for output `channels`.
+
+    Id digits take the place of affinities and descriptors.
+    """
     stored: list[str] = []
     for channel in channels:
-        if not is_affinity(channel):
+        if not depends_on_ids(channel):
             stored.append(channel)
         elif class_of(channel) + ID_DIGIT_SUFFIXES[0] not in stored:
             stored += [class_of(channel) + suffix for suffix in ID_DIGIT_SUFFIXES]
@@ -56,7 +62,12 @@ def halo(channels: Sequence[str]) -> int:
 
 def target_divisors(channels: Sequence[str]) -> list[int]:
     """Divisor of each channel that scales its stored targets to 0..1."""
-    return [MAX_DISTANCE_VOXELS if channel.endswith(DISTANCE_SUFFIX) else 1 for channel in channels]
+    return [
+        MAX_DISTANCE_VOXELS if channel.endswith(DISTANCE_SUFFIX)
+        else FRACTION_ONE if is_descriptor(channel)
+        else 1
+        for channel in channels
+    ]  # fmt: skip
 
 
 def make_targets(

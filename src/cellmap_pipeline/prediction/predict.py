@@ -79,7 +79,7 @@ def predict_crop(
         0..1, level `s0` on the label's grid. It is created when the prediction is complete; until
         then, the planes that are done lie in `{output}.partial`, from which the same call resumes.
     inference
-        Window, overlap, blending, symmetries and batch.
+        Window, overlap, blending, symmetries, batch, and whether descriptors are stored.
     part
         (i, n): predict only the i-th of n parts along z (from 0); `join_parts` joins them.
     statistics
@@ -101,7 +101,7 @@ def predict_crop(
     grids = {
         channel: row.grid
         for row in rows
-        for channel in tasks[0].channels
+        for channel in inference.stored_channels(tasks[0].channels)
         if class_of(channel) == row.label
     }
     crop = raw.aligned(union([row.grid for row in rows]), settings.voxel_size)

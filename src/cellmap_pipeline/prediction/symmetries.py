@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.channels import class_of, is_descriptor
 from cellmap_pipeline.config.symmetries import SYMMETRIES, Symmetry, transformed_offset
 from cellmap_pipeline.geometry import Shape, Vector, pair_slices
 from cellmap_pipeline.patches.targets import affinity_offset
 
 NO_OFFSET: Shape = (0, 0, 0)
+AXES = "zyx"
 
 
 class ChannelOrigin(NamedTuple):
@@ -25,10 +26,13 @@ class ChannelOrigin(NamedTuple):
         Index of a channel of that output.
     offset
         After the transform is undone, the value of a voxel p lies at p - offset.
+    mirrored
+        Whether the value is 1 minus that of the origin.
     """
 
     channel: int
     offset: Shape = NO_OFFSET
+    mirrored: bool = False
 
 
 class SymmetricAverage:
@@ -38,6 +42,9 @@ class SymmetricAverage:
     the transformed offset: its affinity is that of another channel and, if a flip exchanges the two
     voxels, is found at p - offset. That voxel may lie outside of the window, so each voxel is
     divided by the number of values that it got.
+
+    Local shape descriptors transform as a vector (the mean offset), a symmetric tensor (variances
+    and correlations) and a scalar (the size). What changes its sign is stored around 1/2.
 
     Parameters
     ----------
@@ -92,7 +99,8 @@ class SymmetricAverage:
             counts = torch.ones(shape, device=total.device)
             ones = torch.ones(shape, device=total.device)
             for origins in self._origins[1:]:
-                _add(counts[None], ones[None], origins or _unmoved(shape[0]))
+                moved = [origin._replace(mirrored=False) for origin in origins or []]
+                _add(counts[None], ones[None], moved or _unmoved(shape[0]))
             self._counts = {key: counts}
         return self._counts[key]
 
@@ -120,11 +128,25 @@ def _channel_origins(
         for i, (channel, offset) in enumerate(zip(channels, offsets, strict=True))
     }
     for i, (channel, offset) in enumerate(zip(channels, offsets, strict=True)):
-        if offset is not None:
+        if is_descriptor(channel):
+            name, mirrored = _descriptor_origin(channel, symmetry)
+            origins[i] = ChannelOrigin(list(channels).index(name), mirrored=mirrored)
+        elif offset is not None:
             other, negated = transformed_offset(offset, symmetry)
             origin = index_of[class_of(channel), other]
             origins[i] = ChannelOrigin(origin, offset if negated else NO_OFFSET)
     return None if origins == _unmoved(len(channels)) else origins
+
+
+def _descriptor_origin(channel: str, symmetry: Symmetry) -> tuple[str, bool]:
+    """Return where a descriptor is after a transform, and whether its sign changes."""
+    axes, flips = symmetry
+    kind, _, letters = channel.rpartition("_")
+    if kind.endswith("_lsd"):
+        return channel, False  # the size
+    places = sorted(axes.index(AXES.index(letter)) for letter in letters)
+    mirrored = sum(flips[place] for place in places) % 2 == 1 and not kind.endswith("_variance")
+    return f"{kind}_{''.join(AXES[place] for place in places)}", mirrored
 
 
 def _unmoved(n: int) -> list[ChannelOrigin]:
@@ -135,7 +157,8 @@ def _add(total: Tensor, values: Tensor, origins: Sequence[ChannelOrigin]) -> Non
     """Add values (n, c, z, y, x) to the channels and voxels that they belong to, in place."""
     for i, origin in enumerate(origins):
         here, there = pair_slices(total.shape[2:], origin.offset)
-        total[:, i][:, *here] += values[:, origin.channel][:, *there]
+        found = values[:, origin.channel][:, *there]
+        total[:, i][:, *here] += 1 - found if origin.mirrored else found
 
 
 def _flip(tensor: Tensor, flips: Sequence[bool]) -> Tensor:

@@ -41,7 +41,8 @@ def calibrate(training: Training) -> dict[str, Any]:
     """
     task = SegmentationTask(training_settings(training, TRAIN_KEYS)).eval()
     window = training.window
-    predictor = Predictor([task], task.channels, window, training.inference)
+    channels = training.inference.stored_channels(task.channels)
+    predictor = Predictor([task], channels, window, training.inference)
     cuda = predictor.device.type == "cuda"
     seconds: list[float] = []
     while len(seconds) < WARM_UP_PASSES + MEASURED_PASSES:

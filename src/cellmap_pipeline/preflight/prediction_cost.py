@@ -70,7 +70,7 @@ def prediction_cost(training: Training, rows: Sequence[CropLabel]) -> Prediction
     channels = {
         channel: row.grid.size
         for row in rows
-        for channel in training.channels
+        for channel in inference.stored_channels(training.channels)
         if class_of(channel) == row.label
     }
     return PredictionCost(

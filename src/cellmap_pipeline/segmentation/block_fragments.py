@@ -57,7 +57,6 @@ from cellmap_pipeline.segmentation.method_settings import find_method
 from cellmap_pipeline.segmentation.methods import Method, Settings
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 
-HALO_VOXELS = 32
 # Local fragments of a block are stored as this plus their number within the block.
 LOCAL_ID_OFFSET = 1 << 31
 
@@ -264,7 +263,7 @@ def _flood_block(
     reader: LandscapeReader, seeds: Components | None, volume: ScratchVolume, block: Block
 ) -> _FragmentsInBlock:
     """Write the fragments of a block, and return their ids and measurements."""
-    window = block.padded((HALO_VOXELS,) * 3, reader.shape)
+    window = block.padded((reader.method.halo_voxels,) * 3, reader.shape)
     landscape = reader.landscape(window)
     core = block.within(window)
     empty = np.zeros(0, np.int64)

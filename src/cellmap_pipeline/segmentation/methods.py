@@ -59,9 +59,9 @@ class Method:
         Whether fragments grow from seeds.
     measures_necks
         Whether fragments merge by the width of the necks between them.
-    block_voxels
-        Edge of a block of a large volume, a multiple of `blocks.CHUNK_VOXELS`; a window around it
-        takes less than 2 GB.
+    block_voxels, halo_voxels
+        Edge of a block of a large volume, a multiple of `blocks.CHUNK_VOXELS`, and width of the
+        halo around it; a block with its halo takes less than 2 GB.
     max_voxels_in_memory
         Larger volumes are processed in blocks; up to this size, memory stays below 4 GB.
     """
@@ -74,6 +74,7 @@ class Method:
     seeded: ClassVar[bool] = True
     measures_necks: ClassVar[bool] = False
     block_voxels: ClassVar[int] = 192
+    halo_voxels: ClassVar[int] = 32
     max_voxels_in_memory: ClassVar[int] = 28_000_000
 
     def own_search_space(self) -> SearchSpace:
@@ -294,6 +295,7 @@ class MutexWatershed(Method):
     auxiliary = "affinities"
     seeded = False
     block_voxels = 128
+    halo_voxels = 16
     max_voxels_in_memory = 8_000_000
 
     def own_search_space(self) -> SearchSpace:

@@ -52,7 +52,10 @@ def start_at_shares(task: SegmentationTask, batches: PatchLoader) -> None:
     first.pinned = False  # They do not go to a GPU.
     bar = tqdm(first, "shares of the classes", unit="patch", disable=None)
     patches = (patch for batch in bar for patch in batch)
-    shares = mean_targets(patches, task.channels, settings.patch_size, settings.voxel_size)
+    shares = mean_targets(
+        patches, task.channels, settings.patch_size, settings.voxel_size,
+        settings.descriptor_sigmas_nm,
+    )  # fmt: skip
     bias = torch.from_numpy(output_bias(shares, task)).float()
     biases = find_output_biases(task)
     if not biases:

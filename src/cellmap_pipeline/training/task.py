@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cellmap_pipeline.channels import is_descriptor
 from cellmap_pipeline.config.augmentation import NORMALIZATION
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError
@@ -99,8 +100,9 @@ class SegmentationTask(SkippingModule):
         settings = self.training_settings
         if self._build_batch is None or self._build_batch.device != device:
             self._build_batch = BatchBuilder(
-                device, settings.patch_size, settings.voxel_size, self.channels
-            )
+                device, settings.patch_size, settings.voxel_size, self.channels,
+                settings.descriptor_sigmas_nm,
+            )  # fmt: skip
         return self._build_batch(batch)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -160,6 +162,8 @@ class SegmentationTask(SkippingModule):
     def on_validation_epoch_end(self) -> None:
         """Log the Dice of each channel, and their mean, which selects the best checkpoint.
 
+        Descriptors, which only help to learn the other channels, are left out.
+
         If no channel has a true voxel in any validation patch, minus the loss takes the place of
         the mean, since a Dice of 0 in each epoch would select the first one.
 
@@ -169,7 +173,9 @@ class SegmentationTask(SkippingModule):
             The loss of no validation patch is finite, or nothing is known in them.
         """
         both, predicted, true = _sum_over_ranks(self, self._dice_counts)
-        occurs = true > 0
+        # A descriptor is no mask: half an offset is as true as any other.
+        has_dice = torch.tensor([not is_descriptor(channel) for channel in self.channels])
+        occurs = (true > 0) & has_dice.to(true.device)
         dice = 2 * both / (predicted + true).clamp(min=1)
         for channel, value, channel_occurs in zip(self.channels, dice, occurs, strict=True):
             if channel_occurs:

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.channels import DESCRIPTOR_SUFFIXES, class_of, is_descriptor
 from cellmap_pipeline.config.stages import RESULT_VERSION, TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.datasplit_csv import read_summary
@@ -229,17 +229,24 @@ def _callbacks(training: Training) -> list[Callback]:
 
 
 def _channel_weights(training: Training, summary: Path | None) -> list[float] | None:
-    """Weight of each output channel in the loss, which is that of its class."""
+    """Weight of each output channel in the loss, which is that of its class.
+
+    The ten descriptors of a class together weigh as much as one of its other channels.
+    """
     configured = training.class_weights
-    if configured is None:
+    if configured is None and not training.descriptor_sigmas_nm:
         return None
     if configured == "balanced":
         assert summary
         weights = balanced_weights(summary)
     else:
-        weights = {label: configured.get(label, 1.0) for label in training.classes}
-    log.info("class weights: %s", ", ".join(f"{k} {w:.3g}" for k, w in weights.items()))
-    return [weights[class_of(channel)] for channel in training.channels]
+        weights = {label: (configured or {}).get(label, 1.0) for label in training.classes}
+    if configured:
+        log.info("class weights: %s", ", ".join(f"{k} {w:.3g}" for k, w in weights.items()))
+    return [
+        weights[class_of(channel)] / (len(DESCRIPTOR_SUFFIXES) if is_descriptor(channel) else 1)
+        for channel in training.channels
+    ]
 
 
 def balanced_weights(summary: Path) -> dict[str, float]:

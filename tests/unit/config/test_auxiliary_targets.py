@@ -2,7 +2,7 @@
 
 import pytest
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, DESCRIPTOR_SUFFIXES
 from cellmap_pipeline.config.auxiliary_targets import (
     Affinities,
     auxiliary_suffixes,
@@ -80,3 +80,46 @@ def test_channels_of_a_checkpoint():
         "mito_affinity_0_0_24nm",
     ]  # fmt: skip
     assert channels_of_settings(made.model_dump(mode="json")) == made.channels
+
+
+def test_descriptors_have_ten_channels_whatever_their_sigma():
+    made = training(
+        classes=["mito", "er"],
+        targets={"mito": ["boundary", {"descriptors": {"sigma_nm": 40}}], "er": ["descriptors"]},
+    )
+    mito, er = ([label + suffix for suffix in DESCRIPTOR_SUFFIXES] for label in ("mito", "er"))
+    assert made.channels == ["mito", "mito_boundary", *mito, "er", *er]
+    assert made.descriptor_sigmas_nm == {"mito": 40, "er": 80}
+    assert channels_of_settings(made.model_dump(mode="json")) == made.channels
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([{"descriptors": {"sigma_nm": 7.9}}], "reaches no neighbor at 8 nm per voxel: raise it"),
+        ([{"descriptors": {"sigma_nm": 0}}], "greater than 0"),
+        ([{"descriptors": {"sigma": 80}}], "sigma"),
+        (["descriptors", {"descriptors": {}}], "twice: remove one"),
+    ],
+)
+def test_descriptors_that_make_no_sense_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        training(classes=["mito"], targets={"mito": targets})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "focal"}, "descriptors cannot be learned by it"),
+        ({"loss": {"dice": 1, "focal": {"gamma": 1}}}, "descriptors cannot be learned by it"),
+        (
+            {"inference": {"store": ["descriptors"]}, "targets": {}},
+            "which no class has: add them to its `targets`",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_with_descriptors(changes, message):
+    values = {"classes": ["mito"], "targets": {"mito": ["descriptors"]}}
+    assert training(**values, inference={"symmetries": 8})
+    with pytest.raises(ValueError, match=message):
+        training(**values | changes)

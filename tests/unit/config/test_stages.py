@@ -7,6 +7,7 @@ from cellmap_pipeline.config import stages
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.config.types import Affects, Section, affects, groups_of, keys_that_affect
+from tests.support.patches import training
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,18 @@ def test_checkpoints_track_only_keys_that_affect_them() -> None:
     later = {"serves", "inference", "postprocess", "settings_from"}
     assert tracked == set(Training.model_fields) - without_effect - later
     assert set(stages.NETWORK_KEYS) <= set(stages.TRAIN_KEYS)
+
+
+def test_predictions_made_before_descriptors_could_be_stored_remain_valid() -> None:
+    def tracked(**inference: object) -> dict[str, object]:
+        return stages.inference_settings(training(targets=targets, inference=inference))
+
+    targets = {"mito": ["descriptors"]}
+    assert "store" not in tracked()
+    stored = tracked(store=["descriptors"])
+    assert stored == tracked() | {"store": ["descriptors"]}
+    for settings, store in ((tracked(), []), (stored, ["descriptors"])):
+        made = stages.inference_of_params({"rows": [], **settings}, {"batch": 4})
+        assert made == Inference(store=store, batch=4)
+    keys = [*stages.TRAIN_KEYS, *stages.NETWORK_KEYS]
+    assert "inference" not in keys

@@ -51,6 +51,15 @@ def test_defaults_and_isotropic_sizes(tmp_path):
             "initial_weights.part: the names of monai_unet's weights do not tell its encoder from "
             "the rest: leave it out, or choose one of mednext, ",
         ),
+        ({"targets": {"mito": ["lsd"]}}, "a.yaml: targets.mito.0: Input should be 'boundary', "),
+        (
+            {"targets": {"mito": [{"descriptors": {"sigma": 80}}]}},
+            "a.yaml: targets.mito.0.descriptors.sigma: unknown key",
+        ),
+        (
+            {"targets": {"mito": [{"affinity": [[1, 0, 0]]}]}},
+            "a.yaml: targets.mito.0.affinity: unknown key",
+        ),
         ({"inference": {"overlap": 0.9}}, "inference.overlap"),
         ({"postprocess": {"er": {}}}, "postprocess"),
         ({"postprocess": {"mito": {"threshold": 3}}}, "threshold"),

@@ -71,6 +71,33 @@ def test_affinities_and_distances_are_computed_after_augmentation(crops, tmp_pat
     assert len(turned) > 6
 
 
+@pytest.mark.parametrize("loader", ["fast", "cellmap-data"])
+def test_descriptors_are_computed_after_augmentation(crops, tmp_path, loader):
+    """Where an object begins along an axis, the rest of it lies ahead."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 4, (10, 11, 12)).repeat(4, 0).repeat(4, 1).repeat(4, 2)
+    create(tmp_path / "crop1/ves", CROP_GRID, "uint16").write(ids.astype(np.uint16)).result()
+    opened = [CropData(tmp_path / "raw", tmp_path / "crop1", ["ves"], (8, 8, 8))]
+    targets = {"ves": ["affinities", {"descriptors": {"sigma_nm": 16}}]}
+    patches = Patches(opened, training(classes=["ves"], targets=targets, loader=loader))
+    seen = set()
+    for number in range(4):
+        _, target = patches[number]
+        inside, along, descriptors = target[0] == 1, target[1:4], target[4:]
+        assert len(descriptors) == 10
+        assert (descriptors[:, ~inside] == 255).all()
+        known = (descriptors != 255).all(0)
+        assert known[inside].float().mean() > 0.9
+        for axis in range(3):
+            begins = (along[axis] == 0) & known
+            begins[..., :4], begins[..., -4:] = False, False
+            ahead = descriptors[axis, begins].float()
+            assert (ahead > 127).float().mean() > 0.75
+            assert ahead.mean() > 140
+        seen.add(descriptors[0].sum().item())
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize(("scale", "depths"), [(0.5, {2, 4, 6, 8}), (1.5, {1, 2, 3, 4})])
 def test_distances_of_scaled_patches_are_those_of_the_scaled_objects(
     crops, tmp_path, scale, depths

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from cellmap_pipeline.channels import DESCRIPTOR_SUFFIXES
 from cellmap_pipeline.patches.augmentation.transform import PatchTransform
 from cellmap_pipeline.patches.patch import Patch
 from cellmap_pipeline.patches.shares import mean_targets
@@ -52,3 +53,17 @@ def test_affinities_at_a_distance():
     affinity = mean_targets([patch(line)], channels, (1, 1, 6), (8, 8, 8))[-1]
     # Of the known pairs outside|2, 2|2 and 2|3, one is of one object.
     assert affinity == 1 / 3
+
+
+def test_means_of_descriptors_are_over_objects():
+    line = [[[1, 2, 2, 2, 1, 3]]]
+    channels = ["a", *("a" + suffix for suffix in DESCRIPTOR_SUFFIXES)]
+    a, *descriptors = mean_targets([patch(line)], channels, (1, 1, 6), (8, 8, 8), {"a": 8.0})
+    assert a == 4 / 6
+    # Objects are symmetric, so offsets are as often negative as positive.
+    np.testing.assert_allclose(descriptors[:3], 0.5, atol=0.01)
+    variance = descriptors[5]
+    np.testing.assert_allclose(descriptors[3:5], 0, atol=0.01)
+    assert 0 < variance < 0.5
+    nothing = mean_targets([patch([[[0, 1]]])], channels, (1, 1, 2), (8, 8, 8), {"a": 8.0})
+    assert np.isnan(nothing[1:]).all()

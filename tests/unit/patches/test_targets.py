@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cellmap_pipeline.channels import (
+    DESCRIPTOR_SUFFIXES,
     class_of,
     is_affinity,
+    is_descriptor,
     long_range_offset_nm,
     long_range_suffix,
     output_channels,
@@ -147,6 +149,14 @@ def test_channels_of_a_class():
     assert stored_channels(channels)[3:5] == ["mito#low", "mito#high"]
     far = MAX_DISTANCE_VOXELS
     assert target_divisors(channels) == [1, 1, far, 1, 1, 1, 1, 1, far, 1, 1]
+
+
+def test_descriptors_are_made_from_the_ids_of_their_class():
+    channels = output_channels(["mito", "er"], {"mito": DESCRIPTOR_SUFFIXES, "er": ["_boundary"]})
+    assert stored_channels(channels) == ["mito", "mito#low", "mito#high", "er", "er_boundary"]
+    assert {class_of(channel) for channel in channels} == {"mito", "er"}
+    assert [is_descriptor(channel) for channel in channels] == [False, *[True] * 10, False, False]
+    assert target_divisors(channels) == [1, *[254] * 10, 1, 1]
 
 
 def test_long_range_affinities_share_the_ids_of_their_class():

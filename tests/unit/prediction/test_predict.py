@@ -366,3 +366,17 @@ def test_windows_may_reach_beyond_the_raw_that_is_present(tmp_path):
     predict_crop([tiny_task()], raw, [row], tmp_path / "crop1", Inference())
     (level,) = Volume.open(tmp_path / "crop1/pm").levels
     assert level.grid == row.grid and level.read((0, 0, 0), row.grid.shape).any()
+
+
+def test_descriptors_are_stored_only_where_asked_for(narrow_raw, tmp_path):
+    task = tiny_task(targets={"mito": ["boundary", "descriptors"]})
+    rows = NARROW_ROWS[:1]
+    predict_crop([task], narrow_raw, rows, tmp_path / "few", Inference())
+    assert {path.name for path in (tmp_path / "few").iterdir() if path.is_dir()} == {
+        "mito", "mito_boundary"
+    }  # fmt: skip
+    predict_crop([task], narrow_raw, rows, tmp_path / "all", Inference(store=["descriptors"]))
+    stored = {path.name for path in (tmp_path / "all").iterdir() if path.is_dir()}
+    assert stored == set(task.channels) - {"pm"}
+    for channel in ("mito", "mito_boundary"):
+        assert np.array_equal(read(tmp_path / "few" / channel), read(tmp_path / "all" / channel))

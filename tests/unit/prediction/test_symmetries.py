@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from cellmap_pipeline.channels import DESCRIPTOR_SUFFIXES
 from cellmap_pipeline.config.auxiliary_targets import Affinities, training_channels
 from cellmap_pipeline.config.symmetries import SYMMETRIES, missing_offsets, transformed_offset
 from cellmap_pipeline.geometry import pair_slices
-from cellmap_pipeline.patches.targets import affinity_offset
+from cellmap_pipeline.patches.descriptors import write_descriptors
+from cellmap_pipeline.patches.targets import FRACTION_ONE, affinity_offset
 from cellmap_pipeline.prediction.symmetries import SymmetricAverage, apply_symmetry, undo_symmetry
 from tests.support.patches import training
 
@@ -110,3 +112,27 @@ def test_a_training_names_the_offsets_that_symmetries_need():
     with pytest.raises(ValueError, match=message):
         training(classes=["mito"], targets=targets, inference={"symmetries": 8})
     training(classes=["mito"], targets={"mito": ["affinities"]}, inference={"symmetries": 48})
+
+
+@pytest.mark.parametrize("n_symmetries", [8, 48])
+def test_descriptors_are_averaged_as_vector_tensor_and_scalar(n_symmetries):
+    """The objects' own descriptors are equivariant: all symmetries give the same."""
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(1 + rng.integers(0, 3, (3, 3, 3)).repeat(4, 0).repeat(4, 1).repeat(4, 2))
+    channels = ["cell", *("cell" + suffix for suffix in DESCRIPTOR_SUFFIXES)]
+
+    def predict(batch):
+        made = torch.zeros((1, len(channels), 12, 12, 12))
+        out = torch.empty((len(DESCRIPTOR_SUFFIXES), 12, 12, 12), dtype=torch.uint8)
+        write_descriptors(batch[0, 0].int().contiguous(), 24.0, CUBE, out)
+        made[0, 1:] = out / FRACTION_ONE
+        return made
+
+    average = SymmetricAverage(channels, n_symmetries, CUBE)
+    batch = ids[None, None].float()
+    total = average.add(None, batch, predict)
+    assert torch.equal(average.counts(total), torch.full_like(total[0], n_symmetries))
+    single = predict(batch)
+    assert single.std(dim=(2, 3, 4))[0, 1:].min() > 0.01
+    # Stored values are rounded to 1/254.
+    assert torch.allclose(total / n_symmetries, single, atol=1.01 / FRACTION_ONE)

@@ -33,6 +33,21 @@ def test_cost_of_predicting_a_crop():
     assert "0.3 M voxels, 64 windows in 2 jobs" in describe_cost(found)
 
 
+def test_descriptors_cost_disk_only_where_they_are_stored():
+    def stored_channels(store):
+        training = Training.model_validate(
+            {
+                "classes": ["mito", "er"], "voxel_size": 8, "patch_size": 32,
+                "inference": {"store": store}, "targets": {"mito": ["descriptors"]},
+                "model": {"architecture": "monai_basic_unet3d"},
+            }
+        )  # fmt: skip
+        return prediction_cost(training, one_crop(64)).stored_bytes / 64**3
+
+    assert stored_channels([]) == 2
+    assert stored_channels(["descriptors"]) == 12
+
+
 def test_predicting_at_much_finer_voxels_is_a_warning():
     training = Training.model_validate(
         {

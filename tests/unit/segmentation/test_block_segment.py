@@ -15,7 +15,6 @@ from scipy import ndimage
 from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.io.arrays as levels
-import cellmap_pipeline.segmentation.block_fragments as block_fragments
 import cellmap_pipeline.segmentation.block_segment as block_segment
 from cellmap_pipeline.channels import auxiliary_kinds
 from cellmap_pipeline.geometry import Grid
@@ -27,6 +26,7 @@ from cellmap_pipeline.segmentation.block_joining import join_across_blocks
 from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.blocks import ScratchVolume, split_into_blocks
 from cellmap_pipeline.segmentation.method_settings import complete
+from cellmap_pipeline.segmentation.methods import Method
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from tests.support.labels import segment
 from tests.support.simulated import filling, inner_boundary, predicted, spheres, with_gaps
@@ -125,7 +125,7 @@ def test_labels_made_in_blocks_equal_those_of_the_whole_volume(
     ],
 )
 def test_objects_are_joined_across_blocks(tmp_path, monkeypatch, method, threads):
-    monkeypatch.setattr(block_fragments, "HALO_VOXELS", 16)
+    monkeypatch.setattr(Method, "halo_voxels", 16)
     # Spheres that touch, one of them far larger than a block and its halo.
     truth = spheres(
         (120, 110, 150), (60, 55, 52, 46), (60, 55, 110, 14), (20, 90, 110, 18), (100, 20, 120, 16),
@@ -142,7 +142,7 @@ def test_objects_are_joined_across_blocks(tmp_path, monkeypatch, method, threads
 
 @pytest.mark.parametrize("method", [*RIDGES, "mutex_watershed"])
 def test_cells_that_fill_the_volume_are_joined_across_blocks(tmp_path, monkeypatch, method):
-    monkeypatch.setattr(block_fragments, "HALO_VOXELS", 24)
+    monkeypatch.setattr(Method, "halo_voxels", 24)
     truth = filling((96, 84, 84), 20)
     channels = predicted(truth, "cell")
     channels["cell"][:] = 255

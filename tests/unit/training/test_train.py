@@ -294,3 +294,25 @@ def test_class_weights_are_passed_to_the_loss(datasplit, tmp_path, monkeypatch):
     # mito, its boundary, er; balanced: sqrt(2.5 / 1), twice, and sqrt(2.5 / 4).
     assert (seen[0] / seen[0][2]).tolist() == pytest.approx([2, 2, 1])
     assert (seen[1] / seen[1][2]).tolist() == pytest.approx([4, 4, 1])
+
+
+def test_descriptors_are_learned_and_do_not_choose_the_best_epoch(datasplit, tmp_path, monkeypatch):
+    weights = []
+    monkeypatch.setattr(
+        module,
+        "SegmentationTask",
+        lambda values, w: weights.append(w) or SegmentationTask(values, w),
+    )
+    training = settings(targets={"mito": ["boundary", "descriptors"]}, epochs=6)
+    train(training, datasplit, tmp_path / "training", tmp_path / "model.ckpt")
+    assert weights == [[1, 1, *[0.1] * 10]]
+    table = rows(tmp_path / "training")
+    dice = {key for row in table for key in row if key.startswith("val_dice")}
+    assert dice == {"val_dice", "val_dice/mito", "val_dice/mito_boundary"}
+    for row in table:
+        mean = np.mean([float(row["val_dice/mito"]), float(row["val_dice/mito_boundary"])])
+        assert float(row["val_dice"]) == pytest.approx(mean, abs=1e-5)
+    losses = [float(row["val_loss"]) for row in table]
+    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]
+    task = load_checkpoint(tmp_path / "model.ckpt")
+    assert len(task.channels) == 12
