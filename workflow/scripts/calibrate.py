@@ -11,7 +11,7 @@ with job(snakemake.log[0]):
     import torch
 
     from cellmap_pipeline.config.training import Training
-    from cellmap_pipeline.preflight.calibration import calibrate
+    from cellmap_pipeline.preflight.estimates.calibration import calibrate
 
     torch.set_num_threads(snakemake.threads)
     write_json(snakemake.output[0], calibrate(Training.model_validate(snakemake.params.cfg)))

@@ -7,7 +7,7 @@ Output: the printed text, which is also the log.
 from pathlib import Path
 
 from cellmap_pipeline.plan.make import make_plan
-from cellmap_pipeline.preflight.outlook import outlook_text
+from cellmap_pipeline.preflight.estimates.outlook import outlook_text
 from cellmap_pipeline.run.terminal import replace_unprintable
 
 replace_unprintable()

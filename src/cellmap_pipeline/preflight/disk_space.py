@@ -16,7 +16,7 @@ from pathlib import Path
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.preflight.prediction_cost import prediction_cost
+from cellmap_pipeline.preflight.estimates.prediction_cost import prediction_cost
 
 # Compressed over uncompressed size of even the emptiest predictions and labels.
 MIN_COMPRESSED_FRACTION = 1 / 1000

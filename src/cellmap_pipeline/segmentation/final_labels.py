@@ -14,8 +14,8 @@ from cellmap_pipeline.classes import is_instance, style_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.files import atomic_folder
 from cellmap_pipeline.io.volumes import add_attributes, create
-from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.blocks import split_into_blocks
+from cellmap_pipeline.segmentation.blockwise.segment import segment_blocks
 from cellmap_pipeline.segmentation.method_settings import complete, find_method, usable_methods
 from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.segmentation.probabilities import Prediction, Probabilities

@@ -2,7 +2,7 @@
 
 The instance methods work in two halves: `find_fragments` finds fragments of objects (slow; it
 processes every voxel), `assemble` merges and filters them by their contacts (fast). Tuning keeps
-the fragments while it varies how they are assembled. `block_segment` does the same for volumes that
+the fragments while it varies how they are assembled. `blockwise` does the same for volumes that
 are too large for memory.
 """
 

@@ -6,8 +6,8 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crop_table import COLUMNS
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.preflight.estimates.outlook import outlook_text
 from cellmap_pipeline.preflight.mirroring import mirroring_warnings
-from cellmap_pipeline.preflight.outlook import outlook_text
 from tests.support.plans import two_trainings
 from tests.support.trainings import settings
 

@@ -11,9 +11,9 @@ from cellmap_pipeline.channels import long_range_offset_nm
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.segmentation.agglomeration import find_contacts
-from cellmap_pipeline.segmentation.block_fragments import LandscapeReader
-from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.blocks import Block
+from cellmap_pipeline.segmentation.blockwise.fragments import LandscapeReader
+from cellmap_pipeline.segmentation.blockwise.segment import segment_blocks
 from cellmap_pipeline.segmentation.landscapes import signed_affinities
 from cellmap_pipeline.segmentation.long_range import (
     LongRange,

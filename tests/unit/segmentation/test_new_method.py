@@ -8,7 +8,7 @@ from cellmap_pipeline.config.reference import documents
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
-from cellmap_pipeline.segmentation.block_segment import segment_blocks
+from cellmap_pipeline.segmentation.blockwise.segment import segment_blocks
 from cellmap_pipeline.segmentation.landscapes import Landscape
 from cellmap_pipeline.segmentation.method_settings import check_settings, complete, search_spaces
 from cellmap_pipeline.segmentation.methods import METHODS, Method, SearchSpace

@@ -7,7 +7,7 @@ import pytest
 
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.plan.make import make_plan, read_plan
-from cellmap_pipeline.preflight.outlook import outlook_text
+from cellmap_pipeline.preflight.estimates.outlook import outlook_text
 from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 

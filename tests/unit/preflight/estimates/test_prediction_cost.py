@@ -3,7 +3,7 @@
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.preflight.prediction_cost import (
+from cellmap_pipeline.preflight.estimates.prediction_cost import (
     describe_cost,
     prediction_cost,
     voxel_size_warning,

@@ -27,13 +27,13 @@ from cellmap_pipeline.segmentation.agglomeration import (
     find_contacts,
     relabel_contacts,
 )
-from cellmap_pipeline.segmentation.block_components import (
+from cellmap_pipeline.segmentation.blocks import Block, ScratchVolume
+from cellmap_pipeline.segmentation.blockwise.components import (
     Components,
     label_blocks,
     read_with_offsets,
 )
-from cellmap_pipeline.segmentation.block_joining import join_across_blocks
-from cellmap_pipeline.segmentation.blocks import Block, ScratchVolume
+from cellmap_pipeline.segmentation.blockwise.joining import join_across_blocks
 from cellmap_pipeline.segmentation.fragments import (
     Fragments,
     connected_components,

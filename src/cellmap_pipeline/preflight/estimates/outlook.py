@@ -15,14 +15,13 @@ from cellmap_pipeline.data.datasplit import DatasplitSettings, make_crops
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.preflight.mirroring import mirroring_warnings
-from cellmap_pipeline.preflight.prediction_cost import (
+from cellmap_pipeline.preflight.estimates.prediction_cost import (
     describe_cost,
     format_hours,
     prediction_cost,
     voxel_size_warning,
 )
-from cellmap_pipeline.preflight.training_cost import (
+from cellmap_pipeline.preflight.estimates.training_cost import (
     FORWARD_PASSES_PER_STEP,
     GPUS,
     hours_left,
@@ -30,7 +29,8 @@ from cellmap_pipeline.preflight.training_cost import (
     patch_seconds,
     training_hours,
 )
-from cellmap_pipeline.preflight.tuning_cost import tuning_hours
+from cellmap_pipeline.preflight.estimates.tuning_cost import tuning_hours
+from cellmap_pipeline.preflight.mirroring import mirroring_warnings
 from cellmap_pipeline.scoring.rules.registry import rules_named
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 

@@ -4,7 +4,11 @@ import pandas as pd
 import pytest
 
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.preflight.training_cost import hours_left, network_cost, training_hours
+from cellmap_pipeline.preflight.estimates.training_cost import (
+    hours_left,
+    network_cost,
+    training_hours,
+)
 from tests.support.trainings import settings
 
 

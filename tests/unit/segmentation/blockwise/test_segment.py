@@ -15,16 +15,16 @@ from scipy import ndimage
 from skimage.metrics import adapted_rand_error
 
 import cellmap_pipeline.io.arrays as levels
-import cellmap_pipeline.segmentation.block_segment as block_segment
+import cellmap_pipeline.segmentation.blockwise.segment as block_segment
 from cellmap_pipeline.channels import auxiliary_kinds
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.run.pools import WORKER_CACHE_BYTES, Workers, workers
 from cellmap_pipeline.segmentation.agglomeration import Contacts
-from cellmap_pipeline.segmentation.block_components import label_blocks
-from cellmap_pipeline.segmentation.block_joining import join_across_blocks
-from cellmap_pipeline.segmentation.block_segment import segment_blocks
 from cellmap_pipeline.segmentation.blocks import ScratchVolume, split_into_blocks
+from cellmap_pipeline.segmentation.blockwise.components import label_blocks
+from cellmap_pipeline.segmentation.blockwise.joining import join_across_blocks
+from cellmap_pipeline.segmentation.blockwise.segment import segment_blocks
 from cellmap_pipeline.segmentation.method_settings import complete
 from cellmap_pipeline.segmentation.methods import Method
 from cellmap_pipeline.segmentation.probabilities import Probabilities

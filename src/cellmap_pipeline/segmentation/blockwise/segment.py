@@ -1,7 +1,8 @@
 """From predicted probabilities to labels of a volume of any size, block by block.
 
 Connected components, semantic labels, sizes and holes are exactly those of the whole volume, with
-the same ids; watersheds differ slightly where basins reach far beyond a block (`block_fragments`).
+the same ids; watersheds differ slightly where basins reach far beyond a block
+(`blockwise.fragments`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.io.volumes import create, reopen
 from cellmap_pipeline.run.pools import Workers, workers
 from cellmap_pipeline.run.scratch import scratch
-from cellmap_pipeline.segmentation.block_components import Components, label_blocks
-from cellmap_pipeline.segmentation.block_fragments import (
+from cellmap_pipeline.segmentation.blocks import Block, split_into_blocks
+from cellmap_pipeline.segmentation.blockwise.components import Components, label_blocks
+from cellmap_pipeline.segmentation.blockwise.fragments import (
     BlockFragments,
     LandscapeReader,
     find_block_fragments,
 )
-from cellmap_pipeline.segmentation.blocks import Block, split_into_blocks
 from cellmap_pipeline.segmentation.method_settings import find_method
 from cellmap_pipeline.segmentation.methods import Settings
 from cellmap_pipeline.segmentation.probabilities import Probabilities

@@ -3,7 +3,7 @@ import pytest
 from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.make import read_plan
-from cellmap_pipeline.preflight.tuning_cost import tuning_hours
+from cellmap_pipeline.preflight.estimates.tuning_cost import tuning_hours
 
 
 def crop(number, voxel_nm, *labels):

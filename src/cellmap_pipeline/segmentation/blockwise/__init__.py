@@ -1,0 +1,1 @@
+"""Labels of volumes of any size, made block by block."""
