@@ -33,6 +33,7 @@ TINY = {
     "accumulate_grad_batches": 1,
     "learning_rate": 1e-2,
     "num_workers": 1,
+    "targets": {"mito": [{"affinities": [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 4]]}]},
     "augment": {"rotate90": False},
     "inference": {"overlap": 0.25},
 }
@@ -62,7 +63,10 @@ class Run:
     def train(self, name: str, **changes: object) -> None:
         """Write the file of training `name`: the tiny training with these keys changed."""
         path = self.folder / f"config/training/{name}.yaml"
-        path.write_text(yaml.safe_dump(TINY | changes))
+        settings: dict[str, Any] = TINY | changes
+        targets = settings["targets"].items()
+        settings["targets"] = {name: t for name, t in targets if name in settings["classes"]}
+        path.write_text(yaml.safe_dump(settings))
 
     def remove_results(self) -> None:
         """Remove everything but the configuration and the data."""

@@ -82,6 +82,9 @@ def test_predictions_are_on_the_grids_of_the_manifest(run, small_data):
         (level,) = Volume.open(folder / row.label).levels
         assert level.grid == row.grid
         assert level.metadata.stored["dtype"] == "|u1"
+        if row.label == "mito":
+            (affinity,) = Volume.open(folder / "mito_affinity_0_0_32nm").levels
+            assert affinity.grid == row.grid
 
 
 def test_volumes_are_ome_ngff(run, small_data):
