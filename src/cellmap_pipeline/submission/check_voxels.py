@@ -14,12 +14,11 @@ from typing import Any
 
 import fastremap
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, decode_chunk
-from cellmap_pipeline.scoring.archive import chunk_separator
+from cellmap_pipeline.io.formats.chunk_codecs import ChunkError
+from cellmap_pipeline.scoring.archive import StoredArray
 from cellmap_pipeline.scoring.objects import SlabComponents
 from cellmap_pipeline.scoring.zip_reader import ZipReader
 from cellmap_pipeline.submission.check_zip import Severity
@@ -66,7 +65,7 @@ class ChunkScan:
 
 
 def scan_chunks(
-    reader: ZipReader, array: zarr.Array, entries: Mapping[str, zipfile.ZipInfo], label: str
+    reader: ZipReader, array: StoredArray, entries: Mapping[str, zipfile.ZipInfo], label: str
 ) -> ChunkScan:
     """Decode and check all chunks of a label.
 
@@ -75,7 +74,7 @@ def scan_chunks(
     reader
         Reader of the zip.
     array
-        Array of three axes that passed `check_codecs`.
+        Array of three axes that passed `StoredArray.check_chunks`.
     entries
         Entries of the array's folder, by their path in it.
     label
@@ -85,13 +84,13 @@ def scan_chunks(
     chunks = _Chunks(reader, array, entries, label)
     layer_bytes = math.prod(array.shape[1:]) * array.chunks[0] * array.dtype.itemsize
     objects = _ObjectSizes() if is_instance(label) and layer_bytes <= MAX_LAYER_BYTES else None
-    counts = chunk_counts(array)
+    counts = array.metadata.chunk_counts
     for k in range(counts[0]):
         layer: NDArray[Any] | None = None
         for j, i in itertools.product(range(counts[1]), range(counts[2])):
             try:
                 findings, values = chunks.read((k, j, i), scan)
-            except (ChunkError, zipfile.BadZipFile, RuntimeError, OSError, EOFError) as error:
+            except (ChunkError, zipfile.BadZipFile) as error:
                 scan.broken.append(f"{chunks.key((k, j, i))}: {error}")
                 continue
             scan.findings |= findings
@@ -108,11 +107,6 @@ def scan_chunks(
             objects.add(layer)
     scan.sizes = objects.sizes() if objects else None
     return scan
-
-
-def chunk_counts(array: zarr.Array) -> list[int]:
-    """Number of chunks along each axis."""
-    return [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
 
 
 def value_findings(values: NDArray[Any], label: str) -> Iterator[Finding]:
@@ -154,12 +148,11 @@ class _Chunks:
     def __init__(
         self,
         reader: ZipReader,
-        array: zarr.Array,
+        array: StoredArray,
         entries: Mapping[str, zipfile.ZipInfo],
         label: str,
     ) -> None:
         self._reader, self._array, self._entries, self._label = reader, array, entries, label
-        self._separator = chunk_separator(array)
         # Findings of empty chunks, by stored bytes and shape.
         self._cache: dict[tuple[bytes, tuple[int, ...]], set[Finding]] = {}
         self._sides = [
@@ -168,7 +161,7 @@ class _Chunks:
         ]
 
     def key(self, index: Index) -> str:
-        return self._separator.join(map(str, index))
+        return self._array.metadata.chunk_name(index)
 
     def box(self, index: Index) -> list[slice]:
         return [side[i] for side, i in zip(self._sides, index, strict=True)]
@@ -180,13 +173,13 @@ class _Chunks:
         entry = self._entries.get(key)
         if entry is None:
             scan.missing += 1
-            fill = self._array.fill_value
+            fill = self._array.metadata.fill_value
             return self._check(np.full(shape, fill, self._array.dtype)) if fill else (set(), None)
         scan.others.discard(key)
-        raw = self._reader.read(entry)
+        raw = self._reader.read(entry, self._array.decoder.max_stored_bytes)
         findings = self._cache.get((raw, shape))
         if findings is None:
-            values = decode_chunk(raw, self._array)[tuple(slice(n) for n in shape)]
+            values = self._array.decoder.decode(raw)[tuple(slice(n) for n in shape)]
             findings, labeled = self._check(values)
             if labeled is not None:
                 return findings, labeled

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector
 from cellmap_pipeline.io.formats.array import ArrayMetadata
+from cellmap_pipeline.io.formats.models import N5Array, parse_model, parse_numbers, parse_sides
 from cellmap_pipeline.io.formats.ngff import NANOMETERS, StoredLevel, checked_path, combine_steps
 from cellmap_pipeline.io.storage import Location, Metadata, read_json_if_present
 
@@ -52,7 +53,9 @@ def stored_n5_grids(path: Location, group: Metadata) -> list[StoredLevel]:
             size, center = (
                 _parse_transform(transform) if transform else _parse_scale(array, group, number)
             )
-            grid = Grid(size, center, tuple(array["dimensions"][::-1])) if array else None
+            grid = (
+                Grid(size, center, tuple(parse_sides(array["dimensions"])[::-1])) if array else None
+            )
             stored.append(StoredLevel(level, size, grid))
     except InputError:
         raise
@@ -74,16 +77,17 @@ def parse_n5_array(attributes: Metadata) -> ArrayMetadata:
 
     Raises
     ------
-    KeyError, TypeError, ValueError
+    ValueError
         The attributes are not those of an array.
     """
-    chunks = tuple(map(int, attributes["blockSize"][::-1]))
+    content = parse_model(N5Array, attributes)
+    chunks = tuple(content.blockSize[::-1])
     return ArrayMetadata(
         format="n5",
-        shape=tuple(map(int, attributes["dimensions"][::-1])),
+        shape=tuple(content.dimensions[::-1]),
         chunks=chunks,
         decoded_chunks=chunks,
-        dtype=np.dtype(attributes["dataType"]),
+        dtype=np.dtype(content.dataType),
         stored=attributes,
         separator="/",
     )
@@ -131,8 +135,9 @@ def _parse_scale(array: Metadata, group: Metadata, number: int) -> tuple[Vector,
 def _resolution(stated: Any) -> NDArray[np.float64]:
     """Parse a `pixelResolution`: nm, x, y, z."""
     if isinstance(stated, dict):
-        return np.array(stated["dimensions"]) * NANOMETERS[stated.get("unit", "nm")]
-    return np.array(stated, float).reshape(3)
+        unit = NANOMETERS[stated.get("unit", "nm")]
+        return np.array(parse_numbers(stated["dimensions"])) * unit
+    return np.array(parse_numbers(stated)).reshape(3)
 
 
 def _parse_transform(transform: Metadata) -> tuple[Vector, Vector]:
