@@ -41,8 +41,8 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_SIZE_OF_8_BYTES = 0b1100_0000
 # Exceptions of codecs for broken chunks and unsuitable options.
 CODEC_ERRORS = (
-    ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, OSError, EOFError, zlib.error,
-    lzma.LZMAError,
+    ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, OSError, EOFError,
+    zlib.error, lzma.LZMAError,
 )  # fmt: skip
 
 
