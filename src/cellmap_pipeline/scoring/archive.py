@@ -120,11 +120,9 @@ class StoredArray:
         InputError
             Chunks are broken.
         """
-        given = box if isinstance(box, tuple) else (box,)
-        sides = [
-            side.indices(n)[:2]
-            for side, n in itertools.zip_longest(given, self.shape, fillvalue=slice(None))
-        ]
+        given: tuple[slice, ...] = box if isinstance(box, tuple) else (box,)
+        given += (slice(None),) * (len(self.shape) - len(given))
+        sides = [side.indices(n)[:2] for side, n in zip(given, self.shape, strict=True)]
         shape = [max(0, b - a) for a, b in sides]
         fill = self.metadata.fill_value
         voxels = np.full(shape, 0 if fill is None else fill, self.dtype, order=self.metadata.order)
@@ -228,7 +226,7 @@ class Archive:
             root = ""
         elif is_zip(path):
             try:
-                reader = reader or _checked_reader(path)
+                reader = _checked_reader(path) if reader is None else reader
             except InputError:
                 raise
             except DIRECTORY_ERRORS as error:

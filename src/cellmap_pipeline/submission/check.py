@@ -124,8 +124,8 @@ def check(
     checked = dict(results)
     _worker_inputs.clear()
     if unpacked_bytes(reader.entries) <= MAX_UNPACKED_BYTES:
-        names = {(crops[row.crop], row.label) for row in present}
-        problems += unpacking_problems(reader, _other_entries(submission, found_crops, names))
+        labels = {(crops[row.crop], row.label) for row in present}
+        problems += unpacking_problems(reader, _other_entries(submission, found_crops, labels))
     problems += _missing_problems(submission, reader, manifest, crops, chosen)
     for row in sorted(present, key=lambda row: (row.crop, row.label)):
         problems += checked[row].problems
@@ -144,7 +144,7 @@ def _other_entries(
     submission: Archive, crops: Collection[str], present: Collection[tuple[str, str]]
 ) -> Iterator[zipfile.ZipInfo]:
     """Entries that are neither the groups' metadata nor in the folder of a label to check."""
-    assert submission.zip
+    assert submission.zip is not None
     groups = {f"{submission.root}.zgroup"} | {f"{submission.root}{c}/.zgroup" for c in crops}
     for entry in submission.zip.entries:
         name = entry.filename
@@ -310,7 +310,7 @@ def _prepare_worker(
         return
     submission = submission or Archive.open(path)
     entries: dict[tuple[str, str], Entries] = {}
-    assert submission.zip
+    assert submission.zip is not None
     for entry in submission.zip.entries:
         parts = entry.filename.removeprefix(submission.root).split("/", 2)
         if len(parts) == 3 and entry.filename.startswith(submission.root):

@@ -92,7 +92,7 @@ def check_label(
     if refusal:
         return LabelCheck([rejection(refusal, *place)], None)
     problems = [Problem("costs", *place, text) for text in _grid_messages(stored, row.grid)]
-    assert submission.zip
+    assert submission.zip is not None
     scan = scan_chunks(submission.zip, stored, entries, row.label)
     if scan.broken:
         unnamed = len(scan.broken) - MAX_NAMED_CHUNKS

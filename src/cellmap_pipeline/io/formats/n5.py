@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.geometry import Grid, Vector, shape_of
 from cellmap_pipeline.io.formats.array import ArrayMetadata
 from cellmap_pipeline.io.formats.models import N5Array, parse_model, parse_numbers, parse_sides
 from cellmap_pipeline.io.formats.ngff import NANOMETERS, StoredLevel, checked_path, combine_steps
@@ -53,10 +53,8 @@ def stored_n5_grids(path: Location, group: Metadata) -> list[StoredLevel]:
             size, center = (
                 _parse_transform(transform) if transform else _parse_scale(array, group, number)
             )
-            grid = (
-                Grid(size, center, tuple(parse_sides(array["dimensions"])[::-1])) if array else None
-            )
-            stored.append(StoredLevel(level, size, grid))
+            shape = shape_of(parse_sides(array["dimensions"])[::-1]) if array else None
+            stored.append(StoredLevel(level, size, Grid(size, center, shape) if shape else None))
     except InputError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

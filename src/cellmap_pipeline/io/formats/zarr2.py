@@ -46,7 +46,7 @@ def parse_zarray(stored: Metadata) -> ArrayMetadata:
         stored=stored,
         separator=content.dimension_separator or ".",
         order=content.order,
-        fill_value=None if fill_value is None else np.array(fill_value, dtype)[()],
+        fill_value=None if fill_value is None else np.array([fill_value], dtype)[0],
     )
 
 
