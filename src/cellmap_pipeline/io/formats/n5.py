@@ -125,7 +125,8 @@ def _parse_scale(array: Metadata, group: Metadata, number: int) -> tuple[Vector,
         finest = size if number == 0 else _resolution(shared)
     else:
         finest = _resolution(own or shared)
-        size = finest * np.array(factors or group.get("scales", [[1, 1, 1]])[number])
+        factors = factors or group.get("scales", [[1, 1, 1]])[number]
+        size = finest * np.array(parse_numbers(factors)).reshape(3)
     # The center of a downsampled voxel is the mean of the centers that it covers.
     return _vector(size[::-1]), _vector((size - finest)[::-1] / 2)
 
@@ -143,7 +144,8 @@ def _parse_transform(transform: Metadata) -> tuple[Vector, Vector]:
     order = [transform["axes"].index(axis) for axis in "zyx"]
     units = transform.get("units") or ["nm"] * 3
     scale, translate = (
-        [transform[key][i] * NANOMETERS[units[i]] for i in order] for key in ("scale", "translate")
+        [stated[i] * NANOMETERS[units[i]] for i in order]
+        for stated in (parse_numbers(transform[key]) for key in ("scale", "translate"))
     )
     return _vector(scale), _vector(translate)
 
