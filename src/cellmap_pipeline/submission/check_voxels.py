@@ -5,8 +5,8 @@ Each chunk is decoded once, and at most one layer of chunks is kept in memory.
 
 from __future__ import annotations
 
-import itertools
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +27,9 @@ from cellmap_pipeline.submission.check_zip import Severity
 MAX_LAYER_BYTES = 2**31
 # The findings of empty chunks up to this size are cached: most of them are identical.
 MAX_CACHED_CHUNK_BYTES = 1024
+
+# Eighteen digits cannot be turned into a larger number than 64 bits hold.
+CHUNK_INDEX = re.compile(r"(\d{1,18})[./](\d{1,18})[./](\d{1,18})")
 
 # Severity and message.
 Finding = tuple[Severity, str]
@@ -84,21 +87,20 @@ def scan_chunks(
     chunks = _Chunks(reader, array, entries, label)
     layer_bytes = math.prod(array.shape[1:]) * array.chunks[0] * array.dtype.itemsize
     objects = _ObjectSizes() if is_instance(label) and layer_bytes <= MAX_LAYER_BYTES else None
-    counts = array.metadata.chunk_counts
-    for k in range(counts[0]):
+    for indices in chunks.layers(scan):
         layer: NDArray[Any] | None = None
-        for j, i in itertools.product(range(counts[1]), range(counts[2])):
+        for index in indices:
             try:
-                findings, values = chunks.read((k, j, i), scan)
+                findings, values = chunks.read(index, scan)
             except (ChunkError, zipfile.BadZipFile) as error:
-                scan.broken.append(f"{chunks.key((k, j, i))}: {error}")
+                scan.broken.append(f"{chunks.key(index)}: {error}")
                 continue
             scan.findings |= findings
             if values is None:
                 continue
             scan.labeled = True
             if objects:
-                box = chunks.box((k, j, i))
+                box = chunks.box(index)
                 if layer is None:
                     thickness = box[0].stop - box[0].start
                     layer = np.zeros((thickness, *array.shape[1:]), array.dtype)
@@ -155,6 +157,8 @@ class _Chunks:
         self._reader, self._array, self._entries, self._label = reader, array, entries, label
         # Findings of empty chunks, by stored bytes and shape.
         self._cache: dict[tuple[bytes, tuple[int, ...]], set[Finding]] = {}
+        # Findings and voxels of chunks that hold the fill value, by their shape.
+        self._filled: dict[tuple[int, ...], tuple[set[Finding], NDArray[Any] | None]] = {}
         self._sides = [
             [slice(a, min(a + c, n)) for a in range(0, n, c)]
             for c, n in zip(array.chunks, array.shape, strict=True)
@@ -166,6 +170,28 @@ class _Chunks:
     def box(self, index: Index) -> list[slice]:
         return [side[i] for side, i in zip(self._sides, index, strict=True)]
 
+    def layers(self, scan: ChunkScan) -> Iterator[list[Index]]:
+        """Yield the chunks to read, layer by layer, and count those that are missing.
+
+        Missing chunks are read only if they hold a fill value other than 0.
+        """
+        counts = self._array.metadata.chunk_counts
+        if self._array.metadata.fill_value:
+            for k in range(counts[0]):
+                yield [(k, *rest) for rest in np.ndindex(counts[1:])]
+            return
+        stored: dict[int, list[Index]] = {}
+        for name in self._entries:
+            match = CHUNK_INDEX.fullmatch(name)
+            if match:
+                z, y, x = map(int, match.groups())
+                inside = z < counts[0] and y < counts[1] and x < counts[2]
+                if inside and self.key((z, y, x)) == name:
+                    stored.setdefault(z, []).append((z, y, x))
+        scan.missing = math.prod(counts) - sum(map(len, stored.values()))
+        for k in range(counts[0]):
+            yield sorted(stored.get(k, []))
+
     def read(self, index: Index, scan: ChunkScan) -> tuple[set[Finding], NDArray[Any] | None]:
         """Return the findings of a chunk and its voxels within the array, None if all are 0."""
         shape = tuple(side.stop - side.start for side in self.box(index))
@@ -173,8 +199,10 @@ class _Chunks:
         entry = self._entries.get(key)
         if entry is None:
             scan.missing += 1
-            fill = self._array.metadata.fill_value
-            return self._check(np.full(shape, fill, self._array.dtype)) if fill else (set(), None)
+            if shape not in self._filled:
+                fill = self._array.metadata.fill_value
+                self._filled[shape] = self._check(np.full(shape, fill, self._array.dtype))
+            return self._filled[shape]
         scan.others.discard(key)
         raw = self._reader.read(entry, self._array.decoder.max_stored_bytes)
         findings = self._cache.get((raw, shape))

@@ -18,7 +18,7 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.labels import PLAIN, LabelVolume, annotation_attributes
+from cellmap_pipeline.io.labels import PLAIN, LabelVolume, annotation_attributes, named_values
 from cellmap_pipeline.io.resampling import nearest_indices, resample
 from cellmap_pipeline.io.volumes import CHUNK, Level
 
@@ -79,7 +79,9 @@ class Converter:
                 f"{list(level.grid.translation)} nm, the crop at {list(row.grid.translation)} nm: "
                 "correct its translation"
             )
-        kind = annotation_attributes(volume.volume).get("cellmap_pipeline", {}).get("kind")
+        kind = named_values(annotation_attributes(volume.volume), "cellmap_pipeline", path).get(
+            "kind"
+        )
         if kind not in (None, "labels", "probability"):
             raise InputError(
                 f"{path}: the attribute cellmap_pipeline.kind is {kind!r} but must be 'labels' or "

@@ -123,10 +123,21 @@ def test_fuzz_zattrs(stored: object) -> None:
     assert_refused_or_read(zipped(FEW | {"crop1/er/.zattrs": json.dumps(stored).encode()}, 0))
 
 
+ATTRIBUTES = hostile.ZATTRS | {
+    "cellmap_pipeline": {"kind": "labels"},
+    "cellmap": {
+        "annotation": {
+            "complement_counts": {"absent": 1},
+            "annotation_type": {"type": "semantic_segmentation", "encoding": {"absent": 0}},
+        }
+    },
+}
+
+
 @fuzzed
 @given(
     zarray=st.one_of(st.just(hostile.ZARRAY), st.sampled_from(ZARRAYS).flatmap(nested)),
-    zattrs=st.one_of(st.just(hostile.ZATTRS), nested(hostile.ZATTRS)),
+    zattrs=st.one_of(st.just(ATTRIBUTES), nested(ATTRIBUTES)),
 )
 def test_fuzz_labels_to_package(zarray: object, zattrs: object) -> None:
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
