@@ -112,7 +112,8 @@ class Converter:
         if self.level.stored_as != "zarr":
             return False
         stored = self.level.metadata.stored
-        codec = (stored.get("compressor") or {}).get("id")
+        compressor = stored.get("compressor")
+        codec = None if compressor is None else compressor["id"]
         plain = stored.get("fill_value") == 0 and not stored.get("filters")
         plain = plain and codec in KNOWN_CODECS and "order" in stored
         aligned = self.level.grid.offset(self.row.grid) == (0, 0, 0)

@@ -57,7 +57,10 @@ def assert_refused_or_read(content: bytes) -> None:
                 is_scored = False
         if is_rejected:
             return
-        assert is_scored
+        # Chunks that are named otherwise than stated are no chunks to the evaluator.
+        assert is_scored or any("are not chunks" in problem.message for problem in problems)
+        if not is_scored:
+            return
         unpacked = folder / "unpacked"
         with zipfile.ZipFile(path) as archive:
             archive.extractall(unpacked)

@@ -87,9 +87,9 @@ class ChunkDecoder:
         limit = MAX_FILTER_RATIO * size + CHECKSUM_BYTES
         filters = []
         for config in metadata.stored.get("filters") or []:
-            name = str(config.get("id"))
+            name = config["id"]
             if name not in FILTER_SIZES:
-                raise ChunkError(f"the filter {name[:40]} is not one that is safe to read")
+                raise ChunkError(f"the filter {name} is not one that is safe to read")
             codec = _codec(config)
             filters.append((codec, size))
             try:
@@ -103,9 +103,9 @@ class ChunkDecoder:
         config = metadata.stored.get("compressor")
         compressor = None
         if config is not None:
-            name = str(config.get("id"))
+            name = config["id"]
             if name not in DECOMPRESSORS:
-                raise ChunkError(f"the compressor {name[:40]} is not one that every reader knows")
+                raise ChunkError(f"the compressor {name} is not one that every reader knows")
             compressor = _codec(config)
             if name == "lzma":
                 _check_lzma(compressor)

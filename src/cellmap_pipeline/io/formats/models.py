@@ -31,6 +31,12 @@ MAX_NAMED_ERRORS = 3
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def _named(config: dict[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(config.get(key), str) or len(config[key]) > MAX_NAME_LETTERS:
+        raise ValueError(f"a codec must have a name under `{key}`")
+    return config
+
+
 def _dtype(name: str) -> str:
     try:
         dtype = np.dtype(name)
@@ -48,7 +54,8 @@ ChunkSides = Annotated[list[ChunkSide], Field(min_length=1, max_length=MAX_AXES)
 Separator = Literal[".", "/"]
 DtypeName = Annotated[str, Field(max_length=MAX_NAME_LETTERS), AfterValidator(_dtype)]
 FillValue = int | float | bool | Annotated[str, Field(max_length=MAX_NAME_LETTERS)] | None
-Codec = dict[str, Any]
+Codec = Annotated[dict[str, Any], AfterValidator(lambda config: _named(config, "id"))]
+Codec3 = Annotated[dict[str, Any], AfterValidator(lambda config: _named(config, "name"))]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -106,7 +113,7 @@ class ZarrJson(_Strict):
     data_type: DtypeName
     chunk_grid: _ChunkGrid
     chunk_key_encoding: _KeyEncoding
-    codecs: Annotated[list[Codec], Field(max_length=MAX_CODECS)]
+    codecs: Annotated[list[Codec3], Field(max_length=MAX_CODECS)]
 
     @model_validator(mode="after")
     def _check_agreement(self) -> ZarrJson:
@@ -118,7 +125,7 @@ class ZarrJson(_Strict):
     def decoded_chunks(self) -> list[int]:
         """Shape of the chunks, or of those inside of shards."""
         for codec in self.codecs:
-            if codec.get("name") == "sharding_indexed":
+            if codec["name"] == "sharding_indexed":
                 return parse_model(_ChunkShapeOf, codec.get("configuration")).chunk_shape
         return self.chunk_grid.configuration.chunk_shape
 

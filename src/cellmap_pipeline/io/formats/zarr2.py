@@ -66,7 +66,7 @@ def portable_compressor(config: Any) -> Any:
 def needs_numcodecs(stored: Metadata) -> bool:
     """Whether tensorstore cannot decode the chunks of the array with this `.zarray`."""
     compressor = stored.get("compressor")
-    known = compressor is None or compressor.get("id") in COMPRESSOR_MEMBERS
+    known = compressor is None or compressor["id"] in COMPRESSOR_MEMBERS
     return bool(stored.get("filters")) or not known
 
 
