@@ -157,14 +157,16 @@ def combine_steps(
     return scale, translation
 
 
-def checked_path(path: str) -> str:
+def checked_path(path: Any) -> str:
     """Return the path of a level if it lies inside its group.
 
     Raises
     ------
     ValueError
-        The path leads out of the group.
+        It is no path, or leads out of the group.
     """
+    if not isinstance(path, str) or "\0" in path:
+        raise ValueError(f"the path of a level is {path!r}")
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"the level {path!r} lies outside the volume")
     return path
