@@ -1,7 +1,7 @@
 # The entry points: `make help` lists them. Needs Python 3.11+, make, git and a package index.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo images test test-demo test-slurm test-chaos test-browser install-profiles lint format lock clean
+.PHONY: help env demo images test test-demo test-slurm test-chaos test-browser test-fuzz install-profiles lint format lock clean
 
 # The first Python that works and is new enough; another one with `make env PYTHON=/path/to/python3`.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -52,6 +52,9 @@ test-chaos: env  ## kill processes of a run, anywhere, and see that nothing is l
 test-browser: env  ## look at the viewer and the report in a real browser (minutes)
 	tests/debian_packages.sh "chromium chromedriver" "chromium chromium-driver"
 	pytest tests/browser
+
+test-fuzz: env  ## draw errors in zips, chunks and metadata, and see that each ends with a message (minutes; FUZZ=3000)
+	FUZZ_EXAMPLES=$(or $(FUZZ),1000) pytest tests/unit -k fuzz -n 2
 
 install-profiles: env  ## link profiles/ into the folder where `snakemake --profile slurm` looks
 	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake" && mkdir -p "$$folder" && \

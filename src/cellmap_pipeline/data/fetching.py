@@ -311,7 +311,7 @@ def _declared(
             continue
         file, group = f"{mirror.source}/{key}/{name}", f"{key}/{label}".rstrip("/")
         stored = _parse_json(content, file)
-        levels = declared_levels(parse_attributes(stored, stored_as), file)
+        levels = declared_levels(parse_attributes(stored, stored_as, file), file)
         levels.sort(key=lambda level: level.voxel_size)
         sizes, stated = [level.voxel_size for level in levels], [x.translation for x in levels]
         return stored_as, [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -19,7 +18,13 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, ArrayMetadata, Format
+from cellmap_pipeline.io.formats.array import (
+    ARRAY_FILES,
+    ATTRIBUTES_FILES,
+    MAX_CHUNK_BYTES,
+    ArrayMetadata,
+    Format,
+)
 from cellmap_pipeline.io.formats.registry import parse_array, parse_attributes
 from cellmap_pipeline.io.formats.zarr2 import needs_numcodecs, portable_metadata
 from cellmap_pipeline.io.resampling import nearest_indices
@@ -37,8 +42,6 @@ from cellmap_pipeline.io.storage import (
 
 # Cache of decoded chunks, shared by all volumes that a process opens.
 CACHE_BYTES = 1 << 30
-# Blosc's own limit for a decoded chunk. Larger ones are mistakes, or fill the memory on purpose.
-MAX_CHUNK_BYTES = 2**31
 # A chunk of a zarr 2 array, or the folder of its first index.
 CHUNK_NAME = re.compile(r"\d+(\.\d+)*")
 CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
@@ -81,15 +84,15 @@ class Level:
         stored = read_json(file)
         try:
             metadata = parse_array(stored, self.stored_as)
-            for chunks in (metadata.chunks, metadata.decoded_chunks):
-                if len(chunks) != 3 or not all(n > 0 for n in chunks):
-                    raise ValueError(f"chunks are {list(chunks)}")
-            if math.prod(metadata.decoded_chunks) * metadata.dtype.itemsize > MAX_CHUNK_BYTES:
-                raise ValueError(f"a chunk of {list(chunks)} voxels is more than 2 GiB")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if len(metadata.shape) != 3:
+                raise ValueError(f"chunks are {list(metadata.chunks)}")
+            if metadata.chunk_bytes > MAX_CHUNK_BYTES:
+                chunks = list(metadata.decoded_chunks)
+                raise ValueError(f"a chunk of {chunks} voxels is more than 2 GiB")
+        except ValueError as error:
             raise InputError(
-                f"{file} does not say how the array is stored ({type(error).__name__}: {error}): "
-                "copy it again, or write the array again as zarr 2"
+                f"{file} does not say how the array is stored ({error}): copy it again, or "
+                "write the array again as zarr 2"
             ) from None
         return metadata
 
@@ -245,7 +248,8 @@ def read_absent(folder: Location) -> frozenset[str]:
 def array_attributes(path: Location, stored_as: Format) -> Metadata:
     """Read the attributes of an array, of which a local copy may have no voxels."""
     own, without_voxels = read_json_files(path, [ATTRIBUTES_FILES[stored_as], ".zattrs"])
-    return parse_attributes(own, stored_as) if own else without_voxels or {}
+    file = path / ATTRIBUTES_FILES[stored_as]
+    return parse_attributes(own, stored_as, file) if own else without_voxels or {}
 
 
 def check_chunk_names(folder: Path, separator: str) -> bool:

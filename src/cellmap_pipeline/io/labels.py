@@ -108,8 +108,8 @@ class LabelVolume:
         values: dict[str, Any] = {}
         present = volume.levels[0].attributes
         for attributes in (volume.attributes, present, annotation_attributes(volume)):
-            kind = _named(annotation(attributes, volume.path), "annotation_type", volume.path)
-            values |= _named(kind, "encoding", volume.path)
+            kind = named_values(annotation(attributes, volume.path), "annotation_type", volume.path)
+            values |= named_values(kind, "encoding", volume.path)
         encoding = _encoding(values, volume.path)
         for level in volume.levels:
             dtype = level.metadata.dtype
@@ -204,7 +204,7 @@ def annotation(attributes: Metadata, path: Location) -> Metadata:
     InputError
         The annotation is not a mapping.
     """
-    return _named(_named(attributes, "cellmap", path), "annotation", path)
+    return named_values(named_values(attributes, "cellmap", path), "annotation", path)
 
 
 def annotation_counts(attributes: Metadata, path: Location) -> dict[str, int]:
@@ -215,13 +215,20 @@ def annotation_counts(attributes: Metadata, path: Location) -> dict[str, int]:
     InputError
         The annotation or its counts are invalid.
     """
-    counts = _named(annotation(attributes, path), "complement_counts", path)
+    counts = named_values(annotation(attributes, path), "complement_counts", path)
     if not all(isinstance(number, int) for number in counts.values()):
         raise InputError(f"{path}: its `complement_counts` must be whole numbers: correct them")
     return counts
 
 
-def _named(attributes: Metadata, key: str, path: Location) -> Metadata:
+def named_values(attributes: Metadata, key: str, path: Location) -> Metadata:
+    """Get the names and values under a key of attributes; none if there is no such key.
+
+    Raises
+    ------
+    InputError
+        The value of the key is not a mapping.
+    """
     value = attributes.get(key) or {}
     if not isinstance(value, dict):
         raise InputError(

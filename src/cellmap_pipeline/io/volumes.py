@@ -282,7 +282,9 @@ def _read_container(place: Location) -> tuple[Format, Metadata]:
     for stored_as, (attributes_file, array_file) in files.items():
         attributes = found[attributes_file]
         if attributes is not None or found[array_file] is not None:
-            return stored_as, registry.parse_attributes(attributes or {}, stored_as)
+            return stored_as, registry.parse_attributes(
+                attributes or {}, stored_as, place / attributes_file
+            )
     raise InputError(_no_volume(place))
 
 

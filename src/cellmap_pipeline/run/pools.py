@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import forkserver
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from cellmap_pipeline.errors import UnavailableError
 from cellmap_pipeline.io.arrays import set_cache_bytes
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,11 @@ def run_bounded(
         Called once in every process before its first task.
     description
         Title of the progress bar.
+
+    Raises
+    ------
+    UnavailableError
+        A process was killed.
     """
     if memory_bytes is None:
         memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
@@ -85,6 +92,11 @@ def run_bounded(
                         i = running.pop(done)
                         yield tasks[i], done.result()
                         bar.update()
+            except BrokenProcessPool:
+                raise UnavailableError(
+                    f"{description}: a worker process was ended, as when memory is short: start "
+                    "again with fewer processes, or with more memory"
+                ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

@@ -19,6 +19,7 @@ from scipy.ndimage import map_coordinates
 from skimage.transform import rescale
 
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.formats.models import parse_numbers
 from cellmap_pipeline.scoring.slabs import (
     ArrayLike,
     PlacedView,
@@ -51,8 +52,8 @@ def submitted_grid(attributes: Mapping[str, Any]) -> tuple[Vector | None, Vector
 
     Raises
     ------
-    ValueError, TypeError
-        They are not numbers.
+    ValueError
+        They are not lists of numbers.
     """
     return _vector(attributes, VOXEL_SIZE_NAMES), _vector(attributes, TRANSLATION_NAMES)
 
@@ -81,6 +82,10 @@ def check_placeable(shape: Sequence[int], attributes: Mapping[str, Any], target:
         raise ValueError(
             f"the array has {size / target.size:.0f} times the crop's voxels; the evaluator stops "
             f"above {MAX_SIZE_RATIO}: resample it to the crop's voxel size"
+        )
+    if size > max(MAX_RESAMPLED_VOXELS, target.size):
+        raise ValueError(
+            f"the array has {size / 1e9:.1f} billion voxels: resample it to the crop's voxel size"
         )
     voxel_size, translation = submitted_grid(attributes)
     scale = _scale(shape, voxel_size, target)
@@ -297,5 +302,5 @@ def _vector(attributes: Mapping[str, Any], names: Sequence[str]) -> Vector | Non
     for name in names:
         if name in attributes:
             value = attributes[name]
-            return None if value is None else tuple(float(v) for v in value)
+            return None if value is None else tuple(parse_numbers(value))
     return None

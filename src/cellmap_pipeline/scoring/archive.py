@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-import lzma
+import itertools
+import json
+import math
+import os
 import re
 import zipfile
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.arrays import check_chunk_names
 from cellmap_pipeline.io.files import reading
+from cellmap_pipeline.io.formats.array import ArrayMetadata
+from cellmap_pipeline.io.formats.chunk_codecs import ChunkDecoder, ChunkError
+from cellmap_pipeline.io.formats.zarr2 import parse_zarray
 from cellmap_pipeline.io.storage import Metadata
+from cellmap_pipeline.scoring.zip_entries import entry_problems
 from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader, is_zip
 
-# Exceptions of zarr, its codecs and zipfile for broken or truncated chunks.
-DECODE_ERRORS = (OSError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
-
 CHUNK_KEY = re.compile(r"\d+([./]\d+){2}")
-# Codecs that execute code from the data.
-UNSAFE_CODECS = {"pickle"}
+MAX_METADATA_BYTES = 2**20
+# Members that zarr requires of a `.zarray`.
+REQUIRED_MEMBERS = ("zarr_format", "shape", "chunks", "dtype", "compressor", "fill_value", "order",
+                    "filters")  # fmt: skip
+# Chunks may be larger than their array, up to this size.
+MAX_LOOSE_CHUNK_BYTES = 2**28
+# An array has no more chunks than the larger of these: the second is one for 8³ voxels of its crop.
+MAX_FEW_CHUNKS = 2**20
+MIN_CHUNK_VOXELS = 8**3
+MAX_NAMED_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
@@ -35,34 +47,40 @@ class StoredArray:
 
     Attributes
     ----------
-    array
-        Zarr 2 array.
     name
         Name of the array in error messages.
+    metadata
+        Its metadata.
+    decoder
+        Decoder of its chunks.
+    read_file
+        Reads a file of its folder by its name, up to a number of bytes; None if there is none.
     """
 
-    array: zarr.Array
     name: str
+    metadata: ArrayMetadata
+    decoder: ChunkDecoder
+    read_file: Callable[[str, int], bytes | None]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of voxels along each axis."""
-        return self.array.shape
+        return self.metadata.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the voxels."""
-        return self.array.dtype
+        return self.metadata.dtype
 
     @property
     def chunks(self) -> tuple[int, ...]:
         """Shape of the chunks, in voxels."""
-        return self.array.chunks
+        return self.metadata.chunks
 
     @property
     def order(self) -> str:
         """Memory order of the voxels that are read, C or F."""
-        return self.array.order
+        return self.metadata.order
 
     @cached_property
     def attributes(self) -> Metadata:
@@ -75,12 +93,24 @@ class StoredArray:
         """
         try:
             with reading(self.name):
-                attributes = self.array.attrs.asdict()
-        except DECODE_ERRORS as error:
-            raise InputError(f"{self.name}: .zattrs cannot be read ({error})") from None
-        if not isinstance(attributes, dict):
-            raise InputError(f"{self.name}: .zattrs must hold attributes by name")
-        return attributes
+                return _read_json(self.read_file, ".zattrs") or {}
+        except (ValueError, OSError) as error:
+            raise InputError(f"{self.name}: {error}") from None
+
+    def read_chunk(self, index: tuple[int, ...]) -> NDArray[Any] | None:
+        """Read the chunk with an index; None if it is missing.
+
+        Raises
+        ------
+        ChunkError
+            The chunk is broken.
+        """
+        try:
+            name = self.metadata.chunk_name(index)
+            raw = self.read_file(name, self.decoder.max_stored_bytes)
+        except zipfile.BadZipFile as error:
+            raise ChunkError(str(error)) from None
+        return None if raw is None else self.decoder.decode(raw)
 
     def __getitem__(self, box: Any) -> NDArray[Any]:
         """Read the voxels in a box.
@@ -90,13 +120,55 @@ class StoredArray:
         InputError
             Chunks are broken.
         """
-        try:
-            with reading(self.name):
-                return np.asarray(self.array[box])
-        except DECODE_ERRORS as error:
+        given: tuple[slice, ...] = box if isinstance(box, tuple) else (box,)
+        given += (slice(None),) * (len(self.shape) - len(given))
+        sides = [side.indices(n)[:2] for side, n in zip(given, self.shape, strict=True)]
+        shape = [max(0, b - a) for a, b in sides]
+        fill = self.metadata.fill_value
+        voxels = np.full(shape, 0 if fill is None else fill, self.dtype, order=self.metadata.order)
+        if not voxels.size:
+            return voxels
+        indices = [range(a // c, -(-b // c)) for (a, b), c in zip(sides, self.chunks, strict=True)]
+        for index in itertools.product(*indices):
+            try:
+                with reading(self.name):
+                    chunk = self.read_chunk(index)
+            except (ChunkError, OSError) as error:
+                raise InputError(
+                    f"{self.name} cannot be read (chunk {self.metadata.chunk_name(index)}: "
+                    f"{error}): write it again"
+                ) from None
+            if chunk is None:
+                continue
+            source, target = [], []
+            for i, c, (a, b) in zip(index, self.chunks, sides, strict=True):
+                low, high = max(a, i * c), min(b, (i + 1) * c)
+                source.append(slice(low - i * c, high - i * c))
+                target.append(slice(low - a, high - a))
+            voxels[tuple(target)] = chunk[tuple(source)]
+        return voxels
+
+    def check_chunks(self, grid: Grid) -> None:
+        """Bound the work and the memory of reading this array of a crop on `grid`.
+
+        Raises
+        ------
+        InputError
+            Its chunks are too large, or too many.
+        """
+        size = math.prod(self.shape) * self.dtype.itemsize
+        if self.metadata.chunk_bytes > max(MAX_LOOSE_CHUNK_BYTES, size):
             raise InputError(
-                f"{self.name} cannot be read ({type(error).__name__}: {error}): write it again"
-            ) from None
+                f"{self.name} has chunks of {list(self.chunks)} voxels, far above its shape "
+                f"{list(self.shape)}: store smaller ones"
+            )
+        count = math.prod(self.metadata.chunk_counts)
+        limit = max(MAX_FEW_CHUNKS, grid.size // MIN_CHUNK_VOXELS)
+        if count > limit:
+            raise InputError(
+                f"{self.name} has {count:,} chunks of {list(self.chunks)} voxels, above the limit "
+                f"of {limit:,}: store larger ones"
+            )
 
 
 @dataclass
@@ -107,8 +179,8 @@ class Archive:
     ----------
     path
         Path of the zip or folder.
-    store
-        Zarr store of its contents.
+    read_file
+        Reads a file by its path, up to a number of bytes; None if there is none.
     root
         Prefix of `crop{id}`; the only `.zarr` folder of a zip becomes its root, as for the
         evaluator.
@@ -122,7 +194,7 @@ class Archive:
     """
 
     path: Path
-    store: Any
+    read_file: Callable[[str, int], bytes | None]
     root: str = ""
     labels: dict[str, list[str]] = field(default_factory=dict)
     zip: ZipReader | None = None
@@ -130,25 +202,36 @@ class Archive:
 
     @classmethod
     def open(cls, path: str | Path, reader: ZipReader | None = None) -> Archive:
-        """List the labels at `path`, which may be a zip that `reader` has opened already.
+        """List the labels at `path`.
+
+        Parameters
+        ----------
+        path
+            A folder or a zip.
+        reader
+            Reader of the zip whose entries were checked by `entry_problems`; by default they are
+            checked here.
 
         Raises
         ------
         InputError
-            The path is neither a folder nor a zip, or the zip holds several `.zarr` folders.
+            The path is neither a folder nor a zip, entries of the zip cannot be unpacked, or it
+            holds several `.zarr` folders.
         """
         path = Path(path)
         if path.is_dir():
             keys = [p.relative_to(path).as_posix() for p in path.glob("*/*/.zarray")]
             keys += [f"{p.name}/" for p in path.iterdir() if p.is_dir()]
-            store = zarr.DirectoryStore(str(path))
+            read_file: Callable[[str, int], bytes | None] = partial(_read_in_folder, path)
             root = ""
         elif is_zip(path):
             try:
-                reader = reader or ZipReader(path)
+                reader = _checked_reader(path) if reader is None else reader
+            except InputError:
+                raise
             except DIRECTORY_ERRORS as error:
                 raise InputError(f"{path}: the zip's directory cannot be read: {error}") from None
-            store = zarr.storage.KVStore(reader)
+            read_file = partial(_read_in_zip, reader)
             keys = list(reader)
             root = _zarr_folder(path, keys)
         else:
@@ -164,7 +247,7 @@ class Archive:
                 elif len(parts) > 2 and CHUNK_KEY.fullmatch("/".join(parts[2:])):
                     first_chunks.setdefault((parts[0], parts[1]), "/".join(parts[2:]))
         sorted_labels = {crop: sorted(labels[crop]) for crop in sorted(labels)}
-        return cls(path, store, root, sorted_labels, reader, first_chunks)
+        return cls(path, read_file, root, sorted_labels, reader, first_chunks)
 
     def array(self, crop: str, label: str) -> StoredArray:
         """Open the array of a label.
@@ -175,18 +258,50 @@ class Archive:
             The metadata cannot be read, or decoding would execute code.
         """
         name = f"{self.path}: {crop}/{label}"
+        folder = f"{self.root}{crop}/{label}/"
+
+        def read_file(file: str, max_bytes: int) -> bytes | None:
+            return self.read_file(folder + file, max_bytes)
+
         try:
             with reading(name):
-                array = zarr.Array(self.store, path=f"{self.root}{crop}/{label}", read_only=True)
-        except (KeyError, TypeError, zarr.errors.MetadataError, *DECODE_ERRORS) as error:
+                stored = _read_json(read_file, ".zarray")
+            if stored is None:
+                raise ValueError(".zarray is missing")
+            missing = [key for key in REQUIRED_MEMBERS if key not in stored]
+            if missing:
+                raise ValueError(f".zarray: `{missing[0]}` is missing")
+            metadata = parse_zarray(stored)
+        except (ValueError, OSError) as error:
             raise InputError(
-                f"{name} has broken zarr 2 metadata ({type(error).__name__}: {error}): write it "
-                "again"
+                f"{name} has broken zarr 2 metadata ({error}): write it again"
             ) from None
-        codecs = {codec.codec_id for codec in [*(array.filters or ()), array.compressor] if codec}
-        if array.dtype.kind == "O" or codecs & UNSAFE_CODECS:
-            raise InputError(f"{name} holds Python objects: write numbers")
-        return StoredArray(array, name)
+        try:
+            decoder = ChunkDecoder.of(metadata)
+        except ChunkError as error:
+            raise InputError(
+                f"{name}: {error}: store it with zstd, blosc or gzip, without filters, in chunks "
+                "of 64³ voxels"
+            ) from None
+        return StoredArray(name, metadata, decoder, read_file)
+
+    def verify(self) -> None:
+        """Unpack all files of a zip, in little memory and without keeping them.
+
+        Raises
+        ------
+        InputError
+            The evaluator would stop at a file.
+        """
+        if self.zip is None:
+            return
+        for entry in self.zip.entries:
+            try:
+                self.zip.verify(entry)
+            except zipfile.BadZipFile as error:
+                raise InputError(
+                    f"{self.path}: {entry.filename} cannot be unpacked ({error}): package again"
+                ) from None
 
     def has_chunks(self, crop: str, label: str) -> bool:
         """Whether a label has any chunks; without them, all of it is background.
@@ -196,7 +311,7 @@ class Archive:
         InputError
             Its chunks have other names than its metadata say, and would be read as background.
         """
-        separator = chunk_separator(self.array(crop, label).array)
+        separator = self.array(crop, label).metadata.separator
         if self.zip is None:
             return check_chunk_names(self.path / crop / label, separator)
         chunk = self.first_chunks.get((crop, label))
@@ -208,10 +323,47 @@ class Archive:
         return chunk is not None
 
 
-def chunk_separator(array: zarr.Array) -> str:
-    """Text between the indices in the names of an array's chunks."""
-    # Zarr 2 keeps it in this attribute alone.
-    return getattr(array, "_dimension_separator", None) or "."
+def _checked_reader(path: Path) -> ZipReader:
+    reader = ZipReader(path)
+    problems = entry_problems(reader.entries)
+    if problems:
+        messages = "; ".join(problem.message for problem in problems[:MAX_NAMED_PROBLEMS])
+        raise InputError(f"{path} cannot be unpacked: {messages}")
+    return reader
+
+
+def _read_in_zip(reader: ZipReader, path: str, max_bytes: int) -> bytes | None:
+    entry = reader.by_name.get(path)
+    return None if entry is None else reader.read(entry, max_bytes)
+
+
+def _read_in_folder(folder: Path, path: str, max_bytes: int) -> bytes | None:
+    try:
+        with open(folder / path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > max_bytes:
+                raise ChunkError(f"it has {size} bytes, but can have no more than {max_bytes}")
+            return file.read(max_bytes)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def _read_json(read_file: Callable[[str, int], bytes | None], name: str) -> Metadata | None:
+    """Read the JSON object in a file of an array; None if there is none.
+
+    Raises
+    ------
+    ValueError
+        The file is not a JSON object, or cannot be unpacked.
+    """
+    try:
+        content = read_file(name, MAX_METADATA_BYTES)
+        value = None if content is None else json.loads(content)
+    except (ValueError, RecursionError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{name} cannot be read ({error})") from None
+    if content is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must hold attributes by name")
+    return value
 
 
 def _zarr_folder(path: Path, names: list[str]) -> str:

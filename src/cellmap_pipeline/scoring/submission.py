@@ -142,6 +142,7 @@ def place_array(array: StoredArray, target: Grid, instance: bool) -> ArrayLike:
         The evaluator would stop at the array or at its attributes.
     """
     try:
+        array.check_chunks(target)
         voxel_size, translation = submitted_grid(array.attributes)
         return aligned_view(array, voxel_size, translation, target, instance)
     except InputError:
@@ -194,6 +195,7 @@ def score_submission(
     _worker_archives.clear()
     _open_archives(submission, truth)
     (archives,) = _worker_archives.values()
+    archives[0].verify()
     tasks = [
         replace(task, without_collisions=without_collisions)
         for task in _scoring_tasks(*archives, rows, chosen)
@@ -285,6 +287,7 @@ def _check_shape(truth: StoredArray, target: Grid) -> None:
             f"{truth.name} has the shape {list(truth.shape)} but the manifest says "
             f"{list(target.shape)}: use the manifest that belongs to the ground truth"
         )
+    truth.check_chunks(target)
 
 
 def _grid_of(array: StoredArray) -> Grid:

@@ -18,22 +18,27 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.run.pools import run_bounded
-from cellmap_pipeline.scoring.archive import Archive
+from cellmap_pipeline.scoring.archive import MAX_METADATA_BYTES, Archive
 from cellmap_pipeline.scoring.rules.base import Rules
 from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES, rules_named
 from cellmap_pipeline.scoring.summary import MASK_SUFFIX
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
+from cellmap_pipeline.scoring.zip_entries import (
+    MAX_UNPACKED_BYTES,
+    REPACK,
+    has_bounded_path,
+    unpacked_bytes,
+)
 from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader, is_zip
 from cellmap_pipeline.submission.check_label import LabelCheck, check_against_truth, check_label
 from cellmap_pipeline.submission.check_zip import (
-    MAX_METADATA_BYTES,
-    REPACK,
     Problem,
-    entry_problems,
     group_problems,
     metadata_entries,
     outside_root_problems,
     rejection,
+    unpacking_problems,
+    zip_problems,
 )
 
 # Memory per voxel while the objects of a layer of chunks are counted, for the layers of common
@@ -80,8 +85,8 @@ def check(
         reader = ZipReader(path)
     except DIRECTORY_ERRORS as error:
         return [rejection(f"{path}: the zip's directory cannot be read ({error}): {REPACK}")]
-    problems = list(entry_problems(reader.entries))
-    if any(entry.file_size > MAX_METADATA_BYTES for entry in metadata_entries(reader.entries)):
+    problems = list(zip_problems(reader.entries))
+    if not _is_readable(reader):
         return problems
     try:
         submission = Archive.open(path, reader)
@@ -118,11 +123,35 @@ def check(
     )
     checked = dict(results)
     _worker_inputs.clear()
+    if unpacked_bytes(reader.entries) <= MAX_UNPACKED_BYTES:
+        labels = {(crops[row.crop], row.label) for row in present}
+        problems += unpacking_problems(reader, _other_entries(submission, found_crops, labels))
     problems += _missing_problems(submission, reader, manifest, crops, chosen)
     for row in sorted(present, key=lambda row: (row.crop, row.label)):
         problems += checked[row].problems
     problems += _empty_label_problems(checked)
     return sorted(problems, key=lambda problem: problem.severity != "rejected")
+
+
+def _is_readable(reader: ZipReader) -> bool:
+    """Whether names and metadata are small enough to be read."""
+    return all(map(has_bounded_path, reader.entries)) and all(
+        entry.file_size <= MAX_METADATA_BYTES for entry in metadata_entries(reader.entries)
+    )
+
+
+def _other_entries(
+    submission: Archive, crops: Collection[str], present: Collection[tuple[str, str]]
+) -> Iterator[zipfile.ZipInfo]:
+    """Entries that are neither the groups' metadata nor in the folder of a label to check."""
+    assert submission.zip is not None
+    groups = {f"{submission.root}.zgroup"} | {f"{submission.root}{c}/.zgroup" for c in crops}
+    for entry in submission.zip.entries:
+        name = entry.filename
+        crop, _, rest = name.removeprefix(submission.root).partition("/")
+        in_label = name.startswith(submission.root) and (crop, rest.partition("/")[0]) in present
+        if name not in groups and not in_label:
+            yield entry
 
 
 def _needed_bytes(row: CropLabel, with_truth: bool) -> int:
@@ -281,7 +310,7 @@ def _prepare_worker(
         return
     submission = submission or Archive.open(path)
     entries: dict[tuple[str, str], Entries] = {}
-    assert submission.zip
+    assert submission.zip is not None
     for entry in submission.zip.entries:
         parts = entry.filename.removeprefix(submission.root).split("/", 2)
         if len(parts) == 3 and entry.filename.startswith(submission.root):

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, check_codecs
+from cellmap_pipeline.io.formats.array import ArrayMetadata
 from cellmap_pipeline.scoring.alignment import (
     check_placeable,
     matches_grid,
@@ -30,11 +29,15 @@ from cellmap_pipeline.scoring.objects import label_components
 from cellmap_pipeline.scoring.rules.base import Rules
 from cellmap_pipeline.scoring.slabs import slabs
 from cellmap_pipeline.scoring.submission import aligned_pair
-from cellmap_pipeline.submission.check_voxels import ChunkScan, chunk_counts, scan_chunks
-from cellmap_pipeline.submission.check_zip import REPACK, Problem, rejection
+from cellmap_pipeline.submission.check_voxels import ChunkScan, scan_chunks
+from cellmap_pipeline.submission.check_zip import (
+    METADATA_NAMES,
+    REPACK,
+    Problem,
+    rejection,
+    unpacking_problems,
+)
 
-# Codecs cannot produce larger chunks.
-MAX_CHUNK_BYTES = 2**31
 # Objects smaller than a cube of 2³ voxels are specks, which are hardly ever annotated.
 MIN_OBJECT_VOXELS = 8
 MAX_NAMED_CHUNKS = 3
@@ -89,15 +92,17 @@ def check_label(
     if refusal:
         return LabelCheck([rejection(refusal, *place)], None)
     problems = [Problem("costs", *place, text) for text in _grid_messages(stored, row.grid)]
-    assert submission.zip
-    scan = scan_chunks(submission.zip, stored.array, entries, row.label)
+    assert submission.zip is not None
+    scan = scan_chunks(submission.zip, stored, entries, row.label)
     if scan.broken:
         unnamed = len(scan.broken) - MAX_NAMED_CHUNKS
         chunks = "; ".join(scan.broken[:MAX_NAMED_CHUNKS])
         chunks += f"; and {unnamed} more" if unnamed > 0 else ""
         problems.append(rejection(f"a chunk cannot be decoded ({chunks}): {REPACK}", *place))
+    others = (entry for name, entry in entries.items() if name in scan.others - METADATA_NAMES)
+    problems += unpacking_problems(submission.zip, others)
     problems += [Problem(severity, *place, text) for severity, text in sorted(scan.findings)]
-    costs = [*_chunk_messages(stored.array, scan)]
+    costs = [*_chunk_messages(stored.metadata, scan)]
     if scan.sizes is not None:
         costs += _object_messages(scan.sizes, rules)
     problems += [Problem("costs", *place, text) for text in costs]
@@ -124,12 +129,7 @@ def _refusal(array: StoredArray, row: CropLabel) -> str | None:
             f"the evaluator cannot place it ({error}); set voxel_size to "
             f"{list(row.grid.voxel_size)} and translation to {list(row.grid.translation)}"
         )
-    if math.prod(array.chunks) * array.dtype.itemsize > MAX_CHUNK_BYTES:
-        return f"has chunks of {list(array.chunks)} voxels, above 2 GiB each: store smaller ones"
-    try:
-        check_codecs(array.array)
-    except ChunkError as error:
-        return f"{error}: store it with zstd, blosc or gzip, without filters"
+    array.check_chunks(row.grid)
     return None
 
 
@@ -156,9 +156,9 @@ def _grid_messages(array: StoredArray, grid: Grid) -> Iterator[str]:
         )
 
 
-def _chunk_messages(array: zarr.Array, scan: ChunkScan) -> Iterator[str]:
+def _chunk_messages(array: ArrayMetadata, scan: ChunkScan) -> Iterator[str]:
     """Report chunks that are missing, or that the array's metadata do not account for."""
-    total = math.prod(chunk_counts(array))
+    total = math.prod(array.chunk_counts)
     unread = [name for name in scan.others if CHUNK_NAME.fullmatch(name)]
     if unread:
         yield (

@@ -5,8 +5,8 @@ Each chunk is decoded once, and at most one layer of chunks is kept in memory.
 
 from __future__ import annotations
 
-import itertools
 import math
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,11 @@ from typing import Any
 
 import fastremap
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, decode_chunk
-from cellmap_pipeline.scoring.archive import chunk_separator
+from cellmap_pipeline.io.formats.chunk_codecs import ChunkError
+from cellmap_pipeline.scoring.archive import StoredArray
 from cellmap_pipeline.scoring.objects import SlabComponents
 from cellmap_pipeline.scoring.zip_reader import ZipReader
 from cellmap_pipeline.submission.check_zip import Severity
@@ -28,6 +27,9 @@ from cellmap_pipeline.submission.check_zip import Severity
 MAX_LAYER_BYTES = 2**31
 # The findings of empty chunks up to this size are cached: most of them are identical.
 MAX_CACHED_CHUNK_BYTES = 1024
+
+# Eighteen digits cannot be turned into a larger number than 64 bits hold.
+CHUNK_INDEX = re.compile(r"(\d{1,18})[./](\d{1,18})[./](\d{1,18})")
 
 # Severity and message.
 Finding = tuple[Severity, str]
@@ -66,7 +68,7 @@ class ChunkScan:
 
 
 def scan_chunks(
-    reader: ZipReader, array: zarr.Array, entries: Mapping[str, zipfile.ZipInfo], label: str
+    reader: ZipReader, array: StoredArray, entries: Mapping[str, zipfile.ZipInfo], label: str
 ) -> ChunkScan:
     """Decode and check all chunks of a label.
 
@@ -75,7 +77,7 @@ def scan_chunks(
     reader
         Reader of the zip.
     array
-        Array of three axes that passed `check_codecs`.
+        Array of three axes that passed `StoredArray.check_chunks`.
     entries
         Entries of the array's folder, by their path in it.
     label
@@ -85,21 +87,20 @@ def scan_chunks(
     chunks = _Chunks(reader, array, entries, label)
     layer_bytes = math.prod(array.shape[1:]) * array.chunks[0] * array.dtype.itemsize
     objects = _ObjectSizes() if is_instance(label) and layer_bytes <= MAX_LAYER_BYTES else None
-    counts = chunk_counts(array)
-    for k in range(counts[0]):
+    for indices in chunks.layers(scan):
         layer: NDArray[Any] | None = None
-        for j, i in itertools.product(range(counts[1]), range(counts[2])):
+        for index in indices:
             try:
-                findings, values = chunks.read((k, j, i), scan)
-            except (ChunkError, zipfile.BadZipFile, RuntimeError, OSError, EOFError) as error:
-                scan.broken.append(f"{chunks.key((k, j, i))}: {error}")
+                findings, values = chunks.read(index, scan)
+            except (ChunkError, zipfile.BadZipFile) as error:
+                scan.broken.append(f"{chunks.key(index)}: {error}")
                 continue
             scan.findings |= findings
             if values is None:
                 continue
             scan.labeled = True
             if objects:
-                box = chunks.box((k, j, i))
+                box = chunks.box(index)
                 if layer is None:
                     thickness = box[0].stop - box[0].start
                     layer = np.zeros((thickness, *array.shape[1:]), array.dtype)
@@ -108,11 +109,6 @@ def scan_chunks(
             objects.add(layer)
     scan.sizes = objects.sizes() if objects else None
     return scan
-
-
-def chunk_counts(array: zarr.Array) -> list[int]:
-    """Number of chunks along each axis."""
-    return [-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True)]
 
 
 def value_findings(values: NDArray[Any], label: str) -> Iterator[Finding]:
@@ -154,24 +150,47 @@ class _Chunks:
     def __init__(
         self,
         reader: ZipReader,
-        array: zarr.Array,
+        array: StoredArray,
         entries: Mapping[str, zipfile.ZipInfo],
         label: str,
     ) -> None:
         self._reader, self._array, self._entries, self._label = reader, array, entries, label
-        self._separator = chunk_separator(array)
         # Findings of empty chunks, by stored bytes and shape.
         self._cache: dict[tuple[bytes, tuple[int, ...]], set[Finding]] = {}
+        # Findings and voxels of chunks that hold the fill value, by their shape.
+        self._filled: dict[tuple[int, ...], tuple[set[Finding], NDArray[Any] | None]] = {}
         self._sides = [
             [slice(a, min(a + c, n)) for a in range(0, n, c)]
             for c, n in zip(array.chunks, array.shape, strict=True)
         ]
 
     def key(self, index: Index) -> str:
-        return self._separator.join(map(str, index))
+        return self._array.metadata.chunk_name(index)
 
     def box(self, index: Index) -> list[slice]:
         return [side[i] for side, i in zip(self._sides, index, strict=True)]
+
+    def layers(self, scan: ChunkScan) -> Iterator[list[Index]]:
+        """Yield the chunks to read, layer by layer, and count those that are missing.
+
+        Missing chunks are read only if they hold a fill value other than 0.
+        """
+        counts = self._array.metadata.chunk_counts
+        if self._array.metadata.fill_value:
+            for k in range(counts[0]):
+                yield [(k, *rest) for rest in np.ndindex(counts[1:])]
+            return
+        stored: dict[int, list[Index]] = {}
+        for name in self._entries:
+            match = CHUNK_INDEX.fullmatch(name)
+            if match:
+                z, y, x = map(int, match.groups())
+                inside = z < counts[0] and y < counts[1] and x < counts[2]
+                if inside and self.key((z, y, x)) == name:
+                    stored.setdefault(z, []).append((z, y, x))
+        scan.missing = math.prod(counts) - sum(map(len, stored.values()))
+        for k in range(counts[0]):
+            yield sorted(stored.get(k, []))
 
     def read(self, index: Index, scan: ChunkScan) -> tuple[set[Finding], NDArray[Any] | None]:
         """Return the findings of a chunk and its voxels within the array, None if all are 0."""
@@ -180,13 +199,15 @@ class _Chunks:
         entry = self._entries.get(key)
         if entry is None:
             scan.missing += 1
-            fill = self._array.fill_value
-            return self._check(np.full(shape, fill, self._array.dtype)) if fill else (set(), None)
+            if shape not in self._filled:
+                fill = self._array.metadata.fill_value
+                self._filled[shape] = self._check(np.full(shape, fill, self._array.dtype))
+            return self._filled[shape]
         scan.others.discard(key)
-        raw = self._reader.read(entry)
+        raw = self._reader.read(entry, self._array.decoder.max_stored_bytes)
         findings = self._cache.get((raw, shape))
         if findings is None:
-            values = decode_chunk(raw, self._array)[tuple(slice(n) for n in shape)]
+            values = self._array.decoder.decode(raw)[tuple(slice(n) for n in shape)]
             findings, labeled = self._check(values)
             if labeled is not None:
                 return findings, labeled

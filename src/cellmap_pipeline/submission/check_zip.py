@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cellmap_pipeline.scoring.archive import MAX_METADATA_BYTES
+from cellmap_pipeline.scoring.zip_entries import REPACK, entry_problems, has_bounded_path
 from cellmap_pipeline.scoring.zip_reader import ZipReader
 
 Severity = Literal["rejected", "costs"]
 
-# The portal's limit.
-MAX_UNPACKED_BYTES = 50 * 2**30
-MAX_METADATA_BYTES = 2**20
 METADATA_NAMES = {".zgroup", ".zarray", ".zattrs"}
-# Limit of common file systems.
-MAX_NAME_BYTES = 255
-# Compression methods that Python's zipfile always supports.
-COMPRESSION_METHODS = {
-    zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA
-}  # fmt: skip
-
-REPACK = "package the labels again"
 
 
 @dataclass(frozen=True)
@@ -56,56 +46,39 @@ def rejection(message: str, crop: str | None = None, label: str | None = None) -
     return Problem("rejected", crop, label, message)
 
 
-def entry_problems(entries: Sequence[zipfile.ZipInfo]) -> Iterator[Problem]:
+def zip_problems(entries: Sequence[zipfile.ZipInfo]) -> Iterator[Problem]:
     """Check the entries of a zip as listed in its directory."""
-    total = sum(entry.file_size for entry in entries)
-    if total > MAX_UNPACKED_BYTES:
-        yield rejection(
-            f"{total / 2**30:.1f} GiB unpacked, above the limit of "
-            f"{MAX_UNPACKED_BYTES / 2**30:.0f} GiB: store labels compressed, on the manifest's grid"
-        )
-    folders = {name[:end] for name in {e.filename for e in entries} for end in _slashes(name)}
-    seen = set()
-    for entry in entries:
+    for name, message in entry_problems(entries):
+        yield rejection(message, *crop_and_label(name))
+    for entry in filter(has_bounded_path, entries):
         name = entry.filename
-        for message in _messages(entry, name in seen, name in folders):
-            yield rejection(message, *crop_and_label(name))
-        seen.add(name)
+        if name.rpartition("/")[2] == "zarr.json":
+            text = (
+                f"{name} is zarr 3, the evaluator reads zarr 2: write it again with zarr_format=2"
+            )
+            yield rejection(text, *crop_and_label(name))
+    for entry in metadata_entries(entries):
+        if entry.file_size > MAX_METADATA_BYTES:
+            text = (
+                f"{entry.filename} has {entry.file_size} bytes, far more than metadata take: "
+                f"{REPACK}"
+            )
+            yield rejection(text, *crop_and_label(entry.filename))
 
 
-def _messages(entry: zipfile.ZipInfo, is_duplicate: bool, is_folder: bool) -> Iterator[str]:
-    name = entry.filename
-    parts = name.split("/")
-    if is_duplicate:
-        yield f"{name} is in the zip twice: {REPACK}"
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        yield f"{name} is a link: replace it by the file that it points to"
-    if name.startswith("/") or ".." in parts or "\\" in name or name.strip("./") == "":
-        yield f"{name!r} leaves the archive: {REPACK}"
-    if entry.flag_bits & 1:
-        yield f"{name} is encrypted: zip without a password"
-    if entry.compress_type not in COMPRESSION_METHODS:
-        yield (
-            f"{name} is compressed by a method that Python cannot unpack ({entry.compress_type}): "
-            "zip it stored or deflated"
-        )
-    if is_folder:
-        yield f"{name} is a file and a folder at once: {REPACK}"
-    if len(name) > MAX_NAME_BYTES and any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
-        yield f"the name {name[:40]}… is too long: {REPACK}"
-    if parts[-1] == "zarr.json":
-        yield f"{name} is zarr 3, the evaluator reads zarr 2: write it again with zarr_format=2"
-    if parts[-1] in METADATA_NAMES and entry.file_size > MAX_METADATA_BYTES:
-        yield f"{name} has {entry.file_size} bytes, far more than metadata take: {REPACK}"
-
-
-def _slashes(name: str) -> list[int]:
-    return [i for i, letter in enumerate(name) if letter == "/"]
+def unpacking_problems(reader: ZipReader, entries: Iterable[zipfile.ZipInfo]) -> Iterator[Problem]:
+    """Unpack entries that no other check reads, without keeping them."""
+    for entry in entries:
+        try:
+            reader.verify(entry)
+        except zipfile.BadZipFile as error:
+            text = f"{entry.filename} cannot be unpacked ({error}): {REPACK}"
+            yield rejection(text, *crop_and_label(entry.filename))
 
 
 def metadata_entries(entries: Sequence[zipfile.ZipInfo]) -> Iterator[zipfile.ZipInfo]:
     """Select the entries with metadata of groups and arrays."""
-    return (entry for entry in entries if entry.filename.rsplit("/", 1)[-1] in METADATA_NAMES)
+    return (entry for entry in entries if entry.filename.rpartition("/")[2] in METADATA_NAMES)
 
 
 def outside_root_problems(names: Sequence[str], root: str) -> Iterator[Problem]:
@@ -142,7 +115,7 @@ def group_problems(reader: ZipReader, root: str, crops: Sequence[str]) -> Iterat
             continue
         try:
             group = json.loads(reader[f"{folder}.zgroup"])
-        except (ValueError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except (ValueError, RecursionError, zipfile.BadZipFile) as error:
             yield rejection(
                 f'{folder}.zgroup cannot be read ({error}): write it as {{"zarr_format": 2}}',
                 crop,

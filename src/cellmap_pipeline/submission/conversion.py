@@ -18,7 +18,7 @@ from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io.labels import PLAIN, LabelVolume, annotation_attributes
+from cellmap_pipeline.io.labels import PLAIN, LabelVolume, annotation_attributes, named_values
 from cellmap_pipeline.io.resampling import nearest_indices, resample
 from cellmap_pipeline.io.volumes import CHUNK, Level
 
@@ -79,7 +79,9 @@ class Converter:
                 f"{list(level.grid.translation)} nm, the crop at {list(row.grid.translation)} nm: "
                 "correct its translation"
             )
-        kind = annotation_attributes(volume.volume).get("cellmap_pipeline", {}).get("kind")
+        kind = named_values(annotation_attributes(volume.volume), "cellmap_pipeline", path).get(
+            "kind"
+        )
         if kind not in (None, "labels", "probability"):
             raise InputError(
                 f"{path}: the attribute cellmap_pipeline.kind is {kind!r} but must be 'labels' or "
@@ -110,7 +112,8 @@ class Converter:
         if self.level.stored_as != "zarr":
             return False
         stored = self.level.metadata.stored
-        codec = (stored.get("compressor") or {}).get("id")
+        compressor = stored.get("compressor")
+        codec = None if compressor is None else compressor["id"]
         plain = stored.get("fill_value") == 0 and not stored.get("filters")
         plain = plain and codec in KNOWN_CODECS and "order" in stored
         aligned = self.level.grid.offset(self.row.grid) == (0, 0, 0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import os
 import re
 import zipfile
@@ -20,12 +19,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write, reading
+from cellmap_pipeline.io.formats.array import ArrayMetadata
 from cellmap_pipeline.io.formats.chunk_codecs import ChunkError, declare_zstd_size, zstd_size
 from cellmap_pipeline.io.formats.zarr2 import portable_compressor
 from cellmap_pipeline.io.storage import Metadata
@@ -123,13 +122,18 @@ def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
     converter = Converter.open(path, row)
     if not converter.level.check_chunk_names():
         log.warning("%s has no chunks and is packaged as empty", converter.level.path)
-    stored, can_copy = converter.level.metadata.stored, converter.can_copy()
+    metadata, can_copy = converter.level.metadata, converter.can_copy()
     grid = row.grid
     chunks: Iterator[Entry]
     if can_copy:
-        encoding = {key: stored[key] for key in ("chunks", "dtype", "order")}
-        encoding["compressor"] = portable_compressor(stored["compressor"])
-        chunks = _read_ahead(_chunk_files(_name(row), str(converter.level.path), stored), stored)
+        encoding = {
+            "chunks": list(metadata.chunks),
+            "compressor": portable_compressor(metadata.stored.get("compressor")),
+            "dtype": metadata.dtype.str,
+            "order": metadata.order,
+        }
+        files = _chunk_files(_name(row), str(converter.level.path), metadata)
+        chunks = _read_ahead(files, metadata)
     else:
         dtype = converter.target_dtype()
         encoding = {
@@ -139,23 +143,22 @@ def _add_label(archive: zipfile.ZipFile, row: CropLabel, path: Path) -> bool:
             "order": "C",
         }
         chunks = ((f"{_name(row)}/{key}", data) for key, data in converter.chunks(dtype))
-    metadata = {"zarr_format": 2, "shape": list(grid.shape), "fill_value": 0, "filters": None}
+    common = {"zarr_format": 2, "shape": list(grid.shape), "fill_value": 0, "filters": None}
     attributes = {
         "voxel_size": list(grid.voxel_size),
         "translation": list(safe_translation(grid)),
         "shape": list(grid.shape),
     }
-    _add_json(archive, f"{_name(row)}/.zarray", metadata | encoding)
+    _add_json(archive, f"{_name(row)}/.zarray", common | encoding)
     _add_json(archive, f"{_name(row)}/.zattrs", attributes)
     for name, data in chunks:
         _add_entry(archive, name, data)
     return can_copy
 
 
-def _chunk_files(name: str, folder: str, metadata: Metadata) -> list[ChunkFile]:
+def _chunk_files(name: str, folder: str, metadata: ArrayMetadata) -> list[ChunkFile]:
     """List the chunks of the array in `folder`, as entries of the label `name`."""
-    separator = metadata.get("dimension_separator", ".")
-    counts = [-(-n // c) for n, c in zip(metadata["shape"], metadata["chunks"], strict=True)]
+    separator, counts = metadata.separator, metadata.chunk_counts
     names = _file_names(folder, depth=3 if separator == "/" else 1)
     keys = sorted(key for key in names if _is_chunk(key, counts))
     return [(f"{name}/{key}", f"{folder}/{key.replace('.', separator)}") for key in keys]
@@ -180,10 +183,10 @@ def _is_chunk(key: str, counts: Sequence[int]) -> bool:
     )
 
 
-def _read_ahead(files: Sequence[ChunkFile], metadata: Metadata) -> Iterator[Entry]:
+def _read_ahead(files: Sequence[ChunkFile], metadata: ArrayMetadata) -> Iterator[Entry]:
     """Read files in order, in threads that are a few batches ahead of the consumer."""
-    chunk_bytes = math.prod(metadata["chunks"]) * np.dtype(metadata["dtype"]).itemsize
-    is_zstd = (metadata["compressor"] or {}).get("id") == "zstd"
+    chunk_bytes = metadata.chunk_bytes
+    is_zstd = (metadata.stored.get("compressor") or {}).get("id") == "zstd"
     read = partial(_read_zstd, chunk_bytes) if is_zstd else Path.read_bytes
     size = max(1, min(BATCH_FILES, MAX_BATCH_BYTES // chunk_bytes))
     with ThreadPoolExecutor(READER_THREADS) as pool:

@@ -96,7 +96,7 @@ ROWS = {
     ),
     "chunks that fill the memory": Row(
         CHECK,
-        "s0/.zarray does not say how the array is stored (ValueError: a chunk of [99999, 99999, "
+        "s0/.zarray does not say how the array is stored (a chunk of [99999, 99999, "
         "99999] voxels is more than 2 GiB): copy it again, or write the array again as zarr 2",
         lambda folder: change_array(folder.raw / "s0", chunks=[99999] * 3),
     ),

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cellmap_pipeline.errors import UnavailableError
 from cellmap_pipeline.run.pools import run_bounded, workers
 from tests.support.runs import wait_until
 from tests.support.spoiled import pattern
@@ -54,6 +55,21 @@ def run(path: Path, tasks: list[int], workers: int, memory: int | None) -> dict[
         description="Test",
     )
     return dict(results)
+
+
+def test_a_killed_worker_ends_with_a_message() -> None:
+    results = run_bounded(
+        signal.raise_signal,
+        [signal.SIGKILL, signal.SIGKILL],
+        task_bytes=[1, 1],
+        memory_bytes=None,
+        workers=2,
+        initializer=os.getpid,
+        initargs=(),
+        description="Checking",
+    )
+    with pytest.raises(UnavailableError, match="Checking: a worker process was ended"):
+        dict(results)
 
 
 def test_large_task_runs_alone_and_small_ones_in_parallel(tmp_path: Path) -> None:

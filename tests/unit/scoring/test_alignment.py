@@ -194,13 +194,15 @@ def test_arrays_at_which_the_evaluator_stops() -> None:
         align(np.zeros((1, 6, 7, 8), np.uint8), None, None, TARGET, True)
     array = np.zeros(TARGET.shape, np.uint8)
     for voxel_size, message in (
-        ((0, 8, 8), "above 0 on each axis"), ((np.nan, 8, 8), "above 0 on each axis"),
+        ((0, 8, 8), "above 0 on each axis"), ((np.nan, 8, 8), "finite number"),
         ((8e3, 8e3, 8e3), "billion voxels"), ((8, 8), "could not be broadcast"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             align(array, voxel_size, None, TARGET, True)
     for translation in ((0, np.inf, 0), (0, np.nan, 0), (1, 2)):
-        with pytest.raises(ValueError, match=r"must be a position|could not be broadcast"):
+        with pytest.raises(
+            ValueError, match=r"must be a position|could not be broadcast|finite number"
+        ):
             align(array, TARGET.voxel_size, translation, TARGET, True)
     with pytest.raises(ValueError, match="cannot be resampled"):
         align(np.zeros((0, 4, 4)), (4, 4, 4), None, TARGET, True)

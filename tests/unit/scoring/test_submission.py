@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
+import cellmap_pipeline.scoring.archive
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import InputError, UnavailableError
@@ -359,10 +360,10 @@ def test_ground_truth_on_a_disk_that_fails_is_not_called_broken(
     archive = Archive.open(truth)
     array = archive.array("crop1", "mito")
 
-    def fail(self: zarr.DirectoryStore, name: str) -> bytes:
+    def fail(*_: object) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    monkeypatch.setattr(zarr.DirectoryStore, "_fromfile", fail)
+    monkeypatch.setattr(cellmap_pipeline.scoring.archive, "open", fail, raising=False)
     for read in (lambda: array[:1], lambda: archive.array("crop1", "er")):
         with pytest.raises(UnavailableError, match="crop1/.* cannot be read now .Stale file"):
             read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ Format = Literal["zarr", "zarr3", "n5"]
 # folder is of the first format of which it has a file.
 ARRAY_FILES: dict[Format, str] = {"zarr": ".zarray", "zarr3": "zarr.json", "n5": "attributes.json"}
 ATTRIBUTES_FILES = ARRAY_FILES | {"zarr": ".zattrs"}
+# Blosc's own limit for a decoded chunk. Larger ones are mistakes, or fill the memory on purpose.
+MAX_CHUNK_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class ArrayMetadata:
         The metadata as stored.
     chunk_prefix, separator
         Text before the indices of a chunk in its name, and between them.
+    order
+        Memory order of the voxels in a chunk of zarr 2.
+    fill_value
+        Value of all voxels in missing chunks of zarr 2; None if it is not defined.
     """
 
     format: Format
@@ -50,6 +57,18 @@ class ArrayMetadata:
     stored: Metadata
     chunk_prefix: str = ""
     separator: str = "."
+    order: Literal["C", "F"] = "C"
+    fill_value: np.generic | None = None
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of a decoded chunk."""
+        return math.prod(self.decoded_chunks) * self.dtype.itemsize
+
+    @property
+    def chunk_counts(self) -> tuple[int, ...]:
+        """Number of chunks along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunks, strict=True))
 
     def chunk_name(self, index: Sequence[int]) -> str:
         """Name of the file of the chunk with an index (z, y, x)."""

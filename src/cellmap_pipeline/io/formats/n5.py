@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.geometry import Grid, Vector, shape_of
 from cellmap_pipeline.io.formats.array import ArrayMetadata
+from cellmap_pipeline.io.formats.models import N5Array, parse_model, parse_numbers, parse_sides
 from cellmap_pipeline.io.formats.ngff import (
     MAX_LEVELS,
     NANOMETERS,
@@ -58,8 +59,8 @@ def stored_n5_grids(path: Location, group: Metadata) -> list[StoredLevel]:
             size, center = (
                 _parse_transform(transform) if transform else _parse_scale(array, group, number)
             )
-            grid = Grid(size, center, tuple(array["dimensions"][::-1])) if array else None
-            stored.append(StoredLevel(level, size, grid))
+            shape = shape_of(parse_sides(array["dimensions"])[::-1]) if array else None
+            stored.append(StoredLevel(level, size, Grid(size, center, shape) if shape else None))
     except InputError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -80,16 +81,17 @@ def parse_n5_array(attributes: Metadata) -> ArrayMetadata:
 
     Raises
     ------
-    KeyError, TypeError, ValueError
+    ValueError
         The attributes are not those of an array.
     """
-    chunks = tuple(map(int, attributes["blockSize"][::-1]))
+    content = parse_model(N5Array, attributes)
+    chunks = tuple(content.blockSize[::-1])
     return ArrayMetadata(
         format="n5",
-        shape=tuple(map(int, attributes["dimensions"][::-1])),
+        shape=tuple(content.dimensions[::-1]),
         chunks=chunks,
         decoded_chunks=chunks,
-        dtype=np.dtype(attributes["dataType"]),
+        dtype=np.dtype(content.dataType),
         stored=attributes,
         separator="/",
     )
@@ -132,7 +134,8 @@ def _parse_scale(array: Metadata, group: Metadata, number: int) -> tuple[Vector,
         finest = size if number == 0 else _resolution(shared)
     else:
         finest = _resolution(own or shared)
-        size = finest * np.array(factors or group.get("scales", [[1, 1, 1]])[number])
+        factors = factors or group.get("scales", [[1, 1, 1]])[number]
+        size = finest * np.array(parse_numbers(factors)).reshape(3)
     # The center of a downsampled voxel is the mean of the centers that it covers.
     return _vector(size[::-1]), _vector((size - finest)[::-1] / 2)
 
@@ -140,8 +143,9 @@ def _parse_scale(array: Metadata, group: Metadata, number: int) -> tuple[Vector,
 def _resolution(stated: Any) -> NDArray[np.float64]:
     """Parse a `pixelResolution`: nm, x, y, z."""
     if isinstance(stated, dict):
-        return np.array(stated["dimensions"]) * NANOMETERS[stated.get("unit", "nm")]
-    return np.array(stated, float).reshape(3)
+        unit = NANOMETERS[stated.get("unit", "nm")]
+        return np.array(parse_numbers(stated["dimensions"])) * unit
+    return np.array(parse_numbers(stated)).reshape(3)
 
 
 def _parse_transform(transform: Metadata) -> tuple[Vector, Vector]:
@@ -149,7 +153,8 @@ def _parse_transform(transform: Metadata) -> tuple[Vector, Vector]:
     order = [transform["axes"].index(axis) for axis in "zyx"]
     units = transform.get("units") or ["nm"] * 3
     scale, translate = (
-        [transform[key][i] * NANOMETERS[units[i]] for i in order] for key in ("scale", "translate")
+        [stated[i] * NANOMETERS[units[i]] for i in order]
+        for stated in (parse_numbers(transform[key]) for key in ("scale", "translate"))
     )
     return _vector(scale), _vector(translate)
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.geometry import Grid, Vector, shape_of
 from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
+from cellmap_pipeline.io.formats.models import parse_numbers, parse_sides
 from cellmap_pipeline.io.storage import Location, Metadata, read_json_files, read_json_if_present
 
 # Each level has half of the voxels of the one before: there are not more in any volume.
@@ -148,7 +149,7 @@ def combine_steps(
     """
     scale, translation = np.ones(3), np.zeros(3)
     for step in steps:
-        value = np.array(step[step["type"]], float).reshape(3)
+        value = np.array(parse_numbers(step[step["type"]])).reshape(3)
         if step["type"] == "scale":
             scale, translation = scale * value, translation * value
         elif step["type"] == "translation":
@@ -158,14 +159,16 @@ def combine_steps(
     return scale, translation
 
 
-def checked_path(path: str) -> str:
+def checked_path(path: Any) -> str:
     """Return the path of a level if it lies inside its group.
 
     Raises
     ------
     ValueError
-        The path leads out of the group.
+        It is no path, or leads out of the group.
     """
+    if not isinstance(path, str) or "\0" in path:
+        raise ValueError(f"the path of a level is {path!r}")
     if path.startswith("/") or ".." in path.split("/"):
         raise ValueError(f"the level {path!r} lies outside the volume")
     return path
@@ -178,7 +181,9 @@ def _multiscale_grids(path: Location, attributes: Metadata, stored_as: Format) -
     arrays = read_json_files(path, [f"{level.path}/{ARRAY_FILES[stored_as]}" for level in levels])
     for level, array in zip(levels, arrays, strict=True):
         try:
-            grid = array and Grid(level.voxel_size, level.translation, array["shape"])
+            grid = array and Grid(
+                level.voxel_size, level.translation, shape_of(parse_sides(array["shape"]))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{path}/{level.path}: its voxel size, translation and shape are not a grid "
@@ -213,7 +218,8 @@ def _vector(values: Iterable[float]) -> Vector:
 
 def _array_grid(attributes: Metadata, array: Metadata, file: str) -> Grid:
     try:
-        return Grid(attributes["voxel_size"], attributes["translation"], array["shape"])
+        size, position = (parse_numbers(attributes[key]) for key in ("voxel_size", "translation"))
+        return Grid(_vector(size), _vector(position), shape_of(parse_sides(array["shape"])))
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{file} must hold the array's `voxel_size` and `translation`, nm, z, y, x "

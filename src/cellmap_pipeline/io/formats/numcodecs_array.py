@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
-import zarr
 from numpy.typing import NDArray
 
 from cellmap_pipeline.io.formats.array import ArrayMetadata
-from cellmap_pipeline.io.formats.chunk_codecs import check_codecs, decode_chunk
+from cellmap_pipeline.io.formats.chunk_codecs import ChunkDecoder
 from cellmap_pipeline.io.storage import Metadata
 
 
@@ -35,15 +33,10 @@ def open_with_numcodecs(
     ValueError
         The metadata are invalid, a codec is unknown or unsafe, or the store cannot be opened.
     """
-    store = zarr.storage.KVStore({".zarray": json.dumps(metadata.stored).encode()})
-    try:
-        array = zarr.Array(store, read_only=True)
-    except (KeyError, TypeError, zarr.errors.MetadataError) as error:
-        raise ValueError(f"invalid metadata: {error}") from None
-    check_codecs(array)
+    decoder = ChunkDecoder.of(metadata)
     chunks = ts.KvStore.open(kvstore).result()
     return ts.virtual_chunked(
-        partial(_read_chunk, metadata, array, chunks),
+        partial(_read_chunk, decoder, chunks),
         dtype=ts.dtype(metadata.dtype.newbyteorder("=")),
         shape=metadata.shape,
         chunk_layout=ts.ChunkLayout(read_chunk_shape=metadata.chunks),
@@ -52,19 +45,19 @@ def open_with_numcodecs(
 
 
 def _read_chunk(
-    metadata: ArrayMetadata,
-    array: zarr.Array,
+    decoder: ChunkDecoder,
     chunks: ts.KvStore,
     domain: ts.IndexDomain,
     voxels: NDArray[Any],
     parameters: ts.VirtualChunkedReadParameters,
 ) -> None:
     """Fill `voxels`, the part of one chunk inside the array."""
+    metadata = decoder.metadata
     index = [a // n for a, n in zip(domain.origin, metadata.chunks, strict=True)]
     answer = chunks.read(metadata.chunk_name(index)).result()
     if answer.state != "value":
-        voxels[...] = 0 if array.fill_value is None else array.fill_value
+        voxels[...] = 0 if metadata.fill_value is None else metadata.fill_value
         return
-    decoded = decode_chunk(answer.value, array)
+    decoded = decoder.decode(answer.value)
     start = np.subtract(domain.origin, np.multiply(index, metadata.chunks))
     voxels[...] = decoded[tuple(slice(a, a + n) for a, n in zip(start, domain.shape, strict=True))]

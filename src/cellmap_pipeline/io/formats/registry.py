@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.formats.array import ArrayMetadata, Format, VolumeWriter
 from cellmap_pipeline.io.formats.n5 import parse_n5_array
 from cellmap_pipeline.io.formats.zarr2 import Zarr2Writer, parse_zarray
@@ -28,12 +29,23 @@ def parse_array(stored: Metadata, stored_as: Format) -> ArrayMetadata:
 
     Raises
     ------
-    AttributeError, KeyError, TypeError, ValueError
+    ValueError
         It does not describe an array.
     """
     return PARSERS[stored_as](stored)
 
 
-def parse_attributes(stored: Metadata, stored_as: Format) -> Metadata:
-    """Return the attributes in the content of a file that holds those of an array or a group."""
-    return ATTRIBUTE_PARSERS[stored_as](stored) if stored_as in ATTRIBUTE_PARSERS else stored
+def parse_attributes(stored: Metadata, stored_as: Format, file: object) -> Metadata:
+    """Return the attributes in the content of a file that holds those of an array or a group.
+
+    Raises
+    ------
+    InputError
+        The content of `file` has no attributes by name.
+    """
+    if stored_as not in ATTRIBUTE_PARSERS:
+        return stored
+    try:
+        return ATTRIBUTE_PARSERS[stored_as](stored)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}: copy or fetch it again") from None

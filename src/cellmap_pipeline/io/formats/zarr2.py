@@ -9,6 +9,7 @@ import numpy as np
 
 from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.io.formats.array import ArrayMetadata
+from cellmap_pipeline.io.formats.models import Zarray, parse_model
 from cellmap_pipeline.io.formats.ngff import write_metadata
 from cellmap_pipeline.io.storage import Metadata, read_json_if_present
 
@@ -30,18 +31,22 @@ def parse_zarray(stored: Metadata) -> ArrayMetadata:
 
     Raises
     ------
-    KeyError, TypeError, ValueError
+    ValueError
         It does not describe an array.
     """
-    chunks = tuple(map(int, stored["chunks"]))
+    content = parse_model(Zarray, stored)
+    dtype = np.dtype(content.dtype)
+    fill_value = content.fill_value
     return ArrayMetadata(
         format="zarr",
-        shape=tuple(map(int, stored["shape"])),
-        chunks=chunks,
-        decoded_chunks=chunks,
-        dtype=np.dtype(stored["dtype"]),
+        shape=tuple(content.shape),
+        chunks=tuple(content.chunks),
+        decoded_chunks=tuple(content.chunks),
+        dtype=dtype,
         stored=stored,
-        separator=stored.get("dimension_separator", "."),
+        separator=content.dimension_separator or ".",
+        order=content.order,
+        fill_value=None if fill_value is None else np.array([fill_value], dtype)[0],
     )
 
 
@@ -61,7 +66,7 @@ def portable_compressor(config: Any) -> Any:
 def needs_numcodecs(stored: Metadata) -> bool:
     """Whether tensorstore cannot decode the chunks of the array with this `.zarray`."""
     compressor = stored.get("compressor")
-    known = compressor is None or compressor.get("id") in COMPRESSOR_MEMBERS
+    known = compressor is None or compressor["id"] in COMPRESSOR_MEMBERS
     return bool(stored.get("filters")) or not known
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cellmap_pipeline.io.formats.array import ArrayMetadata
+from cellmap_pipeline.io.formats.models import ZarrJson, parse_model
 from cellmap_pipeline.io.storage import Metadata
 
 DEFAULT_SEPARATORS = {"default": "/", "v2": "."}
@@ -15,26 +16,23 @@ def parse_zarr_json(stored: Metadata) -> ArrayMetadata:
 
     Raises
     ------
-    KeyError, TypeError, ValueError
+    ValueError
         It does not describe an array, or names its chunks in an unknown way.
     """
-    if stored["node_type"] != "array":
-        raise ValueError(f"it is of a {stored['node_type']!r}, not of an array")
-    encoding = stored["chunk_key_encoding"]
-    name = encoding["name"]
+    node_type = stored.get("node_type", "array")
+    if node_type != "array":
+        raise ValueError(f"it is of a {node_type!r}, not of an array")
+    content = parse_model(ZarrJson, stored)
+    name = content.chunk_key_encoding.name
     if name not in DEFAULT_SEPARATORS:
         raise ValueError(f"the chunk key encoding {name!r}")
-    configuration = encoding.get("configuration", {})
-    separator = configuration.get("separator", DEFAULT_SEPARATORS[name])
-    chunks = stored["chunk_grid"]["configuration"]["chunk_shape"]
-    shards = [codec for codec in stored["codecs"] if codec["name"] == "sharding_indexed"]
-    decoded_chunks = shards[0]["configuration"]["chunk_shape"] if shards else chunks
+    separator = content.chunk_key_encoding.configuration.separator or DEFAULT_SEPARATORS[name]
     return ArrayMetadata(
         format="zarr3",
-        shape=tuple(map(int, stored["shape"])),
-        chunks=tuple(map(int, chunks)),
-        decoded_chunks=tuple(map(int, decoded_chunks)),
-        dtype=np.dtype(stored["data_type"]),
+        shape=tuple(content.shape),
+        chunks=tuple(content.chunk_grid.configuration.chunk_shape),
+        decoded_chunks=tuple(content.decoded_chunks),
+        dtype=np.dtype(content.data_type),
         stored=stored,
         chunk_prefix=f"c{separator}" if name == "default" else "",
         separator=separator,
@@ -42,6 +40,15 @@ def parse_zarr_json(stored: Metadata) -> ArrayMetadata:
 
 
 def attributes_of(stored: Metadata) -> Metadata:
-    """Attributes in the content of a `zarr.json`; those of OME-NGFF 0.5 as in 0.4."""
+    """Attributes in the content of a `zarr.json`; those of OME-NGFF 0.5 as in 0.4.
+
+    Raises
+    ------
+    ValueError
+        They are not given by name.
+    """
     attributes = stored.get("attributes", {})
-    return {**attributes, **attributes.get("ome", {})}
+    ome = attributes.get("ome", {}) if isinstance(attributes, dict) else None
+    if not isinstance(ome, dict):
+        raise ValueError("`attributes`, and `ome` in it, must hold attributes by name")
+    return {**attributes, **ome}
