@@ -19,7 +19,8 @@ from cellmap_pipeline.config.types import Name, Section
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Shape, Vector, shape_of
 
 NEAREST_OFFSETS: tuple[Shape, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-MAX_OFFSETS = 64
+# Each takes memory and time in both methods that use affinities.
+MAX_OFFSETS = 16
 # The paper's sigma for neurons at 8 nm.
 DEFAULT_SIGMA_NM = 80.0
 

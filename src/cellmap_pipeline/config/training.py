@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from cellmap_pipeline.channels import auxiliary_kinds, network_outputs
+from cellmap_pipeline.channels import auxiliary_kinds, class_of, network_outputs
 from cellmap_pipeline.config.augmentation import Augmentation
 from cellmap_pipeline.config.auxiliary_targets import (
     Targets,
@@ -202,6 +202,12 @@ class Training(Optimization, TrainingData):
             for label in of_labels:
                 if label not in self.classes:
                     raise ValueError(f"`{key}` names {label!r}, which is not in `classes`")
+        for label in self.classes:
+            if class_of(label) != label:
+                raise ValueError(
+                    f"`classes` names {label!r}, which would be a channel of {class_of(label)!r}: "
+                    "rename it in the ground truth"
+                )
         if len({frozenset(atom) for atom in self.atoms}) < len(self.atoms):
             raise ValueError("`hierarchy` lists two atoms of the same classes: join them")
         if uses_atoms(self.loss) and not self.hierarchy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -33,13 +34,16 @@ def read_regular_file(path: Path, max_bytes: int = MAX_TEXT_BYTES, what: str = "
     """
     # Opening a pipe waits for who writes to it, unless O_NONBLOCK is set.
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(21, "Is a directory", str(path))
-        if not stat.S_ISREG(status.st_mode):
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
             raise InputError(f"{path} is a device or a pipe: give the path of a file")
-        content = file.read(max_bytes + 1)
+        with open(handle, "rb", closefd=False) as file:
+            content = file.read(max_bytes + 1)
+    finally:
+        os.close(handle)
     if len(content) > max_bytes:
         raise InputError(
             f"{path} is larger than {max_bytes:,} bytes, too large for {what}: is it another file?"

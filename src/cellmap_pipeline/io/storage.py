@@ -22,8 +22,9 @@ Metadata = dict[str, Any]
 REQUEST_RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
 # Files that mark a group or an array of zarr 2 and zarr 3.
 ZARR_FILES = (".zattrs", "zarr.json")
-# What Linux allows in one name, and S3 in a key.
-MAX_NAME_BYTES, MAX_KEY_BYTES = 255, 1024
+# Linux allows 255 bytes in one name, of which a temporary file's suffix takes some, and S3 1024 in
+# a key.
+MAX_NAME_BYTES, MAX_KEY_BYTES = 200, 1024
 # In the folder of a fetched array: the names, as a JSON list, of files that its source lacks.
 ABSENT_FILE = ".absent.json"
 
@@ -181,7 +182,9 @@ def join_key(folder: str, name: str) -> str:
             f"{ascii(key)} is no path inside of its volume: the metadata of the source are wrong; "
             "take another source, or report it to who wrote it"
         )
-    if len(key) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+    if len(key.encode()) > MAX_KEY_BYTES or any(
+        len(part.encode()) > MAX_NAME_BYTES for part in parts
+    ):
         raise InputError(
             f"{ascii(key[:80])}… is too long for a path: a name has up to {MAX_NAME_BYTES} bytes, "
             f"all together {MAX_KEY_BYTES}"

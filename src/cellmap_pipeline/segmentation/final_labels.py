@@ -78,11 +78,15 @@ def segment_crop(
             row.dataset, row.crop, row.label, unused["method"], settings["method"],
         )  # fmt: skip
     with atomic_folder(output) as tmp:
-        if row.grid.size > find_method(settings).max_voxels_in_memory:
+        method = find_method(settings)
+        if row.grid.size > method.max_voxels_in_memory:
             labeled = segment_blocks(probabilities, settings, tmp, LABEL_ATTRIBUTES, threads)
         else:
             voxel_size = row.grid.voxel_size
-            labels = segment(row.label, probabilities.read(), voxel_size, settings, threads)
+            channels = probabilities.read(
+                channels=method.channels(row.label, probabilities.channels)
+            )
+            labels = segment(row.label, channels, voxel_size, settings, threads)
             create(tmp, row.grid, labels.dtype.name, LABEL_ATTRIBUTES).write(labels).result()
             labeled = bool(labels.any())
         _mark_as_labels(tmp, row.label)

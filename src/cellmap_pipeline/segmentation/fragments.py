@@ -120,10 +120,21 @@ def flood(
 def mutex_watershed(landscape: Landscape) -> NDArray[Any]:
     """Partition the inside by its signed affinities into fragments 1..n."""
     assert landscape.affinities is not None
+    shape = landscape.inside.shape
     offsets = [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]
     offsets += [[-o for o in pairs.offset] for pairs in landscape.long_range]
     strides = [[1] * 3] * 3 + [[LONG_RANGE_STRIDE_VOXELS] * 3] * len(landscape.long_range)
-    labels = mwatershed.agglom(landscape.affinities, offsets, strides=strides)
+    # The library fails at offsets that are longer than the volume, which have no pairs.
+    fits = [
+        i for i, offset in enumerate(offsets)
+        if all(abs(o) < max(n, 2) for o, n in zip(offset, shape, strict=True))
+    ]  # fmt: skip
+    affinities = landscape.affinities
+    labels = mwatershed.agglom(
+        affinities if len(fits) == len(offsets) else affinities[fits],
+        [offsets[i] for i in fits],
+        strides=[strides[i] for i in fits],
+    )
     labels[~landscape.inside] = 0
     # Voxels that attract no neighbor are returned without a label.
     alone = np.flatnonzero((labels == 0) & landscape.inside)

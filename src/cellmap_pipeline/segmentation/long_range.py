@@ -6,6 +6,7 @@ network often does not know. Affinities over n voxels do so in a layer of n voxe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -51,7 +52,8 @@ def long_range_offsets(
 
     They are whole numbers of the network's voxels and are rounded to those of the grid, so they are
     off by up to half a voxel. On a coarser grid, an offset may round to a neighbor or to the voxel
-    itself; it is left out, since nearest neighbors have channels of their own.
+    itself; it is left out, since nearest neighbors have channels of their own. Of several that
+    round to the same offset, the nearest one is used.
 
     Parameters
     ----------
@@ -62,15 +64,22 @@ def long_range_offsets(
     voxel_size
         Voxel size of the grid (z, y, x), nm.
     """
-    offsets = {}
+    nearest: dict[Shape, tuple[float, str]] = {}
     for name in names:
         offset_nm = long_range_offset_nm(name)
         if offset_nm is None or class_of(name) != label:
             continue
-        offset = shape_of(round(o / v) for o, v in zip(offset_nm, voxel_size, strict=True))
+        voxels = [o / v for o, v in zip(offset_nm, voxel_size, strict=True)]
+        offset = shape_of(map(_rounded, voxels))
         if sum(map(abs, offset)) > 1:
-            offsets[name] = offset
-    return offsets
+            found = math.dist(voxels, offset), name
+            nearest[offset] = min(nearest.get(offset, found), found)
+    return {name: offset for offset, (_, name) in nearest.items()}
+
+
+def _rounded(value: float) -> int:
+    """Round a number; halves away from 0, so that opposite offsets stay opposite."""
+    return int(math.copysign(math.floor(abs(value) + 0.5), value))
 
 
 def read_long_range(

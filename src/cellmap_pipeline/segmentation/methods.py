@@ -11,7 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cellmap_pipeline.channels import AFFINITY_SUFFIXES, BOUNDARY_SUFFIX, DISTANCE_SUFFIX
+from cellmap_pipeline.channels import (
+    AFFINITY_SUFFIXES,
+    AUXILIARY_SUFFIXES,
+    BOUNDARY_SUFFIX,
+    DISTANCE_SUFFIX,
+    long_range_offset_nm,
+)
 from cellmap_pipeline.segmentation.settings_models import (
     InstanceSettings,
     MethodSettings,
@@ -102,6 +108,16 @@ class Method:
         probability = smooth(channels[label], voxel_size, settings["smooth_nm"])
         inside = above(probability, settings["threshold"])
         return Landscape(inside, inside)
+
+    def channels(self, label: str, available: Sequence[str]) -> list[str]:
+        """List the channels of a label, of those that are available, that the method reads."""
+        suffixes = AUXILIARY_SUFFIXES.get(self.auxiliary or "", ())
+        needed = {label, *(label + suffix for suffix in suffixes)}
+        return [
+            name
+            for name in available
+            if name in needed or (self.auxiliary == "affinities" and long_range_offset_nm(name))
+        ]
 
     def long_range(
         self,
@@ -296,7 +312,7 @@ class MutexWatershed(Method):
     seeded = False
     block_voxels = 128
     halo_voxels = 16
-    max_voxels_in_memory = 8_000_000
+    max_voxels_in_memory = 6_000_000
 
     def own_search_space(self) -> SearchSpace:
         """Return the values of the method's own settings that tuning tries."""

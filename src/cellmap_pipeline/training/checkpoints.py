@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from pytorch_lightning.plugins import TorchCheckpointIO
 
-from cellmap_pipeline.config.auxiliary_targets import channels_of_settings
+from cellmap_pipeline.config.auxiliary_targets import channels_of_settings, check_symmetries
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write, reading
@@ -206,6 +206,12 @@ def load_networks(
     tasks = [load_checkpoint(path) for path in paths]
     for path, task in zip(paths, tasks, strict=True):
         check_matches(path, task, expected)
+        own = task.training_settings
+        try:
+            # It may predict affinities that the training's file does not list.
+            check_symmetries(own.targets, own.voxel_size, inference.symmetries)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
     return tasks
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cellmap_pipeline.validation.cases import LoadedCase
 Key = tuple[str, tuple[tuple[str, Any], ...], int]
 
 
-def fingerprint_of_cases(cases: Sequence[LoadedCase]) -> str:
+def fingerprint_of_cases(cases: Iterable[LoadedCase]) -> str:
     """Hash all that the results of a search depend on in its cases."""
     found = hashlib.blake2b(digest_size=8)
     for case in cases:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 from cellmap_pipeline.classes import is_instance
@@ -160,7 +161,10 @@ def _tune_and_score(
     if state is None:
         return _tune_and_score_loaded(search, cases, searched, loaded)
     # The same label is tuned at several voxel sizes, and on different predictions.
-    name = f"{search.label}-{fingerprint_of_cases(loaded)}"
+    # What is scored may be larger than what is searched.
+    scored = [case.central_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
+    whole = (b.load() for a, b in zip(searched, scored, strict=True) if a.grid != b.grid)
+    name = f"{search.label}-{fingerprint_of_cases(chain(loaded, whole))}"
     finished = state / f"{name}.json"
     if not finished.exists():
         search.results = CaseResults(state / f"{name}.jsonl")

@@ -70,6 +70,12 @@ def test_a_kind_and_its_offsets_together_are_refused():
         training(classes=["mito"], targets=targets)
 
 
+@pytest.mark.parametrize("label", ["cell_boundary", "er_affinity_z", "er_affinity_0_8_0nm"])
+def test_classes_are_not_named_like_channels(label):
+    with pytest.raises(ValueError, match=f"names '{label}', which would be a channel of"):
+        training(classes=["pm", label])
+
+
 def test_channels_of_a_checkpoint():
     made = training(
         classes=["er", "mito"],

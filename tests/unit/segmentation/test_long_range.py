@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skimage.metrics import adapted_rand_error
 
-from cellmap_pipeline.channels import long_range_offset_nm
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES, long_range_offset_nm
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.segmentation.agglomeration import find_contacts
@@ -23,6 +23,7 @@ from cellmap_pipeline.segmentation.long_range import (
     ridge_height,
 )
 from cellmap_pipeline.segmentation.method_settings import complete
+from cellmap_pipeline.segmentation.methods import METHODS
 from cellmap_pipeline.segmentation.probabilities import Probabilities
 from tests.support.labels import segment
 from tests.support.simulated import predicted, sheets, shells, tubes
@@ -129,6 +130,22 @@ def test_offsets_on_other_grids_are_rounded(voxel_size, offsets):
     assert {names[name]: offset for name, offset in found.items()} == offsets
 
 
+def test_of_offsets_that_round_alike_the_nearest_is_used():
+    names = [f"mito_affinity_0_0_{nm}nm" for nm in (24, 30, 36, 40, 52)]
+    found = long_range_offsets("mito", names, (16, 16, 16))
+    # 24 / 16 = 1.5 and 40 / 16 = 2.5 round away from 0.
+    assert found == {names[1]: (0, 0, 2), names[4]: (0, 0, 3)}
+
+
+def test_methods_read_no_more_than_they_need():
+    available = ["cell", "cell_boundary", "cell_distance", *("cell" + s for s in AFFINITY_SUFFIXES)]
+    available.append("cell_affinity_32_0_0nm")
+    assert METHODS["connected_components"].channels("cell", available) == ["cell"]
+    assert METHODS["watershed_boundary"].channels("cell", available) == available[:2]
+    read = METHODS["mutex_watershed"].channels("cell", available)
+    assert read == ["cell", *available[3:]]
+
+
 def written(channels, folder):
     """Write the channels of `cell`, and return them as predictions of it."""
     grid = Grid(VOXELS, (0, 0, 0), channels["cell"].shape)
@@ -173,6 +190,36 @@ def test_windows_have_the_landscape_of_the_whole_volume(tmp_path, method):
         # The pairs of voxels whose second one lies outside of the window are not in it.
         inner = (..., slice(4, None), slice(5, None), slice(None, -3))
         np.testing.assert_allclose(one[inner], two[inner], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS_OF_AFFINITIES)
+@pytest.mark.parametrize("shape", [(6, 30, 30), (70, 20, 20)], ids=str)
+def test_offsets_may_be_longer_than_a_volume_or_a_block(tmp_path, method, shape):
+    truth = sheets(shape, thickness=30)
+    channels = predicted(truth, "cell", offsets=[(24, 0, 0), (0, 4, 0)])
+    own = {"method": method, "merge_threshold": 0.3} | AFFINITY_SETTINGS[method]
+    whole = segment("cell", channels, VOXELS, own)
+    chosen = complete("cell", own, ["affinities"])
+    # The last block and its halo have 22 planes along z.
+    segment_blocks(written(channels, tmp_path / "p"), chosen, tmp_path / "s", {}, 1, 64)
+    made = Volume.open(tmp_path / "s").levels[0].read((0, 0, 0), shape)
+    assert rand_error(whole, truth) < 0.1
+    assert rand_error(made, whole) < 0.02
+
+
+def test_blocks_do_not_join_what_voxels_at_a_distance_separate(tmp_path):
+    """Two cells touch where two blocks do, and their neighbors there look like one cell."""
+    truth = np.ones((128, 24, 24), np.uint16)
+    truth[64:] = 2
+    offsets = [(2, 0, 0), (4, 0, 0), (6, 0, 0)]
+    channels = predicted(truth, "cell", noise=0, blur=0.01, offsets=offsets)
+    channels["cell_affinity_z"][64] = 230
+    own = {"method": "mutex_watershed", "affinity_threshold": 0.5, "merge_threshold": 0.3}
+    chosen = complete("cell", own, ["affinities"])
+    segment_blocks(written(channels, tmp_path / "p"), chosen, tmp_path / "s", {}, 1, 64)
+    made = Volume.open(tmp_path / "s").levels[0].read((0, 0, 0), truth.shape)
+    assert np.array_equal(segment("cell", channels, VOXELS, own), truth)
+    assert np.array_equal(made, truth)
 
 
 @pytest.mark.parametrize("method", METHODS_OF_AFFINITIES)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import pytorch_lightning
 import torch
 
 from cellmap_pipeline.config.sections import Inference, InitialWeights
@@ -45,6 +46,23 @@ def trained(tmp_path_factory):
 def load(folder, **inference):
     expected = training_settings(MADE, NETWORK_KEYS)
     return load_networks(folder / "model.ckpt", Inference(**inference), expected)
+
+
+def test_offsets_that_symmetries_need_are_named_before_a_prediction(tmp_path):
+    """The checkpoint learned affinities that the training's file does not list."""
+    nearest = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    task = tiny_task(targets={"mito": [{"affinities": [*nearest, [0, 6, 6]]}]})
+    content = {
+        "state_dict": task.state_dict(),
+        "hyper_parameters": dict(task.hparams),
+        "pytorch-lightning_version": pytorch_lightning.__version__,
+    }
+    torch.save(content, tmp_path / "model.ckpt")
+    own = task.training_settings.model_dump(mode="json")
+    expected = {key: own[key] for key in NETWORK_KEYS} | {"targets": {"mito": ["affinities"]}}
+    assert load_networks(tmp_path / "model.ckpt", Inference(), expected)
+    with pytest.raises(InputError, match=r"model\.ckpt: .*symmetries: 8.*add \[0, 6, -6\]"):
+        load_networks(tmp_path / "model.ckpt", Inference(symmetries=8), expected)
 
 
 def first_weight(task):

@@ -105,7 +105,7 @@ class LandscapeReader:
     def landscape(self, box: Block) -> Landscape:
         """Read the landscape in a box."""
         label = self.probabilities.label
-        names = self.probabilities.channels if self.method.auxiliary else [label]
+        names = self.method.channels(label, self.probabilities.channels)
         offsets = long_range_offsets(label, names, self.voxel_size).values()
         # Ridges lie halfway between the voxels of a pair.
         reach = [max((abs(half_offset(o)[axis]) for o in offsets), default=0) for axis in range(3)]
@@ -217,7 +217,8 @@ def find_block_fragments(
     everywhere = combine_contacts([found.inner for found in found_contacts], size)
     across = combine_contacts([cut for found in found_contacts for cut in found.cuts], size)
     long_range = combine_contacts([found.long_range for found in found_contacts], size)
-    joined = join_across_blocks(across, n_global, seedless, reader.settings)
+    evidence = pool_long_range(across, long_range, size)
+    joined = join_across_blocks(across, evidence, n_global, seedless, reader.settings)
     largest = np.zeros(size, np.float32)
     np.maximum.at(largest, joined, radius)
     fragments = Fragments(

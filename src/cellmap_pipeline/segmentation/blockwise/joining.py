@@ -11,7 +11,11 @@ from cellmap_pipeline.segmentation.methods import Settings
 
 
 def join_across_blocks(
-    contacts: Contacts, n_global: int, seedless: NDArray[np.bool_], settings: Settings
+    contacts: Contacts,
+    evidence: Contacts,
+    n_global: int,
+    seedless: NDArray[np.bool_],
+    settings: Settings,
 ) -> NDArray[np.int64]:
     """Return a lookup that joins the fragments of one basin across blocks.
 
@@ -23,6 +27,8 @@ def join_across_blocks(
     ----------
     contacts
         Contacts between fragments of different blocks.
+    evidence
+        The same contacts, with what voxels at a distance tell of them.
     n_global
         Ids up to this one have a global seed.
     seedless
@@ -31,7 +37,7 @@ def join_across_blocks(
         Complete post-processing settings.
     """
     method = find_method(settings)
-    continues = method.continues_across(contacts, settings)
+    continues = method.continues_across(evidence, settings)
     continues &= ~(seedless[contacts.first] | seedless[contacts.second])
     size = seedless.size
     ends = np.concatenate([contacts.first[continues], contacts.second[continues]])

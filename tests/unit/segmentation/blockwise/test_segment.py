@@ -184,7 +184,7 @@ def test_fragment_without_a_seed_never_joins_two_with_seeds():
     area = np.array([9, 1, 5, 9, 1, 9])
     contacts = Contacts(first, second, area, np.ones(6), np.ones(6, np.float32))
     seedless = np.array([False, False, True, True, False, True, True, True, True])
-    joined = join_across_blocks(contacts, 4, seedless, {"method": "watershed_boundary"})
+    joined = join_across_blocks(contacts, contacts, 4, seedless, {"method": "watershed_boundary"})
     assert joined.tolist() == [0, 1, 1, 3, 3, 5, 5, 5, 5]
 
 
@@ -194,7 +194,7 @@ def test_one_open_face_at_a_cut_does_not_join_cells():
     mean = np.array([0.1, 0.1])
     contacts = Contacts(first, second, area, mean, mean)
     chosen = {"method": "mutex_watershed", "affinity_threshold": 0.7}
-    assert join_across_blocks(contacts, 0, np.zeros(4, bool), chosen).tolist() == [
+    assert join_across_blocks(contacts, contacts, 0, np.zeros(4, bool), chosen).tolist() == [
         0,
         1,
         1,
