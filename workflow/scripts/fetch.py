@@ -9,7 +9,7 @@ from pathlib import Path
 from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.run.jobs import job
 
-with job(snakemake.log[0], snakemake.output):
+with job(snakemake.log[0], snakemake.output, [snakemake.params.cfg["data_root"]]):
     from cellmap_pipeline.data.fetch_request import FetchRequest
     from cellmap_pipeline.data.fetching import fetch_crop
 

@@ -55,7 +55,7 @@ class _Tee:
 
 
 @contextmanager
-def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
+def job(log: str, outputs: Sequence[str] = (), writes_to: Sequence[str] = ()) -> Iterator[None]:
     """Log to the file `log` and to the terminal, and hold the job's lock, while the block runs.
 
     If another job makes the same outputs, left by a run that died, it is waited for; the lock file
@@ -68,6 +68,8 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
         The job's log.
     outputs
         Paths that the job makes.
+    writes_to
+        Folders in which it makes other files, named if a disk is full.
 
     Raises
     ------
@@ -100,12 +102,16 @@ def job(log: str, outputs: Sequence[str] = ()) -> Iterator[None]:
         except Exception as error:
             text = "".join(traceback.format_exception(error))
             full = next((FULL[reason] for reason in FULL if reason in text), None)
-            print(f"error: {_full_message(full, outputs)}" if full else text, file=sys.stderr)
+            print(
+                f"error: {_full_message(full, outputs, writes_to)}" if full else text,
+                file=sys.stderr,
+            )
             sys.exit(1)
 
 
-def _full_message(full: str, outputs: Sequence[str]) -> str:
-    free = [(shutil.disk_usage(folder).free, folder) for folder in _folders(outputs)]
+def _full_message(full: str, outputs: Sequence[str], writes_to: Sequence[str]) -> str:
+    paths = [*outputs, *(f"{folder}/file" for folder in writes_to)]
+    free = [(shutil.disk_usage(folder).free, folder) for folder in _folders(paths)]
     where = ", ".join(f"{folder}: {size / 1e6:.0f} MB free" for size, folder in free)
     return (
         f"{full} ({where}): free some space, or set TMPDIR to another folder if that of temporary "
