@@ -89,6 +89,14 @@ def test_a_full_disk_is_reported_even_if_temporary_files_have_no_folder(log, mon
     assert log.read_text().startswith(f"error: the disk is full ({log.parent}: ")
 
 
+def test_other_folders_that_a_job_writes_to_are_named_when_a_disk_is_full(log, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    with pytest.raises(SystemExit), job(str(log), [str(log.parent / "out")], [str(data)]):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert f"{data}: " in log.read_text()
+
+
 def test_names_that_are_not_utf_8_are_logged(log):
     with job(str(log)):
         print(os.fsdecode(b"caf\xe9.zarr"), file=sys.stderr)
