@@ -24,7 +24,7 @@ from cellmap_pipeline.io.volumes import Volume
 # Supported by Neuroglancer for zarr 2 (its src/datasource/zarr/metadata/parse.ts).
 SUPPORTED_DTYPES = {"|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<f4"}
 SUPPORTED_COMPRESSORS = {None, "blosc", "zlib", "gzip", "zstd"}
-CHUNK_KEY = re.compile(r"\d+[./]\d+[./]\d+")
+CHUNK_KEY = re.compile(r"[0-9]{1,9}[./][0-9]{1,9}[./][0-9]{1,9}")
 # Level 1 compresses labels well, at several hundred MB/s.
 COMPRESSOR = Zstd(level=1)
 

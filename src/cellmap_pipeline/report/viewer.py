@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import html
+import logging
 import os
 import signal
 import socket
@@ -32,6 +33,8 @@ from cellmap_pipeline.io.labels import Encoding, LabelVolume
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.report.crop_layers import KINDS, CropLayer, CropLayers
 from cellmap_pipeline.report.served_volumes import ServedVolume
+
+log = logging.getLogger(__name__)
 
 RAW = "raw"
 UNKNOWN_COLOR = "#808080"
@@ -89,7 +92,12 @@ class _VolumeHandler(RequestHandler):
     async def get(self, number: str, key: str) -> None:
         loop = asyncio.get_running_loop()
         volume = self.volumes.get(number)
-        content = await loop.run_in_executor(None, volume.read, key) if volume else None
+        try:
+            content = await loop.run_in_executor(None, volume.read, key) if volume else None
+        except InputError as error:
+            # A broken chunk: the other ones are shown.
+            log.warning("%s", error)
+            content = None
         if content is None:
             self.set_status(404)
         else:

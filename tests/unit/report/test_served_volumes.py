@@ -111,7 +111,11 @@ def test_missing_and_foreign_files_are_not_served(tmp_path):
     served = serve_array(tmp_path / "label")
     (tmp_path / "label/2.2.1").unlink()
     (tmp_path / "secret").write_text("")
-    for key in ("s0/2.2.1", "s0/9.9.9", "s1/.zarray", "s0/../secret", "s0/", "", ".zarray"):
+    long, other_digits = f"s0/0.0.{'1' * 300}", "s0/0.0.\u0663"
+    for key in (
+        "s0/2.2.1", "s0/9.9.9", "s1/.zarray", "s0/../secret", "s0/", "", ".zarray", long,
+        other_digits,
+    ):  # fmt: skip
         assert served.read(key) is None
     assert not read(served)[14:, 32:, 9:].any()
 
