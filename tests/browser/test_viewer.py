@@ -116,7 +116,8 @@ def test_layers_of_a_finished_run(browser, finished, monkeypatch):
     assert [layer.name for layer in state.layers] == [
         RAW,
         *("nuc ground truth", "nuc labels", "nuc (tiny)", "nuc_boundary (tiny)"),
-        *("mito ground truth", "mito labels", "mito (tiny)", "mito_boundary (tiny)"),
+        *("mito ground truth", "mito labels", "mito (tiny)"),
+        *(f"mito_affinity_{offset} (tiny)" for offset in ("0_0_32nm", "x", "y", "z")),
         *("pm ground truth", "pm labels", "pm (tiny)"),
     ]
     assert not is_blank(browser.get_screenshot_as_png())
