@@ -24,14 +24,13 @@ with job(snakemake.log[0], snakemake.output):
     torch.set_num_threads(snakemake.threads)
     cfg = snakemake.params.cfg
     inference = inference_of_params(cfg, snakemake.params.options)
-    # One for each network, or a single path.
-    checkpoints = snakemake.input.checkpoint
-    checkpoints = [checkpoints] if isinstance(checkpoints, str) else checkpoints
+    paths = snakemake.input.checkpoint  # of each network, or a single one
+    checkpoints = [paths] if isinstance(paths, str) else paths
     part = int(getattr(snakemake.wildcards, "part", 1))
     n_parts = int(getattr(snakemake.wildcards, "parts", 1))
     output = Path(snakemake.output[0])
-    if paths := snakemake.input.get("parts"):
-        join_parts([Path(path) for path in paths], output)
+    if parts := snakemake.input.get("parts"):
+        join_parts(list(map(Path, parts)), output)
     else:
         networks = [
             network
