@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,22 +135,21 @@ class Predictor:
         total: Tensor | None = None
         finite = torch.ones(len(batch), dtype=torch.bool, device=self.device)
         for task, channels in zip(self.tasks, self.channels, strict=True):
-
-            def predict(
-                transformed: Tensor,
-                task: SegmentationTask = task,
-                channels: Sequence[int] = channels,
-            ) -> Tensor:
-                with autocast(task.training_settings.precision, self.device):
-                    logits = task(transformed)[:, channels]
-                # Of logits, as a sigmoid hides infinity. Extremes take no memory and preserve NaN.
-                axes = (1, 2, 3, 4)
-                finite.logical_and_(logits.amin(axes).isfinite() & logits.amax(axes).isfinite())
-                return torch.sigmoid(logits.float())
-
+            predict = partial(self._predict, task, channels, finite)
             total = self.average.add(total, batch, predict)
         assert total is not None
         return total.div_(len(self.tasks) * self.average.counts(total)), finite
+
+    def _predict(
+        self, task: SegmentationTask, channels: Sequence[int], finite: Tensor, batch: Tensor
+    ) -> Tensor:
+        """Return the probabilities of a network, and note in `finite` where a logit is not."""
+        with autocast(task.training_settings.precision, self.device):
+            logits = task(batch)[:, channels]
+        # Of logits, as a sigmoid hides infinity. Extremes take no memory and preserve NaN.
+        axes = (1, 2, 3, 4)
+        finite &= logits.amin(axes).isfinite() & logits.amax(axes).isfinite()
+        return torch.sigmoid(logits.float())
 
     def _fastest_batch(self) -> int:
         if self.device.type == "cpu":

@@ -26,7 +26,7 @@ REPACK = "package the labels again"
 
 
 class EntryProblem(NamedTuple):
-    """What is wrong with an entry, or with the whole zip if `name` is empty."""
+    """A defect of an entry, or of the whole zip if `name` is empty."""
 
     name: str
     message: str

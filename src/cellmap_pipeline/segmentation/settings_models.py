@@ -66,17 +66,28 @@ class NeckSettings(InstanceSettings):
     )
 
 
-_MIN_SIZE_BEFORE_MERGING = "smaller objects are removed, nm³ (see `merge_small`)"
-_MERGE_THRESHOLD = "fragments merge whose shared faces have a lower mean boundary probability"
-_MERGE_SMALL = (
-    "an object that is too small joins the neighbor behind the weakest boundary, if it has one"
-)
+class MergingSettings(MethodSettings):
+    """Settings of methods that merge fragments by the boundary between them."""
+
+    min_size_nm3: Number = Field(
+        5e3, ge=0, le=1e15, description="smaller objects are removed, nm³ (see `merge_small`)"
+    )
+    merge_threshold: Number = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="fragments merge whose shared faces have a lower mean boundary probability",
+    )
+    merge_small: Switch = Field(
+        True,
+        description="an object that is too small joins the neighbor behind the weakest boundary, "
+        "if it has one",
+    )
 
 
-class RidgeSettings(MethodSettings):
+class RidgeSettings(MergingSettings):
     """Settings of watersheds that follow predicted ridges between objects."""
 
-    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description=_MIN_SIZE_BEFORE_MERGING)
     seed_threshold: Number = Field(
         0.3,
         ge=0,
@@ -84,14 +95,11 @@ class RidgeSettings(MethodSettings):
         description="seeds lie where the probability of a boundary is below this",
         json_schema_extra=FINDS_FRAGMENTS,
     )
-    merge_threshold: Number = Field(0.4, ge=0, le=1, description=_MERGE_THRESHOLD)
-    merge_small: Switch = Field(True, description=_MERGE_SMALL)
 
 
-class MutexSettings(MethodSettings):
+class MutexSettings(MergingSettings):
     """Settings of the mutex watershed."""
 
-    min_size_nm3: Number = Field(5e3, ge=0, le=1e15, description=_MIN_SIZE_BEFORE_MERGING)
     affinity_threshold: Number = Field(
         0.5,
         ge=0,
@@ -100,5 +108,3 @@ class MutexSettings(MethodSettings):
         "one, also at a distance, repel one another",
         json_schema_extra=FINDS_FRAGMENTS,
     )
-    merge_threshold: Number = Field(0.4, ge=0, le=1, description=_MERGE_THRESHOLD)
-    merge_small: Switch = Field(True, description=_MERGE_SMALL)

@@ -39,7 +39,7 @@ MAX_ESTIMATE_LOSS = 0.1
 
 @dataclass
 class Search:
-    """What the evaluators of a label share.
+    """The context of a search, which all evaluators of a label share.
 
     Attributes
     ----------

@@ -8,7 +8,7 @@ that it meets in the next block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from cellmap_pipeline.segmentation.fragments import (
 )
 from cellmap_pipeline.segmentation.landscapes import Landscape, smooth, values_on_faces
 from cellmap_pipeline.segmentation.long_range import (
+    LongRange,
     find_long_range_contacts,
     half_offset,
     long_range_offsets,
@@ -94,6 +95,20 @@ class LandscapeReader:
         """Voxel size of the volume, nm."""
         return self.probabilities.grid.voxel_size
 
+    @property
+    def reach(self) -> list[int]:
+        """Voxels along each axis between a voxel and those that it is compared with; 1 at least."""
+        return [max(1, n) for n in _reach(self._offsets)]
+
+    @property
+    def _channels(self) -> list[str]:
+        return self.method.channels(self.probabilities.label, self.probabilities.channels)
+
+    @property
+    def _offsets(self) -> list[Shape]:
+        label = self.probabilities.label
+        return list(long_range_offsets(label, self._channels, self.voxel_size).values())
+
     def scratch(self, name: str, dtype: str) -> ScratchVolume:
         """Return a scratch volume of this name, with the shape of the whole volume."""
         return ScratchVolume(self.folder / name, self.shape, dtype)
@@ -105,12 +120,9 @@ class LandscapeReader:
     def landscape(self, box: Block) -> Landscape:
         """Read the landscape in a box."""
         label = self.probabilities.label
-        names = self.method.channels(label, self.probabilities.channels)
-        offsets = long_range_offsets(label, names, self.voxel_size).values()
         # Ridges lie halfway between the voxels of a pair.
-        reach = [max((abs(half_offset(o)[axis]) for o in offsets), default=0) for axis in range(3)]
-        window = box.padded(reach, self.shape)
-        channels = self._read_smoothed(window, names)
+        window = box.padded(_reach(map(half_offset, self._offsets)), self.shape)
+        channels = self._read_smoothed(window, self._channels)
         settings = self.settings | {"smooth_nm": 0.0}
         landscape = self.method.landscape(label, channels, self.voxel_size, settings)
         return landscape.cropped(box.within(window))
@@ -326,16 +338,18 @@ def _block_contacts(
     reader: LandscapeReader, unjoined: BlockFragments, block: Block
 ) -> _ContactsOfBlock:
     """Find the contacts that begin in a block."""
-    window = block.padded((1, 1, 1), reader.shape)
-    window = Block(block.index, block.start, window.stop)
-    landscape = None if reader.method.measures_necks else reader.landscape(window)
-    if landscape is None:
+    read = block.padded(reader.reach, reader.shape)
+    window = Block(block.index, block.start, block.padded((1, 1, 1), reader.shape).stop)
+    labels, ids = _renumber(unjoined.read(read))
+    near = labels[window.within(read)]
+    if reader.method.measures_necks:
         faces = values_on_faces(reader.distance(window), lowest=True)
+        long_range: Sequence[LongRange] = ()
     else:
-        assert landscape.faces
-        faces = landscape.faces
-    labels, ids = _renumber(unjoined.read(window))
-    inner = _with_ids(find_contacts(labels, faces, block.shape), ids)
+        landscape = reader.landscape(read)
+        boundaries = landscape.cropped(window.within(read)).faces
+        assert boundaries
+        faces, long_range = boundaries, landscape.long_range
     cuts = []
     for axis in range(3):
         n = block.shape[axis]
@@ -343,21 +357,12 @@ def _block_contacts(
             planes = (slice(None),) * axis + (slice(n - 1, n + 1),)
             core = shape_of((*block.shape[:axis], 1, *block.shape[axis + 1 :]))
             last = partial(_last_faces, faces, n)
-            cuts.append(_with_ids(find_contacts(labels[planes], last, core, [axis]), ids))
-    offsets = [pairs.offset for pairs in landscape.long_range] if landscape else []
-    return _ContactsOfBlock(inner, cuts, _long_range_contacts(reader, unjoined, block, offsets))
-
-
-def _long_range_contacts(
-    reader: LandscapeReader, unjoined: BlockFragments, block: Block, offsets: Sequence[Shape]
-) -> Contacts:
-    """Find the contacts of voxels at a distance whose first voxel lies in a block."""
-    reach = [max((abs(o[axis]) for o in offsets), default=0) for axis in range(3)]
-    window = block.padded(reach, reader.shape)
-    labels, ids = _renumber(unjoined.read(window))
-    long_range = reader.landscape(window).long_range if offsets else []
-    found = find_long_range_contacts(labels, long_range, block.within(window))
-    return _with_ids(found, ids)
+            cuts.append(_with_ids(find_contacts(near[planes], last, core, [axis]), ids))
+    return _ContactsOfBlock(
+        inner=_with_ids(find_contacts(near, faces, block.shape), ids),
+        cuts=cuts,
+        long_range=_with_ids(find_long_range_contacts(labels, long_range, block.within(read)), ids),
+    )
 
 
 def _renumber(labels: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -376,6 +381,13 @@ def _with_ids(contacts: Contacts, ids: NDArray[np.int64]) -> Contacts:
     return Contacts(
         ids[contacts.first], ids[contacts.second], contacts.area, contacts.mean, contacts.highest
     )
+
+
+def _reach(offsets: Iterable[Shape]) -> list[int]:
+    """Return the longest of offsets along each axis, 0 for none."""
+    return [
+        max(lengths) for lengths in zip((0, 0, 0), *(map(abs, o) for o in offsets), strict=True)
+    ]
 
 
 def _gaussian_radius(sigma_nm: float, voxel_size: Sequence[float]) -> list[int]:
