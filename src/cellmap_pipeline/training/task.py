@@ -61,7 +61,7 @@ class SegmentationTask(SkippingModule):
         self.normalization = NORMALIZATION
         # By path of the raw volumes it trains on, and by level; only for their record.
         self.raw_statistics: dict[str, Any] = {}
-        self._target_divisors = torch.tensor(target_divisors(self.channels)).view(-1, 1, 1, 1)
+        self._target_divisors = target_divisors(self.channels)
         # Names of submodules (`network`, `loss`) are part of all checkpoints: don't rename them.
         self.network = build_model(
             self.training_settings.model,
@@ -117,13 +117,17 @@ class SegmentationTask(SkippingModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Compute the loss of one batch."""
         raw, target = batch
-        loss = self.loss(self.outputs(raw), self._float_targets(target))
+        loss = self.batch_loss(raw, target)
         self.log("train_loss_step", loss, prog_bar=True, on_epoch=False)
         finite = self.note_loss(loss)
         self.epoch_loss = self.epoch_loss.to(loss.device, non_blocking=True)
         self.epoch_loss[0] += torch.where(finite, loss.detach(), 0.0)
         self.epoch_loss[1] += finite
         return loss
+
+    def batch_loss(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of standardized raw (n, 1, z, y, x), given targets (n, c, z, y, x)."""
+        return self.loss(self.outputs(raw), self._float_targets(target))
 
     def pop_epoch_loss(self) -> Tensor:
         """Return the mean of the epoch's finite batch losses in all processes, and reset it."""
@@ -243,8 +247,9 @@ class SegmentationTask(SkippingModule):
     def _float_targets(self, target: Tensor) -> Tensor:
         """Convert stored uint8 targets to float in 0..1, NaN where unknown."""
         scaled = target.float().masked_fill_(target == UNKNOWN, torch.nan)
-        if (self._target_divisors > 1).any():
-            scaled /= self._target_divisors.to(scaled.device)
+        if any(divisor != 1 for divisor in self._target_divisors):
+            divisors = torch.tensor(self._target_divisors, device=scaled.device)
+            scaled /= divisors.view(-1, 1, 1, 1)
         return scaled
 
     def _reset_validation(self) -> None:

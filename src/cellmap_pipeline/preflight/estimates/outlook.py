@@ -34,6 +34,8 @@ from cellmap_pipeline.preflight.mirroring import mirroring_warnings
 from cellmap_pipeline.scoring.rules.registry import rules_named
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 
+GIB = 2**30
+
 
 def outlook_text(plan: Plan) -> str:
     """Describe the outlook of all trainings and of the submission."""
@@ -93,6 +95,7 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         + ", ".join(f"{format_hours(value)} on {gpu}" for gpu, value in hours.items())
         + " (rough)"
     )
+    lines.append(f"  a step takes {_memory_text(training)} of GPU memory, and cuDNN some more")
     paths = [path for path in map(plan.paths.metrics, networks) if path.is_file()]
     tables = [pd.read_csv(path) for path in paths]
     if tables:
@@ -118,6 +121,13 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         if (warning := voxel_size_warning(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
     return lines + _tuning_outlook(plan, name, known)
+
+
+def _memory_text(training: Training) -> str:
+    # This import takes seconds.
+    from cellmap_pipeline.preflight.estimates.training_memory import training_memory_bytes
+
+    return f"{training_memory_bytes(training) / GIB:.1f} GiB"
 
 
 def _tuning_outlook(plan: Plan, name: str, crops: list[LabeledCrop] | None) -> list[str]:

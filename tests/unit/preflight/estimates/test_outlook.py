@@ -64,6 +64,11 @@ def test_outlook_names_classes_missing_in_the_data(folder):
     assert "a labeled voxel of golgi" in outlook_text(read_plan(folder.config))
 
 
+def test_outlook_counts_memory(folder):
+    text = outlook_text(read_plan(folder.config))
+    assert re.search(r"a step takes 0\.\d GiB of GPU memory", text)
+
+
 def test_outlook_counts_folds(folder):
     alone = outlook_text(read_plan(folder.config))
     folder.configure(split={"folds": 5})
