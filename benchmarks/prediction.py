@@ -23,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 # As in the pipeline's jobs: waiting threads do not spin. Must be set before torch is imported.
@@ -39,7 +40,7 @@ from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.geometry import Grid, shape_of
+from cellmap_pipeline.geometry import Grid, Shape, shape_of
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.prediction.predict import predict_crop
 from cellmap_pipeline.prediction.predictor import Predictor
@@ -69,7 +70,7 @@ def main() -> None:
     if arguments.peak_of:
         print(_peak(shape_of(arguments.peak_of)))
         return
-    result = _speed(arguments)
+    result = speed(arguments.gpu, shape_of(arguments.shape), arguments.turns)
     if arguments.memory:
         peaks = {
             name: _in_own_process(shape, arguments.threads)
@@ -106,14 +107,14 @@ def _host() -> float:
     return round(len(windows) / seconds, 1)
 
 
-def _speed(arguments: argparse.Namespace) -> dict[str, object]:
-    device = torch.device("cuda" if arguments.gpu else "cpu")
-    window, batch = (128, 2) if arguments.gpu else (64, 1)
-    model = {"architecture": "mednext", "size": "M"} if arguments.gpu else {
+def speed(gpu: bool, shape: Shape, turns: int, classes: Sequence[str] = CLASSES) -> dict[str, Any]:
+    """Compare the prediction of a crop with bare forward passes and with MONAI's inferer."""
+    device = torch.device("cuda" if gpu else "cpu")
+    window, batch = (128, 2) if gpu else (64, 1)
+    model = {"architecture": "mednext", "size": "M"} if gpu else {
         "architecture": "monai_basic_unet3d"
     }  # fmt: skip
-    task = _task(model, window).to(device)
-    shape = shape_of(arguments.shape)
+    task = _task(model, window, classes).to(device)
     counted: list[int] = []
     forward = task.forward
     with tempfile.TemporaryDirectory() as name:
@@ -128,10 +129,10 @@ def _speed(arguments: argparse.Namespace) -> dict[str, object]:
 
         @torch.inference_mode()
         def bare() -> None:
-            with torch.autocast(device.type, enabled=arguments.gpu):
+            with torch.autocast(device.type, enabled=gpu):
                 for i in range(0, least, batch):
                     task(image[: least - i])
-            if arguments.gpu:
+            if gpu:
                 torch.cuda.synchronize()
 
         def predict() -> None:
@@ -149,21 +150,21 @@ def _speed(arguments: argparse.Namespace) -> dict[str, object]:
         @torch.inference_mode()
         def monai() -> None:
             volume = torch.from_numpy(raw.read_raw(raw.levels[0].grid))[None, None]
-            with torch.autocast(device.type, enabled=arguments.gpu):
+            with torch.autocast(device.type, enabled=gpu):
                 inferer(volume, lambda x: torch.sigmoid(task(x)))
 
         bare()
         # A complete run before the first timing: allocators, file cache, importance maps.
         predict()
         counted.clear()
-        turns = [(_timed(bare), _timed(predict), _timed(monai)) for _ in range(arguments.turns)]
-    seconds = dict(zip(("bare", "predict", "monai"), zip(*turns, strict=True), strict=True))
+        times = [(_timed(bare), _timed(predict), _timed(monai)) for _ in range(turns)]
+    seconds = dict(zip(("bare", "predict", "monai"), zip(*times, strict=True), strict=True))
     return {
-        "shape": list(shape), "window": window, "channels": len(CLASSES), "device": device.type,
-        "windows": sum(counted) // arguments.turns, "least_windows": least,
-        "seconds": {name: round(statistics.median(times), 2) for name, times in seconds.items()},
-        "ratio_to_bare": round(statistics.median(p / b for b, p, _ in turns), 3),
-        "monai_ratio_to_bare": round(statistics.median(m / b for b, _, m in turns), 3),
+        "shape": list(shape), "window": window, "channels": len(classes), "device": device.type,
+        "windows": sum(counted) // turns, "least_windows": least,
+        "seconds": {name: round(statistics.median(some), 2) for name, some in seconds.items()},
+        "ratio_to_bare": round(statistics.median(p / b for b, p, _ in times), 3),
+        "monai_ratio_to_bare": round(statistics.median(m / b for b, _, m in times), 3),
     }  # fmt: skip
 
 
@@ -186,10 +187,12 @@ def _in_own_process(shape: tuple[int, int, int], threads: int) -> int:
     return int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def _task(model: dict[str, object], window: int) -> SegmentationTask:
+def _task(
+    model: dict[str, object], window: int, classes: Sequence[str] = CLASSES
+) -> SegmentationTask:
     torch.manual_seed(0)
     training = Training.model_validate(
-        {"classes": CLASSES, "voxel_size": VOXEL, "model": model, "patch_size": window}
+        {"classes": classes, "voxel_size": VOXEL, "model": model, "patch_size": window}
     )
     return SegmentationTask(training_settings(training, TRAIN_KEYS)).eval()
 
@@ -214,7 +217,7 @@ def _predict(
     batch: int,
 ) -> None:
     grid = Grid((VOXEL,) * 3, (0, 0, 0), shape)
-    rows = [CropLabel(1, "d", label, grid) for label in CLASSES]
+    rows = [CropLabel(1, "d", label, grid) for label in task.training_settings.classes]
     inference = Inference(window=(window,) * 3, overlap=OVERLAP, batch=batch)
     predict_crop([task], raw, rows, output, inference)
 

@@ -55,30 +55,35 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="number of pairs of turns")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    sizes = GPU if arguments.gpu else CPU
+    print(json.dumps(compare(sizes, arguments.steps, arguments.pairs, arguments.threads)))
+
+
+def compare(sizes: dict[str, Any], steps: int, pairs: int, threads: int) -> dict[str, Any]:
+    """Compare the loop with the bare network, in turns of some steps."""
+    torch.set_num_threads(threads)
     training = Training.model_validate(
         {
-            "classes": CLASSES, "voxel_size": VOXEL, "batch_size": 2, "epochs": arguments.pairs + 1,
-            "iterations_per_epoch": arguments.steps, "validation_iterations": 1,
+            "classes": CLASSES, "voxel_size": VOXEL, "batch_size": 2, "epochs": pairs + 1,
+            "iterations_per_epoch": steps, "validation_iterations": 1,
         }
-        | (GPU if arguments.gpu else CPU)
+        | sizes
     )  # fmt: skip
     bare = Bare(training)
     with tempfile.TemporaryDirectory() as folder:
-        rows = loop(training, Path(folder), arguments.threads, bare)
+        rows = loop(training, Path(folder), threads, bare)
     # The first epoch also reads the labels into memory.
-    steps = rows["patches_per_second"].to_numpy()[1:] / training.batch_size
-    result = {
-        "steps_per_second": round(float(np.median(steps)), 3),
+    rates = rows["patches_per_second"].to_numpy()[1:] / training.batch_size
+    return {
+        "steps_per_second": round(float(np.median(rates)), 3),
         "bare_steps_per_second": round(float(np.median(bare.rates[1:])), 3),
-        "ratio": round(float(np.median(steps / bare.rates[1:])), 3),
-        "ratios": (steps / bare.rates[1:]).round(3).tolist(),
+        "ratio": round(float(np.median(rates / bare.rates[1:])), 3),
+        "ratios": (rates / bare.rates[1:]).round(3).tolist(),
         "cpu_ratio": round(float(np.median([theirs / ours for ours, theirs in bare.cpu[1:]])), 3),
         "data_wait": round(float(rows["data_wait"][1:].median()), 4),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "precision": resolve_precision(training.precision),
     }
-    print(json.dumps(result))
 
 
 def loop(training: Training, folder: Path, threads: int, bare: Bare) -> pd.DataFrame:

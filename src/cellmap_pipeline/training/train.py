@@ -173,7 +173,8 @@ def _prepare_network(task: SegmentationTask) -> None:
     """Choose the memory layout of the network, and compile it if the settings ask for it."""
     if not torch.cuda.is_available():
         # Raw has a single channel, which fits both layouts, so the layout of the weights decides
-        # which one convolutions use. This one is a quarter faster.
+        # which one convolutions use. This one is a quarter faster. On GPUs, norms return the other
+        # one, and each layer would convert.
         task.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     if task.training_settings.compile:
         task.network.compile()

@@ -52,17 +52,17 @@ class NetworkCost(NamedTuple):
 
 
 def network_cost(training: Training) -> NetworkCost:
-    """Count the cost of one patch on the network, without weights or data."""
+    """Count the cost of one patch on the network, without computing anything."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from cellmap_pipeline.models.build import build_model
 
-    with torch.device("meta"):
-        network = build_model(
-            training.model, 1, len(training.outputs), training.patch_size, training.voxel_size
-        )
-        patch = torch.empty(1, 1, *training.patch_size)
+    # Built elsewhere first, since some networks read values of tensors while they are built.
+    network = build_model(
+        training.model, 1, len(training.outputs), training.patch_size, training.voxel_size
+    ).to("meta")
+    patch = torch.empty(1, 1, *training.patch_size, device="meta")
     values = depthwise = 0
 
     def count(module: Any, inputs: Any, output: Any) -> None:

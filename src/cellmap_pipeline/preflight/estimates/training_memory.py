@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
+from torch.nn import Module, Parameter, functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -47,8 +47,10 @@ def training_memory_bytes(training: Training) -> int:
     training
         Settings of the training; a `hierarchy` is resolved to atoms.
     """
+    # Built outside, since some networks read values of tensors while they are built.
+    task = SegmentationTask(training_settings(training, TRAIN_KEYS))
     with FakeTensorMode(), _Float32Functions(), MemoryCounter() as memory:
-        task = SegmentationTask(training_settings(training, TRAIN_KEYS))
+        allocate(task, "cpu")
         optimizer = build_optimizer(task.network, training)
         weights = memory.live_bytes
         for _ in range(STEPS):
@@ -57,6 +59,19 @@ def training_memory_bytes(training: Training) -> int:
     # An average of the weights, and the buckets in which processes exchange their gradients.
     copies = bool(training.ema) + (training.devices > 1)
     return memory.peak_bytes + copies * weights
+
+
+def allocate(module: Module, device: str) -> None:
+    """Replace the weights and buffers of a module by tensors without values on a device.
+
+    `Module.to_empty` cannot do so within a `FakeTensorMode`.
+    """
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            empty = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+            setattr(part, name, Parameter(empty, weight.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
 
 
 class MemoryCounter(TorchDispatchMode):

@@ -6,6 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 from cellmap_pipeline.config.stages import TRAIN_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.preflight.estimates import training_memory
+from cellmap_pipeline.preflight.estimates.training_cost import network_cost
 from cellmap_pipeline.preflight.estimates.training_memory import training_memory_bytes
 from cellmap_pipeline.training.optimizers import build_optimizer
 from cellmap_pipeline.training.task import SegmentationTask
@@ -83,3 +84,10 @@ def test_classes_and_offsets_take_memory():
     # At least the output, its target, and a copy of each in 32 bits.
     assert training_memory_bytes(affinities) - few > len(offsets) * 32**3 * 16
     assert training_memory_bytes(atoms) > few
+
+
+def test_networks_that_need_values_while_they_are_built():
+    swin = {"architecture": "monai_swin_unetr", "feature_size": 12}
+    training = settings(model=swin, patch_size=64)
+    assert training_memory_bytes(training) > training_memory_bytes(settings(patch_size=64))
+    assert network_cost(training).operations > 1e9
