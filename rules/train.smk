@@ -4,6 +4,26 @@ def get_initial_weights(wildcards):
     return initial.path if initial else []
 
 
+def if_one_node(amount):
+    """A resources function for trainings on one node; for others, nothing is requested."""
+
+    def resources(wildcards):
+        training = get_training(wildcards.network)
+        return amount(training) if training.nodes == 1 else None
+
+    return resources
+
+
+def if_several_nodes(amount):
+    """A resources function for trainings on several nodes, as `if_one_node`."""
+
+    def resources(wildcards):
+        training = get_training(wildcards.network)
+        return amount(training) if training.nodes > 1 else None
+
+    return resources
+
+
 rule train:
     """Train a network; an interrupted job resumes from `training/` beside its output."""
     input:
@@ -23,7 +43,10 @@ rule train:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("train", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=lambda wildcards: get_training(wildcards.network).devices,
+        gpu=if_one_node(lambda training: training.devices),
+        # Several nodes have this many each, while `gpu` counts those of a job.
+        gres=if_several_nodes(lambda training: f"gpu:{training.devices}"),
+        nodes=if_several_nodes(lambda training: training.nodes),
         mem_mb=requested("train", "mem_mb"),
         runtime=requested("train", "runtime", retries_request_more=False),
     params:
