@@ -1,27 +1,15 @@
+from cellmap_pipeline.plan.resources import gpu_resources
+
+
 def get_initial_weights(wildcards):
     """The checkpoint to start from, if any; it may be another training's model.ckpt."""
     initial = get_training(wildcards.network).initial_weights
     return initial.path if initial else []
 
 
-def if_one_node(amount):
-    """A resources function for trainings on one node; for others, nothing is requested."""
-
-    def resources(wildcards):
-        training = get_training(wildcards.network)
-        return amount(training) if training.nodes == 1 else None
-
-    return resources
-
-
-def if_several_nodes(amount):
-    """A resources function for trainings on several nodes, as `if_one_node`."""
-
-    def resources(wildcards):
-        training = get_training(wildcards.network)
-        return amount(training) if training.nodes > 1 else None
-
-    return resources
+def requested_gpus(key):
+    """A resources function: the GPUs and nodes of a training's job."""
+    return lambda wildcards: gpu_resources(get_training(wildcards.network)).get(key)
 
 
 rule train:
@@ -43,10 +31,9 @@ rule train:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("train", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=if_one_node(lambda training: training.devices),
-        # Several nodes have this many each, while `gpu` counts those of a job.
-        gres=if_several_nodes(lambda training: f"gpu:{training.devices}"),
-        nodes=if_several_nodes(lambda training: training.nodes),
+        gpu=requested_gpus("gpu"),
+        gres=requested_gpus("gres"),
+        nodes=requested_gpus("nodes"),
         mem_mb=requested("train", "mem_mb"),
         runtime=requested("train", "runtime", retries_request_more=False),
     params:

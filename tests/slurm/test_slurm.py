@@ -164,7 +164,7 @@ def test_training_on_two_devices(run, cluster):
 
 
 def test_training_on_two_nodes(run, cluster):
-    run.train("tiny", nodes=2, epochs=20, iterations_per_epoch=20, checkpoint_minutes=0.005)
+    run.train("tiny", nodes=2, epochs=4, iterations_per_epoch=20, checkpoint_minutes=0.005)
     locally(run).snakemake(*splits("tiny"))
     process = run.start("results/tiny/model.ckpt")
     last = run.folder / "results/tiny/training/checkpoints/last.ckpt"
@@ -192,7 +192,7 @@ def test_training_on_two_nodes(run, cluster):
     states = list(cluster.jobs(run.folder, "rule_train").values())
     assert states == ["FAILED", "CANCELLED", "COMPLETED"]
     assert int(re.search(r", step (\d+)", read_log(run, "train/tiny"))[1]) > 0
-    assert read_steps(run, "tiny") == [20 // 4 * (i + 1) for i in range(20)]
+    assert read_steps(run, "tiny") == [20, 40, 60, 80]
 
 
 def test_jobs_of_a_dead_run_are_waited_for(run, cluster):
