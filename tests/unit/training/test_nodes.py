@@ -176,6 +176,7 @@ def test_nodes_stop_together_and_resume(slurm, begin, tmp_path):
 
     code, errors = signal_second(signal.SIGTERM)
     assert code == EXIT_CODE, errors
+    assert "stopping; the next start resumes from" in log.read_text()
     code, errors = signal_second(signal.SIGKILL)
     assert code not in (0, EXIT_CODE)
     assert "resuming from" in log.read_text()
