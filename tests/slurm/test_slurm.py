@@ -163,6 +163,38 @@ def test_training_on_two_devices(run, cluster):
     assert "srun" not in read_log(run, "train/tiny")
 
 
+def test_training_on_two_nodes(run, cluster):
+    run.train("tiny", nodes=2, epochs=4, iterations_per_epoch=20, checkpoint_minutes=0.005)
+    locally(run).snakemake(*splits("tiny"))
+    process = run.start("results/tiny/model.ckpt")
+    last = run.folder / "results/tiny/training/checkpoints/last.ckpt"
+
+    def second_of_job(number):
+        """Wait until a job has made steps; return it, and the process on its second node."""
+        jobs = wait_until(lambda: list(cluster.jobs(run.folder, "rule_train"))[number:], process)
+        (second,) = wait_until(lambda: processes_of(run, "NODE_RANK=1"), process, 120)
+        since = last.stat().st_mtime_ns if last.exists() else 0
+        wait_until(lambda: last.exists() and last.stat().st_mtime_ns > since, process, 120)
+        return *jobs, second
+
+    job, second = second_of_job(0)
+    shown = cluster.query("scontrol", "show", "job", job)
+    assert re.search(r"NumNodes=2 ", shown) and "NodeList=node[1-2]" in shown
+    assert re.search(r"TresPerNode=gres[:/]gpu:1", shown)
+    assert requested(cluster, job) == (1, 32_000, 2880, 2 * 8)
+    environment = Path(f"/proc/{second}/environ").read_bytes().split(b"\0")
+    assert {b"SLURMD_NODENAME=node2", b"CUDA_VISIBLE_DEVICES=0"} <= {*environment}
+    os.kill(second, signal.SIGKILL)
+    job, second = second_of_job(1)
+    assert "resuming from" in read_log(run, "train/tiny")
+    cluster.query("scancel", job)
+    assert process.wait(900) == 0
+    states = list(cluster.jobs(run.folder, "rule_train").values())
+    assert states == ["FAILED", "CANCELLED", "COMPLETED"]
+    assert int(re.search(r", step (\d+)", read_log(run, "train/tiny"))[1]) > 0
+    assert read_steps(run, "tiny") == [20, 40, 60, 80]
+
+
 def test_jobs_of_a_dead_run_are_waited_for(run, cluster):
     # The cluster has three GPUs: three trainings run, one waits.
     names = ["a", "b", "c", "d"]

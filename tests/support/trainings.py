@@ -1,15 +1,28 @@
 """Small trainings, also in separate processes that can be killed."""
 
+import csv
 import multiprocessing
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (40, 40, 40))
+# Nothing is random but the patches. Without scaling, they lie within the crop: the loss is a mean
+# over known voxels, so it would differ where patches of a batch have different numbers of them.
+REPRODUCIBLE = {
+    "augment": {"scaling": 0},
+    "validation_iterations": 50,
+    "accumulate_grad_batches": 1,
+    "gradient_clip": 0,
+    "optimizer": "sgd",
+    "loss": "bce",
+    "model": {"architecture": "monai_segresnet", "init_filters": 8, "blocks_down": [1, 1]},
+}
 
 
 def settings(**changes):
@@ -80,3 +93,15 @@ def _train(values: dict, datasplit: Path, folder: Path) -> None:
 
     folder.mkdir(exist_ok=True)
     train(Training.model_validate(values), datasplit, folder / "training", folder / "model.ckpt")
+
+
+def read_weights(folder: Path):
+    """Return the number of steps and the weights of a training's last checkpoint."""
+    last = torch.load(folder / "training/checkpoints/last.ckpt", weights_only=True)
+    return last["global_step"], last["state_dict"]
+
+
+def read_rows(folder: Path):
+    """Return the rows of a training's `metrics.csv`."""
+    with (folder / "training/metrics.csv").open() as file:
+        return list(csv.DictReader(file))

@@ -16,13 +16,14 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.training.train import train
 
     statistics = snakemake.input.statistics
-    settings = {key: snakemake.params.cfg[key] for key in TRAIN_KEYS}
+    cfg = snakemake.params.cfg
+    settings = {key: cfg[key] for key in TRAIN_KEYS if key in cfg}
     train(
         Training.model_validate(settings | snakemake.params.options),
         datasplit=Path(snakemake.input.split),
         state=Path(snakemake.params.state) / "training",
         checkpoint=Path(snakemake.output[0]),
-        threads=max(1, snakemake.threads // snakemake.params.cfg["devices"]),
+        threads=max(1, snakemake.threads // cfg["devices"]),
         summary=Path(snakemake.input.summary),
         raw_statistics=Path(statistics) if statistics else None,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from cellmap_pipeline.config.sections import Scheduler
 from cellmap_pipeline.config.types import Affects, Section, affects
@@ -136,6 +136,13 @@ class Optimization(Section):
         description="GPUs of one node that train together; without any, processes",
         json_schema_extra=affects(Affects.TRAINING_RUN),
     )
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="nodes of a Slurm job that train together, each with `devices` GPUs",
+        json_schema_extra=affects(Affects.TRAINING_RUN),
+    )
     num_workers: int = Field(
         4,
         ge=1,
@@ -168,3 +175,16 @@ class Optimization(Section):
         if isinstance(values, dict) and isinstance(values.get("scheduler"), str):
             return values | {"scheduler": {"name": values["scheduler"]}}
         return values
+
+    @model_serializer(mode="wrap")
+    def _as_before_the_key(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `nodes: 1`: trainings of before the key existed remain valid."""
+        values = serialize(self)
+        if self.nodes == 1:
+            values.pop("nodes", None)
+        return values
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that train together, one per GPU."""
+        return self.nodes * self.devices

@@ -44,9 +44,12 @@ NETWORK_KEYS = keys_that_affect(Training, Affects.NETWORK)
 
 
 def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]:
-    """The settings of a training named by `keys`, JSON-serializable and in that order."""
+    """The settings of a training named by `keys`, JSON-serializable and in that order.
+
+    Keys that a training leaves out at their default (`Optimization`) are missing.
+    """
     values = training.model_dump(mode="json")
-    return {key: values[key] for key in keys}
+    return {key: values[key] for key in keys if key in values}
 
 
 def inference_settings(training: Training) -> dict[str, Any]:

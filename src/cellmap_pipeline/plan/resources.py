@@ -31,6 +31,7 @@ MIN_SEGMENT_MB = 8000
 def requested_resources(training: Training, stage: JobStage, networks: int = 1) -> dict[str, int]:
     """The resources that a training's jobs of a stage request, in Snakemake's names and units.
 
+    Memory and processors are those of each node.
     By default, a job that predicts with several networks gets the time of all of them.
     """
     requested = dict(DEFAULT_RESOURCES[stage])
@@ -42,6 +43,16 @@ def requested_resources(training: Training, stage: JobStage, networks: int = 1) 
         requested["mem_mb"] += loader_mb * training.devices
     configured = training.resources.get(stage)
     return requested | (configured.model_dump(exclude_none=True) if configured else {})
+
+
+def gpu_resources(training: Training) -> dict[str, int | str]:
+    """The GPUs and nodes that a training's job requests, by their names in Snakemake.
+
+    `gpu` counts the GPUs of a job, which Slurm may divide unevenly, `gres` those of each node.
+    """
+    if training.nodes == 1:
+        return {"gpu": training.devices}
+    return {"gpu": 0, "gres": f"gpu:{training.devices}", "nodes": training.nodes}
 
 
 def prediction_jobs(training: Training, rows: Sequence[CropLabel]) -> int:

@@ -21,6 +21,8 @@ from cellmap_pipeline.run.locks import hold
 # Read when torch is first imported. On a shared node, threads that spin while they wait make a job
 # more than ten times slower as soon as other jobs use its cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Set in the processes of a training on other nodes than that of its job (`training.nodes`).
+OTHER_NODE = "CELLMAP_OTHER_NODE"
 # What is full, by the text of the system's error: libraries raise exceptions of their own for it.
 FULL = {
     os.strerror(errno.ENOSPC): "the disk is full",
@@ -60,7 +62,8 @@ def job(log: str, outputs: Sequence[str] = (), writes_to: Sequence[str] = ()) ->
 
     If another job makes the same outputs, left by a run that died, it is waited for; the lock file
     next to the log names it (`run.locks`). Of the processes of a distributed training, the first
-    one writes the log, and the others append their warnings to it.
+    one writes the log, and the others of its node append their warnings to it. Those of other nodes
+    print them, and the first one receives them.
 
     Parameters
     ----------
@@ -78,11 +81,8 @@ def job(log: str, outputs: Sequence[str] = (), writes_to: Sequence[str] = ()) ->
         error of `errors`.
     """
     # Lightning sets this variable in the processes that it starts.
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    with (
-        Path(log).open("wb" if first else "ab", buffering=0) as file,
-        redirect_stderr(_Tee(sys.stderr, file)),
-    ):
+    first = os.environ.get("LOCAL_RANK", "0") == "0" and OTHER_NODE not in os.environ
+    with _printing_to(Path(log), first):
         logging.basicConfig(
             level=logging.INFO if first else logging.WARNING,
             format="%(asctime)s %(message)s",
@@ -107,6 +107,19 @@ def job(log: str, outputs: Sequence[str] = (), writes_to: Sequence[str] = ()) ->
                 file=sys.stderr,
             )
             sys.exit(1)
+
+
+@contextmanager
+def _printing_to(log: Path, first: bool) -> Iterator[None]:
+    """Print to the job's log, too, which the first process empties."""
+    if OTHER_NODE in os.environ:
+        yield
+        return
+    # Several processes append to it.
+    with log.open("ab", buffering=0) as file, redirect_stderr(_Tee(sys.stderr, file)):
+        if first:
+            file.truncate(0)
+        yield
 
 
 def _full_message(full: str, outputs: Sequence[str], writes_to: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
@@ -94,7 +94,7 @@ class LastCheckpoint(Checkpoint):
             if stop or due or done + every >= batches:
                 self._write(trainer)
             if stop:
-                raise Interrupted
+                self._stop()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         """Stop if requested; only the epoch's last step is lost."""
@@ -116,8 +116,11 @@ class LastCheckpoint(Checkpoint):
 
     def _stop_if_requested(self, trainer: pl.Trainer) -> None:
         if any_rank(trainer, self.signal is not None):
-            log.info("stopping; the next start resumes from %s", self.path)
-            raise Interrupted
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        log.info("stopping; the next start resumes from %s", self.path)
+        raise Interrupted
 
     def _write(self, trainer: pl.Trainer) -> None:
         # All processes take part, but only the first one writes.

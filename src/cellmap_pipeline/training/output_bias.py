@@ -46,7 +46,7 @@ def start_at_shares(task: SegmentationTask, batches: PatchLoader) -> None:
     """
     settings = task.training_settings
     # Not more than an epoch: a training of more epochs, or on more devices, starts alike.
-    in_epoch = settings.iterations_per_epoch * settings.batch_size * settings.devices
+    in_epoch = settings.iterations_per_epoch * settings.batch_size * settings.processes
     n_patches = min(MAX_COUNTED_PATCHES, in_epoch)
     first = PatchLoader(batches.read, range(n_patches), 1, batches.threads, batches.prefetch)
     first.pinned = False  # They do not go to a GPU.

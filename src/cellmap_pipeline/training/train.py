@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from cellmap_pipeline.io.raw_statistics import read_raw_statistics
 from cellmap_pipeline.io.storage import read_json
 from cellmap_pipeline.patches.crops import open_crops
 from cellmap_pipeline.patches.loader import PatchLoader, make_loaders
+from cellmap_pipeline.run.jobs import OTHER_NODE
 from cellmap_pipeline.run.resume import fingerprint_of, prepare_state
 from cellmap_pipeline.training.callbacks import (
     METRICS_FILE,
@@ -46,6 +48,7 @@ from cellmap_pipeline.training.interruption import (
     Resumable,
     find_resumable,
 )
+from cellmap_pipeline.training.nodes import find_other_nodes, resumed_by_first_node, started_on
 from cellmap_pipeline.training.output_bias import start_at_shares
 from cellmap_pipeline.training.skipping import MovingAverage
 from cellmap_pipeline.training.task import SegmentationTask
@@ -97,8 +100,8 @@ def train(
     Raises
     ------
     InputError
-        The datasplit cannot be used, more GPUs are requested than available, their memory is too
-        small, or losses, gradients or weights are not finite.
+        The datasplit cannot be used, more GPUs or nodes are requested than available, the GPUs'
+        memory is too small, or losses, gradients or weights are not finite.
     UnavailableError
         Checkpoints of an earlier job exist, but cannot be read now.
     Interrupted
@@ -107,6 +110,8 @@ def train(
     torch.set_num_threads(threads)
     pl.seed_everything(training.seed, workers=True, verbose=False)
     settings = training_settings(training, TRAIN_KEYS)
+    on_first_node = OTHER_NODE not in os.environ
+    other_nodes = find_other_nodes(training.nodes) if on_first_node else []
     validates = training.validation != "none"
     statistics = read_raw_statistics(raw_statistics) if raw_statistics else {}
     crops = open_crops(
@@ -116,7 +121,9 @@ def train(
     # A training resumes with more epochs, too.
     same = {key: value for key, value in settings.items() if key != "epochs"}
     resume_from = None
-    if prepare_state(state, same | {"inputs": fingerprint_of(given)}):
+    if not on_first_node:
+        resume_from = resumed_by_first_node()
+    elif prepare_state(state, same | {"inputs": fingerprint_of(given)}):
         resume_from = find_resumable(state / "checkpoints")
     task = SegmentationTask(settings, _channel_weights(training, summary))
     task.raw_statistics = read_json(raw_statistics) if raw_statistics else {}
@@ -142,7 +149,10 @@ def train(
     path = str(resume_from.path) if resume_from else None
     try:
         # Like all progress bars of jobs, Lightning's goes to stderr.
-        with last.handling_signals(), redirect_stdout(sys.stderr):
+        with (
+            last.handling_signals(), redirect_stdout(sys.stderr),
+            started_on(other_nodes, trainer, resume_from),
+        ):  # fmt: skip
             trainer.fit(task, batches, tiles, ckpt_path=path, weights_only=True)
     except torch.OutOfMemoryError as error:
         raise InputError(_out_of_memory_message(training, error)) from error
@@ -185,13 +195,14 @@ def _trainer(
 ) -> pl.Trainer:
     check_gpus(training.devices)
     gpu = torch.cuda.is_available()
-    distributed = training.devices > 1
+    distributed = training.processes > 1
     # Without it, Lightning would expect a batch system such as Slurm to start its processes.
     environment = LightningEnvironment()
     checkpoint_files = CheckpointFiles()
     return pl.Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=training.devices,
+        num_nodes=training.nodes,
         strategy=DDPStrategy(cluster_environment=environment) if distributed else "auto",
         plugins=[checkpoint_files] if distributed else [environment, checkpoint_files],
         precision=resolve_precision(training.precision),

@@ -40,6 +40,18 @@ def test_checkpoints_track_only_keys_that_affect_them() -> None:
     assert set(stages.NETWORK_KEYS) <= set(stages.TRAIN_KEYS)
 
 
+def test_trainings_of_before_several_nodes_remain_valid() -> None:
+    def tracked(**changes: object) -> dict[str, object]:
+        return stages.training_settings(training(**changes), stages.TRAIN_KEYS)
+
+    assert "nodes" not in tracked()
+    assert tracked(nodes=1) == tracked() and tracked(nodes=2) == tracked() | {"nodes": 2}
+    for settings, nodes in ((tracked(), 1), (tracked(nodes=2), 2)):
+        assert Training.model_validate(settings).nodes == nodes
+    lineages = {stages.training_lineage(training(nodes=n), {}) for n in (1, 1, 2)}
+    assert len(lineages) == 2
+
+
 def test_predictions_made_before_descriptors_could_be_stored_remain_valid() -> None:
     def tracked(**inference: object) -> dict[str, object]:
         return stages.inference_settings(training(targets=targets, inference=inference))

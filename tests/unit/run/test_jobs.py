@@ -62,7 +62,19 @@ def test_processes_of_a_distributed_training_share_the_lock(log, monkeypatch):
         monkeypatch.setenv("LOCAL_RANK", "1")
         with job(str(log)):
             logging.warning("from the second")
-    assert "from the second" in log.read_text()
+        monkeypatch.delenv("LOCAL_RANK")
+        print("from the first", file=sys.stderr)
+    assert re.search("from the second\nfrom the first", log.read_text())
+
+
+def test_processes_of_other_nodes_print_to_the_first_one(log, monkeypatch):
+    with job(str(log)):
+        monkeypatch.setenv(jobs.OTHER_NODE, "null")
+        with job(str(log)):
+            logging.info("started")
+            logging.warning("from the other node")
+    assert log.read_text().count("from the other node") == 1
+    assert "started" not in log.read_text()
 
 
 class ClosedTerminal(io.StringIO):

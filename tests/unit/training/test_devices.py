@@ -1,13 +1,7 @@
 """Training in several processes; Lightning starts the others by the script's own name."""
 
-import csv
-import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,76 +12,7 @@ from cellmap_pipeline.training.devices import resolve_precision
 from cellmap_pipeline.training.interruption import EXIT_CODE
 from cellmap_pipeline.training.train import train
 from tests.support.faults import Faults
-from tests.support.trainings import make_datasplit, settings
-
-SCRIPT = """
-import json
-import sys
-from pathlib import Path
-from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.run.jobs import job
-
-folder = Path(sys.argv[1])
-with job(str(folder / "train.log")):
-    from cellmap_pipeline.training.train import train
-    from tests.support.faults import Faults
-    training = Training.model_validate_json(Path(sys.argv[3]).read_text())
-    faults = {int(batch): kind for batch, kind in json.loads(sys.argv[4]).items()}
-    train(
-        training, Path(sys.argv[2]), folder / "training", folder / "model.ckpt",
-        callbacks=[Faults(faults, rank=1)],
-    )
-"""
-
-
-@pytest.fixture
-def begin(tmp_path, repo_root):
-    """Function that starts a training of two processes in a folder; faults are in the second."""
-    path = os.pathsep.join([str(repo_root), str(repo_root / "src")])
-    datasplit = make_datasplit(tmp_path)
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-
-    def begin(folder, faults=None, **changes):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        values = tmp_path / folder / "settings.json"
-        values.write_text(settings(devices=2, **changes).model_dump_json())
-        # Lightning must not mistake a job step of Slurm for its own launcher.
-        slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "snakejob"}
-        slurm |= {"SLURM_LOCALID": "0", "SLURM_JOB_ID": "1", "SLURM_NODELIST": "n"}
-        return subprocess.Popen(
-            [
-                sys.executable,
-                script,
-                tmp_path / folder,
-                datasplit,
-                values,
-                json.dumps(faults or {}),
-            ],
-            env=os.environ | slurm | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return begin
-
-
-def weights(folder: Path):
-    last = torch.load(folder / "training/checkpoints/last.ckpt", weights_only=True)
-    return last["global_step"], last["state_dict"]
-
-
-# Nothing is random but the patches. Without scaling, they lie within the crop: the loss is a mean
-# over known voxels, so it would differ where patches of a batch have different numbers of them.
-REPRODUCIBLE = {
-    "augment": {"scaling": 0},
-    "validation_iterations": 50,
-    "accumulate_grad_batches": 1,
-    "gradient_clip": 0,
-    "optimizer": "sgd",
-    "loss": "bce",
-    "model": {"architecture": "monai_segresnet", "init_filters": 8, "blocks_down": [1, 1]},
-}
+from tests.support.trainings import REPRODUCIBLE, read_rows, read_weights, settings
 
 
 def assert_like_one_with_twice_the_batch(two, changes, steps, faults=None):
@@ -101,18 +26,13 @@ def assert_like_one_with_twice_the_batch(two, changes, steps, faults=None):
         settings(**changes, batch_size=2), two.with_name("datasplit.csv"), one / "training",
         one / "model.ckpt", callbacks=[Faults(faults or {})],
     )  # fmt: skip
-    (taken, alone), (same, both) = weights(one), weights(two)
+    (taken, alone), (same, both) = read_weights(one), read_weights(two)
     assert taken == same == steps
-    for row, expected in zip(rows(two), rows(one), strict=True):
+    for row, expected in zip(read_rows(two), read_rows(one), strict=True):
         for key in ("train_loss", "val_loss", "val_dice"):
             assert float(row[key]) == pytest.approx(float(expected[key]), rel=1e-2)
     for key in alone:
         torch.testing.assert_close(alone[key], both[key], rtol=1e-3, atol=1e-5 * steps)
-
-
-def rows(folder):
-    with (folder / "training/metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -134,7 +54,7 @@ def test_two_interrupted_processes_resume_with_the_same_result(begin, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "resuming from" in (tmp_path / "two/train.log").read_text()
-    assert [row["epoch"] for row in rows(tmp_path / "two")] == ["0", "1"]
+    assert [row["epoch"] for row in read_rows(tmp_path / "two")] == ["0", "1"]
     assert_like_one_with_twice_the_batch(tmp_path / "two", changes, steps=8)
 
 
@@ -155,7 +75,7 @@ def test_all_processes_skip_a_step_that_fails_in_one(begin, tmp_path):
     process = begin("two", faults, **changes)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    (row,) = rows(tmp_path / "two")
+    (row,) = read_rows(tmp_path / "two")
     assert float(row["skipped_steps"]) == 2
     assert_like_one_with_twice_the_batch(tmp_path / "two", changes, steps=3, faults=faults)
 

@@ -85,9 +85,8 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         lines += [f"  warning: fetch.padding: {fetch.padding:g} nm: {line}" for line in warnings]
     cost = network_cost(training)
     networks = plan.networks_of(name)
-    hours = {
-        gpu: len(networks) * training_hours(training, cost, gpu) / training.devices for gpu in GPUS
-    }
+    share = len(networks) / training.processes
+    hours = {gpu: share * training_hours(training, cost, gpu) for gpu in GPUS}
     folds = f"{len(networks)} folds, each of " if len(networks) > 1 else ""
     lines.append(
         f"  {folds}{training.epochs:,} epochs of {training.iterations_per_epoch:,} batches of "

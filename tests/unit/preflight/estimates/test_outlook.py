@@ -7,6 +7,7 @@ import pytest
 
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.plan.make import make_plan, read_plan
+from cellmap_pipeline.preflight.estimates import outlook
 from cellmap_pipeline.preflight.estimates.outlook import outlook_text
 from cellmap_pipeline.scoring.rules.registry import RULES
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
@@ -99,3 +100,9 @@ def test_outlook_estimates_tuning_by_label(folder):
         r"    mito: on 0.0 M voxels, 1 min\n    pm: on 0.0 M voxels, 1 min\n",
         text,
     )
+
+
+def test_outlook_divides_the_training_by_its_processes(folder, monkeypatch):
+    monkeypatch.setattr(outlook, "training_hours", lambda training, cost, gpu: 48.0)
+    folder.configure_training(devices=2, nodes=4)
+    assert "about 6 h on " in outlook_text(read_plan(folder.config))
