@@ -57,7 +57,7 @@ def training_memory_bytes(training: Training) -> int:
             memory.peak_bytes = memory.live_bytes
             _step(task, optimizer, training)
     # An average of the weights, and the buckets in which processes exchange their gradients.
-    copies = bool(training.ema) + (training.devices > 1)
+    copies = bool(training.ema) + (training.processes > 1)
     return memory.peak_bytes + copies * weights
 
 
