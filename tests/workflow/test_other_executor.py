@@ -42,7 +42,7 @@ def test_documented_pbs_profile(new_run, pbs):
     (text,) = re.findall(r"```yaml\n(executor: cluster-generic\n.*?)```", page, re.S)
     assert yaml.safe_load(text)["executor"] == "cluster-generic"
     (run.folder / "pbs").mkdir()
-    (run.folder / "pbs/config.yaml").write_text(text)
+    (run.folder / "pbs/profile.yaml").write_text(text)
     run.profile, run.options = str(run.folder / "pbs"), ("--latency-wait", "5")
     assert run.planned("submission.zip")["train"] == 1
     run.snakemake("results/tiny/datasplit.csv")
