@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline.data import fetching
-from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse
-from cellmap_pipeline.data.fetching import fetch_crop
+from cellmap_pipeline.data.fetching import levels
+from cellmap_pipeline.data.fetching.fetch import fetch_crop
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
@@ -88,7 +88,7 @@ def test_an_n5_volume_has_an_end(source, tmp_path, monkeypatch):
         level = array if not number else array | {"downsamplingFactors": [2**number] * 3}
         (source / N5 / f"s{number}/attributes.json").write_text(json.dumps(level))
     (source / N5 / "attributes.json").write_text("{}")
-    monkeypatch.setattr(fetching, "MAX_LEVELS", 3)
+    monkeypatch.setattr(levels, "MAX_LEVELS", 3)
     assert fetch(source, tmp_path, N5)["files"] > 0
     assert not (tmp_path / "data" / N5 / "s3").exists()
 
@@ -102,7 +102,7 @@ def test_an_n5_volume_has_an_end(source, tmp_path, monkeypatch):
     ],
 )
 def test_chunks_are_counted_first(source, tmp_path, monkeypatch, members, message):
-    monkeypatch.setattr(fetching, "MAX_FILES_PER_LEVEL", 100)
+    monkeypatch.setattr(levels, "MAX_FILES_PER_LEVEL", 100)
     change(source / EM / "s0/.zarray", **members)
     with pytest.raises(InputError, match=message):
         fetch(source, tmp_path)
