@@ -19,13 +19,9 @@ from cellmap_pipeline.io.formats.array import (
     ArrayMetadata,
     Format,
 )
-from cellmap_pipeline.io.formats.n5 import stored_n5_grids
-from cellmap_pipeline.io.formats.ngff import (
-    MAX_LEVELS,
-    DeclaredLevel,
-    checked_path,
-    declared_levels,
-)
+from cellmap_pipeline.io.formats.group_models import MAX_LEVELS
+from cellmap_pipeline.io.formats.n5 import level_names, stored_n5_grids
+from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
 from cellmap_pipeline.io.formats.registry import parse_array, parse_attributes
 from cellmap_pipeline.io.levels import level_to_read
 from cellmap_pipeline.io.pyramids import with_common_edges
@@ -195,13 +191,12 @@ def n5_arrays(mirror: Mirror, key: str) -> list[ArrayLevel]:
     """List all levels of the n5 group at `key`, finest first, and fetch their metadata."""
     fetch_metadata(mirror, group_keys(key), GROUP_METADATA["n5"])
     group = read_json(mirror.local / key / "attributes.json")
-    multiscales = group.get("multiscales") or [{}]
     try:
-        names = [checked_path(entry["path"]) for entry in multiscales[0].get("datasets", [])]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        names = level_names(group)
+    except ValueError as error:
         raise InputError(
-            f"{mirror.source}/{key}/attributes.json: `multiscales` does not list levels inside of "
-            f"the volume ({type(error).__name__}: {error})"
+            f"{mirror.source}/{key}/attributes.json is not that of an n5 volume ({error}): take "
+            "another source, or report it to who wrote it"
         ) from None
     for name in names or (f"s{n}" for n in range(MAX_LEVELS)):
         mirror.copy_small(key, f"{name}/attributes.json")
