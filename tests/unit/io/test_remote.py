@@ -165,12 +165,25 @@ def test_a_bucket_has_a_plain_name(url):
         location(url)
 
 
-def test_connections_are_used_again(monkeypatch):
+def test_a_long_explanation_of_an_error_is_left_out(monkeypatch):
+    def answer(request):
+        yield b"HTTP/1.1 403 No\r\n\r\n"
+        while True:
+            yield b"1" * 1000
+
+    with pytest.raises(InputError, match=r"\(HTTP status 403\)"):
+        read_from(answer, monkeypatch)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 None"])
+def test_connections_are_used_again(status):
     connected = []
 
     def answer(request):
         connected.append(threading.get_ident())
-        yield b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1"
+        yield f"HTTP/1.1 {status}\r\nContent-Length: 1\r\n\r\n".encode()
+        time.sleep(0.05)
+        yield b"1"
         time.sleep(0.1)  # The next request has come by now.
         yield b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2"
 

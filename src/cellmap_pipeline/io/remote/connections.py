@@ -27,7 +27,7 @@ MIN_BYTES_PER_S = 10_000
 PART_BYTES = 1 << 18
 # What headers and the framing of chunked bodies may add to a body of up to a number of bytes.
 MAX_FRAMING_BYTES = 1 << 20
-# Bodies of answers other than 200 explain errors; this much of them is read.
+# Bodies of answers other than 200 explain errors; larger ones are not read.
 MAX_EXPLANATION_BYTES = 1 << 14
 
 
@@ -126,10 +126,13 @@ class Server:
         connection.response_class = partial(_BoundedResponse, max_bytes)  # type: ignore[assignment]
         connection.request("GET", target, headers=dict(headers))
         with connection.getresponse() as response:
-            if response.status == 200:
-                body = _read_body(response, max_bytes)
-            else:
-                body = response.read1(MAX_EXPLANATION_BYTES)
+            try:
+                is_file = response.status == 200
+                body = _read_body(response, max_bytes if is_file else MAX_EXPLANATION_BYTES)
+            except TooLargeError:
+                if is_file:
+                    raise
+                body = b""
             is_complete = response.length == 0 or response.isclosed()
         if is_complete and not response.will_close:
             self._idle.append(connection)
