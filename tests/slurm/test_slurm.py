@@ -211,9 +211,7 @@ def test_jobs_of_a_dead_run_are_waited_for(run, cluster):
     process.wait()
 
     process = run.start(*targets, entry=True)
-    wait_until(
-        lambda: "waiting for running jobs of the previous run" in run.output.read_text(), process
-    )
+    wait_until(lambda: "waiting for jobs of the previous run" in run.output.read_text(), process)
     refused = run.snakemake(*targets, entry=True, check=False)
     assert refused.returncode == 1
     assert f"another run is active in this folder: process {process.pid} on" in refused.stdout

@@ -10,8 +10,8 @@ from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output, [snakemake.params.cfg["data_root"]]):
-    from cellmap_pipeline.data.fetch_request import FetchRequest
-    from cellmap_pipeline.data.fetching import fetch_crop
+    from cellmap_pipeline.data.fetching.fetch import fetch_crop
+    from cellmap_pipeline.data.fetching.request import FetchRequest
 
     cfg = snakemake.params.cfg
     request = FetchRequest.from_dict(cfg["request"])

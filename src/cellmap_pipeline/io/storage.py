@@ -3,141 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import tensorstore as ts
-
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.regular_files import read_regular_file
+from cellmap_pipeline.io.regular_files import MAX_TEXT_BYTES, read_regular_file
+from cellmap_pipeline.io.remote.s3 import BUCKET, S3Path
 
 # A JSON object: attributes of a zarr or n5 volume, metadata of an array, a tensorstore spec.
 Metadata = dict[str, Any]
-# For requests that fail; tensorstore backs off exponentially.
-REQUEST_RETRIES = {"max_retries": 8, "initial_delay": "200ms", "max_delay": "10s"}
 # Files that mark a group or an array of zarr 2 and zarr 3.
 ZARR_FILES = (".zattrs", "zarr.json")
 # Linux allows 255 bytes in one name, of which a temporary file's suffix takes some, and S3 1024 in
 # a key.
 MAX_NAME_BYTES, MAX_KEY_BYTES = 200, 1024
+# Metadata of a group or an array in a bucket; those of the challenge have some kB.
+MAX_REMOTE_METADATA_BYTES = 1 << 24
 # In the folder of a fetched array: the names, as a JSON list, of files that its source lacks.
 ABSENT_FILE = ".absent.json"
-
-
-@dataclass(frozen=True)
-class S3Path:
-    """A key of an S3 bucket, used like a `pathlib.Path`.
-
-    Requests are signed if AWS_ACCESS_KEY_ID or AWS_PROFILE is set in the environment, and
-    anonymous otherwise. AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL select another server, AWS_REGION
-    or AWS_DEFAULT_REGION its region.
-
-    Attributes
-    ----------
-    bucket
-        Name of the bucket.
-    key
-        Key in the bucket, without slashes at its ends.
-    """
-
-    bucket: str
-    key: str = ""
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
-    def __truediv__(self, name: str) -> S3Path:
-        return S3Path(self.bucket, f"{self.key}/{name}".strip("/"))
-
-    @property
-    def name(self) -> str:
-        """The last part of the key."""
-        return self.key.rpartition("/")[2]
-
-    @property
-    def parent(self) -> S3Path:
-        """The key without its last part."""
-        return S3Path(self.bucket, self.key.rpartition("/")[0])
-
-    @property
-    def parents(self) -> list[S3Path]:
-        """The keys above this one, nearest first."""
-        return [self.parent, *self.parent.parents] if self.key else []
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The bucket and the parts of the key."""
-        return (self.bucket, *self.key.split("/"))
-
-    @property
-    def spec(self) -> Metadata:
-        """Specification of the key-value store for tensorstore."""
-        signed = any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"))
-        spec: Metadata = {
-            "driver": "s3",
-            "bucket": self.bucket,
-            "path": f"{self.key}/" if self.key else "",
-            "aws_credentials": {"type": "default" if signed else "anonymous"},
-            "s3_request_retries": REQUEST_RETRIES,
-        }
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if endpoint:
-            spec |= {"endpoint": endpoint, "aws_region": region or "us-east-1"}
-        elif region:
-            spec["aws_region"] = region
-        return spec
-
-    @cached_property
-    def _store(self) -> ts.KvStore:
-        try:
-            return ts.KvStore.open(self.spec).result()
-        except ValueError as error:
-            raise InputError(f"{self} cannot be opened ({error}): check the address") from None
-
-    def read(self, names: Sequence[str]) -> list[bytes | None]:
-        """Read keys below this one; None for keys that do not exist.
-
-        Raises
-        ------
-        InputError
-            The bucket does not answer, or denies access.
-        """
-        requests = [self._store.read(name) for name in names]
-        contents = []
-        for name, future in zip(names, requests, strict=True):
-            try:
-                answer = future.result()
-            except ValueError as error:
-                raise InputError(
-                    f"{self / name} cannot be read ({error}): check the address, the network and, "
-                    "where the bucket is not public, AWS_PROFILE"
-                ) from None
-            contents.append(answer.value if answer.state == "value" else None)
-        return contents
-
-    def present(self, names: Sequence[str]) -> list[bool]:
-        """Check, in concurrent requests, which keys below this one exist.
-
-        Raises
-        ------
-        InputError
-            The bucket does not answer, or denies listing its keys.
-        """
-        # The range ends before the next possible name, so it holds the name alone.
-        requests = [self._store.list(ts.KvStore.KeyRange(name, name + "\0")) for name in names]
-        try:
-            return [bool(answer.result()) for answer in requests]
-        except ValueError as error:
-            raise InputError(
-                f"{self} cannot be listed ({error}): check the address, the network and, where "
-                "the bucket is not public, AWS_PROFILE"
-            ) from None
 
 
 Location = Path | S3Path
@@ -149,12 +34,14 @@ def location(path: str | Location) -> Location:
     Raises
     ------
     InputError
-        The URL is of another kind.
+        The URL is of another kind, or names no bucket.
     """
     if not isinstance(path, str):
         return path
     if path.startswith("s3://"):
         bucket, _, key = path.removeprefix("s3://").partition("/")
+        if not BUCKET.fullmatch(bucket):
+            raise InputError(f"{path} names no bucket: correct the address")
         return S3Path(bucket, key.strip("/"))
     if "://" in path:
         raise InputError(f"{path}: only paths of folders and s3:// URLs can be read")
@@ -237,9 +124,9 @@ def read_texts(folder: Location, names: Sequence[str]) -> list[str | None]:
         A file or key is not UTF-8, or cannot be read.
     """
     if isinstance(folder, S3Path):
-        contents = folder.read(names)
+        contents = folder.read_below(names, MAX_REMOTE_METADATA_BYTES)
     else:
-        contents = [_read_file(folder / name) for name in names]
+        contents = [read_file(folder / name) for name in names]
     texts = []
     for name, content in zip(names, contents, strict=True):
         try:
@@ -249,9 +136,29 @@ def read_texts(folder: Location, names: Sequence[str]) -> list[str | None]:
     return texts
 
 
-def _read_file(path: Path) -> bytes | None:
+def read_file(
+    path: Location, max_bytes: int = MAX_TEXT_BYTES, what: str = "metadata"
+) -> bytes | None:
+    """Read a file or key; None if there is none.
+
+    Parameters
+    ----------
+    path
+        The file or key.
+    max_bytes
+        Number of bytes that it may have. No more are read.
+    what
+        Description of what such a file is, for errors.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or is larger.
+    """
+    if isinstance(path, S3Path):
+        return path.read(max_bytes)
     try:
-        return read_regular_file(path, what="metadata")
+        return read_regular_file(path, max_bytes, what)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

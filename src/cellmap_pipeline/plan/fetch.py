@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crop_table import CropRow, parse_crop_table, read_crop_table
-from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.layout import crop_folders
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError

@@ -13,7 +13,7 @@ from typing import Any
 from cellmap_pipeline.config.run import PARTS, RunConfig
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.fetch_request import FetchRequest
+from cellmap_pipeline.data.fetching.request import FetchRequest
 from cellmap_pipeline.plan.folds import fold_network
 from cellmap_pipeline.plan.paths import ResultPaths
 from cellmap_pipeline.plan.sources import AVERAGE, named_sources, origin

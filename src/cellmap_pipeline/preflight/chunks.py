@@ -17,7 +17,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.labels import PLAIN, Encoding
-from cellmap_pipeline.io.storage import S3Path
+from cellmap_pipeline.io.remote.s3 import S3Path
 
 # If there are more voxels, the same fraction of each array's chunks is decoded.
 MAX_DECODED_VOXELS = 4e10

@@ -21,10 +21,17 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from cellmap_pipeline.io.files import write_json
+from cellmap_pipeline.run.processes import (
+    is_running,
+    is_running_in_container,
+    is_same_boot,
+    machine_id,
+    sees_all_processes,
+    start_time,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +39,8 @@ HEARTBEAT_S = 15.0
 # A holder on another machine counts as dead after this time without a heartbeat. NFS may show a
 # file's time a minute late.
 TIMEOUT_S = 180.0
+# The same for a holder in another container of this machine, whose heartbeats are seen at once.
+SAME_MACHINE_TIMEOUT_S = 60.0
 POLL_S = 2.0
 # EX_TEMPFAIL of sysexits.h, as for an interrupted training.
 LOCK_LOST_EXIT_CODE = 75
@@ -49,7 +58,8 @@ class LockHolder:
     host, pid, slurm_job, since
         For messages; `slurm_job` is None outside of Slurm.
     machine
-        Distinguishes machines with the same name, and a machine before and after a reboot.
+        Boot id and pid namespace. They distinguish machines with the same name, a machine before
+        and after a reboot, and containers.
     started
         Start time of the process, which distinguishes it from others with the same number.
     token
@@ -85,8 +95,8 @@ def this_process(outputs: Sequence[str] = ()) -> LockHolder:
         pid=os.getpid(),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
         since=time.strftime("%Y-%m-%d %H:%M:%S"),
-        machine=_machine_id(),
-        started=_start_time(os.getpid()),
+        machine=machine_id(),
+        started=start_time(os.getpid()),
         token=uuid.uuid4().hex,
         outputs=tuple(outputs),
     )
@@ -117,8 +127,10 @@ def is_released(path: Path) -> bool:
 
 def is_alive(holder: LockHolder) -> bool | None:
     """Whether a lock holder still runs; None if only its heartbeat can tell."""
-    if holder.machine == _machine_id():
-        return _is_running(holder.pid, holder.started)
+    if holder.machine == machine_id():
+        return is_running(holder.pid, holder.started)
+    if is_same_boot(holder.machine) and sees_all_processes():
+        return is_running_in_container(holder.pid, holder.started)
     if holder.slurm_job is None:
         return None
     # If Slurm requeued the job, the process that holds the lock is gone: this one replaced it.
@@ -155,12 +167,15 @@ class LockWatch:
         The holder seen last.
     confirmed
         Whether that holder is known to be alive, from its process or a heartbeat.
+    age_s
+        Age of that holder's heartbeat when it was seen first, by the clock of this machine.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.holder: LockHolder | None = None
         self.confirmed = False
+        self.age_s = 0.0
         self._heartbeat: tuple[str, int] | None = None
         self._heartbeat_seen = 0.0
 
@@ -177,10 +192,27 @@ class LockWatch:
         if alive is not None:
             self.confirmed = alive
             return holder if alive else None
+        if self._heartbeat is None or self._heartbeat[0] != holder.token:
+            self.age_s = max(0.0, time.time() - modified / 1e9)
         if (holder.token, modified) != self._heartbeat:
             self.confirmed = self._heartbeat is not None and self._heartbeat[0] == holder.token
             self._heartbeat, self._heartbeat_seen = (holder.token, modified), time.monotonic()
-        return holder if time.monotonic() - self._heartbeat_seen < TIMEOUT_S else None
+        return holder if time.monotonic() - self._heartbeat_seen < self.timeout_s else None
+
+    @property
+    def timeout_s(self) -> float:
+        """Time without a heartbeat after which the holder counts as dead."""
+        is_near = self.holder is not None and is_same_boot(self.holder.machine)
+        return SAME_MACHINE_TIMEOUT_S if is_near else TIMEOUT_S
+
+    def __str__(self) -> str:
+        """The holder, and what is known of it."""
+        if self.confirmed:
+            return str(self.holder)
+        return (
+            f"{self.holder}: it may have ended. Its last heartbeat was {self.age_s:.0f} s old, and "
+            f"it counts as dead after {self.timeout_s:.0f} s without another"
+        )
 
 
 def try_acquire(path: Path, holder: LockHolder) -> bool:
@@ -208,7 +240,7 @@ def acquire(path: Path, holder: LockHolder) -> None:
             continue
         if time.monotonic() - logged > 60 or not logged:
             logged = time.monotonic()
-            log.info("waiting for another job that makes the same results: %s (%s)", other, path)
+            log.info("waiting for another job that makes the same results: %s (%s)", watch, path)
         time.sleep(POLL_S)
 
 
@@ -300,37 +332,3 @@ def _link(tmp: Path, path: Path) -> None:
         # The file system has no hard links.
         with path.open("x", encoding="utf-8") as file:
             file.write(tmp.read_text(encoding="utf-8"))
-
-
-@cache
-def _machine_id() -> str:
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _is_running(pid: int, started: int | None) -> bool:
-    if started is not None:
-        return _start_time(pid) == started
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _start_time(pid: int) -> int | None:
-    """Start time of a process of this machine, in ticks since boot.
-
-    None if the process has ended, and for all processes on systems without /proc.
-    """
-    try:
-        # After the name in brackets, which may hold anything: state, …, starttime (proc(5)).
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else int(fields[19])

@@ -25,7 +25,6 @@ from cellmap_pipeline.io.files import PARTIAL_SUFFIX, replace_folder
 from cellmap_pipeline.io.yaml_files import read_yaml
 from cellmap_pipeline.run.locks import (
     POLL_S,
-    TIMEOUT_S,
     LockHolder,
     LockWatch,
     read_holder,
@@ -80,9 +79,10 @@ def start(arguments: Sequence[str]) -> None:
     raise_all(problems)
     if not _is_dry_run(arguments):
         folder = options.directory
-        stop, previous = _acquire_run_lock(folder / RUN_LOCK)
+        watches: dict[Path, LockWatch] = {}
+        stop, previous = _acquire_run_lock(folder, watches)
         if previous and previous.logs:
-            _clean_up(folder, folder / previous.logs)
+            _clean_up(folder, folder / previous.logs, watches)
         if any((folder / SNAKEMAKE_FOLDER / "locks").glob("*.lock")):
             unlocked = subprocess.run([*snakemake, "--unlock", *arguments])
             if unlocked.returncode:
@@ -136,8 +136,18 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_known_args(list(arguments))[0]
 
 
-def _acquire_run_lock(path: Path) -> tuple[Callable[[], None], LockHolder | None]:
+def _acquire_run_lock(
+    folder: Path, watches: dict[Path, LockWatch]
+) -> tuple[Callable[[], None], LockHolder | None]:
     """Acquire a folder's run lock.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    watches
+        Gets a watch of each job's lock of a run that may have died, so that the jobs' heartbeats
+        are waited for at the same time as the run's.
 
     Returns
     -------
@@ -148,6 +158,7 @@ def _acquire_run_lock(path: Path) -> tuple[Callable[[], None], LockHolder | None
     InputError
         Another run is active in the folder.
     """
+    path = folder / RUN_LOCK
     holder, previous, watch, is_announced = this_process(), None, LockWatch(path), False
     while not try_acquire(path, holder):
         other = watch.living_holder()
@@ -164,8 +175,10 @@ def _acquire_run_lock(path: Path) -> tuple[Callable[[], None], LockHolder | None
             )
         else:
             if not is_announced:
-                _print(f"waiting {TIMEOUT_S:.0f} s for a heartbeat of {other}")
+                _print(f"waiting for the end, or a heartbeat, of {watch}")
                 is_announced = True
+            if other.logs:
+                _watch_jobs(folder / other.logs, watches)
             time.sleep(POLL_S)
     return start_heartbeat(path, holder), previous
 
@@ -181,31 +194,36 @@ def _hold_until_exit(holder: LockHolder) -> None:
     atexit.register(release)
 
 
-def _clean_up(folder: Path, logs: Path) -> None:
+def _watch_jobs(logs: Path, watches: dict[Path, LockWatch]) -> dict[Path, LockHolder | None]:
+    """Look at the locks of a run's jobs; return the holders that are not known to be dead."""
+    for path in logs.rglob("*.owner"):
+        watches.setdefault(path, LockWatch(path))
+    return {path: watch.living_holder() for path, watch in watches.items()}
+
+
+def _clean_up(folder: Path, logs: Path, watches: dict[Path, LockWatch]) -> None:
     """Wait for the jobs that a dead run left running, and set aside what it did not record."""
     queue = _slurm_jobs(folder)
     waiting = [job.number for job in queue or [] if job.state == "PENDING"]
     if waiting:
         _print(f"removing {len(waiting)} jobs of the previous run from Slurm's queue")
         subprocess.run(["scancel", "--state=PENDING", *waiting])
-    watches = {path: LockWatch(path) for path in logs.rglob("*.owner")}
     printed: list[str] = []
     while True:
         if queue is not None:
             queue = _slurm_jobs(folder)
         running = queue or []
         lines = [f"Slurm job {job.number}: {job.description}" for job in running]
-        for path, watch in watches.items():
-            holder = watch.living_holder()
+        for path, holder in _watch_jobs(logs, watches).items():
             if holder and not any(job.number == holder.slurm_job for job in running):
-                lines.append(f"{path.relative_to(logs).with_suffix('')}: {holder}")
+                lines.append(f"{path.relative_to(logs).with_suffix('')}: {watches[path]}")
         if not lines:
             break
         if lines != printed:
             printed = lines
             _print(
-                "waiting for running jobs of the previous run; their work is kept, even if you end "
-                "them with `scancel` or `kill`:\n  " + "\n  ".join(lines)
+                "waiting for jobs of the previous run; the work of those that run is kept, even if "
+                "you end them with `scancel` or `kill`:\n  " + "\n  ".join(lines)
             )
         time.sleep(POLL_S)
     for path in logs.rglob("*.owner"):

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.arrays import check_chunk_names
@@ -25,7 +26,7 @@ from cellmap_pipeline.io.formats.array import ArrayMetadata
 from cellmap_pipeline.io.formats.chunk_codecs import ChunkDecoder, ChunkError
 from cellmap_pipeline.io.formats.zarr2 import parse_zarray
 from cellmap_pipeline.io.storage import Metadata
-from cellmap_pipeline.scoring.zip_entries import entry_problems
+from cellmap_pipeline.scoring.zip_entries import entry_problems, size_problem
 from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader, is_zip
 
 CHUNK_KEY = re.compile(r"\d+([./]\d+){2}")
@@ -285,16 +286,23 @@ class Archive:
             ) from None
         return StoredArray(name, metadata, decoder, read_file)
 
-    def verify(self) -> None:
+    def verify(self, manifest: Sequence[CropLabel]) -> None:
         """Unpack all files of a zip, in little memory and without keeping them.
+
+        Parameters
+        ----------
+        manifest
+            Labels that it should hold. If its files are larger than those take, none is unpacked.
 
         Raises
         ------
         InputError
-            The evaluator would stop at a file.
+            The files are too large, or the evaluator would stop at one.
         """
         if self.zip is None:
             return
+        if text := size_problem(self.zip.entries, manifest):
+            raise InputError(f"{self.path}: {text}")
         for entry in self.zip.entries:
             try:
                 self.zip.verify(entry)

@@ -195,7 +195,7 @@ def score_submission(
     _worker_archives.clear()
     _open_archives(submission, truth)
     (archives,) = _worker_archives.values()
-    archives[0].verify()
+    archives[0].verify(rows)
     tasks = [
         replace(task, without_collisions=without_collisions)
         for task in _scoring_tasks(*archives, rows, chosen)

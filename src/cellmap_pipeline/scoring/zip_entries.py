@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.scoring.zip_reader import (
     DECOMPRESSORS,
     ENCRYPTED_FLAG,
@@ -15,6 +16,9 @@ from cellmap_pipeline.scoring.zip_reader import (
 
 # The portal's limit.
 MAX_UNPACKED_BYTES = 50 * 2**30
+# A smaller one for a small manifest: labels are stored compressed, with far less for each voxel.
+MAX_BYTES_PER_VOXEL = 16
+MAX_OTHER_BYTES = 2**30
 # Limit of common file systems for one name, and what no path of a submission exceeds. Work and
 # memory grow with the product of a path's length and depth.
 MAX_NAME_BYTES = 255
@@ -32,23 +36,44 @@ class EntryProblem(NamedTuple):
     message: str
 
 
-def entry_problems(entries: Sequence[zipfile.ZipInfo]) -> list[EntryProblem]:
+def entry_problems(
+    entries: Sequence[zipfile.ZipInfo], manifest: Sequence[CropLabel] | None = None
+) -> list[EntryProblem]:
     """Find the entries at which unpacking stops, or that would leave the archive.
 
     If a path is too long, only such paths are listed: nothing else may be done with them.
+
+    Parameters
+    ----------
+    entries
+        Entries of the zip's directory.
+    manifest
+        Labels that it should hold, which bound its size; None bounds it as the portal does.
     """
     found = list(_path_problems(entries)) or list(_listed_problems(entries))
     if len(found) > MAX_NAMED_ENTRIES:
         text = f"{len(found) - MAX_NAMED_ENTRIES} more entries are wrong: {REPACK}"
         found[MAX_NAMED_ENTRIES:] = [EntryProblem("", text)]
-    total = unpacked_bytes(entries)
-    if total > MAX_UNPACKED_BYTES:
-        text = (
-            f"{total / 2**30:.1f} GiB unpacked, above the limit of "
-            f"{MAX_UNPACKED_BYTES / 2**30:.0f} GiB: store labels compressed, on the manifest's grid"
-        )
-        found.insert(0, EntryProblem("", text))
+    if size := size_problem(entries, manifest):
+        found.insert(0, EntryProblem("", size))
     return found
+
+
+def size_problem(
+    entries: Sequence[zipfile.ZipInfo], manifest: Sequence[CropLabel] | None
+) -> str | None:
+    """Describe by how much all entries are too large, or return None; see `entry_problems`."""
+    limit = MAX_UNPACKED_BYTES
+    if manifest is not None:
+        voxels = sum(row.grid.size for row in manifest)
+        limit = min(limit, MAX_OTHER_BYTES + MAX_BYTES_PER_VOXEL * voxels)
+    total = unpacked_bytes(entries)
+    if total <= limit:
+        return None
+    return (
+        f"{total / 2**30:.1f} GiB unpacked, above the limit of {limit / 2**30:.1f} GiB: store "
+        "labels compressed, on the manifest's grid, and nothing else"
+    )
 
 
 def unpacked_bytes(entries: Sequence[zipfile.ZipInfo]) -> int:

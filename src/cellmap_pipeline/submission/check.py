@@ -24,10 +24,9 @@ from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES, rules_named
 from cellmap_pipeline.scoring.summary import MASK_SUFFIX
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound
 from cellmap_pipeline.scoring.zip_entries import (
-    MAX_UNPACKED_BYTES,
     REPACK,
     has_bounded_path,
-    unpacked_bytes,
+    size_problem,
 )
 from cellmap_pipeline.scoring.zip_reader import DIRECTORY_ERRORS, ZipReader, is_zip
 from cellmap_pipeline.submission.check_label import LabelCheck, check_against_truth, check_label
@@ -85,7 +84,7 @@ def check(
         reader = ZipReader(path)
     except DIRECTORY_ERRORS as error:
         return [rejection(f"{path}: the zip's directory cannot be read ({error}): {REPACK}")]
-    problems = list(zip_problems(reader.entries))
+    problems = list(zip_problems(reader.entries, manifest))
     if not _is_readable(reader):
         return problems
     try:
@@ -123,7 +122,7 @@ def check(
     )
     checked = dict(results)
     _worker_inputs.clear()
-    if unpacked_bytes(reader.entries) <= MAX_UNPACKED_BYTES:
+    if not size_problem(reader.entries, manifest):
         labels = {(crops[row.crop], row.label) for row in present}
         problems += unpacking_problems(reader, _other_entries(submission, found_crops, labels))
     problems += _missing_problems(submission, reader, manifest, crops, chosen)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.scoring.archive import MAX_METADATA_BYTES
 from cellmap_pipeline.scoring.zip_entries import REPACK, entry_problems, has_bounded_path
 from cellmap_pipeline.scoring.zip_reader import ZipReader
@@ -46,9 +47,11 @@ def rejection(message: str, crop: str | None = None, label: str | None = None) -
     return Problem("rejected", crop, label, message)
 
 
-def zip_problems(entries: Sequence[zipfile.ZipInfo]) -> Iterator[Problem]:
+def zip_problems(
+    entries: Sequence[zipfile.ZipInfo], manifest: Sequence[CropLabel]
+) -> Iterator[Problem]:
     """Check the entries of a zip as listed in its directory."""
-    for name, message in entry_problems(entries):
+    for name, message in entry_problems(entries, manifest):
         yield rejection(message, *crop_and_label(name))
     for entry in filter(has_bounded_path, entries):
         name = entry.filename

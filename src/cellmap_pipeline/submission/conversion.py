@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import PLAIN, LabelVolume, annotation_attributes, named_values
 from cellmap_pipeline.io.resampling import nearest_indices, resample
 from cellmap_pipeline.io.volumes import CHUNK, Level
+from cellmap_pipeline.scoring.alignment import MAX_SIZE_RATIO
+from cellmap_pipeline.scoring.archive import MAX_FEW_CHUNKS, MIN_CHUNK_VOXELS
 
 # Zstd runs in one thread. The bytes of Blosc in numcodecs depend on the order in which its threads
 # finish.
@@ -69,7 +72,8 @@ class Converter:
         Raises
         ------
         InputError
-            There is no readable volume, it does not overlap the crop, or its `kind` is unknown.
+            There is no readable volume, it does not overlap the crop, has far more voxels or chunks
+            in it than fit, or its `kind` is unknown.
         """
         volume = LabelVolume.open(path)
         level = volume.volume.level_for(row.grid.voxel_size)
@@ -79,6 +83,7 @@ class Converter:
                 f"{list(level.grid.translation)} nm, the crop at {list(row.grid.translation)} nm: "
                 "correct its translation"
             )
+        _check_size(level, row)
         kind = named_values(annotation_attributes(volume.volume), "cellmap_pipeline", path).get(
             "kind"
         )
@@ -221,3 +226,31 @@ class Converter:
         for start in itertools.product(*ranges):
             stop = [min(a + c, n) for a, c, n in zip(start, chunks, grid.shape, strict=True)]
             yield self.volume.encoding.decode(self.level.read(start, stop))[0]
+
+
+def _check_size(level: Level, row: CropLabel) -> None:
+    """Bound the voxels and the chunks that are read for a crop, as the check of a zip does.
+
+    Raises
+    ------
+    InputError
+        There are too many in the crop.
+    """
+    first, last = level.grid.index_box(row.grid)
+    low = [max(0, a) for a in first]
+    high = [min(n, b) for n, b in zip(level.grid.shape, last, strict=True)]
+    voxels = math.prod(b - a for a, b in zip(low, high, strict=True))
+    if voxels > MAX_SIZE_RATIO * row.grid.size:
+        raise InputError(
+            f"{level.path} has {voxels:,} voxels of {list(level.grid.voxel_size)} nm in crop "
+            f"{row.crop}, which has {row.grid.size:,}: check its voxel size, or write it on a "
+            "coarser grid"
+        )
+    chunks = level.metadata.chunks
+    count = math.prod(-(-b // c) - a // c for a, b, c in zip(low, high, chunks, strict=True))
+    limit = max(MAX_FEW_CHUNKS, row.grid.size // MIN_CHUNK_VOXELS)
+    if count > limit:
+        raise InputError(
+            f"{level.path} has {count:,} chunks of {list(chunks)} voxels in crop {row.crop}, above "
+            f"the limit of {limit:,}: store larger ones"
+        )

@@ -1,6 +1,6 @@
 import json
 
-from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.geometry import Grid
 

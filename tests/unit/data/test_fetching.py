@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from cellmap_pipeline.data import fetching, mirror
 from cellmap_pipeline.data.crops import ValidationCrop
-from cellmap_pipeline.data.fetch_request import FetchRequest, PredictUse, TrainUse
-from cellmap_pipeline.data.fetching import fetch_crop
+from cellmap_pipeline.data.fetching import fetch
+from cellmap_pipeline.data.fetching.fetch import fetch_crop
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
-from cellmap_pipeline.io import storage as stores
 from cellmap_pipeline.io.formats.ngff import (
     DeclaredLevel,
     multiscale_metadata,
     write_metadata,
 )
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
+from cellmap_pipeline.io.remote import connections, s3
 from cellmap_pipeline.io.storage import ABSENT_FILE
 from cellmap_pipeline.io.volumes import Volume, create
 from tests.support.bucket import NAME, SLOW, reach, serve
@@ -89,8 +89,7 @@ def bucket(server, monkeypatch):
     made, url = server
     made.reset()
     reach(url, monkeypatch)
-    monkeypatch.setattr(mirror, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(stores, "REQUEST_RETRIES", {"max_retries": 2, "initial_delay": "10ms"})
+    monkeypatch.setattr(s3, "RETRY_WAITS_S", (0.01,) * 8)
     return made
 
 
@@ -257,7 +256,7 @@ def test_the_same_content_twice_is_accepted_with_any_etag(bucket, source, tmp_pa
 
 def test_a_denied_chunk_stops_the_job_and_leaves_no_array(bucket, source, tmp_path):
     bucket.denied.add(f"{EM}/s1/2/2/2")
-    with pytest.raises(InputError, match=r"s1/2/2/2 cannot be read .*PERMISSION_DENIED"):
+    with pytest.raises(InputError, match=r"s1/2/2/2 cannot be read .*403"):
         fetch_crop(7, request(), tmp_path)
     assert bucket.requests[f"{EM}/s1/2/2/2"] == 1
     assert not (tmp_path / EM / "s1/.zarray").exists()
@@ -276,7 +275,7 @@ def test_outages_are_waited_for(bucket, source, tmp_path):
 
 def test_missing_answers_time_out(bucket, source, tmp_path, monkeypatch):
     # This is long enough for the other answers, even on a busy machine.
-    monkeypatch.setattr(mirror, "ANSWER_TIMEOUT_S", SLOW - 2)
+    monkeypatch.setattr(connections, "ANSWER_TIMEOUT_S", SLOW - 2)
     bucket.slow[f"{CROP}/.zgroup"] = 1
     fetch_crop(7, request(), tmp_path)
     assert bucket.requests[f"{CROP}/.zgroup"] == 2
@@ -288,7 +287,7 @@ def test_a_lasting_outage_is_an_error(bucket, tmp_path):
     bucket.busy[key] = 1000
     with pytest.raises(InputError, match=r"crop7/\.zgroup cannot be read .*503"):
         fetch_crop(7, request(), tmp_path)
-    assert bucket.requests[key] == 3 * (len(mirror.RETRY_WAITS_S) + 1)
+    assert bucket.requests[key] == len(s3.RETRY_WAITS_S) + 1
 
 
 @pytest.mark.parametrize(
@@ -445,5 +444,5 @@ def test_composed_labels_have_the_level_at_which_their_crops_are_predicted():
     """A training of other classes at 4 nm composes `er`, which test crops ask for at 8 nm."""
     declared = [DeclaredLevel(f"s{i}", (v, v, v), (0, 0, 0)) for i, v in enumerate((4, 8, 16))]
     use = TrainUse((4, 4, 4), ("mito",), RawMargins(), {"er": ((8, 8, 8),)})
-    levels = fetching._levels_read(declared, "er", use)
+    levels = fetch._levels_read(declared, "er", use)
     assert [level.path for level in levels] == ["s0", "s1"]

@@ -14,7 +14,8 @@ from cellmap_pipeline.data.datasplit import DatasplitSettings, make_crops, make_
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
-from cellmap_pipeline.io.storage import S3Path, location, present, read_text, volumes_in
+from cellmap_pipeline.io.remote.s3 import S3Path
+from cellmap_pipeline.io.storage import location, present, read_text, volumes_in
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.patches.crops import CropData, open_crops
 

@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +23,10 @@ from cellmap_pipeline.run.locks import (
     this_process,
     try_acquire,
 )
+from cellmap_pipeline.run.processes import sees_all_processes
 from tests.support.runs import wait_until
+
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc"]
 
 PROGRAM = """
 import sys, time
@@ -254,3 +259,60 @@ def test_heartbeat_survives_a_file_server_that_is_away_while_the_file_is_restore
         path.unlink()
         wait_until(path.exists, seconds=10)
     assert failures and is_released(path)
+
+
+def in_other_container(**changes):
+    """A lock holder on this machine whose processes are not visible here."""
+    boot = this_process().machine.partition(" ")[0]
+    return replace(this_process(), machine=f"{boot} pid:[1]", **changes)
+
+
+def test_a_silent_holder_in_another_container_is_waited_for_only_shortly(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "sees_all_processes", lambda: False)
+    monkeypatch.setattr(locks, "SAME_MACHINE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(locks, "TIMEOUT_S", 1000.0)
+    path = tmp_path / "a.owner"
+    assert try_acquire(path, in_other_container(pid=7))
+    os.utime(path, (time.time() - 50, time.time() - 50))
+    watch = LockWatch(path)
+    assert watch.living_holder() and not watch.confirmed
+    assert "process 7 on" in str(watch) and "it may have ended" in str(watch)
+    assert re.search(r"heartbeat was 5\d s old, and it counts as dead after 0 s", str(watch))
+    time.sleep(0.1)
+    os.utime(path)
+    assert watch.living_holder() and watch.confirmed and "ended" not in str(watch)
+    time.sleep(0.25)
+    assert watch.living_holder() is None
+
+
+def test_a_holder_after_a_reboot_or_elsewhere_is_waited_for_longer(tmp_path):
+    path = tmp_path / "a.owner"
+    assert try_acquire(path, remote_process())
+    watch = LockWatch(path)
+    assert watch.living_holder() and watch.timeout_s == locks.TIMEOUT_S
+
+
+def can_unshare():
+    """Whether this user may make pid namespaces."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNSHARE, "true"], capture_output=True).returncode == 0
+
+
+def test_processes_of_containers_are_looked_up_by_the_machine():
+    if not sees_all_processes() or not can_unshare():
+        pytest.skip("takes the machine's own pid namespace, and the right to make others")
+    program = "import sys; from cellmap_pipeline.run.locks import this_process as p; h = p()\n"
+    program += "print(h.pid, h.machine, h.started, sep=';', flush=True); sys.stdin.read()"
+    container = subprocess.Popen(
+        [*UNSHARE, sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    pid, machine, started = container.stdout.readline().strip().split(";")
+    assert machine != this_process().machine and int(pid) < 10
+    holder = replace(this_process(), pid=int(pid), machine=machine, started=int(started))
+    assert is_alive(replace(holder, started=None)) is None
+    assert is_alive(holder) is True
+    assert is_alive(replace(holder, started=holder.started + 1)) is False
+    container.communicate()
+    assert is_alive(holder) is False

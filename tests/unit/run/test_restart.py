@@ -13,6 +13,7 @@ from snakemake.persistence.file import FilePersistence
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.run import locks, restart
 from cellmap_pipeline.run.locks import read_holder, this_process, try_acquire
+from cellmap_pipeline.run.processes import start_time
 
 LONG = "results/" + "a" * 200 + "/predictions/" + "b" * 200
 
@@ -62,7 +63,7 @@ def outputs():
 def test_unrecorded_outputs_are_set_aside(outputs):
     record("another")
     path = finish("job", *outputs)
-    restart._clean_up(Path(), Path("results/logs"))
+    restart._clean_up(Path(), Path("results/logs"), {})
     assert Path("results/crop1.partial/done.json").exists()
     assert not any(os.path.lexists(output) for output in [*outputs, path])
 
@@ -89,7 +90,7 @@ def test_output_that_cannot_be_inspected_now_is_not_considered_absent(outputs, m
     monkeypatch.setattr(os, "stat", fail_there)
     monkeypatch.setattr(os, "lstat", fail_there)
     with pytest.raises(OSError, match="Stale file handle"):
-        restart._clean_up(Path(), Path("results/logs"))
+        restart._clean_up(Path(), Path("results/logs"), {})
     assert path.exists()
 
 
@@ -105,21 +106,21 @@ def test_outdated_or_incomplete_records_do_not_count(outputs, spoil):
         mark.write_text("{}")
     restart.remove_recorded_locks(Path("results/logs"))
     assert path.exists()
-    restart._clean_up(Path(), Path("results/logs"))
+    restart._clean_up(Path(), Path("results/logs"), {})
     assert Path("results/crop1.partial").exists()
 
 
 def test_results_without_any_records_are_kept(outputs):
     """Such results were copied without Snakemake's folder."""
     finish("job", *outputs)
-    restart._clean_up(Path(), Path("results/logs"))
+    restart._clean_up(Path(), Path("results/logs"), {})
     assert all(os.path.lexists(output) for output in outputs)
 
 
 def test_second_run_in_a_folder_is_refused():
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     owner = replace(
-        this_process(), pid=other.pid, started=locks._start_time(other.pid), logs="results/logs"
+        this_process(), pid=other.pid, started=start_time(other.pid), logs="results/logs"
     )
     try_acquire(restart.RUN_LOCK, owner)
     with pytest.raises(
@@ -128,7 +129,7 @@ def test_second_run_in_a_folder_is_refused():
         restart.start(["submission.zip"])
     other.communicate(b"\n")
     # After the run has died, the next one gets its log folder.
-    stop, previous = restart._acquire_run_lock(restart.RUN_LOCK)
+    stop, previous = restart._acquire_run_lock(Path(), {})
     stop()
     assert previous == owner
     assert (read_holder(restart.RUN_LOCK).pid, read_holder(restart.RUN_LOCK).logs) == (
@@ -148,7 +149,7 @@ def test_run_on_another_machine_is_active_if_it_has_a_heartbeat(monkeypatch, cap
 
     monkeypatch.setattr(time, "sleep", beat)
     with pytest.raises(InputError, match="on far"):
-        restart._acquire_run_lock(restart.RUN_LOCK)
+        restart._acquire_run_lock(Path(), {})
     assert "waiting" in capsys.readouterr().err
 
 
@@ -194,3 +195,22 @@ def test_only_slurm_jobs_of_this_folder_are_found(empty_folder, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     jobs = restart._slurm_jobs(Path())
     assert [(job.number, job.state) for job in jobs] == [("1", "RUNNING"), ("2", "PENDING")]
+
+
+def test_a_silent_run_and_its_jobs_are_waited_for_at_the_same_time(monkeypatch, capsys):
+    monkeypatch.setattr(locks, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(restart, "POLL_S", 0.05)
+    far = replace(this_process(), machine="far away", host="far", pid=7, logs="results/logs")
+    try_acquire(restart.RUN_LOCK, far)
+    job = Path("results/logs/train/a.owner")
+    try_acquire(job, replace(far, token="job", pid=8))
+    start = time.monotonic()
+    watches = {}
+    stop, previous = restart._acquire_run_lock(Path(), watches)
+    stop()
+    restart._clean_up(Path(), Path(previous.logs), watches)
+    assert 1 <= time.monotonic() - start < 1.8
+    assert not job.exists()
+    message = capsys.readouterr().err
+    assert "waiting for the end, or a heartbeat, of process 7 on far" in message
+    assert "it may have ended" in message and "counts as dead after 1 s" in message

@@ -1,5 +1,6 @@
 """Conversion of labels and predictions to the submission's format."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
+from cellmap_pipeline.submission import conversion
 from cellmap_pipeline.submission.check import check
 from cellmap_pipeline.submission.package import package
+from tests.support import hostile
+from tests.support.fuzz import bounded
 
 GRID = Grid((8, 8, 8), (804, 160, 320), (70, 12, 10))
 
@@ -180,3 +184,37 @@ def test_error_for_a_broken_chunk_names_the_array(tmp_path: Path) -> None:
     (path / "s0" / "1" / "0" / "0").write_bytes(b"broken")
     with pytest.raises(InputError, match="crop7/er/s0: cannot read voxels"):
         package(tmp_path / "in", [row], tmp_path / "s.zip")
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "voxel_size", "message"),
+    [
+        (
+            [2**31, 16, 16],
+            [8, 8, 8],
+            [1e-6, 4, 4],
+            "voxels of .* nm in crop 1, which has 4,096",
+        ),
+        (
+            [4096, 16, 16],
+            [1, 1, 1],
+            [4 / 256, 4, 4],
+            "chunks of .* above the limit of 1,000",
+        ),
+    ],
+)
+@pytest.mark.parametrize("label", ["er", "mito"])
+def test_far_too_many_voxels_or_chunks_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str, shape: list[int],
+    chunks: list[int], voxel_size: list[float], message: str,
+) -> None:  # fmt: skip
+    """They would take hours, and gigabytes for the names of chunks."""
+    monkeypatch.setattr(conversion, "MAX_FEW_CHUNKS", 1000)
+    path = tmp_path / "in/a-1/crop1" / label
+    path.mkdir(parents=True)
+    array = hostile.ZARRAY | {"shape": shape, "chunks": chunks}
+    (path / ".zarray").write_text(json.dumps(array))
+    (path / ".zattrs").write_text(json.dumps(hostile.ZATTRS | {"voxel_size": voxel_size}))
+    rows = [row for row in hostile.MANIFEST if row.label == label]
+    with bounded(), pytest.raises(InputError, match=message):
+        package(tmp_path / "in", rows, tmp_path / "s.zip")

@@ -10,7 +10,10 @@ import pytest
 import zarr
 
 from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.scoring import zip_entries
+from cellmap_pipeline.scoring.archive import Archive
 from cellmap_pipeline.scoring.submission import score_submission
+from cellmap_pipeline.scoring.zip_reader import ZipReader
 from cellmap_pipeline.submission.check import check
 from tests.support import hostile
 from tests.support.fuzz import bounded
@@ -100,3 +103,26 @@ def test_an_empty_zip_is_rejected(truth: Path, tmp_path: Path) -> None:
     assert "holds none of the manifest's crops" in rejections(tmp_path / "s.zip")
     with pytest.raises(InputError, match="has no crop in common"):
         score_submission(tmp_path / "s.zip", truth, hostile.MANIFEST)
+
+
+def test_files_are_bounded_by_the_manifest_before_they_are_unpacked(
+    truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.zip"
+    hostile.method_bomb(zipfile.ZIP_DEFLATED, hostile.MUCH_BYTES, "crop1/more")(path)
+    labels = zip_entries.MAX_BYTES_PER_VOXEL * sum(row.grid.size for row in hostile.MANIFEST)
+    monkeypatch.setattr(zip_entries, "MAX_OTHER_BYTES", hostile.MUCH_BYTES)
+    assert not rejections(path)
+    assert score_submission(path, truth, hostile.MANIFEST)["overall_score"] == 1
+    monkeypatch.setattr(zip_entries, "MAX_OTHER_BYTES", hostile.MUCH_BYTES - labels)
+
+    def unpack(*_: object) -> None:
+        raise AssertionError("it is unpacked")
+
+    monkeypatch.setattr(ZipReader, "verify", unpack)
+    monkeypatch.setattr(Archive, "array", unpack)
+    with pytest.raises(InputError, match="0.1 GiB unpacked, above the limit of 0.1 GiB"):
+        score_submission(path, truth, hostile.MANIFEST)
+    monkeypatch.undo()
+    monkeypatch.setattr(zip_entries, "MAX_OTHER_BYTES", 1000)
+    assert "GiB unpacked, above the limit of 0.0 GiB" in rejections(path)

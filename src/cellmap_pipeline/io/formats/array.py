@@ -21,6 +21,13 @@ ARRAY_FILES: dict[Format, str] = {"zarr": ".zarray", "zarr3": "zarr.json", "n5":
 ATTRIBUTES_FILES = ARRAY_FILES | {"zarr": ".zattrs"}
 # Blosc's own limit for a decoded chunk. Larger ones are mistakes, or fill the memory on purpose.
 MAX_CHUNK_BYTES = 2**31
+# Filters may make a chunk larger by this factor.
+MAX_FILTER_RATIO = 8
+# Compressed data may exceed the chunk, by far less than this.
+MAX_STORED_RATIO = 2
+MAX_OVERHEAD_BYTES = 1 << 16
+# Position and size of a chunk in the index of its shard.
+INDEX_ENTRY_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,14 @@ class ArrayMetadata:
     def chunk_bytes(self) -> int:
         """Size of a decoded chunk."""
         return math.prod(self.decoded_chunks) * self.dtype.itemsize
+
+    @property
+    def max_file_bytes(self) -> int:
+        """Size that no file of a chunk, or of a shard with its index, exceeds as stored."""
+        chunks = math.prod(self.chunks) // math.prod(self.decoded_chunks)
+        ratio = MAX_FILTER_RATIO if self.stored.get("filters") else 1
+        size = math.prod(self.chunks) * self.dtype.itemsize * ratio
+        return MAX_STORED_RATIO * size + INDEX_ENTRY_BYTES * chunks + MAX_OVERHEAD_BYTES
 
     @property
     def chunk_counts(self) -> tuple[int, ...]:

@@ -22,18 +22,19 @@ from numcodecs import Zstd
 from numcodecs.abc import Codec
 from numpy.typing import NDArray
 
-from cellmap_pipeline.io.formats.array import MAX_CHUNK_BYTES, ArrayMetadata
+from cellmap_pipeline.io.formats.array import (
+    MAX_CHUNK_BYTES,
+    MAX_FILTER_RATIO,
+    MAX_OVERHEAD_BYTES,
+    MAX_STORED_RATIO,
+    ArrayMetadata,
+)
 from cellmap_pipeline.io.formats.streams import Decompressor, Inflate, unpacked_pieces
 
-# Filters may make a chunk larger by this factor while it is decoded.
-MAX_FILTER_RATIO = 8
 CHECKSUM_BYTES = 4
 MAX_ITEM_BYTES = 16
 # A decoder's own memory. The largest preset of xz takes 65 MiB.
 MAX_LZMA_BYTES = 1 << 28
-# Compressed data may exceed the chunk, by far less than this.
-MAX_STORED_RATIO = 2
-MAX_OVERHEAD_BYTES = 1 << 16
 # Streams of a chunk are fed in pieces, as what follows the end of a stream is copied.
 INPUT_BYTES = 1 << 16
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

@@ -59,11 +59,13 @@ Codec3 = Annotated[dict[str, Any], AfterValidator(lambda config: _named(config, 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """Model that converts no types; members that it does not name are ignored."""
+
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class Zarray(_Strict):
+class Zarray(StrictModel):
     """Content of a `.zarray`."""
 
     zarr_format: Literal[2] = 2
@@ -87,25 +89,25 @@ class Zarray(_Strict):
         return self
 
 
-class _SeparatorOf(_Strict):
+class _SeparatorOf(StrictModel):
     separator: Separator | None = None
 
 
-class _KeyEncoding(_Strict):
+class _KeyEncoding(StrictModel):
     name: Annotated[str, Field(max_length=MAX_NAME_LETTERS)]
     configuration: _SeparatorOf = _SeparatorOf()
 
 
-class _ChunkShapeOf(_Strict):
+class _ChunkShapeOf(StrictModel):
     chunk_shape: ChunkSides
 
 
-class _ChunkGrid(_Strict):
+class _ChunkGrid(StrictModel):
     name: Literal["regular"] = "regular"
     configuration: _ChunkShapeOf
 
 
-class ZarrJson(_Strict):
+class ZarrJson(StrictModel):
     """Content of the `zarr.json` of an array."""
 
     node_type: Annotated[str, Field(max_length=MAX_NAME_LETTERS)]
@@ -130,7 +132,7 @@ class ZarrJson(_Strict):
         return self.chunk_grid.configuration.chunk_shape
 
 
-class N5Array(_Strict):
+class N5Array(StrictModel):
     """Content of the `attributes.json` of an n5 array, axes x, y, z."""
 
     dimensions: Sides

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector, shape_of
 from cellmap_pipeline.io.files import write_json
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
-from cellmap_pipeline.io.formats.models import parse_numbers, parse_sides
+from cellmap_pipeline.io.formats.group_models import (
+    NANOMETERS,
+    ArrayPosition,
+    Axis,
+    NgffGroup,
+    combine_steps,
+)
+from cellmap_pipeline.io.formats.models import parse_model, parse_sides
 from cellmap_pipeline.io.storage import Location, Metadata, read_json_files, read_json_if_present
-
-# Each level has half of the voxels of the one before: there are not more in any volume.
-MAX_LEVELS = 64
-# Units of length by their names in OME-NGFF and n5.
-NANOMETERS = {
-    "nanometer": 1.0, "nm": 1.0, "picometer": 1e-3, "angstrom": 0.1,
-    "micrometer": 1e3, "um": 1e3, "\u00b5m": 1e3, "\u03bcm": 1e3,  # The micro sign, Greek mu.
-    "millimeter": 1e6, "mm": 1e6, "meter": 1e9,
-}  # fmt: skip
 
 
 class DeclaredLevel(NamedTuple):
@@ -109,69 +104,23 @@ def declared_levels(attributes: Metadata, file: str) -> list[DeclaredLevel]:
         length.
     """
     try:
-        multiscale = attributes["multiscales"][0]
-        unit = _unit(multiscale["axes"], file)
-        shared = multiscale.get("coordinateTransformations", [])
-        levels = []
-        for dataset in multiscale["datasets"]:
-            own = dataset["coordinateTransformations"]
-            if not any(step["type"] == "scale" for step in own):
-                raise KeyError("scale")
-            size, center = combine_steps([*own, *shared])
-            path = checked_path(dataset["path"])
-            levels.append(DeclaredLevel(path, _vector(size * unit), _vector(center * unit)))
-    except InputError:
-        raise
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        multiscale = parse_model(NgffGroup, attributes).multiscales[0]
+    except ValueError as error:
         raise InputError(
-            f"{file} is not OME-NGFF 0.4 or 0.5 multiscale metadata "
-            f"({type(error).__name__}: {error}): a volume needs `multiscales` with axes z, y, x "
-            "and a scale per dataset, or is one array with `voxel_size` and `translation`"
+            f"{file} is not OME-NGFF 0.4 or 0.5 multiscale metadata ({error}): a volume needs "
+            "`multiscales` with axes z, y, x and a scale per dataset, or is one array with "
+            "`voxel_size` and `translation`"
         ) from None
+    unit = _unit(multiscale.axes, file)
+    levels = []
+    for dataset in multiscale.datasets:
+        size, center = combine_steps(
+            [*dataset.coordinateTransformations, *multiscale.coordinateTransformations]
+        )
+        levels.append(DeclaredLevel(dataset.path, _in_nm(size, unit), _in_nm(center, unit)))
     if not levels:
         raise InputError(f"{file}: `multiscales` lists no datasets")
     return levels
-
-
-def combine_steps(
-    steps: Sequence[Metadata],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Combine `coordinateTransformations`, in the order in which they apply.
-
-    Returns
-    -------
-    Scale and translation, in the unit of the axes.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        A step is neither a scale nor a translation of three axes.
-    """
-    scale, translation = np.ones(3), np.zeros(3)
-    for step in steps:
-        value = np.array(parse_numbers(step[step["type"]])).reshape(3)
-        if step["type"] == "scale":
-            scale, translation = scale * value, translation * value
-        elif step["type"] == "translation":
-            translation = translation + value
-        else:
-            raise ValueError(f"a {step['type']!r} transformation")
-    return scale, translation
-
-
-def checked_path(path: Any) -> str:
-    """Return the path of a level if it lies inside its group.
-
-    Raises
-    ------
-    ValueError
-        It is no path, or leads out of the group.
-    """
-    if not isinstance(path, str) or "\0" in path:
-        raise ValueError(f"the path of a level is {path!r}")
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(f"the level {path!r} lies outside the volume")
-    return path
 
 
 def _multiscale_grids(path: Location, attributes: Metadata, stored_as: Format) -> list[StoredLevel]:
@@ -194,34 +143,35 @@ def _multiscale_grids(path: Location, attributes: Metadata, stored_as: Format) -
     return stored
 
 
-def _unit(axes: Sequence[Any], file: str) -> float:
+def _unit(axes: Sequence[Axis | str], file: str) -> float:
     """Unit of the axes, which must be z, y, x, in nm."""
-    names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
+    names = [axis if isinstance(axis, str) else axis.name for axis in axes]
     if names != ["z", "y", "x"]:
         raise InputError(
             f"{file}: axes are {names}, but must be ['z', 'y', 'x']: write the volume again with "
             "one channel and its axes in that order"
         )
-    units = {axis.get("unit", "nanometer") for axis in axes if isinstance(axis, dict)}
+    units = {axis.unit for axis in axes if isinstance(axis, Axis)}
     if len(units) > 1 or not units <= NANOMETERS.keys():
-        found = ", ".join(sorted(map(str, units)))
+        found = ", ".join(sorted(units))
         raise InputError(
             f"{file}: its axes are in {found}, but must all be in one of {', '.join(NANOMETERS)}"
         )
     return NANOMETERS[units.pop()] if units else 1.0
 
 
-def _vector(values: Iterable[float]) -> Vector:
-    z, y, x = (float(value) for value in values)
+def _in_nm(values: Iterable[float], unit: float) -> Vector:
+    z, y, x = (value * unit for value in values)
     return z, y, x
 
 
 def _array_grid(attributes: Metadata, array: Metadata, file: str) -> Grid:
     try:
-        size, position = (parse_numbers(attributes[key]) for key in ("voxel_size", "translation"))
-        return Grid(_vector(size), _vector(position), shape_of(parse_sides(array["shape"])))
-    except (KeyError, ValueError, TypeError) as error:
+        position = parse_model(ArrayPosition, attributes)
+        shape = shape_of(parse_sides(array["shape"]))
+        return Grid(_in_nm(position.voxel_size, 1.0), _in_nm(position.translation, 1.0), shape)
+    except ValueError as error:
         raise InputError(
             f"{file} must hold the array's `voxel_size` and `translation`, nm, z, y, x "
-            f"({type(error).__name__}: {error}): add them"
+            f"({error}): correct them"
         ) from None

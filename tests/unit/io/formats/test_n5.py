@@ -127,9 +127,12 @@ def test_multiscales_in_the_form_of_ngff_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ({"multiscales": [{"datasets": [{}]}]}, "KeyError: 'path'"),
+        ({"multiscales": [{"datasets": [{}]}]}, "`multiscales.0.datasets.0.path`: Field req"),
         ({"multiscales": [{"datasets": [{"path": "s7"}]}]}, "does not say"),
-        ({"pixelResolution": {"dimensions": [4, 4, 4], "unit": "inch"}}, "KeyError: 'inch'"),
+        (
+            {"pixelResolution": {"dimensions": [4] * 3, "unit": "inch"}},
+            "`pixelResolution.unit`: 'inch'",
+        ),
         ({}, "does not say"),
     ],
     ids=["no path", "absent level", "unknown unit", "no resolution"],

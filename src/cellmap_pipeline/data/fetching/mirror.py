@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-import logging
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
-import tensorstore as ts
 from tqdm import tqdm
 
-from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.arrays import read_absent
 from cellmap_pipeline.io.files import PARTIAL_SUFFIX, atomic_write
 from cellmap_pipeline.io.regular_files import read_regular_file
-from cellmap_pipeline.io.storage import ABSENT_FILE, join_key, kvstore, location
+from cellmap_pipeline.io.storage import (
+    ABSENT_FILE,
+    MAX_REMOTE_METADATA_BYTES,
+    join_key,
+    location,
+    read_file,
+)
 
-# As many as tensorstore's driver has connections.
 CONCURRENT_READS = 32
-# tensorstore retries failed requests for half a minute. These waits are for longer outages, missing
-# answers and corrupt content.
-RETRY_WAITS_S = (5, 15, 30, 60)
-ANSWER_TIMEOUT_S = 180
+# Contents of files that are read at the same time.
+MAX_BUFFERED_BYTES = 1 << 30
 # Longer than any file is written.
 STALE_S = 3600
-# Beginnings of tensorstore's messages of transient errors.
-TRANSIENT_ERRORS = ("ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CURL error")
-# A generation of tensorstore's S3 driver is a zero and the ETag, which often is the MD5.
-MD5 = re.compile(rb'\x00"([0-9a-f]{32})"')
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -60,6 +52,14 @@ class Counts:
     bytes: int = 0
     present: int = 0
     absent: int = 0
+
+
+class RemoteFile(NamedTuple):
+    """A file to copy: its folder, its name, and the number of bytes that it may have."""
+
+    folder: str
+    name: str
+    max_bytes: int
 
 
 @dataclass
@@ -85,15 +85,6 @@ class Mirror:
         self._absent: dict[str, set[str]] = {}
         self._copied: set[str] = set()
 
-    @cached_property
-    def _store(self) -> ts.KvStore:
-        try:
-            return ts.KvStore.open(kvstore(location(self.source))).result()
-        except ValueError as error:
-            raise InputError(
-                f"{self.source} cannot be opened ({error}): check the crop table"
-            ) from None
-
     def read_small(self, folder: str, name: str) -> bytes | None:
         """Read a small file from the copy or else the source; None if neither has it."""
         key = join_key(folder, name)
@@ -104,7 +95,8 @@ class Mirror:
             elif name in self._absent_in(folder):
                 self._contents[key] = None
             else:
-                self._contents[key] = self._read(key)
+                source = location(self.source) / key
+                self._contents[key] = read_file(source, MAX_REMOTE_METADATA_BYTES)
                 if self._contents[key] is None:
                     self._absent_in(folder).add(name)
         return self._contents[key]
@@ -130,7 +122,7 @@ class Mirror:
         if not path.is_file():
             _write_file(path, content)
 
-    def copy(self, files: Iterable[tuple[str, str]], progress_text: str) -> None:
+    def copy(self, files: Iterable[RemoteFile], progress_text: str) -> None:
         """Copy those files that are not present yet.
 
         Files that the source does not have are recorded, and never requested again.
@@ -138,34 +130,36 @@ class Mirror:
         Parameters
         ----------
         files
-            Folder and name of each file.
+            The files.
         progress_text
             Text beside the progress bar.
 
         Raises
         ------
         InputError
-            The source denies access or does not answer, even after several retries.
+            The source denies access, does not answer, even after several retries, or has a larger
+            file than it may.
         """
         missing = []
-        for folder, name in files:
-            if self._path(folder, name).is_file():
+        for file in files:
+            if self._path(file.folder, file.name).is_file():
                 self.counts.present += 1
-            elif name in self._absent_in(folder):
+            elif file.name in self._absent_in(file.folder):
                 self.counts.absent += 1
             else:
-                missing.append((folder, name))
-        for local in {self._path(*file).parent for file in missing}:
+                missing.append(file)
+        for local in {self._path(file.folder, file.name).parent for file in missing}:
             _remove_stale(local)
+        largest = max((file.max_bytes for file in missing), default=1)
+        workers = max(1, min(CONCURRENT_READS, MAX_BUFFERED_BYTES // largest))
         try:
             with (
-                ThreadPoolExecutor(CONCURRENT_READS) as pool,
+                ThreadPoolExecutor(workers) as pool,
                 tqdm(total=len(missing), desc=progress_text, unit="file", disable=None) as bar,
             ):
-                sizes = pool.map(lambda file: self._copy_one(*file), missing)
-                for (folder, name), size in zip(missing, sizes, strict=True):
+                for file, size in zip(missing, pool.map(self._copy_one, missing), strict=True):
                     if size is None:
-                        self._absent_in(folder).add(name)
+                        self._absent_in(file.folder).add(file.name)
                         self.counts.absent += 1
                     else:
                         self.counts.files += 1
@@ -189,9 +183,9 @@ class Mirror:
         """Return the local path of a file."""
         return self.local / join_key(folder, name)
 
-    def _copy_one(self, folder: str, name: str) -> int | None:
-        key = join_key(folder, name)
-        content = self._read(key)
+    def _copy_one(self, file: RemoteFile) -> int | None:
+        key = join_key(file.folder, file.name)
+        content = read_file(location(self.source) / key, file.max_bytes, "a chunk")
         if content is None:
             return None
         _write_file(self.local / key, content)
@@ -206,44 +200,6 @@ class Mirror:
         if folder not in self._absent:
             self._absent[folder] = _recorded(self._path(folder, ABSENT_FILE))
         return self._absent[folder]
-
-    def _read(self, key: str) -> bytes | None:
-        """Read a key from the source and verify its MD5, if known; None if the key is missing."""
-        name = f"{self.source}/{key}"
-        previous: bytes | None = None
-        problem = ""
-        for wait in (*RETRY_WAITS_S, None):
-            request = self._store.read(key)
-            try:
-                answer = request.result(timeout=ANSWER_TIMEOUT_S)
-            except TimeoutError:
-                # Otherwise a body without an end would be received further on.
-                request.cancel()
-                problem = f"no answer for {ANSWER_TIMEOUT_S} s"
-            except ValueError as error:
-                problem = " ".join(str(error).split())
-                if not problem.startswith(TRANSIENT_ERRORS):
-                    break
-            else:
-                if answer.state != "value":
-                    return None
-                # An ETag of 32 digits is not always an MD5 (not for encrypted objects), so the same
-                # content twice is accepted, too.
-                if answer.value == previous or _matches_md5(answer):
-                    return answer.value
-                previous, problem = answer.value, "its content does not match its MD5"
-            if wait is not None:
-                log.warning("%s: %s; retrying in %g s", name, problem, wait)
-                time.sleep(wait)
-        raise InputError(
-            f"{name} cannot be read ({problem}): check the address in the crop table, the network "
-            "and, if the bucket is not public, AWS_PROFILE; files fetched so far are kept"
-        )
-
-
-def _matches_md5(answer: ts.KvStore.ReadResult) -> bool:
-    md5 = MD5.fullmatch(answer.stamp.generation)
-    return not md5 or hashlib.md5(answer.value).hexdigest().encode() == md5[1]
 
 
 def _recorded(path: Path) -> set[str]:

@@ -1,0 +1,1 @@
+"""Fetching of the data that a run needs: from a bucket or a folder into `data_root`."""

@@ -1,0 +1,1 @@
+"""Files on servers, bounded in size and time while they are read."""
