@@ -9,7 +9,7 @@ from snakemake.logging import logger
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.checks import check_folders
-from cellmap_pipeline.run import failures, locks, restart
+from cellmap_pipeline.run import failures, locks, restart, signals
 
 
 def log_completely():
@@ -66,6 +66,9 @@ def print_failures():
 
 # Snakemake logs the planned jobs before `onstart`.
 log_completely()
+# The Snakemake that runs scripts in a job step of Slurm; outside of it, another one waits for `srun`.
+if workflow.remote_exec and "SLURM_STEP_ID" in os.environ:
+    signals.forward_to_scripts()
 
 
 onstart:

@@ -21,6 +21,8 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 # Nodes have more CPUs and memory than the machine: jobs request much but use little here.
 GPUS = {"node1": ("/dev/null", "/dev/zero"), "node2": ("/dev/null",)}
+# By the cgroups in it (version 1), Slurm tracks the processes of jobs.
+FREEZER = Path("/sys/fs/cgroup/freezer")
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -31,12 +33,13 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
+FirstJobId={first_job}
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/{proctrack}
 TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
@@ -76,13 +79,20 @@ class Cluster:
             (folder / name).mkdir(mode=0o700)
         settings = {"host": socket.gethostname().split(".")[0], "user": getpass.getuser()}
         self.configuration = folder / "slurm.conf"
+        ports = _free_ports(3)
         self.configuration.write_text(
-            CONFIGURATION.format(folder=folder, ports=_free_ports(3), **settings)
-        )
+            CONFIGURATION.format(
+                folder=folder, ports=ports,
+                proctrack="cgroup" if os.access(FREEZER, os.W_OK) else "linuxproc",
+                # Cgroups are named by job: clusters that run at the same time share none.
+                first_job=1000 * ports[0],
+                **settings,
+            )
+        )  # fmt: skip
         (folder / "gres.conf").write_text(
             "".join(f"NodeName={n} Name=gpu File={f}\n" for n, files in GPUS.items() for f in files)
         )
-        (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
         # Snakemake's plugin removes SLURM_CONF from the environment of `srun`.
         srun = folder / "bin/srun"
         srun.write_text(

@@ -85,14 +85,15 @@ def test_whole_demo(run, cluster, small_data, tmp_path, monkeypatch):
 
 
 def test_time_and_memory_limits(run, cluster):
-    endless = {"epochs": 10_000, "checkpoint_minutes": 0.02}
-    # Enough time for a first checkpoint, also on a busy machine.
-    run.train("slow", **endless, resources={"train": {"runtime": 2}})
-    run.train("warned", **endless, resources={"train": {"runtime": 2}})
+    # Only a signal makes these trainings write a checkpoint.
+    endless = {"iterations_per_epoch": 1_000_000, "checkpoint_minutes": 1000}
+    # Enough time for the first steps, also on a busy machine. Slurm may warn a minute too early.
+    for name in ("slow", "warned"):
+        run.train(name, **endless, resources={"train": {"runtime": 3}})
     run.train("hungry", resources={"train": {"mem_mb": 400}})
     run.configure(trainings=["slow", "warned", "hungry"])
     locally(run).snakemake(*splits("slow", "warned", "hungry"))
-    signal_early = "'--signal=TERM@40' if wildcards.training == 'warned' else ''"
+    signal_early = "'--signal=TERM@40' if wildcards.network == 'warned' else ''"
     process = run.start(
         "--set-resources", f"train:slurm_extra={signal_early}", "--",
         *(f"results/{name}/model.ckpt" for name in ("slow", "warned", "hungry")),
@@ -113,10 +114,12 @@ def test_time_and_memory_limits(run, cluster):
     assert list(jobs.values())[0] in ("OUT_OF_MEMORY", "FAILED", "CANCELLED")
     memory = [requested(cluster, job)[1] for job in jobs]
     assert len(memory) > 1 and memory == [400 * (i + 1) for i in range(len(memory))]
-    # Ctrl-C cancels the jobs.
+    # Ctrl-C cancels the jobs, which write their checkpoints, too.
+    wait_until(lambda: "train_loss_step" in read_log(run, "train/slow"), process)
     process.send_signal(signal.SIGINT)
     process.wait(120)
     wait_until(lambda: "RUNNING" not in cluster.jobs(run.folder, "train_wildcards").values())
+    assert "stopping; the next start resumes from" in read_log(run, "train/slow")
 
 
 def test_canceled_prediction_resumes(run, cluster):
