@@ -68,7 +68,7 @@ KIT_PLATFORMS := $(foreach version,2_17 2_24 2_27 2_28,--platform manylinux_$(ve
 KIT_INSTALL = python -m pip install --no-index --no-deps --find-links wheels --requirement requirements.txt
 
 gpu-kit: | $(UV_IS_MISSING)  ## collect wheels for a GPU node without a package index (KIT=gpu-kit PYTHON_VERSION=3.12)
-	rm -rf "$(KIT)/wheels" "$(KIT)/tests" "$(KIT)/config"
+	@test ! -e "$(KIT)" || { echo "$(KIT) exists: remove it, or name another folder: KIT=FOLDER" >&2; exit 1; }
 	mkdir -p "$(KIT)/wheels" "$(KIT)/tests" "$(KIT)/config"
 	$(UV) build --quiet --wheel --out-dir "$(KIT)/wheels" .
 	grep -xE "($$(paste -sd '|' tests/gpu/kit.txt))==.*" requirements.lock > "$(KIT)/requirements.txt"

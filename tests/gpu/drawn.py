@@ -64,7 +64,6 @@ class Drawn:
         settings = shipped.model_dump()
         settings |= {
             "epochs": 1,
-            "iterations_per_epoch": steps * shipped.accumulate_grad_batches,
             "validation_iterations": 2,
             "log_every_steps": 1,
             "num_workers": 4,
@@ -79,7 +78,10 @@ class Drawn:
             # Where an axis has a single voxel at the lowest resolution, torch's convolutions in
             # bfloat16 read uninitialized memory on CPUs.
             settings |= {"patch_size": 32, "batch_size": 1, "num_workers": 1}
-        return Training.model_validate(settings | changes)
+            settings["accumulate_grad_batches"] = min(2, shipped.accumulate_grad_batches)
+        settings |= changes
+        settings["iterations_per_epoch"] = steps * settings["accumulate_grad_batches"]
+        return Training.model_validate(settings)
 
     def datasplit(self, training: Training) -> Path:
         """Draw a crop to train on and one to validate on, unless it was done; return their split.

@@ -32,7 +32,7 @@ class Weights(pl.Callback):
 def test_a_step_that_is_not_finite_is_skipped_and_counted(drawn, folder, device, precision, kind):
     training = drawn.training(
         "monai_unet_quick", STEPS, precision=precision, accumulate_grad_batches=1, batch_size=1,
-        patch_size=32, iterations_per_epoch=STEPS,
+        patch_size=32,
     )  # fmt: skip
     kept = Weights()
     drawn.train(training, folder, [Faults({SPOILED: kind}), kept])

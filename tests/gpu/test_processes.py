@@ -30,7 +30,7 @@ folder = Path(sys.argv[1])
 training = Training.model_validate_json((folder / "settings.json").read_text())
 train(training, Path(sys.argv[2]), folder / "training", folder / "model.ckpt")
 """
-TIMEOUT_S = 240
+TIMEOUT_S = 300
 # Nothing is random but the patches, and the loss is a mean over all voxels of a batch.
 CHANGES = {
     "precision": "32",
@@ -61,7 +61,7 @@ def begin(tmp_path, device):
         with (folder / "log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, script, folder, datasplit],
-                env=os.environ | {"PYTHONPATH": path}, stderr=log, stdout=log,
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stderr=log, stdout=log,
             )  # fmt: skip
 
     return begin
