@@ -1,7 +1,7 @@
 # The entry points: `make help` lists them. Needs Python 3.11+, make, git and a package index.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo images test test-demo test-slurm test-chaos test-browser test-fuzz install-profiles lint format lock clean
+.PHONY: help env demo images test test-demo test-slurm test-chaos test-browser test-fuzz test-gpu gpu-kit install-profiles lint format lock clean
 
 # The first Python that works and is new enough; another one with `make env PYTHON=/path/to/python3`.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -14,6 +14,10 @@ else
 UV := $(CURDIR)/.uv/bin/uv
 UV_IS_MISSING := $(UV)
 endif
+
+# Folder of the wheels for a GPU node, and the version of Python there.
+KIT ?= gpu-kit
+PYTHON_VERSION ?= 3.12
 
 SMK := $(wildcard Snakefile workflow/Snakefile rules/*.smk)
 
@@ -37,7 +41,7 @@ images: demo  ## bring the pictures of the demo in docs/images up to date
 	cp results/figures/scores.png docs/images/demo_scores.png
 
 test: lint  ## run the checks and the tests
-	pytest tests -m "not slow and not slurm and not chaos and not browser" -n 2 --dist loadfile
+	pytest tests -m "not slow and not slurm and not chaos and not browser and not gpu" -n 2 --dist loadfile
 
 test-demo: env  ## run all slow tests: the whole demo, every command of the docs, other executors (minutes)
 	pytest tests -m slow -n 2 --dist loadfile --no-loadscope-reorder
@@ -55,6 +59,31 @@ test-browser: env  ## look at the viewer and the report in a real browser (minut
 
 test-fuzz: env  ## draw errors in zips, chunks and metadata, and see that each ends with a message (minutes; FUZZ=3000)
 	FUZZ_EXAMPLES=$(or $(FUZZ),1000) pytest tests/unit -k fuzz -n 2
+
+test-gpu: env  ## prove a GPU node: trainings, memory, resuming, prediction (minutes; skipped without a GPU)
+	pytest tests/gpu -rs
+
+# Names as of wheels for glibc from 2.17 to 2.28.
+KIT_PLATFORMS := $(foreach version,2_17 2_24 2_27 2_28,--platform manylinux_$(version)_x86_64) --platform manylinux2014_x86_64
+KIT_INSTALL = python -m pip install --no-index --no-deps --find-links wheels --requirement requirements.txt
+
+gpu-kit: | $(UV_IS_MISSING)  ## collect wheels for a GPU node without a package index (KIT=gpu-kit PYTHON_VERSION=3.12)
+	@test ! -e "$(KIT)" || { echo "$(KIT) exists: remove it, or name another folder: KIT=FOLDER" >&2; exit 1; }
+	mkdir -p "$(KIT)/wheels" "$(KIT)/tests" "$(KIT)/config"
+	$(UV) build --quiet --wheel --out-dir "$(KIT)/wheels" .
+	grep -xE "($$(paste -sd '|' tests/gpu/kit.txt))==.*" requirements.lock > "$(KIT)/requirements.txt"
+	$(UV) tool run --quiet pip download --quiet --no-deps --only-binary=:all: --dest "$(KIT)/wheels" \
+	    --python-version $(PYTHON_VERSION) $(KIT_PLATFORMS) --requirement "$(KIT)/requirements.txt"
+	ls "$(KIT)/wheels" | sed -n "s/^cellmap_pipeline-\([^-]*\)-.*/cellmap-pipeline==\1/p" >> "$(KIT)/requirements.txt"
+	cp pyproject.toml "$(KIT)"
+	cp tests/__init__.py "$(KIT)/tests"
+	cp -r tests/gpu tests/support "$(KIT)/tests"
+	cp -r config/training "$(KIT)/config"
+	find "$(KIT)" -name __pycache__ -prune -exec rm -rf {} +
+	@du -sh "$(KIT)"
+	@echo "On the node, with PyTorch, NumPy, SciPy and Lightning installed, in $(notdir $(KIT)):"
+	@echo "    $(KIT_INSTALL)"
+	@echo "    python -m pytest tests/gpu -rs"
 
 install-profiles: env  ## link profiles/ into the folder where `snakemake --profile slurm` looks
 	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake" && mkdir -p "$$folder" && \

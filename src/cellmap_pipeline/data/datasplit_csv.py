@@ -11,8 +11,6 @@ from os.path import join
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.storage import Location, location
@@ -137,10 +135,18 @@ def _sums_by_side(volumes_nm3: Sequence[float], usage: Sequence[str]) -> list[in
     return [len(train), len(validate), *(f"{v:.6g}" for v in sums), f"{share:.4f}"]
 
 
-def read_summary(path: Path, by: str) -> pd.DataFrame:
-    """Read the rows of a summary that are `by` class or dataset, by their names."""
-    table = pd.read_csv(path, index_col="name")
-    return table[table["by"] == by]
+def read_summary(path: Path, by: str) -> dict[str, dict[str, float]]:
+    """Read the rows of a summary that are `by` class or dataset.
+
+    Returns
+    -------
+    By the name of the class or dataset, the numbers of its row by column.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.pop("by") == by]
+    return {
+        row.pop("name"): {column: float(value) for column, value in row.items()} for row in rows
+    }
 
 
 def read_datasplit(

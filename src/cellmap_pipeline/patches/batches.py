@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cellmap_pipeline.channels import DESCRIPTOR_SUFFIXES, class_of, depends_on_ids
 from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.patches.augmentation.transfer import to_device
 from cellmap_pipeline.patches.augmentation.transform import transform_patch
 from cellmap_pipeline.patches.descriptors import write_descriptors
 from cellmap_pipeline.patches.patch import Patch
@@ -76,8 +77,7 @@ class BatchBuilder:
         raws, targets = self._buffers_for(len(patches))
         for patch, raw, target in zip(patches, raws, targets, strict=True):
             codes = transform_patch(
-                patch.raw.to(self.device, non_blocking=True),
-                patch.codes.to(self.device, non_blocking=True),
+                to_device(patch.raw, self.device), to_device(patch.codes, self.device),
                 patch.transform, self.patch_size, self.voxel_size, raw[0], patch.normalization,
             )  # fmt: skip
             table, scale = patch.table, patch.transform.scale
@@ -178,7 +178,7 @@ def decode_by_gather(codes: Tensor, table: Tensor, target: Tensor) -> None:
     flat = codes.reshape(-1).int()
     if codes.dtype == torch.int16:
         flat.bitwise_and_(0xFFFF)
-    columns = table.t().contiguous().to(codes.device)
+    columns = to_device(table, codes.device).t().contiguous()
     torch.index_select(columns, 1, flat, out=target.view(len(target), -1))
 
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
+import fastremap
 import numpy as np
-import pandas as pd
 from numcodecs import blosc
 from numpy.typing import NDArray
 
@@ -272,7 +272,8 @@ def encode_targets(targets: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArra
     for target, factor in zip(targets, _HASH_FACTORS, strict=False):
         if (target != target[0, 0, 0]).any():
             keys += target * factor
-    codes, _ = pd.factorize(keys.ravel())
+    numbers, _ = fastremap.renumber(keys.ravel(), preserve_zero=False)
+    codes = numbers.astype(np.intp) - 1
     first = np.empty(codes.max() + 1, np.intp)
     first[codes[::-1]] = np.arange(codes.size)[::-1]
     rows = targets.reshape(len(targets), -1)[:, first].T

@@ -19,7 +19,6 @@ from cellmap_pipeline.data.class_table import ClassTable, implied, read_class_ta
 from cellmap_pipeline.io.arrays import set_cache_bytes
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.label_codes import BlockCache, LabelCodes
-from cellmap_pipeline.patches.official_loader import OfficialCropReader
 from cellmap_pipeline.patches.patch import CropReader, Patch
 from cellmap_pipeline.patches.sampling import EpochSampler, RandomPatches
 from cellmap_pipeline.patches.targets import stored_channels
@@ -175,6 +174,9 @@ def _make_readers(
 ) -> list[CropReader]:
     channels = stored_channels(training.channels)
     table = _class_table(training)
+    if training.loader == "cellmap-data":
+        # Imported here, so that other trainings do without cellmap-data and its dependencies.
+        from cellmap_pipeline.patches.official_loader import OfficialCropReader
     readers: list[CropReader] = []
     for crop in crops:
         relations = implied(crop.annotated, training.classes, table) if table else {}

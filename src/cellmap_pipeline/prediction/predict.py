@@ -180,12 +180,13 @@ class _LayerPredictor:
                 previous = writer.submit(_unless_failed, previous, work, *arguments)
                 pending.append(previous)
 
+            # All layers use the same memory: a row's last advance leaves zeros.
+            rows = RowSums(sums.channels, window, along_x, device)
             for layer in layers:
                 starts = [shape_of((layer.start, *corner)) for corner in corners]
-                rows = RowSums(sums.channels, window, along_x, device)
                 y = starts[0][1]
                 row: dict[Shape, torch.Tensor] = {}
-                for start, values, finite in self._values(starts, reader, bar):
+                for start, values, finite in self._values(starts, rows, reader, bar):
                     if start[1] > y:
                         done = rows.advance(start[1] - y), FiniteWindows(row)
                         submit(self._add, sums, (layer.start, y, along_x[0]), *done, helpers)
@@ -199,7 +200,7 @@ class _LayerPredictor:
                 future.result()
 
     def _values(
-        self, starts: Sequence[Shape], reader: ThreadPoolExecutor, bar: tqdm
+        self, starts: Sequence[Shape], rows: RowSums, reader: ThreadPoolExecutor, bar: tqdm
     ) -> Iterator[tuple[Shape, torch.Tensor, torch.Tensor]]:
         """Yield the weighted probabilities of windows of a layer, and whether they are finite.
 
@@ -210,7 +211,7 @@ class _LayerPredictor:
         while batch := list(islice(images, self.predictor.batch)):
             batch_starts, raw = zip(*batch, strict=True)
             weights = [self.windows.weights(s, self.predictor.device) for s in batch_starts]
-            for done in self.predictor.run(batch_starts, raw, torch.stack(weights)):
+            for done in self.predictor.run(batch_starts, raw, weights, rows.move_to_host):
                 yield from zip(*done, strict=True)
                 bar.update(len(done[0]))
 

@@ -70,12 +70,16 @@ class Predictor:
             self.batch = inference.batch
 
     def run(
-        self, starts: Sequence[Shape], images: Sequence[NDArray[np.float32]], weights: Tensor
+        self,
+        starts: Sequence[Shape],
+        images: Sequence[NDArray[np.float32]],
+        weights: Sequence[Tensor],
+        free_memory: Callable[[], bool] = lambda: False,
     ) -> Iterator[tuple[Sequence[Shape], Tensor, Tensor]]:
         """Predict windows, without waiting for the GPU to finish.
 
         If the GPU's memory is too small for all of them, the batch is halved, also for later
-        calls.
+        calls. If it is too small for a single one, other memory is freed.
 
         Parameters
         ----------
@@ -84,7 +88,10 @@ class Predictor:
         images
             Standardized raw (z, y, x) of each window (`patches.normalization`).
         weights
-            (n, z, y, x), weights of the voxels, on the device.
+            Weights of the voxels (z, y, x) of each window, on the device.
+        free_memory
+            Function that frees memory of the GPU that the caller can do without, and returns
+            whether there was any. By default there is none.
 
         Yields
         ------
@@ -101,13 +108,15 @@ class Predictor:
         try:
             values, finite = self._weighted(images, weights)
         except torch.OutOfMemoryError as error:
-            if len(images) == 1:
+            fewer = (len(images) + 1) // 2
+            if len(images) > 1:
+                self.batch = fewer
+                log.warning("the GPU's memory is too small: continuing with batch %d", fewer)
+            elif not free_memory():
                 raise InputError(
                     f"the GPU's memory is too small for one window of {list(self.window)} voxels: "
                     f"set a smaller `inference.window`, or use a GPU with more memory. {error}"
                 ) from error
-            self.batch = fewer = (len(images) + 1) // 2
-            log.warning("the GPU's memory is too small: continuing with batch %d", fewer)
         else:
             yield starts, values, finite
             return
@@ -115,17 +124,17 @@ class Predictor:
         torch.cuda.empty_cache()
         for i in range(0, len(images), fewer):
             some = slice(i, i + fewer)
-            yield from self.run(starts[some], images[some], weights[some])
+            yield from self.run(starts[some], images[some], weights[some], free_memory)
 
     @torch.inference_mode()
     def _weighted(
-        self, images: Sequence[NDArray[np.float32]], weights: Tensor
+        self, images: Sequence[NDArray[np.float32]], weights: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         batch = torch.from_numpy(np.stack(images)[:, None])
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         values, finite = self._probabilities(batch)
-        values *= weights[:, None] * PROBABILITY_ONE
+        values *= torch.stack(list(weights))[:, None] * PROBABILITY_ONE
         values += 0.5
         # Cast via int32: values above 32767 do not fit int16 directly.
         return values.to(torch.int32).to(torch.int16), finite
@@ -157,10 +166,10 @@ class Predictor:
 
         def seconds(batch: int) -> float:
             image = np.zeros(self.window, np.float32)
-            weights = torch.zeros((batch, *self.window), device=self.device)
+            weights = torch.zeros(self.window, device=self.device)
             for _ in range(2):  # The first run is a warm-up.
                 begin = time.perf_counter()
-                self._weighted([image] * batch, weights)
+                self._weighted([image] * batch, [weights] * batch)
                 torch.cuda.synchronize()
             return time.perf_counter() - begin
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from cellmap_pipeline.geometry import Shape
 
+log = logging.getLogger(__name__)
+
 # Probability 1 in the sums, which are integers: so the result is the same to the bit in any order
 # of the windows, and wherever a run was interrupted or split into jobs. Each of the 255 stored
 # steps has 256 substeps, and the rest up to 65536 allows for the rounding of all windows over a
@@ -24,6 +27,10 @@ from cellmap_pipeline.geometry import Shape
 PROBABILITY_ONE = 255 * 256
 CHUNK_SHAPE: Shape = (32, 64, 64)
 CHANNELS_PER_ADDITION = 4
+HOST_SUMS_WARNING = (
+    "the GPU's memory is too small for the sums of a row of windows: the host's memory holds them, "
+    "which is slower; a smaller `inference.window` takes less"
+)
 
 
 class WindowSums:
@@ -125,7 +132,8 @@ class RowSums:
     """Sums (c, z, y, x) of windows that are added row by row along y.
 
     They are int16 that hold the bits of uint16. Overlaps in y and x are summed on the device, so
-    that each voxel is copied from it once, not once per window.
+    that each voxel is copied from it once, not once per window. If the GPU's memory is too small
+    for them, the host's memory holds them.
 
     Parameters
     ----------
@@ -136,7 +144,7 @@ class RowSums:
     starts
         Starts of the windows along x, in order.
     device
-        Device that holds the values.
+        Device that computes the windows, and holds the sums if its memory suffices.
     """
 
     def __init__(
@@ -144,34 +152,50 @@ class RowSums:
     ) -> None:
         self._first, self._width = starts[0], window[2]
         shape = (channels, window[0], window[1], starts[-1] - starts[0] + window[2])
-        self._sums = torch.zeros(shape, dtype=torch.int16, device=device)
+        try:
+            self._sums = torch.zeros(shape, dtype=torch.int16, device=device)
+        except torch.OutOfMemoryError:
+            self._sums = torch.zeros(shape, dtype=torch.int16)
+            log.warning(HOST_SUMS_WARNING)
+
+    def move_to_host(self) -> bool:
+        """Move the sums to the host's memory; return whether that frees memory of a GPU."""
+        if self._sums.device.type == "cpu":
+            return False
+        self._sums = self._sums.cpu()
+        log.warning(HOST_SUMS_WARNING)
+        return True
 
     def add(self, x: int, values: Tensor) -> None:
         """Add the values (c, z, y, x) of a window at `x`, at the current position in y."""
         start = x - self._first
-        self._sums[..., start : start + self._width] += values
+        self._sums[..., start : start + self._width] += values.to(self._sums.device)
 
     def advance(self, rows: int) -> HostTransfer:
         """Advance along y by `rows` voxels; return the sums (c, z, rows, x) passed over."""
         done = HostTransfer(self._sums[:, :, :rows])
         kept = self._sums.shape[2] - rows
-        self._sums = self._sums.roll(-rows, 2)
+        # Channel by channel, so that the copies take little memory.
+        for sums in self._sums:
+            sums[:, :kept] = sums[:, rows:].clone()
         self._sums[:, :, kept:] = 0
         return done
 
 
 class HostTransfer:
-    """An asynchronous copy of a tensor to the host."""
+    """An asynchronous copy of a tensor of at least one axis to the host."""
 
     def __init__(self, values: Tensor) -> None:
         self._ready: torch.cuda.Event | None = None
         if values.device.type == "cpu":
             self._host = values.clone()
             return
-        # Copy into pinned memory so that the transfer is asynchronous; it must be contiguous.
-        values = values.contiguous()
+        # Copy into pinned memory so that the transfer is asynchronous. What is copied must be
+        # contiguous: other tensors are copied part by part, which takes little memory.
         self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        self._host.copy_(values, non_blocking=True)
+        pairs = zip(self._host, values, strict=True)
+        for host, part in [(self._host, values)] if values.is_contiguous() else pairs:
+            host.copy_(part.contiguous(), non_blocking=True)
         self._ready = torch.cuda.Event()
         self._ready.record()
 

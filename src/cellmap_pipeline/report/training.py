@@ -43,7 +43,10 @@ def plot_datasplit(summary: Path, path: Path) -> None:
     path
         PNG to write.
     """
-    classes, datasets = (read_summary(summary, by) for by in ("class", "dataset"))
+    classes, datasets = (
+        pd.DataFrame.from_dict(read_summary(summary, by), orient="index").assign(by=by)
+        for by in ("class", "dataset")
+    )
     classes = classes.loc[in_class_order(list(classes.index))]
     heights = [len(classes) + 1, len(datasets) + 1]
     with saved_figure(path, 10, 2.4 + ROW_INCHES * sum(heights)) as figure:

@@ -1,23 +1,18 @@
-"""Callbacks: metrics, example images, progress, the checkpoints to keep, and early stopping."""
+"""Callbacks: metrics, progress, the checkpoints to keep, and early stopping."""
 
 from __future__ import annotations
 
+import csv
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
-from matplotlib.colors import to_rgb
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 
-from cellmap_pipeline.classes import style_of
 from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.patches.loader import PatchLoader
-from cellmap_pipeline.patches.targets import UNKNOWN
 from cellmap_pipeline.training.checkpoints import list_checkpoints
 
 METRICS_FILE = "metrics.csv"
@@ -79,50 +74,25 @@ class EpochTable(pl.Callback):
         row |= {key: float(metrics[key]) for key in metrics if key != STEP_LOSS}
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         row["seconds"] = round(time.monotonic() - self.begin, 3)
-        table = pd.DataFrame([row])
+        self._write(row)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        """Write the table with a row appended, without earlier rows of that epoch or later ones."""
+        rows = [row]
         if self.path.is_file():
-            earlier = pd.read_csv(self.path)
-            table = pd.concat([earlier[earlier["epoch"] < row["epoch"]], table])
-        with atomic_write(self.path) as tmp:
-            table.to_csv(tmp, index=False)
+            with self.path.open(newline="") as file:
+                rows = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+            rows.append(row)
+        columns = dict.fromkeys(column for row in rows for column in row)
+        with atomic_write(self.path) as tmp, tmp.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
     def _restart(self) -> None:
         self.begin = time.monotonic()
         self.patches, self.training_s = 0, 0.0
         self.waited_before_s = self.loader.waited_s
-
-
-class ExampleSlices(pl.Callback):
-    """Logs one validation tile per epoch to TensorBoard: its middle slice.
-
-    The image shows raw, ground truth and prediction side by side. Classes have the same colors as
-    in all figures; in the ground truth, gray is unknown.
-    """
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, task: Any, outputs: Any, batch: Any, index: int, *_: Any
-    ) -> None:
-        """Draw the tile of the middle batch."""
-        middle_batch = int(trainer.num_val_batches[0]) // 2
-        if index != middle_batch or trainer.logger is None or not trainer.is_global_zero:
-            return
-        middle = outputs["raw"].shape[2] // 2
-        raw, target, logits = (
-            outputs[key][0, :, middle].float().cpu().numpy() for key in ("raw", "target", "logits")
-        )
-        classes = [
-            i for i, name in enumerate(task.channels) if name in task.training_settings.classes
-        ]
-        colors = [to_rgb(style_of(task.channels[i]).color) for i in classes]
-        truth = overlay_masks(raw[0], target[classes] == 1, colors)
-        truth[(target[classes] == UNKNOWN).all(0)] = 0.5
-        prediction = overlay_masks(raw[0], logits[classes] > 0, colors)
-        gray = np.repeat(raw[0][..., None], 3, axis=-1)
-        gap = np.ones((len(gray), 4, 3))
-        image = np.concatenate([gray, gap, truth, gap, prediction], axis=1)
-        trainer.logger.experiment.add_image(  # type: ignore[attr-defined]
-            "raw, ground truth, prediction", image, trainer.global_step, dataformats="HWC"
-        )
 
 
 class TimeLeftBar(TQDMProgressBar):
@@ -154,16 +124,6 @@ class TimeLeftBar(TQDMProgressBar):
     def _done_batches(trainer: pl.Trainer) -> int:
         """Number of batches done in all epochs."""
         return trainer.fit_loop.total_batch_idx + 1
-
-
-def overlay_masks(
-    raw: NDArray[np.floating], masks: NDArray[np.bool_], colors: list[tuple[float, float, float]]
-) -> NDArray[np.floating]:
-    """Overlay a gray slice (y, x) in 0..1 with masks (c, y, x); returns RGB (y, x, 3)."""
-    image = np.repeat(raw[..., None], 3, axis=-1).astype(np.float32)
-    for mask, color in zip(masks, colors, strict=True):
-        image[mask] = 0.5 * image[mask] + 0.5 * np.array(color, np.float32)
-    return image
 
 
 class KeptCheckpoints(ModelCheckpoint):

@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor
@@ -34,13 +35,13 @@ from cellmap_pipeline.training.callbacks import (
     METRICS_FILE,
     BestCheckpoints,
     EpochTable,
-    ExampleSlices,
     LatestCheckpoints,
     Patience,
     TimeLeftBar,
 )
 from cellmap_pipeline.training.checkpoints import CheckpointFiles, export_checkpoint
 from cellmap_pipeline.training.devices import check_gpus, resolve_precision
+from cellmap_pipeline.training.example_slices import ExampleSlices
 from cellmap_pipeline.training.initial_weights import load_initial_weights
 from cellmap_pipeline.training.interruption import (
     LAST_CHECKPOINT,
@@ -267,10 +268,11 @@ def balanced_weights(summary: Path) -> dict[str, float]:
     The median class has weight 1. Weights are limited to 0.1..10: otherwise a class of a few
     voxels would dominate the loss.
     """
-    volume = read_summary(summary, "class")["train_um3"]
-    volume = volume.where(volume > 0, volume[volume > 0].median())
-    weights = (volume.median() / volume) ** 0.5
-    return {str(label): float(weight) for label, weight in weights.clip(0.1, 10).items()}
+    by_class = read_summary(summary, "class")
+    volume = np.array([row["train_um3"] for row in by_class.values()])
+    volume[volume == 0] = np.median(volume[volume > 0])
+    weights = (np.median(volume) / volume) ** 0.5
+    return dict(zip(by_class, weights.clip(0.1, 10).tolist(), strict=True))
 
 
 def _file_digest(path: Path) -> str:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cellmap_pipeline.io.volumes import create
-from cellmap_pipeline.patches.batches import decode_by_gather, decode_targets
+from cellmap_pipeline.patches.batches import BatchBuilder, decode_by_gather, decode_targets
 from cellmap_pipeline.patches.crops import CropData
 from tests.support.patches import CROP_GRID, Patches, training
 from tests.support.transforms import UNCHANGED_RAW
@@ -184,3 +185,33 @@ def test_decoding_is_a_table_lookup(decode, dtype, seed, channels, n):
     sent = torch.from_numpy(codes if dtype == np.uint8 else codes.view(np.int16))
     decode(sent, torch.from_numpy(table), target)
     assert np.array_equal(target, np.moveaxis(table[codes], -1, 0))
+
+
+class CopiesToDevice(TorchDispatchMode):
+    """Notes of each copy from the host to another device whether it is asynchronous."""
+
+    def __init__(self):
+        super().__init__()
+        self.asynchronous = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.ops.aten._to_copy.default and args[0].device.type == "cpu":
+            device = kwargs.get("device")
+            if device is not None and device.type != "cpu":
+                self.asynchronous.append(kwargs.get("non_blocking", False))
+        return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize("rotate", [0, 180])
+def test_no_batch_waits_for_the_device(crops, rotate):
+    """The device, torch's one without data, has no values that the host could wait for."""
+    augment = {"rotate": rotate, "noise": 0, "scaling": {"probability": 1}}
+    made = training(augment=augment)
+    device = torch.device("meta")
+    build = BatchBuilder(device, made.patch_size, made.voxel_size, made.channels)
+    patches = [Patches(crops, made).train.read(i) for i in range(8)]
+    with CopiesToDevice() as copies:
+        raw, target = build(patches)
+    assert raw.device == target.device == device
+    assert len(copies.asynchronous) >= 3 * len(patches) and all(copies.asynchronous)

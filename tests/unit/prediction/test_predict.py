@@ -289,6 +289,41 @@ def test_nan_ends_the_prediction(raw, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("sums_move", [True, False])
+def test_sums_leave_a_gpu_that_is_too_small_for_one_window(
+    narrow_raw, tmp_path, monkeypatch, sums_move
+):
+    made = tiny_task()
+    network = made.network
+    predict_crop([made], narrow_raw, NARROW_ROWS, tmp_path / "wanted", Inference())
+    moved = []
+
+    def move_to_host(rows):
+        moved.append(rows)
+        made.network = network
+        return sums_move
+
+    monkeypatch.setattr(prediction.RowSums, "move_to_host", move_to_host)
+    made.network = FullGpu()
+    arguments = [made], narrow_raw, NARROW_ROWS, tmp_path / "found", Inference(batch=2)
+    if not sums_move:
+        with pytest.raises(InputError, match="set a smaller `inference.window`"):
+            predict_crop(*arguments)
+        return
+    predict_crop(*arguments)
+    assert len(moved) == 1
+    for channel in ("mito", "mito_boundary", "pm"):
+        found, wanted = (read(tmp_path / name / channel) for name in ("found", "wanted"))
+        assert np.abs(found - wanted).max() <= 1
+
+
+class FullGpu(torch.nn.Module):
+    """A network that always runs out of memory."""
+
+    def forward(self, raw):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 @pytest.mark.parametrize("n", [2, 4, 9])
 def test_joined_parts_equal_the_whole_crop(task, narrow_raw, tmp_path, monkeypatch, n):
     monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (8,) * 3))

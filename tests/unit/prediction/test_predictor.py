@@ -14,7 +14,7 @@ WINDOW = (32, 32, 32)
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.random(WINDOW).astype(np.float32) for _ in range(5)]
 STARTS = [(0, 0, i) for i in range(5)]
-WEIGHTS = torch.ones(5, *WINDOW)
+WEIGHTS = [torch.ones(WINDOW)] * 5
 
 
 def predictor(task, batch):
@@ -109,6 +109,29 @@ def test_the_batch_is_doubled_while_that_is_faster(fits, overhead, expected):
         return overhead + batch
 
     assert fastest_batch(seconds) == expected
+
+
+def test_other_memory_is_freed_for_a_single_window(caplog):
+    """The batch is halved first; then the sums of rows leave the GPU."""
+    task = tiny_task()
+    wanted = values(predictor(task, 5))
+    task.network = SmallMemoryNetwork(task.network, 0)
+    freed = []
+
+    def free_memory():
+        freed.append(task.network.max_windows)
+        task.network.max_windows = 1
+        return freed == [0]
+
+    made = predictor(task, 2)
+    found = {}
+    for starts, sums, _ in made.run(STARTS, IMAGES, WEIGHTS, free_memory):
+        found |= dict(zip(starts, sums.numpy().view(np.uint16), strict=True))
+    assert (freed, made.batch) == ([0], 1)
+    assert all(np.abs(found[s].astype(int) - wanted[s]).max() < 2 for s in STARTS)
+    task.network.max_windows = -1
+    with pytest.raises(InputError, match="set a smaller `inference.window`"):
+        list(made.run(STARTS[:1], IMAGES[:1], WEIGHTS[:1], free_memory))
 
 
 def test_auto_is_one_window_on_the_cpu():

@@ -122,10 +122,22 @@ def test_an_interior_window_weighs_most_in_its_middle(overlap):
     assert (weight.max() - weight.min() < 1e-6) == (overlap == 0)
 
 
-def test_row_sums_equal_the_sums_of_all_windows():
+def zeros_in_small_memory(shape, *, dtype, device=None):
+    if device is not None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return torch.empty(shape, dtype=dtype).zero_()
+
+
+@pytest.mark.parametrize("small_gpu", [False, True])
+def test_row_sums_equal_the_sums_of_all_windows(monkeypatch, caplog, small_gpu):
+    """Also where the GPU's memory, here that of torch's device without data, is too small."""
+    device = torch.device("meta" if small_gpu else "cpu")
+    if small_gpu:
+        monkeypatch.setattr(torch, "zeros", zeros_in_small_memory)
     rng = np.random.default_rng(0)
     wanted = np.zeros((2, 4, 14, 17), np.uint16)
-    rows = RowSums(2, (4, 6, 5), [3, 6, 15], torch.device("cpu"))
+    rows = RowSums(2, (4, 6, 5), [3, 6, 15], device)
+    assert ("the host's memory holds them" in caplog.text) == small_gpu
     parts = []
     for y, step in ((0, 3), (3, 5), (8, 6)):
         for x in (3, 6, 15):

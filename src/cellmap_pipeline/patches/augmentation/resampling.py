@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from cellmap_pipeline.geometry import Shape, Vector
+from cellmap_pipeline.patches.augmentation.transfer import to_device
 
 TILE_SIDE_VOXELS = 16
 
@@ -86,22 +87,22 @@ def _interpolate(raw: Tensor, positions: NDArray[np.float64], axis: int) -> Tens
     positions = positions.clip(0, last)
     before = np.floor(positions).astype(int)
     shape = [-1 if i == axis else 1 for i in range(3)]
-    weights = torch.from_numpy(positions - before).to(raw).reshape(shape)
+    weights = torch.from_numpy(positions - before).to(raw.dtype).reshape(shape)
     first, second = (
-        raw.index_select(axis, torch.from_numpy(index).to(raw.device))
+        raw.index_select(axis, to_device(torch.from_numpy(index), raw.device))
         for index in (before, np.minimum(before + 1, last))
     )
-    return first.lerp_(second, weights)
+    return first.lerp_(second, to_device(weights, raw.device))
 
 
 def _take_nearest(codes: Tensor, positions: NDArray[np.float64], axis: int) -> Tensor:
     """Take the nearest codes at positions along an axis; outside, 0."""
     index = np.floor(positions + 0.5).astype(int)
     inside = index.clip(0, codes.shape[axis] - 1)
-    taken = codes.index_select(axis, torch.from_numpy(inside).to(codes.device))
+    taken = codes.index_select(axis, to_device(torch.from_numpy(inside), codes.device))
     outside = np.flatnonzero(index != inside)
     if len(outside):
-        taken.index_fill_(axis, torch.from_numpy(outside).to(codes.device), 0)
+        taken.index_fill_(axis, to_device(torch.from_numpy(outside), codes.device), 0)
     return taken
 
 

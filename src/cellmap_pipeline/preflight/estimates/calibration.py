@@ -47,7 +47,7 @@ def calibrate(training: Training) -> dict[str, Any]:
     seconds: list[float] = []
     while len(seconds) < WARM_UP_PASSES + MEASURED_PASSES:
         images = [np.zeros(window, np.float32)] * predictor.batch
-        weights = torch.zeros((len(images), *window), device=predictor.device)
+        weights = [torch.zeros(window, device=predictor.device)] * len(images)
         begin = time.perf_counter()
         for _ in predictor.run([(0, 0, 0)] * len(images), images, weights):
             pass

@@ -1,0 +1,1 @@
+"""Tests that prove a GPU node; `make test-gpu` runs them."""
