@@ -165,7 +165,9 @@ def trainings(arguments: argparse.Namespace) -> Iterator[Line]:
 
 def of_training(training: Training, steps: int) -> Line:
     """Measure one training, unless its step does not fit into the memory."""
-    planned = training_memory_bytes(training)
+    # The step here has no moving average, and no other processes.
+    alone = training.model_copy(update={"ema": None, "devices": 1, "nodes": 1})
+    planned = training_memory_bytes(alone)
     line: Line = {"planned_gib": round(planned / GIB, 2)}
     if GPU_FOUND:
         torch.cuda.empty_cache()
@@ -214,9 +216,10 @@ def training_step(
     target = torch.randint(0, 2, shape, dtype=torch.uint8, device=DEVICE)
 
     def step() -> None:
-        optimizer.zero_grad()
         with autocast(training.precision, DEVICE):
             loss = task.batch_loss(raw, target)
+        # As Lightning does: until here, the gradients of the previous step live.
+        optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         clip = training.gradient_clip or float("inf")

@@ -173,13 +173,24 @@ class RowSums:
 
     def advance(self, rows: int) -> HostTransfer:
         """Advance along y by `rows` voxels; return the sums (c, z, rows, x) passed over."""
-        done = HostTransfer(self._sums[:, :, :rows])
-        kept = self._sums.shape[2] - rows
+        try:
+            done = HostTransfer(self._sums[:, :, :rows])
+        except torch.OutOfMemoryError:
+            self.move_to_host()
+            done = HostTransfer(self._sums[:, :, :rows])
         # Channel by channel, so that the copies take little memory.
-        for sums in self._sums:
-            sums[:, :kept] = sums[:, rows:].clone()
-        self._sums[:, :, kept:] = 0
+        for channel in range(len(self._sums)):
+            try:
+                self._shift(channel, rows)
+            except torch.OutOfMemoryError:  # Of the copy, so the channel is as it was.
+                self.move_to_host()
+                self._shift(channel, rows)
+        self._sums[:, :, -rows:] = 0
         return done
+
+    def _shift(self, channel: int, rows: int) -> None:
+        sums = self._sums[channel]
+        sums[:, : sums.shape[1] - rows] = sums[:, rows:].clone()
 
 
 class HostTransfer:

@@ -39,8 +39,8 @@ HEARTBEAT_S = 15.0
 # A holder on another machine counts as dead after this time without a heartbeat. NFS may show a
 # file's time a minute late.
 TIMEOUT_S = 180.0
-# The same for a holder in another container of this machine, whose heartbeats are seen at once.
-SAME_MACHINE_TIMEOUT_S = 60.0
+# The same for a holder in another container of this machine, which mostly shares its mounts.
+SAME_MACHINE_TIMEOUT_S = 120.0
 POLL_S = 2.0
 # EX_TEMPFAIL of sysexits.h, as for an interrupted training.
 LOCK_LOST_EXIT_CODE = 75

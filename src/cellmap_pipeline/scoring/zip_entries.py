@@ -16,8 +16,8 @@ from cellmap_pipeline.scoring.zip_reader import (
 
 # The portal's limit.
 MAX_UNPACKED_BYTES = 50 * 2**30
-# A smaller one for a small manifest: labels are stored compressed, with far less for each voxel.
-MAX_BYTES_PER_VOXEL = 16
+# A smaller one for a small manifest: ids of 64 bits on a grid of half the voxel size.
+MAX_BYTES_PER_VOXEL = 64
 MAX_OTHER_BYTES = 2**30
 # Limit of common file systems for one name, and what no path of a submission exceeds. Work and
 # memory grow with the product of a path's length and depth.
@@ -71,8 +71,8 @@ def size_problem(
     if total <= limit:
         return None
     return (
-        f"{total / 2**30:.1f} GiB unpacked, above the limit of {limit / 2**30:.1f} GiB: store "
-        "labels compressed, on the manifest's grid, and nothing else"
+        f"{total / 2**30:.1f} GiB unpacked, above the limit of {limit / 2**30:.1f} GiB for this "
+        "manifest: store labels compressed, on the manifest's grid, and nothing else"
     )
 
 

@@ -60,6 +60,38 @@ def test_no_attempt_begins_after_the_time_of_a_file(monkeypatch):
     assert 1 < len(requests) < 30
 
 
+def test_bytes_that_arrive_give_no_more_time_for_silence(monkeypatch):
+    def answer(request):
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n" + b"1" * 50_000
+        time.sleep(4)
+
+    # For what has arrived, it might take five seconds more.
+    start = time.monotonic()
+    with pytest.raises(InputError, match="no answer for 0.3 s"):
+        read_from(answer, monkeypatch)
+    assert time.monotonic() - start < 4
+
+
+@pytest.mark.parametrize("name", ["all_proxy", "http_proxy"])
+def test_a_proxy_of_another_kind_is_named(name, monkeypatch):
+    for other in ("all_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    for url in ("socks5://cells.example:1", "https://cells.example"):
+        monkeypatch.setenv(name, url)
+        with pytest.raises(InputError, match=f"{name}: '{url}'"):
+            Server("http://cells.example")
+
+
+def test_a_redirect_is_reported(monkeypatch):
+    def answer(request):
+        yield b"HTTP/1.1 307 Elsewhere\r\nLocation: https://b.example/a\r\n"
+        yield b"Content-Length: 0\r\n\r\n"
+
+    with pytest.raises(InputError, match="it lies at https://b.example/a: set AWS_ENDPOINT_URL"):
+        read_from(answer, monkeypatch)
+
+
 def test_bytes_that_arrive_give_more_time(monkeypatch):
     monkeypatch.setattr(connections, "MIN_BYTES_PER_S", 100)
 

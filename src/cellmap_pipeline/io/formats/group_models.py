@@ -31,6 +31,11 @@ def _first(entries: Any) -> Any:
     return entries[:1] if isinstance(entries, list) else entries
 
 
+def _listed(entries: Any) -> Any:
+    """Some writers put null in the place of an empty list."""
+    return [] if entries is None else entries
+
+
 def _path(path: str) -> str:
     if "\0" in path:
         raise ValueError("it is no path")
@@ -51,6 +56,7 @@ def _unit(name: str) -> str:
     return name
 
 
+NULL_IS_EMPTY = BeforeValidator(_listed)
 Position = Annotated[float, Field(ge=-MAX_LENGTH, le=MAX_LENGTH, allow_inf_nan=False)]
 Size = Annotated[float, Field(gt=0, le=MAX_LENGTH, allow_inf_nan=False)]
 Positions = Annotated[list[Position], Field(min_length=3, max_length=3)]
@@ -163,9 +169,9 @@ class N5Level(StrictModel):
 class N5Multiscale(StrictModel):
     """Entry of `multiscales` of an n5 group."""
 
-    datasets: Annotated[list[N5Level], Field(max_length=MAX_LEVELS)] = []
-    axes: Annotated[list[Axis | Name], Field(max_length=8)] = []
-    coordinateTransformations: Steps = []  # noqa: N815
+    datasets: Annotated[list[N5Level], Field(max_length=MAX_LEVELS), NULL_IS_EMPTY] = []
+    axes: Annotated[list[Axis | Name], Field(max_length=8), NULL_IS_EMPTY] = []
+    coordinateTransformations: Annotated[Steps, NULL_IS_EMPTY] = []  # noqa: N815
 
 
 class PixelResolution(StrictModel):
@@ -177,15 +183,24 @@ class PixelResolution(StrictModel):
 
 
 class N5Attributes(StrictModel):
-    """Attributes of an n5 array, or of a group, that say where the voxels lie; axes x, y, z."""
+    """Attributes of an n5 array that say where the voxels lie; axes x, y, z."""
 
     transform: N5Transform | None = None
     pixelResolution: PixelResolution | Sizes | None = None  # noqa: N815
     downsamplingFactors: Sizes | None = None  # noqa: N815
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prefer_transform(cls, members: Any) -> Any:
+        """Leave out what is not read beside a `transform`, and may be of any kind."""
+        if isinstance(members, dict) and members.get("transform") is not None:
+            return {"transform": members["transform"]}
+        return members
 
-class N5Group(N5Attributes):
+
+class N5Group(StrictModel):
     """Attributes of an n5 group."""
 
-    multiscales: Annotated[list[N5Multiscale], BeforeValidator(_first)] = []
-    scales: Annotated[list[Sizes], Field(max_length=MAX_LEVELS)] = []
+    pixelResolution: PixelResolution | Sizes | None = None  # noqa: N815
+    multiscales: Annotated[list[N5Multiscale], BeforeValidator(_first), NULL_IS_EMPTY] = []
+    scales: Annotated[list[Sizes], Field(max_length=MAX_LEVELS), NULL_IS_EMPTY] = []

@@ -158,7 +158,8 @@ class _BoundedReader(io.RawIOBase):
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError(f"it came at less than {MIN_BYTES_PER_S:,} bytes/s")
-        self._sock.settimeout(remaining)
+        # Bytes extend the deadline, but not the time that may pass without any.
+        self._sock.settimeout(min(remaining, ANSWER_TIMEOUT_S))
         try:
             number = self._file.readinto(buffer) or 0
         except TimeoutError:
@@ -207,7 +208,7 @@ def _read_body(response: HTTPResponse, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _split_url(url: str) -> SplitResult:
+def _split_url(url: str, where: str = "") -> SplitResult:
     try:
         parts = urlsplit(url)
         # Looking at the port raises for one that is not a number, or too large.
@@ -215,17 +216,23 @@ def _split_url(url: str) -> SplitResult:
     except ValueError:
         is_server = False
     if not is_server:
-        raise InputError(f"{url!r} is not the URL of an HTTP server: correct it")
+        raise InputError(f"{where}{url!r} is not the URL of an HTTP server: correct it")
     return parts
 
 
 def _proxy_of(address: SplitResult) -> SplitResult | None:
     """Proxy of the environment for a server."""
     proxies = getproxies()
-    url = proxies.get(address.scheme) or proxies.get("all")
+    kind = address.scheme if proxies.get(address.scheme) else "all"
+    url = proxies.get(kind)
     if not url or proxy_bypass(address.netloc):
         return None
-    return _split_url(url if "://" in url else f"http://{url}")
+    parts = _split_url(url if "://" in url else f"http://{url}", f"{kind}_proxy: ")
+    if parts.scheme != "http":
+        raise InputError(
+            f"{kind}_proxy: {url!r} speaks {parts.scheme}, not http: correct it"
+        )
+    return parts
 
 
 def _credentials_of(proxy: SplitResult) -> dict[str, str]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 from http.client import HTTPException
+from ssl import SSLCertVerificationError
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -33,6 +34,7 @@ SERVER_URL = "https://s3.{region}.amazonaws.com"
 DEFAULT_REGION = "us-east-1"
 REGION = re.compile(r"[a-z0-9-]{1,40}")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+MAX_ADDRESS_LETTERS = 200
 MD5 = re.compile(r'"([0-9a-f]{32})"')
 
 log = logging.getLogger(__name__)
@@ -132,6 +134,9 @@ class S3Path:
                     f"{self} is not read further: {error}, by the metadata of its volume. Take "
                     "another source, or report it to who wrote it"
                 ) from None
+            except SSLCertVerificationError as error:
+                problem = f"{error}. SSL_CERT_FILE may name the certificates to trust"
+                break
             except (OSError, HTTPException) as error:
                 problem = str(error) or type(error).__name__
             else:
@@ -254,4 +259,7 @@ def _matches_md5(answer: Answer) -> bool:
 def _explanation(answer: Answer) -> str:
     """Status of a failed request with the code in its body, such as AccessDenied."""
     code = re.search(rb"<Code>([A-Za-z]{1,80})</Code>", answer.body)
-    return f"HTTP status {answer.status}{', ' + code[1].decode() if code else ''}"
+    text = f"HTTP status {answer.status}{', ' + code[1].decode() if code else ''}"
+    if address := answer.header("location"):
+        text += f"; it lies at {address[:MAX_ADDRESS_LETTERS]}: set AWS_ENDPOINT_URL"
+    return text

@@ -40,7 +40,8 @@ def training_memory_bytes(training: Training) -> int:
 
     It includes the weights, gradients and state of the optimizer, the moving average of the
     weights, all tensors kept for the backward pass, and those of the loss. It leaves out the CUDA
-    context, the workspaces of cuDNN, and fragmentation.
+    context, the workspaces of cuDNN, fragmentation, what a compiled network saves, and temporary
+    tensors of the optimizer and of building a batch, which no others of a step are alive with.
 
     Parameters
     ----------
@@ -134,9 +135,10 @@ def _step(task: SegmentationTask, optimizer: Optimizer, training: Training) -> N
     target = torch.empty(shape, dtype=torch.uint8)
     with _autocast(training.precision):
         loss = task.batch_loss(raw, target)
+    # Until here, the gradients of the previous step live.
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    optimizer.zero_grad()
 
 
 def _autocast(precision: str) -> AbstractContextManager[None]:

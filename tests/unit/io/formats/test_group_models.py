@@ -106,6 +106,31 @@ def test_n5_groups_of_cosem_are_read(n5):
 
 
 @pytest.mark.parametrize(
+    "members",
+    [
+        # As BigStitcher has it in groups.
+        {"downsamplingFactors": [[1, 1, 1], [2, 2, 2]]},
+        {"scales": None},
+        {"multiscales": [N5["multiscales"][0] | {"axes": None, "coordinateTransformations": None}]},
+    ],
+)
+def test_members_of_n5_groups_that_say_nothing_are_left_out(n5, members):
+    assert [level.grid for level in stored_n5_grids(n5, N5 | members)] == [GRID]
+
+
+def test_n5_groups_without_multiscales_have_resolutions(n5):
+    group = {"multiscales": None, "pixelResolution": [4, 4, 8], "scales": [[1, 1, 1]]}
+    (level,) = stored_n5_grids(n5, group)
+    assert level.grid == Grid((8, 4, 4), (0, 0, 0), (16, 16, 16))
+
+
+def test_a_transform_takes_precedence_over_resolutions(n5):
+    array = {"dimensions": [16] * 3, "transform": TRANSFORM, "pixelResolution": [0, 0, 0]}
+    (n5 / "s0/attributes.json").write_text(json.dumps(array | {"downsamplingFactors": [2]}))
+    assert [level.grid for level in stored_n5_grids(n5, N5)] == [GRID]
+
+
+@pytest.mark.parametrize(
     ("place", "value", "key"),
     [
         (("multiscales",), {}, "`multiscales`"),
