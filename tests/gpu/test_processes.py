@@ -61,8 +61,10 @@ def begin(tmp_path, device):
         with (folder / "log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, script, folder, datasplit],
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stderr=log, stdout=log,
-            )  # fmt: skip
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=log,
+            )
 
     return begin
 
