@@ -62,8 +62,9 @@ def begin(tmp_path, device):
             return subprocess.Popen(
                 [sys.executable, script, folder, datasplit],
                 env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-                stdout=log, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                stdout=log,
+                stderr=log,
+            )
 
     return begin
 

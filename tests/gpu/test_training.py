@@ -109,6 +109,17 @@ def check_training(training, folder, watch):
         assert sum(different) > 0.5 * len(different)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_gradients_are_clipped(drawn, folder, device, precision):
+    """With a limit that each step exceeds, also where the loss is scaled."""
+    training = drawn.training("monai_unet_quick", STEPS, precision=precision, gradient_clip=0.01)
+    require_memory(training, device)
+    watch = Watch()
+    drawn.train(training, folder, [watch])
+    assert watch.norms == pytest.approx([0.01] * len(watch.norms), rel=0.01)
+    check_training(training, folder, watch)
+
+
 def test_a_compiled_network_trains(drawn, folder, device):
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         pytest.skip("torch compiles networks with a C compiler: install gcc")
