@@ -229,9 +229,7 @@ def _proxy_of(address: SplitResult) -> SplitResult | None:
         return None
     parts = _split_url(url if "://" in url else f"http://{url}", f"{kind}_proxy: ")
     if parts.scheme != "http":
-        raise InputError(
-            f"{kind}_proxy: {url!r} speaks {parts.scheme}, not http: correct it"
-        )
+        raise InputError(f"{kind}_proxy: {url!r} speaks {parts.scheme}, not http: correct it")
     return parts
 
 
