@@ -63,16 +63,18 @@ def size_problem(
     entries: Sequence[zipfile.ZipInfo], manifest: Sequence[CropLabel] | None
 ) -> str | None:
     """Describe by how much all entries are too large, or return None; see `entry_problems`."""
-    limit = MAX_UNPACKED_BYTES
+    limit, whose = MAX_UNPACKED_BYTES, "the portal"
     if manifest is not None:
         voxels = sum(row.grid.size for row in manifest)
-        limit = min(limit, MAX_OTHER_BYTES + MAX_BYTES_PER_VOXEL * voxels)
+        of_manifest = MAX_OTHER_BYTES + MAX_BYTES_PER_VOXEL * voxels
+        if of_manifest < limit:
+            limit, whose = of_manifest, "this manifest"
     total = unpacked_bytes(entries)
     if total <= limit:
         return None
     return (
-        f"{total / 2**30:.1f} GiB unpacked, above the limit of {limit / 2**30:.1f} GiB for this "
-        "manifest: store labels compressed, on the manifest's grid, and nothing else"
+        f"{total / 2**30:.1f} GiB unpacked, above the limit of {limit / 2**30:.1f} GiB for "
+        f"{whose}: store labels compressed, on the manifest's grid, and nothing else"
     )
 
 

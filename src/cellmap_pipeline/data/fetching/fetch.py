@@ -59,7 +59,7 @@ class RawBox:
 
 
 class Part(NamedTuple):
-    """What is fetched of one container: keys and formats of groups, levels in them, and chunks."""
+    """The files to fetch from one container: metadata of groups and levels, and chunks."""
 
     mirror: Mirror
     groups: Sequence[tuple[str, Format]]

@@ -40,8 +40,8 @@ def training_memory_bytes(training: Training) -> int:
 
     It includes the weights, gradients and state of the optimizer, the moving average of the
     weights, all tensors kept for the backward pass, and those of the loss. It leaves out the CUDA
-    context, the workspaces of cuDNN, fragmentation, what a compiled network saves, and temporary
-    tensors of the optimizer and of building a batch, which no others of a step are alive with.
+    context, the workspaces of cuDNN, fragmentation, what compilation changes, and the temporary
+    tensors of the optimizer and of building batches.
 
     Parameters
     ----------
