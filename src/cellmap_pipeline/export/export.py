@@ -37,6 +37,8 @@ from cellmap_pipeline.training.task import SegmentationTask
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+# torch needs hours to find out which other windows these take.
+FIXED_WINDOW_ARCHITECTURES = frozenset({"monai_swin_unetr"})
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,10 @@ class _NetworkExport:
 
     def _stride(self) -> tuple[int, int, int] | None:
         own = self.task.training_settings
-        if find_architecture(own.model["architecture"]).fixed_size:
+        name = own.model["architecture"]
+        # The stride of a family's networks is not known.
+        fixed = find_architecture(name).fixed_size or ":" in name
+        if fixed or name in FIXED_WINDOW_ARCHITECTURES:
             return None
         return total_stride(own.model, own.patch_size, own.voxel_size)
 

@@ -195,7 +195,7 @@ def _failures_named(form: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        why = next(iter(str(error).splitlines()), "")
+        why = str(error).strip().partition("\n")[0]
         raise InputError(
             f"this network cannot be exported in the form {form} ({type(error).__name__}: {why}): "
             "list the other forms with --forms"
