@@ -37,7 +37,7 @@ from cellmap_pipeline.training.task import SegmentationTask
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-# torch needs hours to find out which other windows these take.
+# torch takes far too long to find out which other windows these take.
 FIXED_WINDOW_ARCHITECTURES = frozenset({"monai_swin_unetr"})
 
 

@@ -217,7 +217,10 @@ def open_form(form: str, file: Path) -> Predict:
             session.run([OUTPUT_NAME], {INPUT_NAME: raw.numpy()})[0]
         )
     if form == "torchscript":
-        return _without_gradients(torch.jit.load(file, map_location="cpu"))
+        with warnings.catch_warnings():
+            # torch advises torch.export, which is written, too.
+            warnings.simplefilter("ignore")
+            return _without_gradients(torch.jit.load(file, map_location="cpu"))
     return _without_gradients(torch.export.load(file).module())
 
 
