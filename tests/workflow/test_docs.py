@@ -23,6 +23,7 @@ PLACEHOLDERS = {
     "/path/to/cellmap-pipeline": str(ROOT),
     " profiles/": f" {ROOT}/profiles/",
     "results/NAME": "results/tiny",
+    "export NAME": "export tiny",
     "DATASET": "demo_cell-1",
     "{training}": "tiny",
     "{name}": "tiny",
