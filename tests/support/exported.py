@@ -59,8 +59,7 @@ def add_datasplit(folder: Folder, network: str = "tiny", second_raw: Path | None
         path.relative_to(folder.path) for path in (folder.raw, folder.label().parents[1])
     )
     (folder.path / "results" / network / "datasplit.csv").write_text(
-        f"train,{second_raw or raw},{labels}/crop1/[mito]\n"
-        f"validate,{raw},{labels}/crop2/[mito]\n"
+        f"train,{second_raw or raw},{labels}/crop1/[mito]\nvalidate,{raw},{labels}/crop2/[mito]\n"
     )
 
 

@@ -210,15 +210,11 @@ class _NetworkExport:
         statistics = {}
         if own.normalize != "range":
             statistics = read_raw_statistics(self.plan.paths.training_raw_statistics(self.network))
-        return open_crops(
-            datasplit, own.classes, own.voxel_size, False, own.normalize, statistics
-        )
+        return open_crops(datasplit, own.classes, own.voxel_size, False, own.normalize, statistics)
 
     def _reference(self, raw: RawKind) -> Any:
         """Return a function that predicts stored raw as `predict` does, on the CPU."""
-        predictor = Predictor(
-            [self.task], self.channels, self.training.window, Inference(), CPU
-        )
+        predictor = Predictor([self.task], self.channels, self.training.window, Inference(), CPU)
 
         @torch.inference_mode()
         def predict(stored: Tensor) -> Tensor:
@@ -243,9 +239,7 @@ class _NetworkExport:
         return total_stride(own.model, own.patch_size, own.voxel_size)
 
     def _scores(self) -> dict[str, Any] | None:
-        return read_json_if_present(
-            self.plan.paths.validation_scores(training_of(self.network))
-        )
+        return read_json_if_present(self.plan.paths.validation_scores(training_of(self.network)))
 
     def _averaged(self) -> str | None:
         """Tell what `predict` averages over, if anything."""

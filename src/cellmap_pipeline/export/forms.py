@@ -176,9 +176,7 @@ class FormWriter:
         # A batch of one would be taken as fixed.
         pair = torch.cat([self.example, self.example])
         with torch.no_grad():
-            return torch.export.export(
-                self.model, (pair,), dynamic_shapes=(shape,), strict=False
-            )
+            return torch.export.export(self.model, (pair,), dynamic_shapes=(shape,), strict=False)
 
     def _write_onnx(self, file: Path) -> None:
         with torch.no_grad(), warnings.catch_warnings():

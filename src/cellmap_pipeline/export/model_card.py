@@ -160,7 +160,8 @@ def _validation(facts: ModelFacts) -> list[str]:
 def _score_row(label: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     fitted = entry.get("cross_fitted_score")
     crops = {crop for size in entry["voxel_sizes"] for crop in size["crops"]}
-    return label, f"{entry['score']:.3f}", "" if fitted is None else f"{fitted:.3f}", str(len(crops))
+    shown = "" if fitted is None else f"{fitted:.3f}"
+    return label, f"{entry['score']:.3f}", shown, str(len(crops))
 
 
 def _use(facts: ModelFacts) -> list[str]:
@@ -183,10 +184,14 @@ def _use(facts: ModelFacts) -> list[str]:
             f'(probabilities,) = session.run(None, {{"{INPUT_NAME}": raw}})  # NumPy, float32',
         )
     if facts.file_of("torchscript"):
-        lines += ["", "cellmap-flow opens this folder as a model of the type `cellmap`, without"]
-        lines[-1] += " input normalization of its own."
         if whole_voxel_size(facts) is None:
-            lines[-1] = "cellmap-flow cannot open it: it takes voxel sizes in whole nm only."
+            flow = "cellmap-flow cannot open it: it takes voxel sizes in whole nm only."
+        else:
+            flow = (
+                "cellmap-flow opens this folder as a model of the type `cellmap`, without input "
+                "normalization of its own."
+            )
+        lines += ["", flow]
     return lines
 
 

@@ -79,9 +79,10 @@ def choose_crop(crops: Sequence[CropData], dataset: str | None, normalize: str) 
     by_raw = {str(crop.raw_path): crop for crop in crops}
     if len({RawKind.of(crop) for crop in by_raw.values()}) > 1:
         raise InputError(
-            f"the raw of the training's datasets is stored or normalized (`normalize: {normalize}`) "
-            "in different ways, of which an exported network holds one: name the dataset most like "
-            f"the raw to predict with --dataset, one of {', '.join(datasets)}"
+            "the raw of the training's datasets is stored or normalized "
+            f"(`normalize: {normalize}`) in different ways, of which an exported network holds "
+            "one: name the dataset most like the raw to predict with --dataset, one of "
+            f"{', '.join(datasets)}"
         )
     return crops[0]
 
