@@ -31,17 +31,27 @@ def check_start():
         stop(error)
 
 
+def get_batch_folder(item):
+    """The folder of the batch system's logs of a job, or of a group, as plugins of Snakemake name it."""
+    if workflow.executor_plugin.name == "lsf":
+        folder = Path(".snakemake/lsf_logs")
+        if item.is_group():
+            return folder / f"group_{item.groupid}"
+        wildcards = [f"{key}={value}" for key, value in item.wildcards_dict.items()]
+        return folder / f"rule_{item.name}" / "..".join(wildcards).replace(os.sep, "___")
+    folder = Path(getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs")
+    if item.is_group():
+        return folder / f"group_{item.name}"
+    return folder / f"rule_{item.name}" / "_".join(item.wildcards).replace(os.sep, "_")
+
+
 def get_failed_jobs():
     """Each failed job with its logs; of a group of jobs, those that did not finish."""
-    folder = Path(getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs")
     for item in workflow.scheduler.failed:
+        batch = failures.batch_log(get_batch_folder(item))
+        jobs = [item]
         if item.is_group():
-            batch = failures.batch_log(folder / f"group_{item.name}")
             jobs = [job for job in item if not all(map(locks.is_released, get_lock_files(job)))]
-        else:
-            wildcards = "_".join(item.wildcards).replace(os.sep, "_")
-            batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)
-            jobs = [item]
         for job in jobs:
             name = " ".join([job.rule.name, *job.wildcards])
             yield failures.Failure(name, [*map(Path, job.log), *batch])

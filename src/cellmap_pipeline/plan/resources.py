@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.config.sections import JobStage
+from cellmap_pipeline.config.sections import GpuStage, JobStage
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import union
@@ -26,6 +26,10 @@ MAX_SEGMENT_PROCESSES = 4
 # too, and before that a mask and the distances of the whole crop.
 MB_PER_SEGMENT_PROCESS, SEGMENT_TABLES_MB, DISTANCE_BYTES_PER_VOXEL = 2000, 1000, 5
 MIN_SEGMENT_MB = 8000
+# Options of LSF's `bsub`, for which Snakemake's plugin has no resources.
+LSF_GPUS, LSF_GPU_MODEL = "-gpu num={}:j_exclusive=yes", ":gmodel={}"
+# Two minutes before the time limit. Other signals would end the job's shell.
+LSF_WARNING = "-wa URG -wt 2"
 
 
 def requested_resources(training: Training, stage: JobStage, networks: int = 1) -> dict[str, int]:
@@ -41,18 +45,27 @@ def requested_resources(training: Training, stage: JobStage, networks: int = 1) 
             requested[key] += value * training.devices
         loader_mb = round(JOB_MB_PER_LOADER_GB * training.memory_gb)
         requested["mem_mb"] += loader_mb * training.devices
-    configured = training.resources.get(stage)
-    return requested | (configured.model_dump(exclude_none=True) if configured else {})
+    if configured := training.resources.get(stage):
+        requested |= configured.model_dump(exclude_none=True, exclude={"gpu_model"})
+    return requested
 
 
-def gpu_resources(training: Training) -> dict[str, int | str]:
-    """The GPUs and nodes that a training's job requests, by their names in Snakemake.
+def gpu_resources(training: Training, stage: GpuStage) -> dict[str, int | str]:
+    """The GPUs and nodes that a training's jobs of a stage request, by their names in Snakemake.
 
     `gpu` counts the GPUs of a job, which Slurm may divide unevenly, `gres` those of each node.
+    `lsf_extra` has the same for LSF, which runs no job on several nodes.
     """
-    if training.nodes == 1:
-        return {"gpu": training.devices}
-    return {"gpu": 0, "gres": f"gpu:{training.devices}", "nodes": training.nodes}
+    configured = training.resources.get(stage)
+    model = configured.gpu_model if configured else None
+    devices = training.devices if stage == "train" else 1
+    if stage == "train" and training.nodes > 1:
+        gres = f"gpu:{model}:{devices}" if model else f"gpu:{devices}"
+        return {"gpu": 0, "gres": gres, "nodes": training.nodes}
+    options = LSF_GPUS.format(devices) + (LSF_GPU_MODEL.format(model) if model else "")
+    if stage == "train":
+        options += f" {LSF_WARNING}"
+    return {"gpu": devices, "lsf_extra": options} | ({"gpu_model": model} if model else {})
 
 
 def prediction_jobs(training: Training, rows: Sequence[CropLabel]) -> int:
