@@ -41,6 +41,12 @@ def get_training(network):
     return PLAN.trainings[training_of(network)]
 
 
+
+
+# Used with `--sdm apptainer` only. Images hold no library: jobs import this workflow's.
+container: PLAN.config.container
+
+
 PATHS = PLAN.paths
 restart.keep_run_lock(PATHS.logs)
 DATASETS = PLAN.dataset_by_crop()

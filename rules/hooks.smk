@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.plan.checks import check_folders
+from cellmap_pipeline.plan.checks import check_container, check_folders
+from cellmap_pipeline.plan.resources import JobRequest, check_job_arrays, check_nodes
 from cellmap_pipeline.run import failures, locks, restart, signals
 
 
@@ -27,8 +29,24 @@ def check_start():
         return
     try:
         check_folders(PLAN)
+        if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+            check_container(PLAN, CONFIG_NAME)
+        check_requests()
     except InputError as error:
         stop(error)
+
+
+def check_requests():
+    """Check that the executor's plugin can submit the jobs as they are requested."""
+    jobs = [
+        JobRequest(job.rule.name, {"threads": job.threads} | dict(job.resources.items()))
+        for job in workflow.dag.needrun_jobs()
+        if not job.is_local
+    ]
+    check_nodes(jobs, workflow.executor_plugin.name)
+    if arrays := getattr(workflow.executor_settings, "array_jobs", None):
+        limit = workflow.scheduling_settings.max_jobs_per_timespan.max_jobs
+        check_job_arrays(jobs, arrays, min(workflow.resource_settings.nodes, limit))
 
 
 def get_batch_folder(item):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.config.sections import GpuStage, JobStage
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError, raise_all
 from cellmap_pipeline.geometry import union
 
 # Memory in MB, time in minutes.
@@ -66,6 +68,82 @@ def gpu_resources(training: Training, stage: GpuStage) -> dict[str, int | str]:
     if stage == "train":
         options += f" {LSF_WARNING}"
     return {"gpu": devices, "lsf_extra": options} | ({"gpu_model": model} if model else {})
+
+
+class JobRequest(NamedTuple):
+    """What a job requests from a cluster.
+
+    Attributes
+    ----------
+    rule
+        Name of its rule.
+    resources
+        Amounts by name.
+    """
+
+    rule: str
+    resources: Mapping[str, Any]
+
+
+def check_nodes(jobs: Iterable[JobRequest], executor: str) -> None:
+    """Check that no job requests several nodes from LSF, which starts it on one of them.
+
+    Raises
+    ------
+    InputError
+        One does.
+    """
+    if executor == "lsf" and any(job.resources.get("nodes", 1) > 1 for job in jobs):
+        raise InputError(
+            "a training on several nodes (`nodes`) takes Slurm: on LSF, use the GPUs of one node "
+            "(`nodes: 1`, `devices`)"
+        )
+
+
+def check_job_arrays(jobs: Sequence[JobRequest], arrays: str, max_submitted: int) -> None:
+    """Check that Slurm's plugin can submit the jobs of some rules as job arrays.
+
+    It requests for all jobs of an array what one of them does, and never submits a job that becomes
+    ready together with others of its rule that are held back by Snakemake's limits.
+
+    Parameters
+    ----------
+    jobs
+        All jobs of a run.
+    arrays
+        Names of the rules, separated by commas, or `all`: `slurm-array-jobs` of the profile.
+    max_submitted
+        Number of jobs that Snakemake submits at once.
+
+    Raises
+    ------
+    InputError
+        The run would hang, or a job would not get what it requests.
+    """
+    names = {name.strip() for name in arrays.replace(";", ",").split(",")}
+    chosen = [job for job in jobs if "all" in names or job.rule in names]
+    problems = []
+    if chosen and len(jobs) > max_submitted:
+        problems.append(
+            f"slurm-array-jobs: this run has {len(jobs)} jobs, of which Snakemake submits "
+            f"{max_submitted} at once; the others would wait forever: set `jobs: {len(jobs)}` and "
+            f"`max-jobs-per-timespan: {len(jobs)}/1s` in the profile, or higher"
+        )
+    for rule in sorted({job.rule for job in chosen}):
+        requests = [job.resources for job in chosen if job.rule == rule]
+        if rule == "train":
+            problems.append(
+                "slurm-array-jobs: trainings in an array are not warned before their time limit: "
+                "leave `train` out"
+            )
+        elif differing := [key for key, value in requests[0].items()
+                           if any(other.get(key) != value for other in requests)]:  # fmt: skip
+            problems.append(
+                f"slurm-array-jobs: jobs of `{rule}` request different {', '.join(differing)}, but "
+                "those of an array get the same: set it for all of them (`set-resources`), or "
+                f"leave `{rule}` out"
+            )
+    raise_all(problems)
 
 
 def prediction_jobs(training: Training, rows: Sequence[CropLabel]) -> int:
