@@ -3,13 +3,16 @@
 import errno
 import importlib.util
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from cellmap_pipeline import cli
-from cellmap_pipeline.cli import main
+from cellmap_pipeline.cli import COMMANDS, main
+from cellmap_pipeline.commands import run
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.geometry import Grid
@@ -129,6 +132,29 @@ def test_a_full_disk_is_named(monkeypatch, capsys):
     def fill(_options):
         raise OSError(errno.ENOSPC, "No space left on device", ".snakemake/run.owner")
 
-    monkeypatch.setattr(cli, "_run", fill)
+    monkeypatch.setattr(run, "execute", fill)
     assert main(["run"]) == 1
     assert "run.owner cannot be written (No space left on device)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.split(".")[-1])
+def test_each_command_says_what_it_does(command, capsys):
+    name = command.__name__.split(".")[-1].replace("_", "-")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert re.search(rf"^ +{name}\s+\w", capsys.readouterr().out, re.M)
+    if command is run:  # Its help is Snakemake's.
+        return
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    description = capsys.readouterr().out.split("\n\n")[1]
+    assert description.endswith(".") and len(description) > 50
+
+
+def test_help_imports_nothing_slow():
+    code = (
+        "import sys; from cellmap_pipeline.cli import _parser; _parser().format_help(); "
+        "print([name for name in ('torch', 'pandas', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
