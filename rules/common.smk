@@ -41,8 +41,6 @@ def get_training(network):
     return PLAN.trainings[training_of(network)]
 
 
-
-
 # Used with `--sdm apptainer` only. Images hold no library: jobs import this workflow's.
 container: PLAN.config.container
 

@@ -50,7 +50,7 @@ def check_requests():
 
 
 def get_batch_folder(item):
-    """The folder of the batch system's logs of a job, or of a group, as plugins of Snakemake name it."""
+    """The folder of the batch system's logs of a job or a group, as Snakemake's plugins name it."""
     if workflow.executor_plugin.name == "lsf":
         folder = Path(".snakemake/lsf_logs")
         if item.is_group():

@@ -127,7 +127,9 @@ class Cluster:
         for node in GPUS:
             self._daemon("slurmd", "-D", "-N", node)
         idle = ["idle"] * len(GPUS)
-        self._wait(lambda: self.query("sinfo", "-h", "-p", "main", "-N", "-o", "%T").split() == idle)
+        self._wait(
+            lambda: self.query("sinfo", "-h", "-p", "main", "-N", "-o", "%T").split() == idle
+        )
 
     def stop(self) -> None:
         """End all jobs and daemons."""

@@ -36,7 +36,9 @@ def test_there_are_workflows():
 def test_workflow_has_few_rights_and_bounds(path):
     # YAML reads the key `on` as a boolean.
     content = yaml.safe_load(path.read_text())
-    assert content.keys() == {"name", True, "permissions", "jobs"} | content.keys() & {"concurrency"}
+    assert content.keys() == {"name", True, "permissions", "jobs"} | content.keys() & {
+        "concurrency"
+    }
     assert content["permissions"] == {"contents": "write" if path.stem == "release" else "read"}
     assert all(job["timeout-minutes"] <= 60 for job in content["jobs"].values())
 

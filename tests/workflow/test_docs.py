@@ -43,6 +43,8 @@ NOT_TESTED = (
     "sbatch ",
     "rm ",
     "pip ",
+    "podman ",
+    "apptainer ",
     "napari ",
 )
 

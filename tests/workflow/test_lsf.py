@@ -92,9 +92,13 @@ def test_a_failed_job_is_retried_with_more_and_its_logs_are_named(run, lsf):
     done = run.snakemake("--retries", "1", "results/tiny/datasplit.csv", check=False)
     assert done.returncode != 0
     # Memory is requested per processor, in the cluster's unit.
-    for job, minutes, mb in zip(requests(lsf, "check_inputs"), (60, 120), (4000, 8000), strict=True):
+    for job, minutes, mb in zip(
+        requests(lsf, "check_inputs"), (60, 120), (4000, 8000), strict=True
+    ):
         gb = mb / 1024 / 8
-        assert job.startswith(f"-P lab -q normal -W {minutes} -n 8 -R rusage[mem={gb}] -R span[hosts=1]")
+        assert job.startswith(
+            f"-P lab -q normal -W {minutes} -n 8 -R rusage[mem={gb}] -R span[hosts=1]"
+        )
         assert "-gpu" not in job
     (failed,) = re.findall(r"\n1 failed; .*", done.stdout, re.S)
     assert "a labeled voxel of golgi" in failed

@@ -60,7 +60,9 @@ def test_slurm_can_be_planned_with_partitions_and_job_arrays(new_run):
     folder = run.folder / "slurm"
     shutil.copytree(PARTITIONS.parent, folder)
     profile = folder / "profile.yaml"
-    text, changed = re.subn(r"^# (slurm-(partition|array)-)", r"\1", profile.read_text(), flags=re.M)
+    text, changed = re.subn(
+        r"^# (slurm-(partition|array)-)", r"\1", profile.read_text(), flags=re.M
+    )
     assert changed == 2
     profile.write_text(text)
     run.profile, run.options = str(folder), ()

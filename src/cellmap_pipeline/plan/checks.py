@@ -60,8 +60,8 @@ def check_container(plan: Plan, source: str) -> None:
     image = plan.config.container
     if image is None:
         raise InputError(
-            f"{source}: `--sdm apptainer` runs jobs in an image, but `container` names none: set it, "
-            "or leave the option out"
+            f"{source}: `--sdm apptainer` runs jobs in an image, but `container` names none: set "
+            "it, or leave the option out"
         )
     if "://" not in image and not Path(image).exists():
         raise InputError(f"container: {_missing(image, 'image')}")

@@ -28,7 +28,9 @@ def test_impossible_submissions_are_refused(plan, submission, message):
 
 def test_a_container_must_exist(plan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="config.yaml: `--sdm apptainer` .* `container` names none"):
+    with pytest.raises(
+        InputError, match="config.yaml: `--sdm apptainer` .* `container` names none"
+    ):
         check_container(plan(), "config.yaml")
     with pytest.raises(InputError, match=f"container: made.sif does not exist in {tmp_path}"):
         check_container(plan(container="made.sif"), "config.yaml")

@@ -74,7 +74,11 @@ def test_gpus_are_requested_by_model():
     }  # fmt: skip
     assert gpu_resources(two, "train") == {"gpu": 0, "gres": "gpu:h100:2", "nodes": 2}
     # A prediction takes one GPU, and resumes without a warning.
-    expected = {"gpu": 1, "gpu_model": "a100", "lsf_extra": "-gpu num=1:j_exclusive=yes:gmodel=a100"}
+    expected = {
+        "gpu": 1,
+        "gpu_model": "a100",
+        "lsf_extra": "-gpu num=1:j_exclusive=yes:gmodel=a100",
+    }
     assert gpu_resources(one, "predict") == gpu_resources(two, "predict") == expected
     assert "gpu_model" not in requested_resources(one, "train")
 
@@ -100,7 +104,9 @@ def test_job_arrays_that_would_hang_or_change_requests_are_refused():
     jobs = [*parts, *crops, JobRequest("train", {"gpu": 4})]
     assert problems("predict_part") == problems("predict_part;package") == ""
     assert problems("predict_part", 5) == problems("package", 1) == ""
-    assert "this run has 5 jobs, of which Snakemake submits 4 at once" in problems("predict_part", 4)
+    assert "this run has 5 jobs, of which Snakemake submits 4 at once" in problems(
+        "predict_part", 4
+    )
     different = "jobs of `predict` request different mem_mb, but"
     assert different in problems("predict_part, predict")
     assert different in problems("all") and "leave `train` out" in problems("all")
