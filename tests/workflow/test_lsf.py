@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
 
@@ -72,12 +73,15 @@ def lsf(tmp_path, monkeypatch):
     return tmp_path
 
 
+def on_lsf(run):
+    """Return the run with the profile of LSF, and shorter waits."""
+    options = ("--latency-wait", "5", "--seconds-between-status-checks", "1")
+    return replace(run, profile="lsf", options=options)
+
+
 @pytest.fixture
 def run(new_run, lsf):
-    made = new_run()
-    made.profile = "lsf"
-    made.options = ("--latency-wait", "5", "--seconds-between-status-checks", "1")
-    return made
+    return on_lsf(new_run())
 
 
 def requests(lsf, rule):
@@ -105,6 +109,21 @@ def test_a_failed_job_is_retried_with_more_and_its_logs_are_named(run, lsf):
     (log,) = re.findall(r"^ +(\S*lsf_logs\S+)$", failed, re.M)
     # The logs of both attempts.
     assert (run.folder / log).read_text().count("a labeled voxel of golgi") == 2
+
+
+def test_all_labels_of_a_crop_are_one_job(finished_run, lsf):
+    run = on_lsf(finished_run())
+    crop = run.folder / "results/segmentations/demo_cell-1/crop5"
+    labels = sorted(path.name for path in crop.iterdir())
+    assert len(labels) == 3
+    shutil.rmtree(crop)
+    run.snakemake("--", *(f"results/segmentations/demo_cell-1/crop5/{label}" for label in labels))
+    assert sorted(path.name for path in crop.iterdir()) == labels
+    (request,) = (lsf / "requests").read_text().splitlines()
+    # Four labels at a time.
+    assert "-J Snakemake_group_crop_demo_cell-1_5:" in request and "-W 120 -n 3 " in request
+    (folder,) = (run.folder / ".snakemake/lsf_logs").iterdir()
+    assert folder.name == "group_crop_demo_cell-1_5" and len(list(folder.rglob("*.log"))) == 1
 
 
 def test_a_warned_training_resumes(run, lsf):

@@ -67,7 +67,8 @@ def gpu_resources(training: Training, stage: GpuStage) -> dict[str, int | str]:
     options = LSF_GPUS.format(devices) + (LSF_GPU_MODEL.format(model) if model else "")
     if stage == "train":
         options += f" {LSF_WARNING}"
-    return {"gpu": devices, "lsf_extra": options} | ({"gpu_model": model} if model else {})
+    request: dict[str, int | str] = {"gpu": devices, "lsf_extra": options}
+    return request | {"gpu_model": model} if model else request
 
 
 class JobRequest(NamedTuple):
@@ -93,7 +94,7 @@ def check_nodes(jobs: Iterable[JobRequest], executor: str) -> None:
     InputError
         One does.
     """
-    if executor == "lsf" and any(job.resources.get("nodes", 1) > 1 for job in jobs):
+    if executor == "lsf" and any((job.resources.get("nodes") or 1) > 1 for job in jobs):
         raise InputError(
             "a training on several nodes (`nodes`) takes Slurm: on LSF, use the GPUs of one node "
             "(`nodes: 1`, `devices`)"
