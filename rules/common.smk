@@ -10,7 +10,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.folds import fold_of, training_of
 from cellmap_pipeline.plan.lineage import label_lineage
 from cellmap_pipeline.plan.make import make_plan
-from cellmap_pipeline.plan.resources import requested_resources
+from cellmap_pipeline.plan.resources import gpu_resources, requested_resources
 from cellmap_pipeline.plan.targets import check_target
 from cellmap_pipeline.run import restart
 
@@ -39,6 +39,10 @@ except InputError as error:
 def get_training(network):
     """The settings of a training, also by the name of one of its networks."""
     return PLAN.trainings[training_of(network)]
+
+
+# Used with `--sdm apptainer` only. Images hold no library: jobs import this workflow's.
+container: PLAN.config.container
 
 
 PATHS = PLAN.paths
@@ -142,3 +146,8 @@ def requested(stage, key, retries_request_more=True):
         return amount * attempt if retries_request_more else amount
 
     return resources
+
+
+def requested_gpus(stage, key):
+    """A resources function: the GPUs, and the nodes, of a training's jobs of a stage."""
+    return lambda wildcards: gpu_resources(get_training(get_network(wildcards)), stage).get(key)

@@ -44,6 +44,8 @@ NOT_TESTED = (
     "sbatch ",
     "rm ",
     "pip ",
+    "podman ",
+    "apptainer ",
     "napari ",
 )
 

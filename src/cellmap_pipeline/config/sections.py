@@ -29,6 +29,8 @@ from cellmap_pipeline.config.types import (
 TEST_DATASETS_WEIGHT = 2.0
 # The stages for which a training may request resources.
 JobStage = Literal["train", "validate", "predict"]
+# Those of them whose jobs use GPUs.
+GpuStage = Literal["train", "predict"]
 
 
 class Oversample(Section):
@@ -186,6 +188,11 @@ class JobResources(Section):
     mem_mb: int | None = Field(None, ge=100, description="memory, MB")
     runtime: int | None = Field(None, ge=1, description="minutes")
     cpus_per_task: int | None = Field(None, ge=1, le=1024, description="processors")
+    gpu_model: str | None = Field(
+        None,
+        pattern=r"^[a-zA-Z0-9_.]+$",
+        description="the GPU's model, by its name in the batch system",
+    )
 
 
 class Scheduler(Section):

@@ -130,7 +130,7 @@ class Training(Optimization, TrainingData):
     resources: dict[JobStage, JobResources] = Field(
         default_factory=dict,
         description="resources that jobs request, per `train`, `validate` and `predict`: "
-        "`mem_mb`, `runtime` (minutes), `cpus_per_task`",
+        "`mem_mb`, `runtime` (minutes), `cpus_per_task`, `gpu_model` (the batch system's name)",
         json_schema_extra=affects(Affects.JOBS),
     )
     postprocess: dict[Name, dict[str, Any]] = Field(
@@ -190,6 +190,8 @@ class Training(Optimization, TrainingData):
             raise ValueError(
                 f"`inference.checkpoints: {several}` needs `save_top_k: {several}`, or more"
             )
+        if "validate" in self.resources and self.resources["validate"].gpu_model:
+            raise ValueError("`resources.validate.gpu_model`: these jobs use no GPU: remove it")
         if self.validation == "folds" and self.inference.checkpoint not in ("best", "last"):
             raise ValueError(
                 "`validation: folds` trains its own networks, so leave `inference.checkpoint` out"

@@ -170,6 +170,12 @@ def _not_a_url(value: str) -> str:
     return value
 
 
+def _without_spaces(value: str) -> str:
+    if any(character.isspace() for character in value):
+        raise ValueError("contains spaces, which Snakemake takes in no image's name: rename it")
+    return value
+
+
 Name = Annotated[str, AfterValidator(one_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]
 Crops = Annotated[list[int], Field(min_length=1)]
@@ -183,3 +189,4 @@ Weight = Annotated[float, Field(gt=0)]
 Template = Annotated[str, AfterValidator(_path)]
 PathOrUrl = Annotated[Template, AfterValidator(_without_braces)]
 LocalPath = Annotated[PathOrUrl, AfterValidator(_not_a_url)]
+Image = Annotated[PathOrUrl, AfterValidator(_without_spaces)]

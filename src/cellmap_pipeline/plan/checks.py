@@ -42,6 +42,31 @@ def check_plan(plan: Plan, source: str) -> None:
     raise_all(problems)
 
 
+def check_container(plan: Plan, source: str) -> None:
+    """Check that there is an image to run jobs in.
+
+    Parameters
+    ----------
+    plan
+        The plan of a run.
+    source
+        How errors refer to the run's configuration.
+
+    Raises
+    ------
+    InputError
+        The configuration names none, or a file that does not exist.
+    """
+    image = plan.config.container
+    if image is None:
+        raise InputError(
+            f"{source}: `--sdm apptainer` runs jobs in an image, but `container` names none: set "
+            "it, or leave the option out"
+        )
+    if "://" not in image and not Path(image).exists():
+        raise InputError(f"container: {_missing(image, 'image')}")
+
+
 def check_folders(plan: Plan) -> None:
     """Check that a run finds its data and can write its results.
 

@@ -51,5 +51,5 @@ def last_error_line(log: Path) -> str | None:
 
 
 def batch_log(folder: Path) -> list[Path]:
-    """Return the newest log in the folder of a job's Slurm logs, in a list that may be empty."""
-    return sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]
+    """Return the newest of the batch system's logs in a job's folder; the list may be empty."""
+    return sorted(folder.rglob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]

@@ -49,6 +49,17 @@ ROWS = {
         f"{TINY}: `settings_from` needs `validation: none`: otherwise settings are tuned",
         lambda folder: folder.configure_training(settings_from="other"),
     ),
+    "a GPU model for jobs without GPUs": Row(
+        PARSING,
+        f"{TINY}: `resources.validate.gpu_model`: these jobs use no GPU: remove it",
+        lambda folder: folder.configure_training(resources={"validate": {"gpu_model": "a100"}}),
+    ),
+    "a container with spaces in its name": Row(
+        PARSING,
+        f"{CONFIG}: container: contains spaces, which Snakemake takes in no image's name: rename "
+        "it",
+        lambda folder: folder.configure(container="my image.sif"),
+    ),
     "a missing key": Row(
         PARSING,
         f"{TINY}: patch_size: is missing",
