@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cellmap_pipeline.commands import (
     check,
     demo_data,
+    import_volume,
     leaderboard,
     package,
     run,
@@ -22,7 +23,7 @@ from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.run.terminal import replace_unprintable
 
 # In the order in which a newcomer meets them, which is the order of `--help`.
-COMMANDS = (demo_data, run, status, view, leaderboard, package, check, score)
+COMMANDS = (demo_data, import_volume, run, status, view, leaderboard, package, check, score)
 
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
