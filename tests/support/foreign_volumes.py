@@ -8,7 +8,6 @@ from pathlib import Path
 import h5py
 import imageio.v3 as iio
 import mrcfile
-import numpy as np
 import tensorstore as ts
 import tifffile
 import zarr

@@ -11,7 +11,6 @@ import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tifffile import TiffFile
 
 from cellmap_pipeline.data.importing.source import (
     NOT_STATED,
@@ -20,7 +19,12 @@ from cellmap_pipeline.data.importing.source import (
     decoding,
     must_be_file,
 )
-from cellmap_pipeline.data.importing.tiff_pages import read_page, stated_voxel_size
+from cellmap_pipeline.data.importing.tiff_pages import (
+    check_complete,
+    open_tiff,
+    read_page,
+    stated_voxel_size,
+)
 from cellmap_pipeline.errors import InputError
 
 SECTION_SUFFIXES = (".tif", ".tiff", ".png")
@@ -72,7 +76,7 @@ def read_section(path: Path) -> NDArray:
         if path.suffix.lower() == ".png":
             with _any_size():
                 return np.asarray(iio.imread(path, plugin="pillow"))
-        with TiffFile(path) as file:
+        with open_tiff(path) as file, file:
             return read_page(path, file, 0)
 
 
@@ -89,7 +93,7 @@ def _png_header(path: Path) -> SectionHeader:
 
 
 def _tiff_header(path: Path) -> SectionHeader:
-    with TiffFile(path) as file:
+    with open_tiff(path) as file, file:
         if len(file.pages) > 1:
             raise InputError(
                 f"{path} holds {len(file.pages)} images: a folder of sections has one section per "
@@ -97,6 +101,7 @@ def _tiff_header(path: Path) -> SectionHeader:
             )
         page = file.pages.first
         rows, columns = _two_axes(path, page.shape)
+        check_complete(path, page, 0)
         return SectionHeader(rows, columns, np.dtype(page.dtype), stated_voxel_size(file))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,34 @@ from cellmap_pipeline.io.formats.group_models import NANOMETERS
 
 # ImageJ's names of units that `NANOMETERS` has not.
 IMAGEJ_UNITS = {"micron": "um", "microns": "um", "\\u00B5m": "um", "inch": "", "pixel": ""}
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[TiffFile]:
+    """Open a TIFF file, and leave it open if the block succeeds.
+
+    Raises
+    ------
+    InputError
+        Its pages are broken. Tifffile only logs that, and takes those before for all.
+    """
+    errors: list[str] = []
+    logger = logging.getLogger("tifffile")
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    file = TiffFile(path)
+    try:
+        yield file
+        if errors:
+            raise ValueError(errors[0])
+    except BaseException:
+        file.close()
+        raise
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
 
 
 def read_page(path: Path, file: TiffFile, number: int) -> NDArray:

@@ -16,7 +16,12 @@ from cellmap_pipeline.data.importing.source import (
     check_size,
     decoding,
 )
-from cellmap_pipeline.data.importing.tiff_pages import check_complete, read_page, stated_voxel_size
+from cellmap_pipeline.data.importing.tiff_pages import (
+    check_complete,
+    open_tiff,
+    read_page,
+    stated_voxel_size,
+)
 from cellmap_pipeline.errors import InputError
 
 # Axes that pages may count: z, a sequence, time, or one that is not named.
@@ -35,8 +40,7 @@ class TiffStack:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self.path = path
-        with decoding(path):
-            self.file = TiffFile(path)
+        with decoding(path), open_tiff(path) as self.file:
             series = _only_series(path, self.file)
             shape = series.shape if len(series.shape) == 3 else (1, *series.shape)
             self.shape = (shape[0], shape[1], shape[2])
@@ -57,15 +61,10 @@ class TiffStack:
         start = series.dataoffset
         if start is None:
             return None
-        if start + series.nbytes > self.path.stat().st_size:
-            raise InputError(
-                f"{self.path} is incomplete: it must have {start + series.nbytes:,} bytes for its "
-                f"{self.shape[0]} sections, but has {self.path.stat().st_size:,}: copy or export "
-                "it again"
-            )
         self.chunks = (1, 1, self.shape[2])
         stored = self.dtype.newbyteorder(self.file.byteorder)
-        return np.memmap(self.path, stored, "r", start, self.shape)
+        with decoding(self.path):
+            return np.memmap(self.path, stored, "r", start, self.shape)
 
     def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray:
         """Read the voxels of a box; whole sections are decoded where they are compressed."""

@@ -161,23 +161,25 @@ def _import(source: VolumeSource, kind: VolumeKind, grid: Grid, dataset: Path, p
     store = dataset / f"{dataset.name}.zarr"
     name = "-".join(path.relative_to(store).parts)
     work, lock = dataset / WORK_FOLDER / name, dataset / WORK_FOLDER / f"{name}.lock"
-    # Two imports of the same volume must not write to the same folder.
-    with hold(lock):
-        # Of an import that was killed.
-        shutil.rmtree(work, ignore_errors=True)
-        try:
-            with _naming_full_disk(work):
-                # The folder's name is that of the volume in its metadata.
-                write_volume(source, kind, grid, work / path.name)
-            _make_groups(store, path.parent)
-            if path.exists():
-                raise InputError(f"{path} was made by another import meanwhile: it was kept")
-            (work / path.name).rename(path)
-        finally:
+    try:
+        # Two imports of the same volume must not write to the same folder.
+        with hold(lock):
+            # That of an import that was killed.
             shutil.rmtree(work, ignore_errors=True)
-    lock.unlink(missing_ok=True)
-    with suppress(OSError):  # Others may be at work there.
-        lock.parent.rmdir()
+            try:
+                with _naming_full_disk(work):
+                    # The folder's name is that of the volume in its metadata.
+                    write_volume(source, kind, grid, work / path.name)
+                _make_groups(store, path.parent)
+                if path.exists():
+                    raise InputError(f"{path} was made by another import meanwhile: it was kept")
+                (work / path.name).rename(path)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # Others may be at work there.
+            lock.parent.rmdir()
 
 
 def _make_groups(store: Path, folder: Path) -> None:

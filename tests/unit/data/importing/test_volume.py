@@ -104,8 +104,8 @@ def test_unknown_voxels_stay_unknown(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["uint16", "int8", "float32", ">i2"])
 def test_raw_of_other_types_is_scaled_only_on_request(tmp_path, dtype):
-    voxels = np.random.default_rng(0).integers(-50, 100, SHAPE).clip(
-        0 if dtype == "uint16" else None
+    voxels = (
+        np.random.default_rng(0).integers(-50, 100, SHAPE).clip(0 if dtype == "uint16" else None)
     )
     write_hdf5(tmp_path / "volume.h5", voxels.astype(dtype))
     source = open_source(tmp_path / "volume.h5")
@@ -165,7 +165,7 @@ def imagej(path, voxels, unit):
         (lambda p, v: imagej(p / "v.tif", v, "nm"), "4 nm along x, but .* says 10 nm"),
         (lambda p, v: imagej(p / "v.tif", v, "micron"), "8 nm along z, but .* says 8000 nm"),
         (lambda p, v: write_hdf5(p / "v.h5", v, resolution=(8, 4, 5)), "4 nm along x, but .* 5 nm"),
-        (lambda p, v: write_hdf5(p / "v.h5", v, element_size_um=(0.1, 0.004, 0.004)), "says 100 nm"),
+        (lambda p, v: write_hdf5(p / "v.h5", v, element_size_um=(0.1, 0.004, 0.004)), "100 nm"),
         (lambda p, v: imagej(p / "v.tif", v, "pixel"), None),
         (lambda p, v: write_mrc(p / "v.mrc", v.astype("i2"), angstrom=1), None),
         (lambda p, v: write_hdf5(p / "v.h5", v, resolution=(8.02, 4, 4)), None),
