@@ -62,13 +62,13 @@ class SectionFolder:
         missing = missing_numbers(files)
         if missing and not fill_gaps:
             raise InputError(
-                f"{folder}: of the sections {files[0].name} to {files[-1].name}, number "
-                f"{describe_numbers(missing)} is missing: add it, or give --fill-gaps to repeat "
+                f"{folder}: of the sections {files[0].name} to {files[-1].name}, those numbered "
+                f"{describe_numbers(missing)} are missing: add them, or give --fill-gaps to repeat "
                 "the section before"
             )
         if missing:
             log.warning(
-                "%s: section %s is missing, and the one before is repeated", folder,
+                "%s: sections %s are missing, and the one before is repeated", folder,
                 describe_numbers(missing),
             )  # fmt: skip
         header = _common_header(folder, files)

@@ -42,6 +42,13 @@ def with_truncated_section(folder, suffix):
     return path
 
 
+def without_sections(folder):
+    path = sections(folder)
+    for number in (10, 11):
+        (path / f"cell_z{number}.tif").unlink()
+    return path
+
+
 def truncated(path, share=0.7):
     truncate(path, share)
     return path
@@ -189,6 +196,10 @@ SOURCES = {
     ),
     "v.tif is compressed by LZW, which takes the package imagecodecs: pip install…": lambda f: (
         with_tag(write_tiff(f / "v.tif", VOXELS), "Compression", 5)
+    ),
+    "z8.tif to cell_z13.tif, those numbered 10 and 11 are missing: add…": without_sections,
+    "is uint16, but raw is imported as uint8: give --range LOW HIGH, the values…": lambda f: (
+        write_hdf5(f / "v.h5", VOXELS.astype("u2"))
     ),
     "v.czi is of no format that can be imported…": lambda f: written(f / "v.czi", b"ZISRAWFILE"),
     "v.tif cannot be decoded (not a TIFF file…": lambda f: written(f / "v.tif", b"nothing"),

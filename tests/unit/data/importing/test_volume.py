@@ -133,12 +133,12 @@ def test_missing_sections_are_filled_only_on_request(tmp_path, voxels, caplog):
     (folder / "cell_z10.tif").unlink()
     (folder / "cell_z11.tif").unlink()
     (folder / "cell_z14.tif").unlink()
-    with pytest.raises(InputError, match="cell_z8.tif to cell_z16.tif, number 10, 11 and 14 is mi"):
+    with pytest.raises(InputError, match="cell_z16.tif, those numbered 10, 11 and 14 are missing"):
         open_source(folder)
     source = open_source(folder, fill_gaps=True)
     expected = voxels[[0, 1, 1, 1, 4, 5, 5, 7, 8]]
     assert np.array_equal(source.read((0, 0, 0), expected.shape), expected)
-    assert "section 10, 11 and 14 is missing, and the one before is repeated" in caplog.text
+    assert "sections 10, 11 and 14 are missing, and the one before is repeated" in caplog.text
 
 
 def test_sections_are_ordered_by_the_number_that_counts(tmp_path, voxels):
