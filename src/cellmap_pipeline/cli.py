@@ -13,6 +13,7 @@ from cellmap_pipeline.commands import (
     demo_data,
     import_volume,
     leaderboard,
+    measure,
     package,
     run,
     score,
@@ -23,7 +24,18 @@ from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.run.terminal import replace_unprintable
 
 # In the order in which a newcomer meets them, which is the order of `--help`.
-COMMANDS = (demo_data, import_volume, run, status, view, leaderboard, package, check, score)
+COMMANDS = (
+    demo_data,
+    import_volume,
+    run,
+    status,
+    view,
+    measure,
+    leaderboard,
+    package,
+    check,
+    score,
+)
 
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
