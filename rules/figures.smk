@@ -240,7 +240,8 @@ rule plot_crop:
     input:
         get_segmentations_of_crop,
     output:
-        report(
+        preview=PATHS.figure("crops/{dataset}/crop{crop}_preview.jpg"),
+        figure=report(
             PATHS.figure("crops/{dataset}/crop{crop}.jpg"),
             caption="../workflow/report/crop.rst",
             category="5 Test crops",

@@ -18,7 +18,14 @@ SAME_WORKFLOW = untracked(
 )
 
 
-report: "../workflow/report/workflow.rst"
+OPENING = PATHS.figure("opening.rst")
+CROP_FIGURES = [
+    PATHS.figure(f"crops/{dataset}/crop{crop}.jpg") for dataset, crop in SEGMENTED_CROPS
+]
+
+
+# A report of an unfinished run opens with the description alone.
+report: OPENING.resolve() if OPENING.is_file() else "../workflow/report/workflow.rst"
 
 
 rule dag:
@@ -46,9 +53,41 @@ rule dag:
         "../workflow/scripts/rulegraph.py"
 
 
+rule plot_opening:
+    """Write the report's opening page: the submission, its scores, what is missing, the time."""
+    input:
+        zip=SUBMISSION,
+        check=PATHS.submission_check,
+        selection=PATHS.selection,
+        scores=[PATHS.scores] if SCORED else [],
+        previews=[str(path.with_suffix("")) + "_preview.jpg" for path in CROP_FIGURES],
+    output:
+        OPENING,
+    log:
+        PATHS.log("plot_opening"),
+    benchmark:
+        PATHS.benchmark("plot_opening")
+    localrule: True
+    conda:
+        "../envs/cellmap-pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        cfg=FIGURE_VERSION | {"rows": get_submission_rows(), "rules": SCORING_RULES.name},
+        figures=list(map(str, CROP_FIGURES)),
+        description=str(workflow.source_path("../workflow/report/workflow.rst")),
+        benchmarks=str(PATHS.benchmarks),
+        logs=str(PATHS.logs),
+    script:
+        "../workflow/scripts/plot_opening.py"
+
+
 rule report:
     """Write report.html: all figures, and how they were made."""
     input:
+        OPENING,
         PATHS.figure("run.html"),
         PATHS.figure("data.jpg"),
         expand(PATHS.figure("datasplit/{network}.png"), network=SPLIT),
@@ -56,7 +95,7 @@ rule report:
         expand(PATHS.figure("training/{network}.png"), network=TRAINED),
         expand(PATHS.figure("validation/{source}.png"), source=PLAN.validated_sources()),
         PATHS.figure("selection.png"),
-        [PATHS.figure(f"crops/{dataset}/crop{crop}.jpg") for dataset, crop in SEGMENTED_CROPS],
+        CROP_FIGURES,
         [PATHS.figure("scores.png"), PATHS.figure("cases.jpg")] if SCORED else [],
         [PATHS.figure("leaderboard.png")] if COMPARED else [],
         PATHS.figure("resources.png"),

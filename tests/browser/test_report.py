@@ -36,7 +36,10 @@ def click(page, text):
 def test_first_page(page, finished):
     assert (finished.folder / "results/report.html").stat().st_size < 20e6
     text = page.find_element(By.TAG_NAME, "body").text
+    assert "submission.zip contains" in text and "How good it is" in text
     assert "This page describes one run of the cellmap-pipeline workflow" in text
+    # The head of the page can be reached.
+    assert page.find_element(By.CSS_SELECTOR, ".opening h1").location["y"] >= 0
     assert "5 Test crops" in text and "7 Resources" in text
     # The rule graph.
     graph = WebDriverWait(page, 10).until(lambda page: page.find_elements(By.TAG_NAME, "canvas"))
@@ -47,6 +50,7 @@ def test_first_page(page, finished):
 def test_all_figures_have_captions(page, finished):
     figures = finished.folder / "results/figures"
     drawn = {path.name for suffix in ("png", "jpg") for path in figures.rglob(f"*.{suffix}")}
+    drawn = {name for name in drawn if not name.endswith("_preview.jpg")}
     widths = page.execute_async_script(WIDTHS)
     assert {path.rpartition("/")[2] for path in widths} == drawn
     assert min(widths.values()) > 300
@@ -57,6 +61,15 @@ def test_all_figures_have_captions(page, finished):
     assert all(len(caption) > 100 for caption in captions)
     # Docutils marks mistakes like this.
     assert not any("system-message" in caption for caption in captions)
+
+
+def test_picture_of_a_crop_opens_its_figure(page):
+    previews = page.find_elements(By.CSS_SELECTOR, ".opening figure img")
+    assert all(preview.get_property("naturalWidth") > 100 for preview in previews)
+    page.find_element(By.CSS_SELECTOR, ".opening figure a").click()
+    wait = WebDriverWait(page, 10)
+    picture = wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "div.p-3 > img"))[0]
+    assert picture.get_property("naturalWidth") > 1000
 
 
 def test_menu_opens_the_figure_of_a_crop(page):

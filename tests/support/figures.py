@@ -15,9 +15,9 @@ from cellmap_pipeline.io.volumes import create
 GRID = Grid((10, 8, 8), (100, 200, 300), (12, 16, 20))
 
 
-def write_label(folder: Path, name: str, values: NDArray) -> LabelVolume:
-    """Write a label on `GRID` and open it."""
-    create(folder / name, GRID, values.dtype.name)[...] = values
+def write_label(folder: Path, name: str, values: NDArray, grid: Grid = GRID) -> LabelVolume:
+    """Write a label and open it."""
+    create(folder / name, grid, values.dtype.name)[...] = values
     return LabelVolume.open(folder / name)
 
 

@@ -1,6 +1,7 @@
 """Draw slices through a test crop, with its labels over the raw.
 
-Input: the crop's labels, its raw, and its ground truth if known (params). Output: a JPEG.
+Input: the crop's labels, its raw, and its ground truth if known (params).
+Output: a JPEG, and a small one of one plane.
 """
 
 from pathlib import Path
@@ -14,15 +15,20 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.volumes import Volume
     from cellmap_pipeline.report.crops import plot_crop
+    from cellmap_pipeline.report.preview import draw_preview
 
     cfg = snakemake.params.cfg
     truth = cfg["ground_truth"]
     raw = Volume.open(raw_path(cfg["data_root"], snakemake.wildcards.dataset))
+    # Without a list of absent levels, the finest local level is drawn.
+    raw = replace(raw, absent=[])
+    rows = [crop_label(row) for row in cfg["rows"]]
+    predicted = Path(snakemake.input[0]).parent
     plot_crop(
-        # Without a list of absent levels, the finest local level is drawn.
-        replace(raw, absent=[]),
-        [crop_label(row) for row in cfg["rows"]],
-        Path(snakemake.input[0]).parent,
+        raw,
+        rows,
+        predicted,
         Path(truth) / f"crop{snakemake.wildcards.crop}" if truth else None,
-        Path(snakemake.output[0]),
+        Path(snakemake.output.figure),
     )
+    draw_preview(raw, rows, predicted, Path(snakemake.output.preview))

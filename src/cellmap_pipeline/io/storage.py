@@ -23,6 +23,7 @@ MAX_NAME_BYTES, MAX_KEY_BYTES = 200, 1024
 MAX_REMOTE_METADATA_BYTES = 1 << 24
 # In the folder of a fetched array: the names, as a JSON list, of files that its source lacks.
 ABSENT_FILE = ".absent.json"
+WRITE_AGAIN = "copy or fetch it again, or write the volume again"
 
 
 Location = Path | S3Path
@@ -207,17 +208,37 @@ def read_json_files(folder: Location, names: Sequence[str]) -> list[Metadata | N
         A file is not JSON, or cannot be read.
     """
     texts = zip(names, read_texts(folder, names), strict=True)
-    return [None if text is None else _parse_json(text, folder / name) for name, text in texts]
+    return [
+        None if text is None else parse_metadata(text, folder / name, WRITE_AGAIN)
+        for name, text in texts
+    ]
 
 
-def _parse_json(text: str, path: Location) -> Metadata:
-    again = "copy or fetch it again, or write the volume again"
-    if not text.strip():
-        raise InputError(f"{path} is empty: {again}")
+def parse_metadata(content: str | bytes, path: object, advice: str) -> Metadata:
+    """Parse a JSON file of attributes.
+
+    Parameters
+    ----------
+    content
+        Its content.
+    path
+        Where it lies, for messages.
+    advice
+        What to do about a broken file, for messages.
+
+    Raises
+    ------
+    InputError
+        The file is empty, is not JSON, or does not hold attributes by name.
+    """
+    if not content.strip():
+        raise InputError(f"{path} is empty: {advice}")
     try:
-        value = json.loads(text)
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}): {again}") from None
+        raise InputError(f"{path} is not JSON ({error}): {advice}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} must hold attributes by name: {again}")
+        raise InputError(
+            f"{path} must hold attributes by name, not {type(value).__name__}: {advice}"
+        )
     return value

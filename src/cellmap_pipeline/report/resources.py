@@ -29,8 +29,8 @@ def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns `rule`, `hours`, `memory_gb` (peak), `gpu_busy` (percent) and `gpu_gb` (peak); NaN
-        for values that were not measured.
+        Columns `rule`, `hours`, `memory_gb` (peak), `gpu_hours` (of all GPUs that the job saw),
+        `gpu_busy` (percent) and `gpu_gb` (peak); NaN for values that were not measured.
     """
     rows = []
     for path in sorted(benchmarks.rglob("*.tsv")):
@@ -44,11 +44,12 @@ def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
                     "rule": name.parts[0],
                     "hours": job["s"] / 3600,
                     "memory_gb": pd.to_numeric(job["max_rss"], errors="coerce") / 1e3,
+                    "gpu_hours": len(gpu["gpus"]) * job["s"] / 3600 if gpu else float("nan"),
                     "gpu_busy": gpu.get("busy_percent"),
                     "gpu_gb": gpu.get("peak_memory_mb", float("nan")) / 1e3,
                 }
             )
-    columns = ["rule", "hours", "memory_gb", "gpu_busy", "gpu_gb"]
+    columns = ["rule", "hours", "memory_gb", "gpu_hours", "gpu_busy", "gpu_gb"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[1:], float))
 
 
@@ -72,7 +73,7 @@ def plot_resources(benchmarks: Path, logs: Path, path: Path) -> None:
         counts = by_rule.size()
         names = [f"{rule} ({counts[rule]})" if counts[rule] > 1 else rule for rule in rules]
         time, memory = axes[:2]
-        _draw_bars(time, by_rule["hours"].sum()[rules], _duration_text)
+        _draw_bars(time, by_rule["hours"].sum()[rules], duration_text)
         time.plot(
             by_rule["hours"].max()[rules], range(len(rules)), ls="", marker="d", ms=7, mfc="white",
             mec="black", label="longest job",
@@ -100,7 +101,8 @@ def _draw_bars(axes: Axes, values: pd.Series, text: Callable[[float], str]) -> N
     axes.set_xlim(left=0)
 
 
-def _duration_text(hours: float) -> str:
+def duration_text(hours: float) -> str:
+    """Format a duration in the unit that suits it: s, min or h."""
     seconds = 3600 * hours
     if seconds < 100:
         return f"{seconds:.0f} s"

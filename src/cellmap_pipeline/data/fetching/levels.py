@@ -25,7 +25,7 @@ from cellmap_pipeline.io.formats.ngff import DeclaredLevel, declared_levels
 from cellmap_pipeline.io.formats.registry import parse_array, parse_attributes
 from cellmap_pipeline.io.levels import level_to_read
 from cellmap_pipeline.io.pyramids import with_common_edges
-from cellmap_pipeline.io.storage import Metadata, read_json
+from cellmap_pipeline.io.storage import parse_metadata, read_json
 
 ZARR_FORMATS: tuple[Format, ...] = ("zarr", "zarr3")
 # Metadata files of a group and of an array, in the order in which they are fetched.
@@ -38,6 +38,7 @@ ARRAY_METADATA = GROUP_METADATA | {"zarr": (".zattrs", ".zarray")}
 
 # A level of the largest volume of the challenge has a tenth of that in chunks of 64³.
 MAX_FILES_PER_LEVEL = 5_000_000
+SOURCE_IS_BROKEN = "the source is broken, so leave the crop out or name another source"
 # Voxels of one file, a chunk or a shard, which is held in memory.
 MAX_FILE_VOXEL_BYTES = MAX_CHUNK_BYTES
 
@@ -118,7 +119,8 @@ def fetch_attributes(mirror: Mirror, key: str, stored_as: Format) -> None:
         return
     content = mirror.read_small(key, ATTRIBUTES_FILES[stored_as])
     if content is not None:
-        attributes = _parse_json(content, f"{mirror.source}/{key}").get("attributes", {})
+        stored = parse_metadata(content, f"{mirror.source}/{key}", SOURCE_IS_BROKEN)
+        attributes = stored.get("attributes", {})
         mirror.write_small(key, ".zattrs", json.dumps(attributes).encode())
 
 
@@ -146,7 +148,7 @@ def declared_volume(
         if content is None:
             continue
         file, group = f"{mirror.source}/{key}/{name}", f"{key}/{label}".rstrip("/")
-        stored = _parse_json(content, file)
+        stored = parse_metadata(content, file, SOURCE_IS_BROKEN)
         levels = declared_levels(parse_attributes(stored, stored_as, file), file)
         levels.sort(key=lambda level: level.voxel_size)
         sizes, stated = [level.voxel_size for level in levels], [x.translation for x in levels]
@@ -170,21 +172,11 @@ def read_array(mirror: Mirror, level: DeclaredLevel, stored_as: Format) -> Array
     if content is None:
         raise InputError(f"{file} does not exist: the source is incomplete")
     try:
-        metadata = parse_array(_parse_json(content, file), stored_as)
+        metadata = parse_array(parse_metadata(content, file, SOURCE_IS_BROKEN), stored_as)
         grid = Grid(level.voxel_size, level.translation, shape_of(metadata.shape))
         return ArrayLevel(level.path, grid, metadata)
     except ValueError as error:
         raise InputError(f"{file} does not describe an array that can be read ({error})") from None
-
-
-def _parse_json(content: bytes, file: str) -> Metadata:
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{file} must hold attributes by name, not {type(value).__name__}")
-    return value
 
 
 def n5_arrays(mirror: Mirror, key: str) -> list[ArrayLevel]:
