@@ -28,6 +28,7 @@ from cellmap_pipeline.geometry import (
 )
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.availability import available_box
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX
 from cellmap_pipeline.io.formats import registry
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
@@ -265,7 +266,9 @@ def create_levels(
     stored_as = registry.OUTPUT_FORMAT
     writer = registry.WRITERS[stored_as]
     writer.create_group(path)
-    writer.add_attributes(path, {"multiscales": [multiscale_metadata(path.name, grids)]})
+    # Volumes are mostly written in a temporary folder; viewers show the name.
+    name = path.name.removesuffix(PARTIAL_SUFFIX)
+    writer.add_attributes(path, {"multiscales": [multiscale_metadata(name, grids)]})
     arrays = []
     for number, grid in enumerate(grids):
         level = path / f"s{number}"

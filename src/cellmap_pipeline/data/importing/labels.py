@@ -94,7 +94,9 @@ class Labels:
             "class_name": self.label,
             "annotation_type": {"type": f"{kind}_segmentation", "encoding": self.values},
         }
-        add_attributes(path, {"cellmap": {"annotation": annotation}})
+        # By `image-label` of OME-NGFF, viewers show the volume as labels.
+        named = {"cellmap": {"annotation": annotation}, "image-label": {"version": "0.4"}}
+        add_attributes(path, named)
         for level, counts in self.counts.items():
             own = annotation | {"complement_counts": dict(counts)}
             add_attributes(path / f"s{level}", {"cellmap": {"annotation": own}})
