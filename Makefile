@@ -1,7 +1,7 @@
 # The entry points: `make help` lists them. Needs Python 3.11+, make, git and a package index.
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo images test test-demo test-slurm test-chaos test-browser test-fuzz test-gpu gpu-kit install-profiles lint format lock clean
+.PHONY: help env demo images test test-demo test-slurm test-chaos test-browser test-napari test-fuzz test-gpu gpu-kit install-profiles lint format lock clean
 
 # The first Python that works and is new enough; another one with `make env PYTHON=/path/to/python3`.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -41,7 +41,7 @@ images: demo  ## bring the pictures of the demo in docs/images up to date
 	cp results/figures/scores.png docs/images/demo_scores.png
 
 test: lint  ## run the checks and the tests
-	pytest tests -m "not slow and not slurm and not chaos and not browser and not gpu" -n 2 --dist loadfile
+	pytest tests -m "not slow and not slurm and not chaos and not browser and not napari and not gpu" -n 2 --dist loadfile
 
 test-demo: env  ## run all slow tests: the whole demo, every command of the docs, other executors (minutes)
 	pytest tests -m slow -n 2 --dist loadfile --no-loadscope-reorder
@@ -56,6 +56,9 @@ test-chaos: env  ## kill processes of a run, anywhere, and see that nothing is l
 test-browser: env  ## look at the viewer and the report in a real browser (minutes)
 	tests/debian_packages.sh "chromium chromedriver" "chromium chromium-driver"
 	pytest tests/browser
+
+test-napari: env .napari-env/.installed  ## open volumes in napari, which has an environment of its own (minutes)
+	pytest tests/napari
 
 test-fuzz: env  ## draw errors in zips, chunks and metadata, and see that each ends with a message (minutes; FUZZ=3000)
 	FUZZ_EXAMPLES=$(or $(FUZZ),1000) pytest tests/unit -k fuzz -n 2
@@ -115,7 +118,7 @@ lock: | $(UV_IS_MISSING)  ## bring requirements.lock and the pins in envs/ in st
 	done
 
 clean:  ## remove the environment and caches; data and results stay
-	rm -rf .venv .uv .mypy_cache .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+	rm -rf .venv .uv .napari-env .mypy_cache .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
 	find src tests workflow benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamp comes last: an interrupted installation is taken up again. Packages that a user added stay.
@@ -125,6 +128,11 @@ clean:  ## remove the environment and caches; data and results stay
 	    || $(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
 	$(UV) pip install --python .venv --compile-bytecode --requirements requirements.lock
 	$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.napari-env/.installed: tests/napari/requirements.txt .venv/.installed
+	$(UV) venv --quiet --allow-existing --python .venv/bin/python .napari-env
+	$(UV) pip install --quiet --python .napari-env --requirements $<
 	@touch $@
 
 $(CURDIR)/.uv/bin/uv:

@@ -12,7 +12,9 @@ from cellmap_pipeline.commands import (
     check,
     demo_data,
     export,
+    import_volume,
     leaderboard,
+    measure,
     package,
     run,
     score,
@@ -23,7 +25,19 @@ from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.run.terminal import replace_unprintable
 
 # In the order in which a newcomer meets them, which is the order of `--help`.
-COMMANDS = (demo_data, run, status, view, leaderboard, export, package, check, score)
+COMMANDS = (
+    demo_data,
+    import_volume,
+    run,
+    status,
+    view,
+    measure,
+    leaderboard,
+    export,
+    package,
+    check,
+    score,
+)
 
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 

@@ -23,10 +23,10 @@ ARGUMENTS = (
     "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--window-size=1500,900",
 )  # fmt: skip
-# Files that zarr does not write (chunks with only fill values, a group's `.zarray`), and state
-# updates that collide with one of the server, which wins (status 412).
+# Files that zarr 2 does not write (chunks with only fill values, a group's `.zarray`, `zarr.json`),
+# and state updates that collide with one of the server, which wins (status 412).
 EXPECTED = re.compile(
-    r"(/\.zarray|/favicon\.ico|/s\d+/\d+[./]\d+[./]\d+) - .* 404 |/state/\w+ - .* 412 "
+    r"(/\.zarray|/zarr\.json|/favicon\.ico|/s\d+/\d+[./]\d+[./]\d+) - .* 404 |/state/\w+ - .* 412 "
 )
 
 

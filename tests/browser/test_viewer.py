@@ -4,6 +4,9 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from urllib.request import urlopen
 
 import neuroglancer as ng
@@ -13,10 +16,12 @@ import zarr
 from chromium import errors, is_blank, pixels
 
 from cellmap_pipeline.config.load import read_run
+from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.report.crop_layers import CropLayer, CropLayers, find_layers
 from cellmap_pipeline.report.viewer import RAW, serve
+from cellmap_pipeline.segmentation.final_labels import segment_crop
 from tests.support.runs import wait_until
 
 pytestmark = pytest.mark.browser
@@ -102,6 +107,57 @@ def test_voxels_are_shown_at_their_position(browser, drawn_crop, name):
             off = -off[::-1] if (layout, axis) == ("yz", 0) else off
             found = off * pixel + center[axis]
             assert found == pytest.approx([box.lower[axis], box.upper[axis]], abs=pixel), layout
+    assert errors(browser) == []
+
+
+class OpenFiles(SimpleHTTPRequestHandler):
+    """A web server of files, which pages of other servers may read."""
+
+    def end_headers(self):
+        self.send_header("Access-Control-Allow-Origin", "*")
+        super().end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Address and folder of a web server."""
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(OpenFiles, directory=str(tmp_path))
+    ) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", tmp_path
+        server.shutdown()
+
+
+def test_neuroglancer_reads_the_files_as_they_are(browser, files):
+    address, folder = files
+    grid = Grid((8, 4, 4), (1000, 2000, 3000), (40, 50, 60))
+    probability = np.zeros(grid.shape, np.uint8)
+    start, n = (11, 17, 6), 12
+    probability[tuple(slice(a, a + n) for a in start)] = 255
+    create(folder / "predicted/mito", grid, "uint8").write(probability).result()
+    row = CropLabel(1, "d", "mito", grid)
+    settings = {"min_size_nm3": 0, "smooth_nm": 0}
+    segment_crop(row, [[folder / "predicted/mito"]], {}, settings, folder / "labels/mito")
+    box = grid.box(start, (n, n, n))
+    center = np.array(box.lower) * 0.4 + np.array(box.upper) * 0.6
+    viewer = ng.Viewer()
+    browser.get(viewer.get_viewer_url())
+    with viewer.txn() as state:
+        state.dimensions = ng.CoordinateSpace(names=list("xyz"), units="nm", scales=[4, 4, 8])
+        state.layers["mito"] = ng.SegmentationLayer(source=f"zarr://{address}/labels/mito")
+        state.position = center[::-1] / [4, 4, 8]
+        state.cross_section_scale = 0.5 / 4
+        state.show_scale_bar = state.show_default_annotations = state.show_axis_lines = False
+        state.layout = "xy"
+    picture = pixels(viewer.screenshot((500, 400)).screenshot.image)
+    for across, axis in enumerate((1, 2)):
+        first, last = bright_extent(picture, across)
+        found = (np.array([first, last + 1]) - picture.shape[across] / 2) * 0.5 + center[axis]
+        assert found == pytest.approx([box.lower[axis], box.upper[axis]], abs=0.5)
     assert errors(browser) == []
 
 

@@ -11,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.support.foreign_volumes import write_hdf5, write_sections
 from tests.support.forked import run_snakemake
 
 pytestmark = pytest.mark.slow
@@ -75,6 +77,8 @@ def run(finished_run):
     made = finished_run()
     for name, key in (("test_crop_manifest.csv", "test_crops"), ("truth.zarr", "ground_truth")):
         (made.folder / name).symlink_to(made.setting(key))
+    write_sections(made.folder / "sections", np.full((40, 90, 90), 100, np.uint8))
+    write_hdf5(made.folder / "mito.h5", np.ones((20, 40, 40), np.uint8))
     return made
 
 

@@ -31,3 +31,9 @@ def raw_path(data_root: str | Path, dataset: str) -> Path:
         if found:
             return found[0]
     return zarr / "recon-1" / RAW
+
+
+def label_path(data_root: str | Path, dataset: str, crop: int, label: str) -> Path:
+    """Return the path of a new label of a crop of `dataset`."""
+    recon = Path(data_root) / dataset / f"{dataset}.zarr/recon-1"
+    return recon / f"labels/groundtruth/crop{crop}/{label}"

@@ -28,6 +28,7 @@ from cellmap_pipeline.geometry import (
 )
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.availability import available_box
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX
 from cellmap_pipeline.io.formats import registry
 from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
 from cellmap_pipeline.io.formats.n5 import stored_n5_grids
@@ -220,24 +221,43 @@ def create(
 ) -> ts.TensorStore:
     """Create an empty OME-NGFF volume with one level `s0` and return that array for writing.
 
-    It is written in `io.formats.registry.OUTPUT_FORMAT`. The array has the attributes `voxel_size`,
-    `translation` and `shape`, as in the challenge's submissions, and `attributes`. A volume at
-    `path` is replaced.
+    See `create_levels`; `attributes` are further attributes of the array.
+    """
+    (array,) = create_levels(path, [grid], dtype, chunk, compression_level)
+    if attributes:
+        add_attributes(path / "s0", attributes)
+    return array
+
+
+def create_levels(
+    path: Path,
+    grids: Sequence[Grid],
+    dtype: str,
+    chunk: int | Shape = CHUNK,
+    compression_level: int = 3,
+    store_zeros: bool = False,
+) -> list[ts.TensorStore]:
+    """Create an empty OME-NGFF volume with levels `s0`, `s1`, … and return them for writing.
+
+    It is written in `io.formats.registry.OUTPUT_FORMAT`. Each array has the attributes
+    `voxel_size`, `translation` and `shape`, as in the challenge's submissions. A volume at `path`
+    is replaced.
 
     Parameters
     ----------
     path
         Folder of the volume.
-    grid
-        Grid of the array.
+    grids
+        Grids of the arrays, finest first.
     dtype
-        Type of its voxels.
-    attributes
-        Further attributes of the array.
+        Type of their voxels.
     chunk
-        Size of its chunks, voxels.
+        Size of their chunks, voxels.
     compression_level
         Level of Zstandard.
+    store_zeros
+        Whether chunks of zeros are stored, so that all chunks are present. Missing ones are read as
+        zeros, too, but those of raw count as not fetched.
     """
     chunks = (chunk,) * 3 if isinstance(chunk, int) else chunk
     if path.exists():
@@ -246,18 +266,28 @@ def create(
     stored_as = registry.OUTPUT_FORMAT
     writer = registry.WRITERS[stored_as]
     writer.create_group(path)
-    writer.add_attributes(path, {"multiscales": [multiscale_metadata(path.name, [grid])]})
-    clipped = shape_of(min(c, n) for c, n in zip(chunks, grid.shape, strict=True))
-    metadata = writer.array_metadata(grid.shape, clipped, np.dtype(dtype), compression_level)
-    spec = {"driver": stored_as, "kvstore": kvstore(path / "s0"), "metadata": metadata}
-    array = ts.open(spec, create=True).result()
-    own = {
-        "voxel_size": list(grid.voxel_size),
-        "translation": list(grid.translation),
-        "shape": list(grid.shape),
-    }
-    writer.add_attributes(path / "s0", own | (attributes or {}))
-    return array
+    # Volumes are mostly written in a temporary folder; viewers show the name.
+    name = path.name.removesuffix(PARTIAL_SUFFIX)
+    writer.add_attributes(path, {"multiscales": [multiscale_metadata(name, grids)]})
+    arrays = []
+    for number, grid in enumerate(grids):
+        level = path / f"s{number}"
+        clipped = shape_of(min(c, n) for c, n in zip(chunks, grid.shape, strict=True))
+        metadata = writer.array_metadata(grid.shape, clipped, np.dtype(dtype), compression_level)
+        spec = {
+            "driver": stored_as,
+            "kvstore": kvstore(level),
+            "metadata": metadata,
+            "store_data_equal_to_fill_value": store_zeros,
+        }
+        arrays.append(ts.open(spec, create=True).result())
+        position = {
+            "voxel_size": list(grid.voxel_size),
+            "translation": list(grid.translation),
+            "shape": list(grid.shape),
+        }
+        writer.add_attributes(level, position)
+    return arrays
 
 
 def reopen(path: Path) -> ts.TensorStore:

@@ -6,6 +6,7 @@ import re
 from tests.support.spoiled import PARSING, check_run, make_folder, pattern
 from tests.unit.config import test_bad_config
 from tests.unit.data import test_bad_tables
+from tests.unit.data.importing import test_bad_sources
 from tests.unit.io import test_bad_volumes, test_bad_yaml, test_files
 from tests.unit.models import test_bad_model
 from tests.unit.plan import test_bad_plan
@@ -55,6 +56,7 @@ def test_docs_quote_tested_messages(repo_root):
     tested = {row.message for row in ROWS.values()}
     tested |= {message for message, _ in test_warnings.WARNINGS.values()}
     tested |= {message for message, _ in test_bad_zip.SUBMISSIONS.values()}
+    tested |= test_bad_sources.SOURCES.keys()
     tested |= {test_resources.DISK_FULL, test_resources.TOO_FEW_GPUS, test_resources.UNUSABLE_GPU}
     tested |= {test_files.UNAVAILABLE, test_interruption.NONE_READABLE}
     tested |= {test_jobs.DISK_FULL, test_jobs.NO_QUOTA}

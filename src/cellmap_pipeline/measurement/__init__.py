@@ -1,0 +1,1 @@
+"""Volume, surface and position of the objects of labels."""
