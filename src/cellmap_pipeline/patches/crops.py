@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import container_of, read_datasplit
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
@@ -60,6 +59,11 @@ class CropData:
     def dataset(self) -> str:
         """Name of the crop's dataset."""
         return Path(container_of(self.label_folder).name).stem
+
+    @property
+    def name(self) -> str:
+        """Name of the crop, and of its folder below those of predictions and pseudo-labels."""
+        return f"{self.dataset}/{self.label_folder.name}"
 
     @cached_property
     def raw(self) -> Volume:
@@ -250,5 +254,5 @@ def open_taught(crops: Sequence[CropData], folder: Path) -> list[TaughtCrop]:
             crop.statistics, pseudo_folder=taught,
         )
         for crop in crops
-        if (taught := folder / ValidationCrop.of(crop.label_folder).name).is_dir()
+        if (taught := folder / crop.name).is_dir()
     ]  # fmt: skip

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, union
 from cellmap_pipeline.io.files import atomic_folder, write_json
@@ -86,16 +85,15 @@ def write_pseudo_labels(
     written: dict[str, dict[str, WrittenLabel]] = {}
     with atomic_folder(output) as tmp:
         for crop in tqdm(crops["train"], desc="Labeling around crops", unit="crop", disable=None):
-            name = ValidationCrop.of(crop.label_folder).name
             hidden = [*annotated[crop.dataset], *test_crops.get(crop.dataset, ())]
-            written[name] = {
+            written[crop.name] = {
                 label: _write_label(
-                    predictions / name / label, hidden, at_least, tmp / name / label
+                    predictions / crop.name / label, hidden, at_least, tmp / crop.name / label
                 )
                 for label in classes
             }
-            if not any(label.known for label in written[name].values()):
-                (tmp / name).rmdir()
+            if not any(label.known for label in written[crop.name].values()):
+                (tmp / crop.name).rmdir()
         _report(written, classes, at_least)
         summary = {
             name: {label: asdict(done) for label, done in by_label.items()}

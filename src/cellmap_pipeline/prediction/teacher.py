@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from tqdm import tqdm
 
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.patches.crops import CropData
@@ -47,14 +47,14 @@ def predict_surroundings(
         Statistics of the raw volumes by their paths; not needed by `normalize: range`.
     """
     for crop in tqdm(crops, desc="Predicting around crops", unit="crop", disable=None):
-        place = ValidationCrop.of(crop.label_folder)
         around = crop.raw.available(crop.grid.padded(margin), core=crop.grid)
-        rows = [CropLabel(place.number, place.dataset, label, around) for label in classes]
+        number = int(re.sub(r"\D", "", crop.label_folder.name) or 0)
+        rows = [CropLabel(number, crop.dataset, label, around) for label in classes]
         predict_crop(
             tasks,
             crop.raw,
             rows,
-            predictions / place.name,
+            predictions / crop.name,
             inference,
             statistics=(statistics or {}).get(str(crop.raw_path)),
             with_auxiliary=False,
