@@ -28,29 +28,33 @@ def get_teacher_raw_statistics(wildcards):
     return PATHS.training_raw_statistics(wildcards.network)
 
 
-def get_predict_teacher_params(wildcards):
-    """The settings that a teacher's predictions depend on, besides the checkpoint."""
-    training = get_training(wildcards.network)
-    return get_inference_params(PLAN.teacher_of(wildcards.network)) | {
-        "taught": stages.training_settings(training, ["classes", "voxel_size"]),
-        "classes": get_taught_classes(wildcards),
-        "margin": list(training.taught_margin),
-    }
-
-
-def get_pseudo_labels_params(wildcards):
-    """The settings that pseudo-labels depend on, besides the predictions."""
-    training = get_training(wildcards.network)
+def get_taught_params(wildcards):
+    """The settings that say what a network learns from its teacher, and where."""
     extents = {
         dataset: [[*map(list, (grid.voxel_size, grid.translation, grid.shape))] for grid in grids]
         for dataset, grids in test_crop_extents(PLAN).items()
     }
-    return (
-        result_version("pseudo_labels")
-        | {"taught": stages.training_settings(training, ["classes", "voxel_size"])}
-        | {"classes": get_taught_classes(wildcards), "at_least": training.teach.at_least}
-        | {"test_crops": extents}
-    )
+    return {
+        "taught": stages.training_settings(
+            get_training(wildcards.network), ["classes", "voxel_size"]
+        ),
+        "classes": get_taught_classes(wildcards),
+        "test_crops": extents,
+    }
+
+
+def get_predict_teacher_params(wildcards):
+    """The settings that a teacher's predictions depend on, besides the checkpoint."""
+    margin = list(get_training(wildcards.network).taught_margin)
+    inference = get_inference_params(PLAN.teacher_of(wildcards.network))
+    return inference | get_taught_params(wildcards) | {"margin": margin}
+
+
+def get_pseudo_labels_params(wildcards):
+    """The settings that pseudo-labels depend on, besides the predictions."""
+    at_least = get_training(wildcards.network).teach.at_least
+    version = result_version("pseudo_labels")
+    return version | get_taught_params(wildcards) | {"at_least": at_least}
 
 
 def get_pseudo_labels(wildcards):

@@ -14,10 +14,11 @@ with job(snakemake.log[0], snakemake.output):
     import torch
 
     from cellmap_pipeline.config.stages import inference_of_params
+    from cellmap_pipeline.geometry import Grid
     from cellmap_pipeline.io.files import replace_folder
     from cellmap_pipeline.io.raw_statistics import read_raw_statistics
     from cellmap_pipeline.patches.crops import open_crops
-    from cellmap_pipeline.prediction.teacher import predict_surroundings
+    from cellmap_pipeline.prediction.teacher import hidden_extents, predict_surroundings
     from cellmap_pipeline.run.resume import prepare_state
     from cellmap_pipeline.training.checkpoints import load_networks
 
@@ -36,11 +37,16 @@ with job(snakemake.log[0], snakemake.output):
     if file:
         depends_on["raw_statistics"] = Path(file).read_text()
     prepare_state(crops_done, depends_on, keep=False)
+    test_crops = {
+        dataset: [Grid(*grid) for grid in grids] for dataset, grids in cfg["test_crops"].items()
+    }
+    crops = open_crops(datasplit, **cfg["taught"], needs_validation=False)
     predict_surroundings(
         load_networks(checkpoint, inference, expected),
-        open_crops(datasplit, **cfg["taught"], needs_validation=False)["train"],
+        crops["train"],
         cfg["classes"],
         cfg["margin"],
+        hidden_extents(crops, test_crops),
         inference,
         crops_done,
         read_raw_statistics(Path(file)) if file else None,

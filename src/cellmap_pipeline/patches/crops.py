@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.data.datasplit_csv import container_of, read_datasplit
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
+from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection, union
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.storage import Location, volumes_in
@@ -155,7 +155,8 @@ class TaughtCrop(CropData):
     Attributes
     ----------
     pseudo_folder
-        Folder with a volume per class, 0, 1 or unknown, all on one grid: that of this crop.
+        Folder with a volume per class, 0, 1 or unknown, all on one grid. This crop's grid holds
+        that and the labeled crop.
     """
 
     pseudo_folder: Path = field(kw_only=True)
@@ -169,7 +170,9 @@ class TaughtCrop(CropData):
     @cached_property
     def grid(self) -> Grid:
         """The grid of the crop with the raw around it, at the training's voxel size."""
-        return next(iter(self.pseudo_labels.values())).volume.levels[0].grid
+        labeled = CropData(self.raw_path, self.label_folder, self.annotated, self.voxel_size).grid
+        around = next(iter(self.pseudo_labels.values())).volume.levels[0].grid
+        return union([labeled, around])
 
     @cached_property
     def present_classes(self) -> list[str]:

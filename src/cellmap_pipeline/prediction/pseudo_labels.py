@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, union
+from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.files import atomic_folder, write_json
 from cellmap_pipeline.io.volumes import CHUNK, Volume, create
 from cellmap_pipeline.patches.crops import PSEUDO_LABELS_SUMMARY, CropData
+from cellmap_pipeline.prediction.teacher import fill_overlaps
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class WrittenLabel:
 
 
 def write_pseudo_labels(
-    crops: Mapping[str, Sequence[CropData]],
-    test_crops: Mapping[str, Sequence[Grid]],
+    crops: Sequence[CropData],
+    hidden: Mapping[str, Sequence[Grid]],
     classes: Sequence[str],
     at_least: float,
     predictions: Path,
@@ -60,9 +61,9 @@ def write_pseudo_labels(
     Parameters
     ----------
     crops
-        The network's crops, under `train` and `validate`.
-    test_crops
-        By dataset, the extents of the test crops.
+        The network's training crops.
+    hidden
+        By dataset, extents within which nothing is known (`prediction.teacher.hidden_extents`).
     classes
         The classes that the teacher predicted.
     at_least
@@ -79,16 +80,17 @@ def write_pseudo_labels(
     InputError
         Around no crop there is a voxel of which the teacher is sure.
     """
-    annotated: dict[str, list[Grid]] = {}
-    for crop in (*crops["train"], *crops["validate"]):
-        annotated.setdefault(crop.dataset, []).append(_extent(crop))
     written: dict[str, dict[str, WrittenLabel]] = {}
     with atomic_folder(output) as tmp:
-        for crop in tqdm(crops["train"], desc="Labeling around crops", unit="crop", disable=None):
-            hidden = [*annotated[crop.dataset], *test_crops.get(crop.dataset, ())]
+        for crop in tqdm(crops, desc="Labeling around crops", unit="crop", disable=None):
+            if not (predictions / crop.name).is_dir():
+                continue
             written[crop.name] = {
                 label: _write_label(
-                    predictions / crop.name / label, hidden, at_least, tmp / crop.name / label
+                    predictions / crop.name / label,
+                    hidden[crop.dataset],
+                    at_least,
+                    tmp / crop.name / label,
                 )
                 for label in classes
             }
@@ -110,20 +112,6 @@ def pseudo_labels(probabilities: NDArray[np.uint8], at_least: float) -> NDArray[
     return labels
 
 
-def hide(labels: NDArray[np.uint8], grid: Grid, extents: Sequence[Grid]) -> None:
-    """Make the voxels of `labels` on `grid` unknown, in place, that any of `extents` overlaps."""
-    for extent in extents:
-        start, stop = grid.index_box(extent)
-        labels[tuple(slice(max(0, a), max(0, b)) for a, b in zip(start, stop, strict=True))] = (
-            UNKNOWN
-        )
-
-
-def _extent(crop: CropData) -> Grid:
-    """Return the bounding box of a crop's labels."""
-    return union([label.volume.levels[0].grid for label in crop.labels.values()])
-
-
 def _write_label(
     prediction: Path, hidden: Sequence[Grid], at_least: float, output: Path
 ) -> WrittenLabel:
@@ -136,7 +124,8 @@ def _write_label(
     for first in range(0, planes, CHUNK):
         last = min(first + CHUNK, planes)
         labels = pseudo_labels(level.read((first, 0, 0), (last, *plane)), at_least)
-        hide(labels, level.grid.box((first, 0, 0), (last - first, *plane)), hidden)
+        slab = level.grid.box((first, 0, 0), (last - first, *plane))
+        fill_overlaps(labels, slab, hidden, UNKNOWN)
         array[first:last].write(labels).result()
         counts.update({value: int(np.count_nonzero(labels == value)) for value in VALUES})
         digest.update(labels.tobytes())
@@ -163,8 +152,8 @@ def _report(
         absent = sum(done.absent for done in of_label)
         known += present + absent
         log.info(
-            "%s: %s voxels are known around %d of %d crops, %.2f %% of them present",
-            label, f"{present + absent:,}", sum(done.known for done in of_label), len(of_label),
+            "%s: %s voxels are known, around %d crops, %.2f %% of them present",
+            label, f"{present + absent:,}", sum(done.known for done in of_label),
             100 * present / max(1, present + absent),
         )  # fmt: skip
     if not known:

@@ -10,6 +10,8 @@ from cellmap_pipeline.patches.label_codes import read_targets
 from cellmap_pipeline.patches.targets import UNKNOWN
 from tests.support.patches import CROP_GRID
 
+# Voxels around the crop, and the place of the crop within them.
+AROUND, WITHIN = (6, 6, 2), (slice(6, -6), slice(6, -6), slice(2, -2))
 ATTRIBUTES = {
     "cellmap": {"annotation": {"annotation_type": {"encoding": {"absent": 0, "unknown": 255}}}}
 }
@@ -24,11 +26,11 @@ def test_positions_are_voxels_of_the_class(crops):
 
 @pytest.fixture
 def taught(crops, tmp_path):
-    """The crop with 6 voxels around it: a plane of them holds mito and pm, all else neither."""
-    around = CROP_GRID.padded((6, 6, 6))
+    """The crop with raw around it: a plane of it holds mito and pm, all else neither."""
+    around = CROP_GRID.padded(AROUND)
     labels = np.zeros(around.shape, np.uint8)
     labels[2] = 1
-    labels[tuple(slice(6, n - 6) for n in around.shape)] = 255
+    labels[WITHIN] = 255
     for label in ("mito", "pm"):
         folder = tmp_path / f"pseudo/{crops[0].dataset}/crop1/{label}"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -40,14 +42,13 @@ def taught(crops, tmp_path):
 def test_pseudo_labels_are_learned_around_the_ground_truth(crops, taught):
     channels = ["mito", "mito_boundary", "mito_distance", "mito#low", "pm"]
     targets = read_targets(taught, taught.grid, channels, {})
-    inside = (slice(6, -6),) * 3
-    truth = read_targets(crops[0], CROP_GRID.padded((6, 6, 6)), channels, {})
-    assert (truth[:4][:, *inside] != UNKNOWN).any(axis=(1, 2, 3)).all()
+    truth = read_targets(crops[0], taught.grid, channels, {})
+    assert (truth[:4][:, *WITHIN] != UNKNOWN).any(axis=(1, 2, 3)).all()
     # The ground truth stays as it is, and pm, which it does not have, is unknown within.
-    assert np.array_equal(targets[:, *inside], truth[:, *inside])
-    assert (targets[4][inside] == UNKNOWN).all()
+    assert np.array_equal(targets[:, *WITHIN], truth[:, *WITHIN])
+    assert (targets[4][WITHIN] == UNKNOWN).all()
     outside = np.ones(taught.grid.shape, bool)
-    outside[inside] = False
+    outside[WITHIN] = False
     expected = np.zeros(taught.grid.shape, np.uint8)
     expected[2] = 1
     for channel, target in zip(channels, targets, strict=True):

@@ -142,7 +142,7 @@ def test_other_pseudo_labels_start_a_new_training(datasplit, tmp_path, monkeypat
     (crop,) = open_crops(datasplit, ["mito"], (8, 8, 8))["train"]
     folder = tmp_path / "pseudo_labels"
     (folder / crop.dataset).mkdir(parents=True)
-    create(folder / crop.name / "mito", GRID, "uint8").write(np.ones(GRID.shape)).result()
+    create(folder / crop.name / "mito", GRID, "uint8").write(np.ones(GRID.shape, "u1")).result()
     read: list[type] = []
     draw = RandomPatches._draw_location
 
