@@ -152,7 +152,7 @@ def test_other_pseudo_labels_start_a_new_training(datasplit, tmp_path, monkeypat
         return reader, start
 
     monkeypatch.setattr(RandomPatches, "_draw_location", keep)
-    made = settings(epochs=1, teach={"from": "teacher", "share": 0.5})
+    made = settings(epochs=1, iterations_per_epoch=10, teach={"from": "teacher", "share": 0.5})
     for digest in ("one", "one", "other"):
         (folder / "summary.json").write_text(digest)
         train(made, datasplit, tmp_path / "training", tmp_path / "model.ckpt", pseudo_labels=folder)
