@@ -8,7 +8,7 @@ from cellmap_pipeline.config import stages
 from cellmap_pipeline.crop_label import row_settings
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.folds import fold_of, training_of
-from cellmap_pipeline.plan.lineage import label_lineage
+from cellmap_pipeline.plan.lineage import label_lineage, network_lineage
 from cellmap_pipeline.plan.make import make_plan
 from cellmap_pipeline.plan.resources import gpu_resources, requested_resources
 from cellmap_pipeline.plan.targets import check_target
@@ -97,8 +97,7 @@ def get_training_params(stage, keys):
 
 def get_lineage(network):
     """A hash of all settings that the checkpoints of a network's training depend on."""
-    name = training_of(network)
-    return stages.training_lineage(PLAN.trainings[name], PLAN.split_settings(name))
+    return network_lineage(PLAN, training_of(network))
 
 
 def get_inference_params(network):

@@ -11,6 +11,7 @@ rule train:
         summary=PATHS.datasplit_summary(),
         initial=get_initial_weights,
         statistics=get_training_raw_statistics,
+        pseudo_labels=get_pseudo_labels,
     output:
         PATHS.checkpoint(),
     log:

@@ -26,6 +26,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # Names of files are made of it, which have up to 255 bytes.
 MAX_NAME_CHARACTERS = 100
 MAX_PATH_BYTES = 4000
+MAX_WIDTH_NM = 1e5
 
 
 class Affects(StrEnum):
@@ -181,6 +182,9 @@ Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]
 Crops = Annotated[list[int], Field(min_length=1)]
 Nm = Annotated[float, Field(ge=MIN_VOXEL_NM, le=MAX_VOXEL_NM)]
 VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(triple)]
+# Raw farther from a crop than this shows other tissue, and takes too long to predict.
+Width = Annotated[float, Field(ge=0, le=MAX_WIDTH_NM)]
+WidthNm = Annotated[tuple[Width, Width, Width], BeforeValidator(triple)]
 SizeKey = Annotated[str, BeforeValidator(_size)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]
 PatchSize = Annotated[tuple[Voxels, Voxels, Voxels], BeforeValidator(triple)]

@@ -152,6 +152,44 @@ def validation_problems(plan: Plan) -> Iterator[str]:
             )
 
 
+def teach_problems(plan: Plan) -> Iterator[str]:
+    """Yield a line per training whose teacher cannot teach it."""
+    for name, training in plan.trainings.items():
+        if training.teach is None:
+            continue
+        where, other = f"training {name}: teach.from:", training.teach.teacher
+        if other not in plan.trainings:
+            suggestion = did_you_mean(other, list(plan.trainings))
+            yield (
+                f"{where} {other!r} is not among `trainings`{suggestion}: "
+                f"{', '.join(plan.trainings)}"
+            )
+            continue
+        teacher = plan.trainings[other]
+        if name in plan.teachers(name):
+            yield (
+                f"{where} following it from training to training leads back to {name!r}: name a "
+                "training that learns without it"
+            )
+        elif not set(training.classes) & set(teacher.classes):
+            yield (
+                f"{where} {other!r} predicts none of this training's classes, but "
+                f"{', '.join(teacher.classes)}: name a training of a shared class"
+            )
+        elif (training.validation == "folds") != (teacher.validation == "folds"):
+            yield (
+                f"{where} {name!r} has `validation: {training.validation}` and {other!r} "
+                f"`validation: {teacher.validation}`, but the network of each fold is taught by "
+                "that of the same fold: set `validation: folds` in both, or in neither"
+            )
+        elif teacher.validation == "none" and training.validation != "none":
+            yield (
+                f"{where} {other!r} has `validation: none`, so it has seen the crops that "
+                f"validate {name!r}, whose scores would say nothing: name a training with the "
+                "same `validation`"
+            )
+
+
 def _missing(path: str, kind: str) -> str:
     problem = f"is no {kind}" if Path(path).exists() else "does not exist"
     return f"{path} {problem}" + ("" if os.path.isabs(path) else f" in {Path.cwd()}")

@@ -34,6 +34,16 @@ ROWS = {
         "the run's configuration",
         lambda folder: folder.configure_training(validation="folds"),
     ),
+    "a teacher for the official loader": Row(
+        PARSING,
+        f"{TINY}: `teach` needs `loader: fast`: cellmap-data reads no labels around a crop",
+        lambda folder: folder.configure_training(teach={"from": "a"}, loader="cellmap-data"),
+    ),
+    "a typo in a key of `teach`": Row(
+        PARSING,
+        f"{TINY}: teach.form: unknown key (did you mean 'from'?)",
+        lambda folder: folder.configure_training(teach={"from": "a", "form": "b"}),
+    ),
     "settings from an unknown training": Row(
         PARSING,
         "training tiny: settings_from: 'tinny' is not among `trainings` (did you mean 'tiny'?): …",

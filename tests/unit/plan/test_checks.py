@@ -37,3 +37,46 @@ def test_a_container_must_exist(plan, tmp_path, monkeypatch):
     (tmp_path / "made.sif").touch()
     for image in ("made.sif", "docker://example.org/cellmap-pipeline:1"):
         check_container(plan(container=image), "config.yaml")
+
+
+def taught(teacher, **changes):
+    return {"classes": ["mito"], "voxel_size": 8, "teach": {"from": teacher}} | changes
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"fine": taught("coarce")},
+            r"'coarce' is not among `trainings` \(did you mean 'coarse'\?\): fine, coarse",
+        ),
+        ({"fine": taught("fine")}, "leads back to 'fine': name a training that learns without it"),
+        (
+            {"fine": taught("coarse"), "coarse": taught("fine")},
+            "leads back to 'fine': name a training that learns without it",
+        ),
+        ({"fine": taught("coarse")}, "'coarse' predicts none of this training's classes, but nuc"),
+        (
+            {"fine": taught("coarse", classes=["nuc"], validation="folds")},
+            "'fine' has `validation: folds` and 'coarse' `validation: held_out`, but the network",
+        ),
+        (
+            {
+                "fine": taught("coarse", validation="none"),
+                "coarse": {"classes": ["mito"], "voxel_size": 8, "validation": "folds"},
+            },
+            "'fine' has `validation: none` and 'coarse' `validation: folds`, but the network of",
+        ),
+        (
+            {
+                "fine": taught("coarse"),
+                "coarse": {"classes": ["mito"], "voxel_size": 8, "validation": "none"},
+            },
+            "'coarse' has `validation: none`, so it has seen the crops that validate 'fine', whose",
+        ),
+    ],
+    ids=["unknown", "itself", "circle", "classes", "folds", "other folds", "seen"],
+)
+def test_unsuitable_teachers_are_refused(plan, files, message):
+    with pytest.raises(InputError, match=f"training fine: teach.from: .*{message}"):
+        plan(files=files, split={"folds": 3})
