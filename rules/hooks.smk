@@ -11,7 +11,9 @@ from snakemake.settings.types import DeploymentMethod
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.checks import check_container, check_folders
 from cellmap_pipeline.plan.resources import JobRequest, check_job_arrays, check_nodes
-from cellmap_pipeline.run import failures, locks, restart, signals
+from cellmap_pipeline.run import restart, signals
+from cellmap_pipeline.run.locking import locks
+from cellmap_pipeline.run.snakemake import failures
 
 
 def log_completely():

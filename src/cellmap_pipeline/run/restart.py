@@ -23,7 +23,7 @@ from typing import NamedTuple
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.io.files import PARTIAL_SUFFIX, replace_folder
 from cellmap_pipeline.io.yaml_files import read_yaml
-from cellmap_pipeline.run.locks import (
+from cellmap_pipeline.run.locking.locks import (
     POLL_S,
     LockHolder,
     LockWatch,

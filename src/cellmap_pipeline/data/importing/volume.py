@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cellmap_pipeline.data.importing.labels import Labels
 from cellmap_pipeline.data.importing.raw import Limits, Raw
-from cellmap_pipeline.data.importing.source import VolumeSource
+from cellmap_pipeline.data.importing.sources.source import VolumeSource
 from cellmap_pipeline.data.importing.write import VolumeKind, write_volume
 from cellmap_pipeline.data.layout import label_path, raw_path
 from cellmap_pipeline.data.manifest import NAME
@@ -23,7 +23,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import MAX_VOXEL_NM, MIN_VOXEL_NM, Grid, Vector, is_plausible
 from cellmap_pipeline.io.formats import registry
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.run.locks import hold
+from cellmap_pipeline.run.locking.locks import hold
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.data.importing.boxes import boxes, output_chunks, source_boxes
-from cellmap_pipeline.data.importing.source import VolumeSource, box_slices
+from cellmap_pipeline.data.importing.sources.source import VolumeSource, box_slices
 from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.io.volumes import CHUNK, create_levels
 

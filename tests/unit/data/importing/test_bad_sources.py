@@ -15,7 +15,7 @@ import tifffile
 
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.data.importing import boxes
-from cellmap_pipeline.data.importing.open_source import open_source
+from cellmap_pipeline.data.importing.sources.open_source import open_source
 from cellmap_pipeline.data.importing.volume import import_raw
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.volumes import Volume
@@ -289,7 +289,7 @@ def test_a_killed_import_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatc
 import os
 from pathlib import Path
 from cellmap_pipeline.data.importing import boxes, volume
-from cellmap_pipeline.data.importing.sections import SectionFolder
+from cellmap_pipeline.data.importing.sources.sections import SectionFolder
 
 class Killer(SectionFolder):
     def read(self, start, stop):

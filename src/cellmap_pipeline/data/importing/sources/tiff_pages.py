@@ -1,0 +1,112 @@
+"""Pages of TIFF files, and the voxel size in the metadata of ImageJ."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tifffile import TiffFile, TiffPage
+
+from cellmap_pipeline.data.importing.sources.source import NOT_STATED, StatedSize
+from cellmap_pipeline.errors import InputError
+from cellmap_pipeline.io.formats.group_models import NANOMETERS
+
+# ImageJ's names of units that `NANOMETERS` has not.
+IMAGEJ_UNITS = {"micron": "um", "microns": "um", "\\u00B5m": "um", "inch": "", "pixel": ""}
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[TiffFile]:
+    """Open a TIFF file, and leave it open if the block succeeds.
+
+    Raises
+    ------
+    InputError
+        Its pages are broken. Tifffile only logs that, and takes those before for all.
+    """
+    errors: list[str] = []
+    logger = logging.getLogger("tifffile")
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    file = TiffFile(path)
+    try:
+        yield file
+        if errors:
+            raise ValueError(errors[0])
+    except BaseException:
+        file.close()
+        raise
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
+def read_page(path: Path, file: TiffFile, number: int) -> NDArray:
+    """Read the pixels of a page, (rows, columns).
+
+    Raises
+    ------
+    InputError
+        Part of it is missing, or its compression takes a package that is not installed.
+    """
+    page = file.pages[number]
+    check_complete(path, page, number)
+    try:
+        return np.asarray(page.asarray())
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        name = getattr(page.compression, "name", page.compression)
+        raise InputError(
+            f"{path} is compressed by {name}, which takes the package imagecodecs: pip install "
+            "imagecodecs, or save it without compression"
+        ) from None
+
+
+def check_complete(path: Path, page: TiffPage, number: int) -> None:
+    """Refuse a page of which strips or tiles lie beyond the end of the file.
+
+    Raises
+    ------
+    InputError
+        The file is shorter than its header says.
+    """
+    size = path.stat().st_size
+    ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    if not ends or max(ends) > size or not all(page.databytecounts):
+        raise InputError(
+            f"{path} is incomplete: it has {size:,} bytes, but pixels of page {number + 1} of it "
+            "are missing: copy or export it again"
+        )
+
+
+def stated_voxel_size(file: TiffFile) -> StatedSize:
+    """Return the voxel size that ImageJ wrote to a file."""
+    metadata = file.imagej_metadata
+    if not metadata:
+        return NOT_STATED
+    unit = str(metadata.get("unit", ""))
+    nm = NANOMETERS.get(IMAGEJ_UNITS.get(unit, unit))
+    if nm is None:
+        return NOT_STATED
+    tags = file.pages.first.tags
+    spacing = metadata.get("spacing")
+    return (
+        float(spacing) * nm if spacing else None,
+        _pixel_size(tags.valueof("YResolution"), nm),
+        _pixel_size(tags.valueof("XResolution"), nm),
+    )
+
+
+def _pixel_size(resolution: tuple[int, int] | None, nm: float) -> float | None:
+    """Convert a number of pixels per unit, a fraction, to nm."""
+    if not resolution or 0 in resolution:
+        return None
+    pixels, units = resolution
+    return nm * units / pixels
