@@ -71,6 +71,11 @@ def requested_by_teacher(key):
     return resources
 
 
+def requested_gpus_by_teacher(key):
+    """A resources function: the GPU of a job in which the teacher predicts."""
+    return lambda wildcards: gpu_resources(get_teacher(wildcards), "predict").get(key)
+
+
 rule predict_teacher:
     """Predict the raw around the training crops of a network by the network that teaches it."""
     input:
@@ -87,7 +92,9 @@ rule predict_teacher:
         "../envs/cellmap-pipeline.yaml"
     threads: lambda wildcards: requested_by_teacher("cpus_per_task")(wildcards, 1)
     resources:
-        gpu=1,
+        gpu=requested_gpus_by_teacher("gpu"),
+        gpu_model=requested_gpus_by_teacher("gpu_model"),
+        lsf_extra=requested_gpus_by_teacher("lsf_extra"),
         mem_mb=requested_by_teacher("mem_mb"),
         runtime=requested_by_teacher("runtime"),
     params:

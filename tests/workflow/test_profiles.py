@@ -12,7 +12,8 @@ from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.plan.resources import gpu_resources, requested_resources
 
-PARTITIONS = Path(__file__).resolve().parents[2] / "profiles/slurm/partitions.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+PARTITIONS = ROOT / "profiles/slurm/partitions.yaml"
 
 
 def partition_of(threads=1, **resources):
@@ -53,6 +54,30 @@ def test_trainings_get_a_partition_with_their_gpus(changes, partition):
     requested = requested_resources(training, "train")
     threads = requested.pop("cpus_per_task")
     assert partition_of(threads, **requested, **gpu_resources(training, "train")) == partition
+
+
+def rules_with_gpus():
+    """Return the names of the rules that request GPUs, each with its resources."""
+    found = {}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        for name, text in re.findall(
+            r"^rule (\w+):\n(.*?)(?=^\S|\Z)", path.read_text(), re.M | re.S
+        ):
+            resources = re.findall(r"^ {8}(gpu\w*|lsf_extra)=", text, re.M)
+            if resources:
+                found[name] = resources
+    return found
+
+
+def test_rules_with_gpus_request_them_by_model_and_from_lsf_and_are_in_the_profiles():
+    rules = rules_with_gpus()
+    assert rules.keys() > {"train", "predict", "predict_part", "predict_validation"}
+    for name, resources in rules.items():
+        assert resources == ["gpu", "gpu_model", "lsf_extra"], name
+    for profile, key in (("slurm", "slurm_partition"), ("lsf", "lsf_queue")):
+        text = (ROOT / f"profiles/{profile}/profile.yaml").read_text()
+        named = re.findall(rf"^[ #]+(\w+): ?(?:\n +# |{{){key}: gpu", text, re.M)
+        assert sorted(named) == sorted(rules), profile
 
 
 def test_slurm_can_be_planned_with_partitions_and_job_arrays(new_run):
