@@ -133,7 +133,7 @@ def _window(facts: ModelFacts) -> list[str]:
 
 def _training_data(facts: ModelFacts) -> list[str]:
     names = sorted({name for counted in facts.crops.values() for name in counted})
-    rows = [("dataset", "training crops", "validation crops")]
+    rows: list[tuple[str, ...]] = [("dataset", "training crops", "validation crops")]
     rows += [
         (name, *(str(facts.crops[usage].get(name, 0)) for usage in ("train", "validate")))
         for name in names
@@ -144,7 +144,7 @@ def _training_data(facts: ModelFacts) -> list[str]:
 def _validation(facts: ModelFacts) -> list[str]:
     if facts.scores is None:
         return ["It was not validated: no crops were held out, or they were not scored."]
-    rows = [("class", "score", "cross-fitted score", "validation crops")]
+    rows: list[tuple[str, ...]] = [("class", "score", "cross-fitted score", "validation crops")]
     rows += [_score_row(label, entry) for label, entry in facts.scores["classes"].items()]
     overall = facts.scores["overall_score"]
     return [
