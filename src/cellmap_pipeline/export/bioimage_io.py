@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ TEST_INPUT_FILE, TEST_OUTPUT_FILE, COVER_FILE = "test_input.npy", "test_output.n
 AXES = "zyx"
 
 
-def check_describable(forms: Mapping[str, object] | list[str]) -> None:
+def check_describable(forms: Sequence[str]) -> None:
     """Check that a form is exported that bioimage.io can describe.
 
     Raises

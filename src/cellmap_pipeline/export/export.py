@@ -182,6 +182,7 @@ class _NetworkExport:
                 context=self.training.context,
                 raw=raw,
                 dataset=crop.dataset,
+                input_scaling=self.task.normalization,
                 steps=int(read_checkpoint(self.checkpoint)["global_step"]),
                 parameters=sum(p.numel() for p in self.task.network.parameters()),
                 checkpoint_sha256=digest(self.checkpoint),
@@ -195,8 +196,7 @@ class _NetworkExport:
             write_json(tmp / METADATA_FILE, cellmap_models_metadata(facts))
             (tmp / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
             if BIOIMAGEIO in self.options.forms:
-                probabilities = writer.single[1][0].numpy()
-                write_bioimageio(facts, tmp, example, probabilities)
+                write_bioimageio(facts, tmp, example, writer.probabilities[0].numpy())
 
     def _crops(self) -> dict[str, list[CropData]]:
         """Open the crops that the network was trained and validated on."""

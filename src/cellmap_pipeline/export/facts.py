@@ -40,6 +40,8 @@ class ModelFacts:
         How the raw that it takes is stored and normalized.
     dataset
         The dataset that `raw` describes.
+    input_scaling
+        Center and scale by which standardized raw becomes network input.
     steps
         Optimizer steps of the training.
     parameters
@@ -68,6 +70,7 @@ class ModelFacts:
     context: Shape
     raw: RawKind
     dataset: str
+    input_scaling: tuple[float, float]
     steps: int
     parameters: int
     checkpoint_sha256: str

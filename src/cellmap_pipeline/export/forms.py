@@ -112,7 +112,7 @@ class FormWriter:
     def __init__(
         self, model: nn.Module, expected: Predict, example: Tensor, stride: Shape | None
     ) -> None:
-        self.model, self.example = model, example
+        self.model, self.example, self.expected = model, example, expected
         self.window = example.shape[2:]
         # By axis, the smallest window; None where only the window itself is possible.
         self.smallest = [
@@ -120,11 +120,6 @@ class FormWriter:
             for n, s in zip(self.window, stride or self.window, strict=True)
         ]
         self.stride = stride
-        z, y, x = (size or n for size, n in zip(self.smallest, self.window, strict=True))
-        small = example[..., :z, :y, :x]
-        pairs = [torch.cat([raw, raw.flip(2)]) for raw in (small, example)]
-        self.small_pair, self.pair = [(raw, expected(raw)) for raw in pairs]
-        self.single = example, expected(example)
 
     @property
     def free_axes(self) -> dict[str, tuple[int, int]]:
@@ -152,9 +147,10 @@ class FormWriter:
             else:
                 self._write_onnx(file)
             predict = open_form(form, file)
-            # A trace has the size of the window; its batch is free, too.
-            pairs = [self.single, self.pair if form == "torchscript" else self.small_pair]
-            difference = max(largest_difference(predict(raw), wanted) for raw, wanted in pairs)
+        wanted = self._expected_of_window, self._expected_of_pair(form)
+        with _failures_named(form):
+            # Unlike `max`, this preserves NaN.
+            difference = float(np.max([largest_difference(predict(a), b) for a, b in wanted]))
         if not difference <= FORMS[form].max_difference:
             raise InputError(
                 f"the form {form} was not exported: its probabilities differ from those of the "
@@ -163,6 +159,24 @@ class FormWriter:
             )
         log.info("%s: differs from the checkpoint by up to %.3g", form, difference)
         return Written(form, difference)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """What the checkpoint predicts for the example."""
+        return self._expected_of_window[1]
+
+    @cached_property
+    def _expected_of_window(self) -> tuple[Tensor, Tensor]:
+        return self.example, self.expected(self.example)
+
+    def _expected_of_pair(self, form: str) -> tuple[Tensor, Tensor]:
+        """Return a batch of two, of the smallest size that the form takes, and its prediction."""
+        # A trace has the size of the window.
+        smallest = [None] * 3 if form == "torchscript" else self.smallest
+        z, y, x = (size or n for size, n in zip(smallest, self.window, strict=True))
+        raw = self.example[..., :z, :y, :x]
+        pair = torch.cat([raw, raw.flip(2)])
+        return pair, self.expected(pair)
 
     @cached_property
     def _program(self) -> ExportedProgram:
@@ -175,7 +189,9 @@ class FormWriter:
         }
         # A batch of one would be taken as fixed.
         pair = torch.cat([self.example, self.example])
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # It warns of tensors that MONAI's DynUNet keeps of its last call.
+            warnings.simplefilter("ignore")
             return torch.export.export(self.model, (pair,), dynamic_shapes=(shape,), strict=False)
 
     def _write_onnx(self, file: Path) -> None:
@@ -192,6 +208,8 @@ def _failures_named(form: str) -> Iterator[None]:
     """Name the form that a network cannot be exported in; torch raises all kinds of errors."""
     try:
         yield
+    except OSError:  # The disk, not the network.
+        raise
     except Exception as error:
         why = str(error).strip().partition("\n")[0]
         raise InputError(

@@ -11,11 +11,13 @@ from cellmap_pipeline.channels import (
     class_of,
     is_affinity,
     is_descriptor,
+    long_range_offset_nm,
 )
 from cellmap_pipeline.export.cellmap_models import whole_voxel_size
 from cellmap_pipeline.export.facts import ModelFacts
 from cellmap_pipeline.export.forms import FORMS, INPUT_NAME, OUTPUT_NAME
-from cellmap_pipeline.patches.normalization import BY_RANGE
+from cellmap_pipeline.patches.normalization import BY_RANGE, INPUT_CENTER
+from cellmap_pipeline.patches.targets import MAX_DISTANCE_VOXELS
 
 CARD_FILE = "README.md"
 TAGS = ("3d", "segmentation", "electron-microscopy", "cellmap")
@@ -59,25 +61,26 @@ def _properties(facts: ModelFacts) -> Iterable[tuple[str, ...]]:
 
 def _input(facts: ModelFacts) -> list[str]:
     raw, norm = facts.raw, facts.raw.normalization
+    center, scale = facts.input_scaling
     lines = [
         f"`{INPUT_NAME}`, float32 (n, 1, z, y, x): the intensities of raw as they are stored, here "
-        f"{raw.dtype}, at {facts.voxel_size_text}. Do not normalize them: the network does.",
+        f"{raw.dtype}, at {facts.voxel_size_text}. Do not normalize them: the network itself "
+        f"normalizes an intensity v (`normalize: {facts.training.normalize}`):",
         "",
-        f"They are divided by {raw.max_intensity:g}"
-        + (", and that is all (`normalize: range`)." if norm == BY_RANGE else "."),
     ]
-    if norm != BY_RANGE:
-        low, high, center, width = (
-            v * raw.max_intensity for v in (norm.low, norm.high, norm.center, norm.width)
-        )
-        lines += [
-            "",
-            f"By the statistics of {facts.dataset} (`normalize: {facts.training.normalize}`), "
-            f"intensities are clipped to {low:.6g} … {high:.6g}, {center:.6g} becomes the middle, "
-            f"and {width:.6g} the unit. Raw of other contrast must be mapped to that of "
-            f"{facts.dataset} before, such as by its percentiles.",
-        ]
-    return lines
+    if norm == BY_RANGE:
+        return [*lines, f"    {scale:g} · (v / {raw.max_intensity:g} - {center:g})"]
+    low, high, middle, width = (
+        v * raw.max_intensity for v in (norm.low, norm.high, norm.center, norm.width)
+    )
+    middle -= (INPUT_CENTER - center) * width
+    return [
+        *lines,
+        f"    {scale:g} · (clip(v, {low:.6g}, {high:.6g}) - {middle:.6g}) / {width:.6g}",
+        "",
+        f"These are the statistics of {facts.dataset}. Map raw of other contrast to it before, for "
+        "example by its percentiles.",
+    ]
 
 
 def _output(facts: ModelFacts) -> list[str]:
@@ -105,9 +108,15 @@ def _meaning(channel: str) -> str:
     if channel.endswith(BOUNDARY_SUFFIX):
         return f"lies at the boundary of an object of {label}"
     if channel.endswith(DISTANCE_SUFFIX):
-        return f"(no probability) distance to the boundary of its object of {label}, of 0 to 1"
+        return (
+            f"(no probability) depth in its object of {label}: 1 from {MAX_DISTANCE_VOXELS} voxels "
+            "on, 0 outside"
+        )
+    if offset := long_range_offset_nm(channel):
+        place = ", ".join(f"{0 - v:g}" for v in offset)
+        return f"belongs to the same object of {label} as the voxel at ({place}) nm from it"
     if is_affinity(channel):
-        return f"belongs to the same object of {label} as the voxel at minus the named offset"
+        return f"belongs to the same object of {label} as the voxel before it along {channel[-1]}"
     assert is_descriptor(channel)
     return f"(no probability) local shape descriptor of its object of {label}, scaled to 0 to 1"
 
@@ -133,7 +142,7 @@ def _window(facts: ModelFacts) -> list[str]:
 
 def _training_data(facts: ModelFacts) -> list[str]:
     names = sorted({name for counted in facts.crops.values() for name in counted})
-    rows = [("dataset", "training crops", "validation crops")]
+    rows: list[tuple[str, ...]] = [("dataset", "training crops", "validation crops")]
     rows += [
         (name, *(str(facts.crops[usage].get(name, 0)) for usage in ("train", "validate")))
         for name in names
@@ -144,7 +153,7 @@ def _training_data(facts: ModelFacts) -> list[str]:
 def _validation(facts: ModelFacts) -> list[str]:
     if facts.scores is None:
         return ["It was not validated: no crops were held out, or they were not scored."]
-    rows = [("class", "score", "cross-fitted score", "validation crops")]
+    rows: list[tuple[str, ...]] = [("class", "score", "cross-fitted score", "validation crops")]
     rows += [_score_row(label, entry) for label, entry in facts.scores["classes"].items()]
     overall = facts.scores["overall_score"]
     return [

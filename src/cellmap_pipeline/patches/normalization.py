@@ -18,7 +18,7 @@ With `normalize: range`, raw, window and standardized are the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,9 @@ class Normalization:
         """Convert raw, float32, to standardized values, clipped to the window."""
         if self == BY_RANGE:
             return raw
-        return (raw.clip(self.low, self.high) - self.center) / self.width + INPUT_CENTER
+        # Numbers of Python leave float32 as it is, which the types of NumPy do not tell.
+        clipped: Any = raw.clip(self.low, self.high)
+        return (clipped - self.center) / self.width + INPUT_CENTER
 
 
 BY_RANGE = Normalization()

@@ -40,7 +40,7 @@ def test_a_folder_holds_what_other_programs_need(folder, offline, capsys):
     ]  # fmt: skip
     card = (made / "README.md").read_text()
     for text in (
-        "Ada L., Grace H.", "1,234 steps", "8 × 8 × 8 nm", "divided by 255", "| a | 1 | 1 |",
+        "Ada L., Grace H.", "1,234 steps", "8 × 8 × 8 nm", "4 · (v / 255 - 0.5)", "| a | 1 | 1 |",
         "16 × 16 × 16 voxels", "| mito | 0.500 |", "| pm | 0.250 |", "CC-BY-4.0", "`model.ts`",
         "boundary of an object of mito", "cellmap-flow opens this folder",
     ):  # fmt: skip
@@ -109,7 +109,10 @@ def test_normalization_by_statistics_is_inside(folder):
     add_checkpoint(folder, normalize="percentile")
     assert export("--forms", "torchscript") == 0
     card = (folder.path / "exports/tiny/README.md").read_text()
-    assert "By the statistics of a (`normalize: percentile`), intensities are clipped" in card
+    assert "an intensity v (`normalize: percentile`)" in card
+    # Percentiles 0.5 and 99.5 of 1 to 254 are 2 and 253, with an eighth of their distance beyond.
+    assert "4 · (clip(v, -29.375, 284.375) - 127.5) / 251" in card
+    assert "the statistics of a." in card
 
 
 def test_raw_that_is_normalized_in_several_ways_is_chosen(folder, capsys):

@@ -54,10 +54,16 @@ def test_torchscript_is_equal_bit_for_bit(tmp_path):
     assert torch.equal(loaded(raw.to(torch.uint8)), loaded(raw))
 
 
+@pytest.mark.parametrize("windows", [1, 2])
 @pytest.mark.parametrize("error", [1e-5, float("nan"), float("inf")])
-def test_a_form_that_differs_is_refused(tmp_path, error):
+def test_a_form_that_differs_is_refused(tmp_path, error, windows):
+    """Each of the two batches that are compared counts."""
     model = network()
-    spoiled = writer(model, expected=lambda raw: predict_with(model)(raw) + error)
+
+    def expected(raw):
+        return predict_with(model)(raw) + (error if len(raw) == windows else 0)
+
+    spoiled = writer(model, expected=expected)
     with pytest.raises(InputError, match="form torchscript was not exported: .* differ from those"):
         spoiled.write("torchscript", tmp_path)
 
