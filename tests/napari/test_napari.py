@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.importing.open_source import open_source
+from cellmap_pipeline.data.importing.sources.open_source import open_source
 from cellmap_pipeline.data.importing.volume import import_label, import_raw
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.volumes import create

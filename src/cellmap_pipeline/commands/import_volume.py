@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Import the volume, and print where it is."""
-    from cellmap_pipeline.data.importing.open_source import open_source
+    from cellmap_pipeline.data.importing.sources.open_source import open_source
     from cellmap_pipeline.data.importing.volume import import_label, import_raw
 
     is_label = options.crop is not None and options.label is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
-from cellmap_pipeline.data.importing.source import VolumeSource
+from cellmap_pipeline.data.importing.sources.source import VolumeSource
 from cellmap_pipeline.geometry import Shape, shape_of
 from cellmap_pipeline.io.volumes import CHUNK
 

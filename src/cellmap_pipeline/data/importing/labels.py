@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.data.importing.source import VolumeSource
+from cellmap_pipeline.data.importing.sources.source import VolumeSource
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.label_resampling import resample_labels

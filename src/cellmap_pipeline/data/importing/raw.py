@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.data.importing.source import VolumeSource
+from cellmap_pipeline.data.importing.sources.source import VolumeSource
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, shape_of
 from cellmap_pipeline.io.resampling import resample

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cellmap_pipeline.data.importing.labels import Labels
 from cellmap_pipeline.data.importing.raw import Limits, Raw
-from cellmap_pipeline.data.importing.source import VolumeSource
+from cellmap_pipeline.data.importing.sources.source import VolumeSource
 from cellmap_pipeline.data.importing.write import VolumeKind, write_volume
 from cellmap_pipeline.data.layout import label_path, raw_path
 from cellmap_pipeline.data.manifest import NAME

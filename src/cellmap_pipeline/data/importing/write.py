@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cellmap_pipeline.data.importing.boxes import boxes, output_chunks, source_boxes
-from cellmap_pipeline.data.importing.source import VolumeSource, box_slices
-from cellmap_pipeline.geometry import Grid, shape_of
+from cellmap_pipeline.data.importing.sources.source import VolumeSource, box_slices
+from cellmap_pipeline.geometry import Grid, Shape
 from cellmap_pipeline.io.volumes import CHUNK, create_levels
 
 # The coarsest level has up to this many voxels.
@@ -25,15 +25,7 @@ TRANSLATION_DECIMALS = 6
 
 
 class VolumeKind(Protocol):
-    """How the voxels of raw, or of a label, are written.
-
-    Attributes
-    ----------
-    dtype
-        Type in which they are stored.
-    stores_zeros
-        Whether chunks of zeros are stored.
-    """
+    """How the voxels of raw, or of a label, are written."""
 
     @property
     def dtype(self) -> str:
@@ -104,17 +96,21 @@ def write_volume(source: VolumeSource, kind: VolumeKind, grid: Grid, path: Path)
             arrays[0][box_slices(start, stop)].write(values).result()
             bar.update(values.size)
         for level in range(1, len(grids)):
-            _write_coarser(kind, level, arrays, grids, bar)
+            _write_coarser(kind, level, arrays, grids, chunks, bar)
     kind.finish(path)
 
 
 def _write_coarser(
-    kind: VolumeKind, level: int, arrays: list[ts.TensorStore], grids: list[Grid], bar: tqdm
+    kind: VolumeKind,
+    level: int,
+    arrays: list[ts.TensorStore],
+    grids: list[Grid],
+    chunks: Shape,
+    bar: tqdm,
 ) -> None:
     """Downsample the level before to a level, chunk by chunk."""
     fine, coarse = grids[level - 1], grids[level]
     factors = [round(b / a) for a, b in zip(fine.voxel_size, coarse.voxel_size, strict=True)]
-    chunks = shape_of(arrays[level].chunk_layout.write_chunk.shape)
     for start, stop in boxes(coarse.shape, chunks):
         first = [a * factor for a, factor in zip(start, factors, strict=True)]
         last = [b * factor for b, factor in zip(stop, factors, strict=True)]

@@ -21,7 +21,7 @@ IMPORT = """
 import resource, sys
 from pathlib import Path
 from cellmap_pipeline.data.importing import boxes
-from cellmap_pipeline.data.importing.open_source import open_source
+from cellmap_pipeline.data.importing.sources.open_source import open_source
 from cellmap_pipeline.data.importing.volume import import_raw
 
 boxes.MAX_BOX_BYTES = int(sys.argv[3])

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from cellmap_pipeline.crop_label import CropLabel
-from cellmap_pipeline.data.importing.open_source import open_source
+from cellmap_pipeline.data.importing.sources.open_source import open_source
 from cellmap_pipeline.data.importing.volume import import_label, import_raw
 from cellmap_pipeline.data.manifest import write_manifest
 from cellmap_pipeline.geometry import Grid

@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cellmap_pipeline.data.importing.section_files import (
+from cellmap_pipeline.data.importing.sources.section_files import (
     SECTION_SUFFIXES,
     SectionHeader,
     read_header,
     read_section,
 )
-from cellmap_pipeline.data.importing.section_names import (
+from cellmap_pipeline.data.importing.sources.section_names import (
     MAX_LISTED,
     NumberedFile,
     describe_numbers,
     missing_numbers,
     order_sections,
 )
-from cellmap_pipeline.data.importing.source import check_size
+from cellmap_pipeline.data.importing.sources.source import check_size
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.data.importing.source import (
+from cellmap_pipeline.data.importing.sources.source import (
     NOT_STATED,
     StatedSize,
     box_slices,

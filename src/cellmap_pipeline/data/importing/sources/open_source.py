@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cellmap_pipeline.data.importing.hdf5 import Hdf5Array
-from cellmap_pipeline.data.importing.mrc import MRC_SUFFIXES, MrcFile
-from cellmap_pipeline.data.importing.sections import SectionFolder
-from cellmap_pipeline.data.importing.source import VolumeSource, must_be_file
-from cellmap_pipeline.data.importing.stored_array import StoredArray, is_store
-from cellmap_pipeline.data.importing.tiff_stack import TiffStack
+from cellmap_pipeline.data.importing.sources.hdf5 import Hdf5Array
+from cellmap_pipeline.data.importing.sources.mrc import MRC_SUFFIXES, MrcFile
+from cellmap_pipeline.data.importing.sources.sections import SectionFolder
+from cellmap_pipeline.data.importing.sources.source import VolumeSource, must_be_file
+from cellmap_pipeline.data.importing.sources.stored_array import StoredArray, is_store
+from cellmap_pipeline.data.importing.sources.tiff_stack import TiffStack
 from cellmap_pipeline.errors import InputError
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5")
@@ -37,13 +37,16 @@ def open_source(path: Path, array: str | None = None, fill_gaps: bool = False) -
     if not path.exists():
         raise InputError(f"{path} does not exist (looked in {Path.cwd()}): correct the path")
     suffix = path.suffix.lower()
-    if path.is_dir() and is_store(path):
+    is_sections = path.is_dir() and not is_store(path)
+    if fill_gaps and not is_sections:
+        raise InputError(f"{path} is no folder of sections: leave --fill-gaps out")
+    if path.is_dir() and not is_sections:
         return StoredArray(path, array)
     if suffix in HDF5_SUFFIXES:
         return Hdf5Array(path, array)
     if array:
         raise InputError(f"{path} holds no arrays with names: leave --array out")
-    if path.is_dir():
+    if is_sections:
         return SectionFolder(path, fill_gaps)
     must_be_file(path)
     if suffix in TIFF_SUFFIXES:

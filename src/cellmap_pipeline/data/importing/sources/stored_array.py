@@ -7,7 +7,7 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from cellmap_pipeline.data.importing.source import (
+from cellmap_pipeline.data.importing.sources.source import (
     NOT_STATED,
     StatedSize,
     check_decoded_bytes,
