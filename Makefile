@@ -90,7 +90,7 @@ gpu-kit: | $(UV_IS_MISSING)  ## collect wheels for a GPU node without a package 
 
 install-profiles: env  ## link profiles/ into the folder where `snakemake --profile slurm` looks
 	@folder="$${XDG_CONFIG_HOME:-$$HOME/.config}/snakemake" && mkdir -p "$$folder" && \
-	for name in local slurm; do \
+	for name in local slurm lsf; do \
 	    if [ -e "$$folder/$$name" ] || [ -L "$$folder/$$name" ]; then echo "kept $$folder/$$name"; \
 	    else ln -s "$(CURDIR)/profiles/$$name" "$$folder/$$name" && echo "made $$folder/$$name"; fi; \
 	done

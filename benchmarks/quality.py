@@ -14,6 +14,8 @@ network is then tuned, selected and scored by each set of rules; only these stag
 A training file may have `validation_fraction`, which becomes that of the run's split. Paths in a
 setting should be absolute. `--class-table` is the run's `class_table`. `--share 0.33` takes a third
 of the steps and of the warm-up, in as many fewer epochs as possible, of every setting.
+`{teach: {from: base}}` is taught by the network of the setting `base` with the same seed, which is
+trained before it.
 
 Each run lies in `DISK/{data}/{setting}/seed{n}`, where {data} is the stem of the training file. One
 that has ended is not repeated and one that was interrupted resumes, so rows can be collected over
@@ -86,8 +88,10 @@ def main() -> None:
                 values = changed_training(training, changes, seed, arguments.share)
                 run = folder / config["output"] / name / f"seed{seed}"
                 start_run(run, values, seed)
+                taught = add_teacher(run, values)
                 for rules in arguments.rules:
-                    score_run(run, run_config(config, seed, rules), rules, arguments.cores)
+                    changed = {**run_config(config, seed, rules), **taught}
+                    score_run(run, changed, rules, arguments.cores)
     write_tables(folder)
 
 
@@ -169,6 +173,22 @@ def start_run(run: Path, training: Mapping[str, Any], seed: int) -> None:
             f"{path} has other settings: give the setting another name, or remove {run}"
         )
     write_yaml(path, training)
+
+
+def add_teacher(run: Path, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the training file of the network that teaches a run; return the keys that add it."""
+    if "teach" not in training:
+        return {}
+    name = training["teach"]["from"]
+    origin = run.parents[1] / name / run.name
+    checkpoint = origin / f"results/{NAME}/model.ckpt"
+    if not checkpoint.is_file():
+        raise SystemExit(f"{run}: {checkpoint} does not exist: train the setting {name!r} first")
+    teacher = yaml.safe_load((origin / f"config/training/{NAME}.yaml").read_text(encoding="utf-8"))
+    inference = {**teacher.get("inference", {}), "checkpoint": str(checkpoint)}
+    write_yaml(run / f"config/training/{name}.yaml", {**teacher, "inference": inference})
+    select = dict.fromkeys(training["classes"], NAME)
+    return {"trainings": [NAME, name], "submission": {"select": select}}
 
 
 def score_run(run: Path, config: Mapping[str, Any], rules: str, cores: int) -> None:

@@ -12,7 +12,10 @@ def get_checked_settings(network):
     keys += [
         key for key in ("oversample", "initial_weights", "hierarchy") if getattr(training, key)
     ]
-    return stages.training_settings(training, keys)
+    settings = stages.training_settings(training, keys)
+    if training.teach:
+        settings["teach"] = [training.teach.teacher, list(training.taught_margin)]
+    return settings
 
 
 def get_measured_datasets():

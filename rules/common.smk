@@ -8,9 +8,9 @@ from cellmap_pipeline.config import stages
 from cellmap_pipeline.crop_label import row_settings
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.plan.folds import fold_of, training_of
-from cellmap_pipeline.plan.lineage import label_lineage
+from cellmap_pipeline.plan.lineage import label_lineage, network_lineage
 from cellmap_pipeline.plan.make import make_plan
-from cellmap_pipeline.plan.resources import requested_resources
+from cellmap_pipeline.plan.resources import gpu_resources, requested_resources
 from cellmap_pipeline.plan.targets import check_target
 from cellmap_pipeline.run import restart
 
@@ -39,6 +39,10 @@ except InputError as error:
 def get_training(network):
     """The settings of a training, also by the name of one of its networks."""
     return PLAN.trainings[training_of(network)]
+
+
+# Used with `--sdm apptainer` only. Images hold no library: jobs import this workflow's.
+container: PLAN.config.container
 
 
 PATHS = PLAN.paths
@@ -93,8 +97,7 @@ def get_training_params(stage, keys):
 
 def get_lineage(network):
     """A hash of all settings that the checkpoints of a network's training depend on."""
-    name = training_of(network)
-    return stages.training_lineage(PLAN.trainings[name], PLAN.split_settings(name))
+    return network_lineage(PLAN, training_of(network))
 
 
 def get_inference_params(network):
@@ -142,3 +145,8 @@ def requested(stage, key, retries_request_more=True):
         return amount * attempt if retries_request_more else amount
 
     return resources
+
+
+def requested_gpus(stage, key):
+    """A resources function: the GPUs, and the nodes, of a training's jobs of a stage."""
+    return lambda wildcards: gpu_resources(get_training(get_network(wildcards)), stage).get(key)

@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.plan.checks import check_folders
-from cellmap_pipeline.run import failures, locks, restart, signals
+from cellmap_pipeline.plan.checks import check_container, check_folders
+from cellmap_pipeline.plan.resources import JobRequest, check_job_arrays, check_nodes
+from cellmap_pipeline.run import restart, signals
+from cellmap_pipeline.run.locking import locks
+from cellmap_pipeline.run.snakemake import failures
 
 
 def log_completely():
@@ -27,21 +31,47 @@ def check_start():
         return
     try:
         check_folders(PLAN)
+        if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+            check_container(PLAN, CONFIG_NAME)
+        check_requests()
     except InputError as error:
         stop(error)
 
 
+def check_requests():
+    """Check that the executor's plugin can submit the jobs as they are requested."""
+    jobs = [
+        JobRequest(job.rule.name, {"threads": job.threads} | dict(job.resources.items()))
+        for job in workflow.dag.needrun_jobs()
+        if not job.is_local
+    ]
+    check_nodes(jobs, workflow.executor_plugin.name)
+    if arrays := getattr(workflow.executor_settings, "array_jobs", None):
+        limit = workflow.scheduling_settings.max_jobs_per_timespan.max_jobs
+        check_job_arrays(jobs, arrays, min(workflow.resource_settings.nodes, limit))
+
+
+def get_batch_folder(item):
+    """The folder of the batch system's logs of a job or a group, as Snakemake's plugins name it."""
+    if workflow.executor_plugin.name == "lsf":
+        folder = Path(".snakemake/lsf_logs")
+        if item.is_group():
+            return folder / f"group_{item.groupid}"
+        wildcards = [f"{key}={value}" for key, value in item.wildcards_dict.items()]
+        return folder / f"rule_{item.name}" / "..".join(wildcards).replace(os.sep, "___")
+    folder = Path(getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs")
+    if item.is_group():
+        return folder / f"group_{item.name}"
+    return folder / f"rule_{item.name}" / "_".join(item.wildcards).replace(os.sep, "_")
+
+
 def get_failed_jobs():
     """Each failed job with its logs; of a group of jobs, those that did not finish."""
-    folder = Path(getattr(workflow.executor_settings, "logdir", None) or ".snakemake/slurm_logs")
     for item in workflow.scheduler.failed:
+        batch = failures.batch_log(get_batch_folder(item))
+        jobs = [item]
         if item.is_group():
-            batch = failures.batch_log(folder / f"group_{item.name}")
             jobs = [job for job in item if not all(map(locks.is_released, get_lock_files(job)))]
-        else:
-            wildcards = "_".join(item.wildcards).replace(os.sep, "_")
-            batch = failures.batch_log(folder / f"rule_{item.name}" / wildcards)
-            jobs = [item]
         for job in jobs:
             name = " ".join([job.rule.name, *job.wildcards])
             yield failures.Failure(name, [*map(Path, job.log), *batch])

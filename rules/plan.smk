@@ -31,6 +31,8 @@ rule calibrate_training:
     threads: 8
     resources:
         gpu=1,
+        gpu_model=requested_gpus("predict", "gpu_model"),
+        lsf_extra=requested_gpus("predict", "lsf_extra"),
         mem_mb=16000,
         runtime=30,
     params:

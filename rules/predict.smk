@@ -51,6 +51,12 @@ def get_predictions(training, crop):
     return PATHS.predictions(training, DATASETS[crop], crop)
 
 
+def without_parts(key, otherwise=None):
+    """A resources function: the GPU of a job that predicts a crop; to join parts takes none."""
+    request = requested_gpus("predict", key)
+    return lambda wildcards: otherwise if get_parts(wildcards) else request(wildcards)
+
+
 rule predict_part:
     """Predict all labels in one part of a test crop that several jobs predict."""
     input:
@@ -67,7 +73,9 @@ rule predict_part:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("predict", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=1,
+        gpu=requested_gpus("predict", "gpu"),
+        gpu_model=requested_gpus("predict", "gpu_model"),
+        lsf_extra=requested_gpus("predict", "lsf_extra"),
         mem_mb=requested("predict", "mem_mb"),
         runtime=requested("predict", "runtime"),
     params:
@@ -95,7 +103,9 @@ rule predict:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("predict", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=lambda wildcards: 0 if get_parts(wildcards) else 1,
+        gpu=without_parts("gpu", 0),
+        gpu_model=without_parts("gpu_model"),
+        lsf_extra=without_parts("lsf_extra"),
         mem_mb=requested("predict", "mem_mb"),
         runtime=requested("predict", "runtime"),
     params:
@@ -132,7 +142,9 @@ rule predict_validation:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("predict", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=1,
+        gpu=requested_gpus("predict", "gpu"),
+        gpu_model=requested_gpus("predict", "gpu_model"),
+        lsf_extra=requested_gpus("predict", "lsf_extra"),
         mem_mb=requested("predict", "mem_mb"),
         runtime=requested("predict", "runtime"),
     params:

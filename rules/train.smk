@@ -1,15 +1,7 @@
-from cellmap_pipeline.plan.resources import gpu_resources
-
-
 def get_initial_weights(wildcards):
     """The checkpoint to start from, if any; it may be another training's model.ckpt."""
     initial = get_training(wildcards.network).initial_weights
     return initial.path if initial else []
-
-
-def requested_gpus(key):
-    """A resources function: the GPUs and nodes of a training's job."""
-    return lambda wildcards: gpu_resources(get_training(wildcards.network)).get(key)
 
 
 rule train:
@@ -19,6 +11,7 @@ rule train:
         summary=PATHS.datasplit_summary(),
         initial=get_initial_weights,
         statistics=get_training_raw_statistics,
+        pseudo_labels=get_pseudo_labels,
     output:
         PATHS.checkpoint(),
     log:
@@ -31,9 +24,11 @@ rule train:
         "../envs/cellmap-pipeline.yaml"
     threads: requested("train", "cpus_per_task", retries_request_more=False)
     resources:
-        gpu=requested_gpus("gpu"),
-        gres=requested_gpus("gres"),
-        nodes=requested_gpus("nodes"),
+        gpu=requested_gpus("train", "gpu"),
+        gpu_model=requested_gpus("train", "gpu_model"),
+        gres=requested_gpus("train", "gres"),
+        nodes=requested_gpus("train", "nodes"),
+        lsf_extra=requested_gpus("train", "lsf_extra"),
         mem_mb=requested("train", "mem_mb"),
         runtime=requested("train", "runtime", retries_request_more=False),
     params:

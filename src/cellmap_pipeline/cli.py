@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cellmap_pipeline.commands import (
     check,
     demo_data,
+    export,
     import_volume,
     leaderboard,
     measure,
@@ -32,6 +33,7 @@ COMMANDS = (
     view,
     measure,
     leaderboard,
+    export,
     package,
     check,
     score,

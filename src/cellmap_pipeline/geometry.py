@@ -145,6 +145,14 @@ class Grid:
         return shape_of(offset)
 
 
+def voxels_across(width_nm: Sequence[float], voxel_size: Sequence[float]) -> Shape:
+    """Return the voxels that a width (nm; z, y, x) takes, rounded up."""
+    return shape_of(
+        math.ceil(width / v - TOLERANCE_VOXELS)
+        for width, v in zip(width_nm, voxel_size, strict=True)
+    )
+
+
 def size_ratio(one: Sequence[float], other: Sequence[float]) -> float:
     """Return the largest ratio (at least 1) between two voxel sizes along any axis."""
     return max(max(a / b, b / a) for a, b in zip(one, other, strict=True))

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+# Those of the first node have a model.
+MODELS = {"node1": "a100"}
 # Nodes have more CPUs and memory than the machine: jobs request much but use little here.
 GPUS = {"node1": ("/dev/null", "/dev/zero"), "node2": ("/dev/null",)}
 # By the cgroups in it (version 1), Slurm tracks the processes of jobs.
@@ -57,10 +59,11 @@ OverTimeLimit=0
 MinJobAge=86400
 ReturnToService=2
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000 \
-Gres=gpu:2
+Gres=gpu:a100:2
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=64 RealMemory=256000 \
 Gres=gpu:1
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP
 """
 
 
@@ -90,7 +93,12 @@ class Cluster:
             )
         )  # fmt: skip
         (folder / "gres.conf").write_text(
-            "".join(f"NodeName={n} Name=gpu File={f}\n" for n, files in GPUS.items() for f in files)
+            "".join(
+                f"NodeName={node} Name=gpu {f'Type={MODELS[node]} ' if node in MODELS else ''}"
+                f"File={file}\n"
+                for node, files in GPUS.items()
+                for file in files
+            )
         )
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
         # Snakemake's plugin removes SLURM_CONF from the environment of `srun`.
@@ -119,7 +127,9 @@ class Cluster:
         for node in GPUS:
             self._daemon("slurmd", "-D", "-N", node)
         idle = ["idle"] * len(GPUS)
-        self._wait(lambda: self.query("sinfo", "-h", "-N", "-o", "%T").split() == idle)
+        self._wait(
+            lambda: self.query("sinfo", "-h", "-p", "main", "-N", "-o", "%T").split() == idle
+        )
 
     def stop(self) -> None:
         """End all jobs and daemons."""

@@ -144,6 +144,34 @@ def test_canceled_prediction_resumes(run, cluster):
     assert not done.parent.exists()
 
 
+def test_job_array_partitions_and_gpu_model(run, cluster):
+    rows = [CropLabel(5, "demo_cell-1", "pm", Grid((8, 8, 8), (0, 1264, 128), (96, 32, 32)))]
+    write_manifest(rows, run.folder / "deep.csv")
+    run.configure(test_crops="deep.csv", ground_truth=None)
+    run.train("tiny", inference={"jobs": 3}, resources={"predict": {"gpu_model": "a100"}})
+    locally(run).snakemake("results/tiny/model.ckpt")
+    (run.folder / "partitions.yaml").write_text(
+        "partitions:\n  main: {max_runtime: 3d}\n"
+        "  gpu: {max_runtime: 3d, max_gpu: 2, available_gpu_models: [a100]}\n"
+    )
+    options = ("--slurm-partition-config", "partitions.yaml", "--slurm-array-jobs", "predict_part")
+    # An array of jobs that cannot all be submitted at once would hang.
+    refused = run.snakemake(*options, "--jobs", "2", "--", "crop5", check=False)
+    assert refused.returncode == 1 and "Snakemake submits 2 at once" in refused.stdout
+    run.snakemake(*options, "--", "crop5")
+    parts = cluster.jobs(run.folder, "rule_predict_part")
+    array = next(iter(parts)).partition("_")[0]
+    assert parts == {f"{array}_{task}": "COMPLETED" for task in (1, 2, 3)}
+    for part in parts:
+        shown = cluster.query("scontrol", "show", "job", part)
+        assert "Partition=gpu " in shown and re.search(r"TresPerJob=gres[:/]gpu:a100:1", shown)
+        assert "NodeList=node1" in shown
+    # The parts are joined without a GPU.
+    (joined,) = set(cluster.jobs(run.folder, "rule_predict")) - set(parts)
+    shown = cluster.query("scontrol", "show", "job", joined)
+    assert "Partition=main " in shown and "gpu" not in shown.partition("TresPerJob")[2]
+
+
 def test_training_on_two_devices(run, cluster):
     run.train("tiny", devices=2, iterations_per_epoch=20)
     locally(run).snakemake(*splits("tiny"))

@@ -25,6 +25,7 @@ PLACEHOLDERS = {
     "/path/to/cellmap-pipeline": str(ROOT),
     " profiles/": f" {ROOT}/profiles/",
     "results/NAME": "results/tiny",
+    "export NAME": "export tiny",
     "DATASET": "demo_cell-1",
     "{training}": "tiny",
     "{name}": "tiny",
@@ -45,6 +46,8 @@ NOT_TESTED = (
     "sbatch ",
     "rm ",
     "pip ",
+    "podman ",
+    "apptainer ",
     "napari ",
 )
 

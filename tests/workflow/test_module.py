@@ -101,4 +101,8 @@ def test_workflow_catalog_standard_is_met(repo_root):
     assert (repo_root / "workflow/Snakefile").is_file()
     assert not (repo_root / "workflow/rules").exists() and list((repo_root / "rules").glob("*.smk"))
     usage = yaml.safe_load((repo_root / ".snakemake-workflow-catalog.yml").read_text())["usage"]
-    assert usage["report"] is True and usage["software-stack-deployment"]["conda"] is True
+    assert usage["report"] is True
+    # An image has no conda, so both together do not work.
+    deployment = {"conda": True, "apptainer": True, "apptainer+conda": False}
+    assert usage["software-stack-deployment"] == deployment
+    assert list((repo_root / "envs").glob("*.yaml")) and (repo_root / "Containerfile").is_file()

@@ -37,6 +37,25 @@ def test_runs_can_be_planned_without_data(run):
     assert "Traceback" not in done.stdout
 
 
+def test_teachers_are_trained_first_and_not_validated(run):
+    run.train("student", teach={"from": "tiny"})
+    select = dict.fromkeys(["nuc", "mito", "pm"], "student")
+    run.configure(trainings=["tiny", "student"], submission={"select": select})
+    planned = run.planned("submission.zip")
+    assert (planned["train"], planned["datasplit"]) == (2, 2)
+    assert (planned["predict_teacher"], planned["pseudo_labels"]) == (1, 1)
+    assert (planned["predict_validation"], planned["validate"], planned["predict"]) == (1, 1, 2)
+    for name in ("tiny", "student"):
+        run.train(
+            name, validation="folds", **({"teach": {"from": "tiny"}} if name != "tiny" else {})
+        )
+    run.configure(split={"folds": 3})
+    planned = run.planned("submission.zip")
+    assert (planned["train"], planned["predict_teacher"], planned["pseudo_labels"]) == (6, 3, 3)
+    output = run.snakemake("--dry-run", "results/student/fold1/teacher_predictions").stdout
+    assert "input: results/tiny/fold1/model.ckpt, results/student/fold1/datasplit.csv" in output
+
+
 def write(path, text):
     path.write_text(text)
 

@@ -131,6 +131,9 @@ CHANGES = {
             resources={"train": {"mem_mb": 1000}},
         )
     ),  # fmt: skip
+    "`container`, where `--sdm apptainer` is not given": lambda run: run.configure(
+        container="docker://example.org/cellmap-pipeline:1"
+    ),
     "a fresh checkout, touched scripts": checkout,
     "a new version of this package": lambda run: edited_checkout(
         run, "src/cellmap_pipeline/__init__.py", '__version__ = "', '__version__ = "9'

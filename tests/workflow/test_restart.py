@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from cellmap_pipeline.run import locks
+from cellmap_pipeline.run.locking import locks
 from tests.support.runs import wait_until
 
 CROP = "results/tiny/predictions/demo_cell-1/crop5"

@@ -14,7 +14,7 @@ with job(snakemake.log[0]):
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.volumes import Volume
-    from cellmap_pipeline.report.cases import best_and_worst, plot_cases
+    from cellmap_pipeline.report.figures.cases import best_and_worst, plot_cases
 
     cfg = snakemake.params.cfg
     rows = [crop_label(row) for row in cfg["rows"]]

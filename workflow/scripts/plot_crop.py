@@ -14,8 +14,8 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.crop_label import crop_label
     from cellmap_pipeline.data.layout import raw_path
     from cellmap_pipeline.io.volumes import Volume
-    from cellmap_pipeline.report.crops import plot_crop
-    from cellmap_pipeline.report.preview import draw_preview
+    from cellmap_pipeline.report.figures.crops import plot_crop
+    from cellmap_pipeline.report.figures.preview import draw_preview
 
     cfg = snakemake.params.cfg
     truth = cfg["ground_truth"]

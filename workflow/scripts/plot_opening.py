@@ -14,8 +14,8 @@ with job(snakemake.log[0], snakemake.output):
     import pandas as pd
 
     from cellmap_pipeline.crop_label import crop_label
+    from cellmap_pipeline.report.figures.resources import read_benchmarks
     from cellmap_pipeline.report.opening_page import Opening, Preview, write_opening_page
-    from cellmap_pipeline.report.resources import read_benchmarks
     from cellmap_pipeline.scoring.rules.registry import rules_named
 
     given, params = snakemake.input, snakemake.params

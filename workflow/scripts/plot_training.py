@@ -8,6 +8,6 @@ from pathlib import Path
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.report.training import plot_training
+    from cellmap_pipeline.report.figures.training import plot_training
 
     plot_training(Path(snakemake.params.metrics), Path(snakemake.output[0]))

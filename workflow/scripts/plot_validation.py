@@ -8,7 +8,7 @@ from pathlib import Path
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.report.scores import plot_validation
+    from cellmap_pipeline.report.figures.scores import plot_validation
 
     plot_validation(
         Path(snakemake.input.scores), Path(snakemake.input.settings), Path(snakemake.output[0])

@@ -7,7 +7,7 @@ from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.run.snakemake import run_snakemake
+    from cellmap_pipeline.run.snakemake.calls import run_snakemake
 
     # Snakemake determines the report's format from the file's suffix.
     with atomic_write(snakemake.output[0], suffix=".partial.html") as tmp:

@@ -10,7 +10,7 @@ from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.run.snakemake import run_snakemake
+    from cellmap_pipeline.run.snakemake.calls import run_snakemake
 
     def rule_graph(form):
         return run_snakemake(

@@ -1,7 +1,7 @@
 """Train a network.
 
 Input: datasplit.csv, datasplit_summary.csv and, unless `normalize: range`, the statistics of raw;
-and the training's settings (params).
+with `teach`, the pseudo-labels; and the training's settings (params).
 Output: model.ckpt, the best checkpoint (without validation, the last one). The folder `training/`
 next to it keeps the state from which an interrupted training resumes.
 """
@@ -16,6 +16,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.training.train import train
 
     statistics = snakemake.input.statistics
+    pseudo_labels = snakemake.input.pseudo_labels
     cfg = snakemake.params.cfg
     settings = {key: cfg[key] for key in TRAIN_KEYS if key in cfg}
     train(
@@ -26,4 +27,5 @@ with job(snakemake.log[0], snakemake.output):
         threads=max(1, snakemake.threads // cfg["devices"]),
         summary=Path(snakemake.input.summary),
         raw_statistics=Path(statistics) if statistics else None,
+        pseudo_labels=Path(pseudo_labels) if pseudo_labels else None,
     )

@@ -150,4 +150,4 @@ def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
         if not sections:
             return []
         model = sections[0]
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from cellmap_pipeline.config.sections import Scheduler
 from cellmap_pipeline.config.types import Affects, Section, affects
@@ -174,14 +174,6 @@ class Optimization(Section):
     def _scheduler_by_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("scheduler"), str):
             return values | {"scheduler": {"name": values["scheduler"]}}
-        return values
-
-    @model_serializer(mode="wrap")
-    def _as_before_the_key(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `nodes: 1`: trainings of before the key existed remain valid."""
-        values = serialize(self)
-        if self.nodes == 1:
-            values.pop("nodes", None)
         return values
 
     @property

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from cellmap_pipeline.config.types import (
     Crops,
+    Image,
     LocalPath,
     Name,
     Names,
@@ -149,4 +150,9 @@ class RunConfig(Section):
         description="path or URL of the challenge's class table (classes.csv): a label that a "
         "training does not predict is composed of its parts, and trainings with `hierarchy` learn "
         "how classes include and exclude each other; null: neither",
+    )
+    container: Annotated[Image | None, BeforeValidator(null)] = Field(
+        None,
+        description="path or URI (docker://…) of the image that jobs run in with `--sdm "
+        "apptainer`; null: none",
     )

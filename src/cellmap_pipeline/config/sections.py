@@ -22,6 +22,7 @@ from cellmap_pipeline.config.types import (
     PatchSize,
     Section,
     Weight,
+    WidthNm,
     affects,
 )
 
@@ -29,6 +30,8 @@ from cellmap_pipeline.config.types import (
 TEST_DATASETS_WEIGHT = 2.0
 # The stages for which a training may request resources.
 JobStage = Literal["train", "validate", "predict"]
+# Those of them whose jobs use GPUs.
+GpuStage = Literal["train", "predict"]
 
 
 class Oversample(Section):
@@ -90,6 +93,35 @@ class InitialWeights(Section):
         if self == InitialWeights(path=self.path):
             return self.path
         return serialize(self)
+
+
+class Teach(Section):
+    """Pseudo-labels: another training's confident predictions around the training crops."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    teacher: Name = Field(
+        alias="from", description="the training that teaches; it has not seen what validates"
+    )
+    at_least: float = Field(
+        0.95,
+        gt=0.5,
+        le=1,
+        description="a voxel of this probability or more is of the class, one of at most 1 minus "
+        "it is not; all others are unknown",
+    )
+    margin_nm: WidthNm | None = Field(
+        None,
+        description="width around the crops that is taught, nm; one number or [z, y, x]; null: "
+        "half a patch",
+    )
+    share: float = Field(
+        0.25,
+        gt=0,
+        lt=1,
+        description="share of the patches that are drawn from the crops with what is around them; "
+        "the others are drawn as without a teacher",
+    )
 
 
 class Inference(Section):
@@ -186,6 +218,11 @@ class JobResources(Section):
     mem_mb: int | None = Field(None, ge=100, description="memory, MB")
     runtime: int | None = Field(None, ge=1, description="minutes")
     cpus_per_task: int | None = Field(None, ge=1, le=1024, description="processors")
+    gpu_model: str | None = Field(
+        None,
+        pattern=r"^[a-zA-Z0-9_.]+$",
+        description="the GPU's model, by its name in the batch system",
+    )
 
 
 class Scheduler(Section):

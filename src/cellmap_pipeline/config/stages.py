@@ -24,6 +24,7 @@ RESULT_VERSION = {
     "train": 6,
     "validate": 10,
     "predict": 3,
+    "pseudo_labels": 1,
     "select": 3,
     "segment": 6,
     "package": 3,
@@ -46,7 +47,7 @@ NETWORK_KEYS = keys_that_affect(Training, Affects.NETWORK)
 def training_settings(training: Training, keys: Sequence[str]) -> dict[str, Any]:
     """The settings of a training named by `keys`, JSON-serializable and in that order.
 
-    Keys that a training leaves out at their default (`Optimization`) are missing.
+    Keys that a training leaves out at their default (`Training`) are missing.
     """
     values = training.model_dump(mode="json")
     return {key: values[key] for key in keys if key in values}

@@ -9,7 +9,14 @@ from itertools import chain
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
 from cellmap_pipeline.channels import auxiliary_kinds, class_of, network_outputs
 from cellmap_pipeline.config.augmentation import Augmentation
@@ -27,6 +34,7 @@ from cellmap_pipeline.config.sections import (
     JobResources,
     JobStage,
     Oversample,
+    Teach,
 )
 from cellmap_pipeline.config.training_data import TrainingData
 from cellmap_pipeline.config.types import (
@@ -39,7 +47,7 @@ from cellmap_pipeline.config.types import (
     affects,
 )
 from cellmap_pipeline.data.margins import RawMargins
-from cellmap_pipeline.geometry import SAME_SIZE, Grid, size_ratio
+from cellmap_pipeline.geometry import SAME_SIZE, Grid, Shape, shape_of, size_ratio, voxels_across
 from cellmap_pipeline.models.build import check_encoder, check_model, check_patch_size, check_window
 from cellmap_pipeline.models.losses import check_loss, learns_fractions, uses_atoms
 from cellmap_pipeline.models.registry import LOSSES
@@ -122,6 +130,12 @@ class Training(Optimization, TrainingData):
         "are known",
         json_schema_extra=affects(Affects.LEARNING),
     )
+    teach: Teach | None = Field(
+        None,
+        description="learn from confident predictions of another training in raw around the "
+        "crops, too; null: only from annotations",
+        json_schema_extra=affects(Affects.LEARNING),
+    )
     inference: Inference = Field(
         Inference(),
         description="prediction of whole crops",
@@ -130,7 +144,7 @@ class Training(Optimization, TrainingData):
     resources: dict[JobStage, JobResources] = Field(
         default_factory=dict,
         description="resources that jobs request, per `train`, `validate` and `predict`: "
-        "`mem_mb`, `runtime` (minutes), `cpus_per_task`",
+        "`mem_mb`, `runtime` (minutes), `cpus_per_task`, `gpu_model` (the batch system's name)",
         json_schema_extra=affects(Affects.JOBS),
     )
     postprocess: dict[Name, dict[str, Any]] = Field(
@@ -190,6 +204,8 @@ class Training(Optimization, TrainingData):
             raise ValueError(
                 f"`inference.checkpoints: {several}` needs `save_top_k: {several}`, or more"
             )
+        if "validate" in self.resources and self.resources["validate"].gpu_model:
+            raise ValueError("`resources.validate.gpu_model`: these jobs use no GPU: remove it")
         if self.validation == "folds" and self.inference.checkpoint not in ("best", "last"):
             raise ValueError(
                 "`validation: folds` trains its own networks, so leave `inference.checkpoint` out"
@@ -214,7 +230,20 @@ class Training(Optimization, TrainingData):
             raise ValueError(f"`loss: {self.loss}` is a loss of atoms: set `hierarchy: true`")
         for label, settings in self.postprocess.items():
             complete(label, settings, auxiliary_kinds(label, self.channels))
+        if self.teach and self.loader == "cellmap-data":
+            raise ValueError(
+                "`teach` needs `loader: fast`: cellmap-data reads no labels around a crop"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before_the_keys(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out `nodes: 1` and `teach: null`: trainings of before these keys remain valid."""
+        values = serialize(self)
+        for key, default in (("nodes", 1), ("teach", None)):
+            if getattr(self, key) == default:
+                values.pop(key, None)
+        return values
 
     @property
     def channels(self) -> list[str]:
@@ -267,7 +296,22 @@ class Training(Optimization, TrainingData):
     def margins(self) -> RawMargins:
         """The raw around its training crops that it reads, to train or to predict them."""
         margin = self.augment.resampling_margin(self.patch_size, self.voxel_size)
-        return RawMargins(self.window, self.context, self.patch_size, margin)
+        margins = RawMargins(self.window, self.context, self.patch_size, margin)
+        return margins.widened(self.taught_margin)
+
+    def teacher_margins(self, teacher: Training) -> RawMargins:
+        """Return the raw around its training crops that its teacher reads."""
+        width_nm = [n * v for n, v in zip(self.taught_margin, self.voxel_size, strict=True)]
+        return teacher.prediction_margins.widened(voxels_across(width_nm, teacher.voxel_size))
+
+    @property
+    def taught_margin(self) -> Shape:
+        """Voxels (z, y, x) on each side of a training crop that `teach` labels; 0 without it."""
+        if self.teach is None:
+            return 0, 0, 0
+        if self.teach.margin_nm is None:
+            return shape_of(size // 2 for size in self.patch_size)
+        return voxels_across(self.teach.margin_nm, self.voxel_size)
 
     def serves_grid(self, grid: Grid) -> bool:
         """Whether this training predicts crops of this grid's voxel size."""

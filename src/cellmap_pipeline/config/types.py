@@ -26,6 +26,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # Names of files are made of it, which have up to 255 bytes.
 MAX_NAME_CHARACTERS = 100
 MAX_PATH_BYTES = 4000
+MAX_WIDTH_NM = 1e5
 
 
 class Affects(StrEnum):
@@ -170,11 +171,20 @@ def _not_a_url(value: str) -> str:
     return value
 
 
+def _without_spaces(value: str) -> str:
+    if any(character.isspace() for character in value):
+        raise ValueError("contains spaces, which Snakemake takes in no image's name: rename it")
+    return value
+
+
 Name = Annotated[str, AfterValidator(one_name)]
 Names = Annotated[list[Name], Field(min_length=1), AfterValidator(unique)]
 Crops = Annotated[list[int], Field(min_length=1)]
 Nm = Annotated[float, Field(ge=MIN_VOXEL_NM, le=MAX_VOXEL_NM)]
 VoxelSize = Annotated[tuple[Nm, Nm, Nm], BeforeValidator(triple)]
+# Raw farther from a crop than this shows other tissue, and takes too long to predict.
+Width = Annotated[float, Field(ge=0, le=MAX_WIDTH_NM)]
+WidthNm = Annotated[tuple[Width, Width, Width], BeforeValidator(triple)]
 SizeKey = Annotated[str, BeforeValidator(_size)]
 Voxels = Annotated[int, Field(ge=1, le=4096)]
 PatchSize = Annotated[tuple[Voxels, Voxels, Voxels], BeforeValidator(triple)]
@@ -183,3 +193,4 @@ Weight = Annotated[float, Field(gt=0)]
 Template = Annotated[str, AfterValidator(_path)]
 PathOrUrl = Annotated[Template, AfterValidator(_without_braces)]
 LocalPath = Annotated[PathOrUrl, AfterValidator(_not_a_url)]
+Image = Annotated[PathOrUrl, AfterValidator(_without_spaces)]

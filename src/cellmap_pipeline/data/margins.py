@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cellmap_pipeline.geometry import Shape, Vector, shape_of
 
@@ -34,6 +34,15 @@ class RawMargins:
     def fixed(cls, padding_nm: float, voxel_size: Vector) -> RawMargins:
         """Return margins of the same width around every crop, rounded up to whole voxels."""
         return cls(context=shape_of(math.ceil(padding_nm / v) for v in voxel_size))
+
+    def widened(self, voxels: Shape) -> RawMargins:
+        """Return margins that are `voxels` wider on each side of a crop."""
+        return replace(
+            self,
+            window=shape_of(n + 2 * v for n, v in zip(self.window, voxels, strict=True)),
+            context=shape_of(n + v for n, v in zip(self.context, voxels, strict=True)),
+            rotation=shape_of(n + v for n, v in zip(self.rotation, voxels, strict=True)),
+        )
 
     def around(self, crop: Shape) -> Shape:
         """Return the width (voxels) of the raw that is read on each side of a crop."""

@@ -56,7 +56,9 @@ class ClassLogits(nn.Module):
         if not isinstance(outputs, Tensor):
             return [self(scale) for scale in outputs]
         atoms, independent = self.split(outputs)
-        related: Tensor = _MarginalLogits.apply(atoms, self.membership)
+        # Exported graphs cannot hold the function, which is there for its gradient alone.
+        marginal = _MarginalLogits.apply if atoms.requires_grad else _marginal_logits
+        related: Tensor = marginal(atoms, self.membership)
         by_channel = dict(zip(self.related, related.split(1, dim=1), strict=True))
         if self.independent:
             by_channel |= zip(self.independent, independent.float().split(1, dim=1), strict=True)
@@ -99,12 +101,10 @@ class _MarginalLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, atoms: Tensor, membership: Tensor) -> Tensor:
         inside = membership.float()
-        likeliest = atoms.amax(1, keepdim=True)
-        values = (atoms - likeliest).clamp_(min=-MAX_LOG_RATIO).exp_().flatten(2)
-        with torch.autocast(atoms.device.type, enabled=False):
-            sums = torch.matmul(inside, values), torch.matmul(1 - inside, values)
+        values = _relative_likelihoods(atoms)
+        sums = _sums(values, inside)
         ctx.save_for_backward(values, inside, *sums)
-        return (sums[0].log() - sums[1].log()).unflatten(2, atoms.shape[2:])
+        return _log_odds(sums, atoms)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -114,3 +114,24 @@ class _MarginalLogits(torch.autograd.Function):
             result = torch.matmul(inside.t(), gradient / sums[0])
             result -= torch.matmul((1 - inside).t(), gradient / sums[1])
         return result.mul_(values).unflatten(2, gradients[0].shape[2:]), None
+
+
+def _marginal_logits(atoms: Tensor, membership: Tensor) -> Tensor:
+    """Compute what `_MarginalLogits` does, without its gradient."""
+    return _log_odds(_sums(_relative_likelihoods(atoms), membership.float()), atoms)
+
+
+def _relative_likelihoods(atoms: Tensor) -> Tensor:
+    """Return the likelihoods (n, a, v) of atoms, relative to the likeliest."""
+    likeliest = atoms.amax(1, keepdim=True)
+    return (atoms - likeliest).clamp_(min=-MAX_LOG_RATIO).exp_().flatten(2)
+
+
+def _sums(values: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum values (n, a, v) over the atoms inside and outside of each class, (n, c, v) each."""
+    with torch.autocast(values.device.type, enabled=False):
+        return torch.matmul(inside, values), torch.matmul(1 - inside, values)
+
+
+def _log_odds(sums: tuple[Tensor, Tensor], atoms: Tensor) -> Tensor:
+    return (sums[0].log() - sums[1].log()).unflatten(2, atoms.shape[2:])

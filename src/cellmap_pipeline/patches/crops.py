@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.data.datasplit_csv import container_of, read_datasplit
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection
+from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection, union
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.storage import Location, volumes_in
@@ -23,6 +23,8 @@ from cellmap_pipeline.patches.normalization import BY_RANGE, Normalization, norm
 MAX_POSITIONS = 500
 MAX_SEARCHED_VOXELS = 4_000_000
 SEARCH_BOX_SIDE_VOXELS = 64
+# In a folder of pseudo-labels, their numbers of voxels and digests.
+PSEUDO_LABELS_SUMMARY = "summary.json"
 
 
 @dataclass
@@ -58,6 +60,11 @@ class CropData:
         """Name of the crop's dataset."""
         return Path(container_of(self.label_folder).name).stem
 
+    @property
+    def name(self) -> str:
+        """Name of the crop, and of its folder below those of predictions and pseudo-labels."""
+        return f"{self.dataset}/{self.label_folder.name}"
+
     @cached_property
     def raw(self) -> Volume:
         """The raw volume."""
@@ -74,6 +81,11 @@ class CropData:
         return {label: LabelVolume.open(self.label_folder / label) for label in self.annotated}
 
     @cached_property
+    def pseudo_labels(self) -> dict[str, LabelVolume]:
+        """Volumes of pseudo-labels by class, which only a `TaughtCrop` has."""
+        return {}
+
+    @cached_property
     def grid(self) -> Grid:
         """The crop's grid at the training's voxel size."""
         extent = next(iter(self.labels.values())).volume.levels[0].grid
@@ -87,8 +99,12 @@ class CropData:
     def positions(self, label: str) -> NDArray[np.int32]:
         """Up to `MAX_POSITIONS` voxels (n, 3) of `label`, by index on `grid`; always the same."""
         if label not in self._positions:
-            self._positions[label] = self._find_positions(label)
+            self._positions[label] = self._find_positions(self._searched(label))
         return self._positions[label]
+
+    def _searched(self, label: str) -> LabelVolume:
+        """Return the volume in which voxels of `label` are searched."""
+        return self.labels[label]
 
     def read_raw(self, start: Sequence[int], shape: Sequence[int]) -> NDArray:
         """Read raw of a box of `grid`, mirrored where there is none.
@@ -114,23 +130,57 @@ class CropData:
         values *= 255
         return np.rint(values, out=values).astype(np.uint8)
 
-    def _find_positions(self, label: str) -> NDArray[np.int32]:
-        """Search for voxels of `label` in boxes spread over the crop, at a coarse level."""
+    def _find_positions(self, volume: LabelVolume) -> NDArray[np.int32]:
+        """Search for labeled voxels in boxes spread over the crop, at a coarse level."""
         factor = max(1, round((self.grid.size / MAX_SEARCHED_VOXELS) ** (1 / 3)))
-        stored = self.labels[label].volume
         coarse = self.grid.at([v * factor for v in self.grid.voxel_size])
         # Labels without a level that coarse are searched in fewer places, at full resolution.
-        if stored.level_for(coarse.voxel_size).grid.size > 16 * MAX_SEARCHED_VOXELS:
+        if volume.volume.level_for(coarse.voxel_size).grid.size > 16 * MAX_SEARCHED_VOXELS:
             coarse, factor = self.grid, 1
         found: list[NDArray] = []
         for start, shape in spread_boxes(coarse.shape, MAX_SEARCHED_VOXELS):
             # By nearest voxel: by overlap, thin structures vanish from coarse voxels.
-            ids, _ = self.labels[label].read_nearest(coarse.box(start, shape))
+            ids, _ = volume.read_nearest(coarse.box(start, shape))
             found.append(np.argwhere(ids > 0) + start)
         voxels = np.concatenate(found)
         if len(voxels) > MAX_POSITIONS:
             voxels = voxels[np.linspace(0, len(voxels) - 1, MAX_POSITIONS).astype(int)]
         return (voxels * factor + factor // 2).astype(np.int32)
+
+
+@dataclass
+class TaughtCrop(CropData):
+    """A labeled crop with the raw around it, of which pseudo-labels are known.
+
+    Attributes
+    ----------
+    pseudo_folder
+        Folder with a volume per class, 0, 1 or unknown, all on one grid. This crop's grid holds
+        that and the labeled crop.
+    """
+
+    pseudo_folder: Path = field(kw_only=True)
+
+    @cached_property
+    def pseudo_labels(self) -> dict[str, LabelVolume]:
+        """The volumes of pseudo-labels by class."""
+        names = sorted(path.name for path in self.pseudo_folder.iterdir() if path.is_dir())
+        return {name: LabelVolume.open(self.pseudo_folder / name) for name in names}
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of the crop with the raw around it, at the training's voxel size."""
+        labeled = CropData(self.raw_path, self.label_folder, self.annotated, self.voxel_size).grid
+        around = next(iter(self.pseudo_labels.values())).volume.levels[0].grid
+        return union([labeled, around])
+
+    @cached_property
+    def present_classes(self) -> list[str]:
+        """The classes of which a voxel is found around the crop."""
+        return [label for label in self.pseudo_labels if len(self.positions(label))]
+
+    def _searched(self, label: str) -> LabelVolume:
+        return self.pseudo_labels[label]
 
 
 def spread_boxes(shape: Shape, max_voxels: int) -> list[tuple[Shape, Shape]]:
@@ -188,3 +238,24 @@ def open_crops(
         measured = (statistics or {}).get(str(raw))
         crops[usage].append(CropData(raw, labels, available, voxel_size, normalize, measured))
     return crops
+
+
+def open_taught(crops: Sequence[CropData], folder: Path) -> list[TaughtCrop]:
+    """Open training crops with the raw around them, as far as there are pseudo-labels.
+
+    Parameters
+    ----------
+    crops
+        The crops.
+    folder
+        The pseudo-labels, `{dataset}/crop{number}/{label}`
+        (`prediction.pseudo_labels.write_pseudo_labels`).
+    """
+    return [
+        TaughtCrop(
+            crop.raw_path, crop.label_folder, crop.annotated, crop.voxel_size, crop.normalize,
+            crop.statistics, pseudo_folder=taught,
+        )
+        for crop in crops
+        if (taught := folder / crop.name).is_dir()
+    ]  # fmt: skip

@@ -26,6 +26,7 @@ from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.patches.targets import (
     UNKNOWN,
     fill_implied,
+    fill_pseudo_labels,
     forget_contradictions,
     halo,
     make_targets,
@@ -231,7 +232,7 @@ def read_targets(
     channels: Sequence[str],
     implied: Mapping[str, tuple[Sequence[str], Sequence[str]]],
 ) -> NDArray[np.uint8]:
-    """Make the targets on a grid from the stored labels.
+    """Make the targets on a grid from the stored labels, and from pseudo-labels around them.
 
     Returns
     -------
@@ -245,6 +246,8 @@ def read_targets(
         grid.voxel_size,
     )
     fill_implied(targets, channels, implied)
+    taught = {label: volume.read(grid) for label, volume in crop.pseudo_labels.items()}
+    fill_pseudo_labels(targets, channels, taught)
     # Nothing can be learned without raw.
     without_raw = np.ones(grid.shape, bool)
     without_raw[crop.raw.inside(grid)] = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -132,9 +132,18 @@ class PatchLoader:
 
 
 def make_loaders(
-    crops: dict[str, list[CropData]], training: Training, rank: int = 0, world_size: int = 1
+    crops: Mapping[str, Sequence[CropData]], training: Training, rank: int = 0, world_size: int = 1
 ) -> tuple[PatchLoader, PatchLoader | None]:
     """Make the loaders of training and validation patches; `BatchBuilder` finishes their batches.
+
+    Parameters
+    ----------
+    crops
+        Crops under `train`, `validate`, and `taught` if pseudo-labels teach the training.
+    training
+        Settings of the training.
+    rank, world_size
+        Number of this process, and of all that train together.
 
     Returns
     -------
@@ -150,7 +159,10 @@ def make_loaders(
     set_cache_bytes(int(CHUNK_MEMORY_SHARE * memory_bytes))
     cache = BlockCache(int(LABEL_MEMORY_SHARE * memory_bytes))
     prefetch = _prefetch(training, int(PATCH_MEMORY_SHARE * memory_bytes))
-    random = RandomPatches(_make_readers(crops["train"], training, cache), training)
+    readers = _make_readers(crops["train"], training, cache)
+    random = RandomPatches(
+        readers, training, _make_readers(crops.get("taught", []), training, cache)
+    )
     patches = training.iterations_per_epoch * training.batch_size
     sampler = EpochSampler(patches, rank, world_size)
     size, threads = training.batch_size, training.num_workers

@@ -18,6 +18,7 @@ With `normalize: range`, raw, window and standardized are the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Vector
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.volumes import Volume
+
+Float32 = TypeVar("Float32", NDArray[np.float32], Tensor)
 
 INPUT_CENTER, INPUT_SCALE = NORMALIZATION
 # The window reaches this fraction of the distance between the percentiles 0.5 and 99.5 beyond them.
@@ -72,12 +75,13 @@ class Normalization:
             values.mul_((self.high - self.low) / self.width)
             values.add_((self.low - self.center) / self.width + INPUT_CENTER)
 
-    def standardize(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Convert raw to standardized values, clipped to the window."""
+    def standardize(self, raw: Float32) -> Float32:
+        """Convert raw, float32, to standardized values, clipped to the window."""
         if self == BY_RANGE:
             return raw
-        low, high, center, width = map(np.float32, (self.low, self.high, self.center, self.width))
-        return (raw.clip(low, high) - center) / width + np.float32(INPUT_CENTER)
+        # Numbers of Python leave float32 as it is, which the types of NumPy do not tell.
+        clipped: Any = raw.clip(self.low, self.high)
+        return (clipped - self.center) / self.width + INPUT_CENTER
 
 
 BY_RANGE = Normalization()

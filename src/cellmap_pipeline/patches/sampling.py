@@ -48,11 +48,27 @@ class RandomPatches:
     """Random patches by index: each patch is determined by its index alone, in any thread.
 
     Indices continue from epoch to epoch (`EpochSampler`), so that each epoch sees new patches.
+
+    Parameters
+    ----------
+    readers
+        Readers of the training crops.
+    training
+        Settings of the training.
+    taught
+        Readers of training crops with the pseudo-labels around them, from which `teach.share` of
+        the patches are drawn.
     """
 
-    def __init__(self, readers: Sequence[CropReader], training: Training) -> None:
+    def __init__(
+        self,
+        readers: Sequence[CropReader],
+        training: Training,
+        taught: Sequence[CropReader] = (),
+    ) -> None:
         self.readers = list(readers)
         self.training = training
+        self.taught = RandomPatches(taught, training) if taught else None
 
     def read(self, index: int) -> Patch:
         """Read the patch of an index."""
@@ -99,6 +115,9 @@ class RandomPatches:
 
     def _draw_location(self, rng: np.random.Generator, shape: Shape) -> tuple[CropReader, Shape]:
         """Draw a class, a crop, and where in it to start reading `shape`."""
+        teach = self.training.teach
+        if self.taught and teach and rng.random() < teach.share:
+            return self.taught._draw_location(rng, shape)
         is_centered = bool(self.centered) and rng.random() < CLASS_CENTERED_SHARE
         by_class = self.centered if is_centered else self.anywhere
         crops = by_class[rng.integers(len(by_class))]

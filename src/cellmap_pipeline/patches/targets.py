@@ -225,6 +225,31 @@ def fill_implied(
                 target[unknown & positive_voxels[other]] = value
 
 
+def fill_pseudo_labels(
+    targets: NDArray[np.uint8],
+    channels: Sequence[str],
+    labels: Mapping[str, tuple[NDArray[np.integer], NDArray[np.bool_]]],
+) -> None:
+    """Fill in, in place, the targets of unknown voxels that have a pseudo-label.
+
+    Only a class's own channel is filled: a probability says nothing about where its objects end.
+
+    Parameters
+    ----------
+    targets
+        (c, z, y, x) uint8, 255 where unknown.
+    channels
+        Names of the channels.
+    labels
+        Per class, its pseudo-labels (z, y, x), above 0 where it is present, and where they are
+        known.
+    """
+    for label, (values, known) in labels.items():
+        target = targets[channels.index(label)]
+        where = known & (target == UNKNOWN)
+        target[where] = values[where] > 0
+
+
 def forget_contradictions(
     rows: NDArray[np.uint8], channels: Sequence[str], atoms: Sequence[Sequence[str]]
 ) -> None:

@@ -42,6 +42,31 @@ def check_plan(plan: Plan, source: str) -> None:
     raise_all(problems)
 
 
+def check_container(plan: Plan, source: str) -> None:
+    """Check that there is an image to run jobs in.
+
+    Parameters
+    ----------
+    plan
+        The plan of a run.
+    source
+        How errors refer to the run's configuration.
+
+    Raises
+    ------
+    InputError
+        The configuration names none, or a file that does not exist.
+    """
+    image = plan.config.container
+    if image is None:
+        raise InputError(
+            f"{source}: `--sdm apptainer` runs jobs in an image, but `container` names none: set "
+            "it, or leave the option out"
+        )
+    if "://" not in image and not Path(image).exists():
+        raise InputError(f"container: {_missing(image, 'image')}")
+
+
 def check_folders(plan: Plan) -> None:
     """Check that a run finds its data and can write its results.
 
@@ -124,6 +149,44 @@ def validation_problems(plan: Plan) -> Iterator[str]:
                 f"training {name}: settings_from: {origin!r} predicts other channels "
                 f"({', '.join(plan.trainings[origin].channels)}) than {name!r} "
                 f"({', '.join(training.channels)}): {remedy} of the same `classes` and `targets`"
+            )
+
+
+def teach_problems(plan: Plan) -> Iterator[str]:
+    """Yield a line per training whose teacher cannot teach it."""
+    for name, training in plan.trainings.items():
+        if training.teach is None:
+            continue
+        where, other = f"training {name}: teach.from:", training.teach.teacher
+        if other not in plan.trainings:
+            suggestion = did_you_mean(other, list(plan.trainings))
+            yield (
+                f"{where} {other!r} is not among `trainings`{suggestion}: "
+                f"{', '.join(plan.trainings)}"
+            )
+            continue
+        teacher = plan.trainings[other]
+        if name in plan.teachers(name):
+            yield (
+                f"{where} following it from training to training leads back to {name!r}: name a "
+                "training that learns without it"
+            )
+        elif not set(training.classes) & set(teacher.classes):
+            yield (
+                f"{where} {other!r} predicts none of this training's classes, but "
+                f"{', '.join(teacher.classes)}: name a training of a shared class"
+            )
+        elif (training.validation == "folds") != (teacher.validation == "folds"):
+            yield (
+                f"{where} {name!r} has `validation: {training.validation}` and {other!r} "
+                f"`validation: {teacher.validation}`, but the network of each fold is taught by "
+                "that of the same fold: set `validation: folds` in both, or in neither"
+            )
+        elif teacher.validation == "none" and training.validation != "none":
+            yield (
+                f"{where} {other!r} has `validation: none`, so it has seen the crops that "
+                f"validate {name!r}, whose scores would say nothing: name a training with the "
+                "same `validation`"
             )
 
 

@@ -14,7 +14,7 @@ from cellmap_pipeline.config.run import RunConfig
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.class_table import ClassTable, parts_of
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import SAME_SIZE, size_ratio
+from cellmap_pipeline.geometry import SAME_SIZE, Grid, size_ratio, union
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.scoring.rules.base import DistanceScale
 
@@ -74,6 +74,17 @@ def voxel_sizes(rows: Iterable[CropLabel]) -> list[list[float]]:
         if all(size_ratio(size, other) > SAME_SIZE for other in sizes):
             sizes.append(list(size))
     return sizes
+
+
+def test_crop_extents(plan: Plan) -> dict[str, list[Grid]]:
+    """By dataset, the extent of each test crop of the manifest."""
+    by_crop: dict[tuple[str, int], list[Grid]] = {}
+    for row in plan.manifest_rows:
+        by_crop.setdefault((row.dataset, row.crop), []).append(row.grid)
+    extents: dict[str, list[Grid]] = {}
+    for (dataset, _), grids in sorted(by_crop.items()):
+        extents.setdefault(dataset, []).append(union(grids))
+    return extents
 
 
 def caps_in_test_crops_nm(plan: Plan, label: str, size: Sequence[float]) -> list[float]:

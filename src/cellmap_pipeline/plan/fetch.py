@@ -30,11 +30,23 @@ class DataNeeds:
         The manifest rows that it predicts, by test crop.
     ground_truth
         By label, the voxel sizes (nm) at which its validation crops are asked for ground truth.
+    teacher
+        The training that labels what is around its crops, if any.
     """
 
     training: Training
     predicted: Mapping[int, Sequence[CropLabel]] = field(default_factory=dict)
     ground_truth: Mapping[str, Sequence[Vector]] = field(default_factory=dict)
+    teacher: Training | None = None
+
+    def train_uses(self) -> list[TrainUse]:
+        """List the uses of a training crop: by the training, and by its teacher."""
+        training, classes = self.training, tuple(self.training.classes)
+        uses = [TrainUse(training.voxel_size, classes, training.margins, self.ground_truth)]
+        if self.teacher:
+            margins = training.teacher_margins(self.teacher)
+            uses.append(TrainUse(self.teacher.voxel_size, classes, margins))
+        return uses
 
 
 def fetched_crops(plan: Plan) -> dict[int, FetchRequest]:
@@ -62,7 +74,12 @@ def fetched_crops(plan: Plan) -> dict[int, FetchRequest]:
                 f"fetch.crops nor below {plan.config.data_root}: correct the numbers"
             )
     needs = [
-        DataNeeds(plan.trainings[name], plan.rows_by_crop(name), ground_truth_sizes(plan, name))
+        DataNeeds(
+            plan.trainings[name],
+            plan.rows_by_crop(name),
+            ground_truth_sizes(plan, name),
+            plan.trainings[teachers[0]] if (teachers := plan.teachers(name)) else None,
+        )
         for name in active
     ]
     return crops_to_fetch(table, needs, plan.config.fetch.padding)
@@ -88,21 +105,16 @@ def crops_to_fetch(
         The table has no row of a test crop's dataset.
     """
 
-    def margins(training: Training, own: RawMargins) -> RawMargins:
-        return own if padding_nm is None else RawMargins.fixed(padding_nm, training.voxel_size)
+    def margins(voxel_size: Vector, own: RawMargins) -> RawMargins:
+        return own if padding_nm is None else RawMargins.fixed(padding_nm, voxel_size)
 
     requests: dict[int, FetchRequest] = {}
     for row in table.values():
         uses = [
-            TrainUse(
-                training.voxel_size,
-                tuple(training.classes),
-                margins(training, training.margins),
-                need.ground_truth,
-            )
+            replace(use, margins=margins(use.voxel_size, use.margins))
             for need in needs
-            if (training := need.training).datasplit is None
-            and training.takes_crop(row.dataset, row.crop)
+            if need.training.datasplit is None and need.training.takes_crop(row.dataset, row.crop)
+            for use in need.train_uses()
         ]
         if uses:
             requests[row.crop] = FetchRequest(row.dataset, row.labels, row.raw, train=tuple(uses))
@@ -125,7 +137,9 @@ def crops_to_fetch(
                     f"{request.dataset} in the table of fetch.crops: crop ids must be unique"
                 )
             use = PredictUse(
-                training.voxel_size, extent, margins(training, training.prediction_margins)
+                training.voxel_size,
+                extent,
+                margins(training.voxel_size, training.prediction_margins),
             )
             requests[crop] = replace(request, predict=(*request.predict, use))
     return requests

@@ -41,11 +41,20 @@ def prediction_paths(plan: Plan, row: CropLabel) -> dict[str, list[str]]:
     return paths
 
 
+def network_lineage(plan: Plan, name: str) -> str:
+    """Hash all settings that the checkpoints of a training depend on, and those of its teacher."""
+    own = training_lineage(plan.trainings[name], plan.split_settings(name))
+    teacher = plan.teacher_of(name)
+    if teacher is None:
+        return own
+    inference = inference_settings(plan.trainings[teacher])
+    return fingerprint_of([own, network_lineage(plan, teacher), inference])
+
+
 def tuned_lineage(plan: Plan, name: str) -> str:
     """Hash all settings that the tuned settings and scores of a training depend on."""
     training = plan.trainings[name]
-    networks = training_lineage(training, plan.split_settings(name))
-    return fingerprint_of([networks, inference_settings(training)])
+    return fingerprint_of([network_lineage(plan, name), inference_settings(training)])
 
 
 def label_lineage(plan: Plan, row: CropLabel) -> str:
@@ -57,7 +66,7 @@ def label_lineage(plan: Plan, row: CropLabel) -> str:
             training = plan.trainings[name]
             user_settings = training.postprocess.get(row.label, {})
             parts = label_parts(plan, source, row.label)
-            networks = training_lineage(training, plan.split_settings(name))
+            networks = network_lineage(plan, name)
             made: list[Any] = [networks, inference_settings(training), user_settings]
             if parts:
                 made.append(parts)

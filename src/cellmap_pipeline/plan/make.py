@@ -11,7 +11,7 @@ from cellmap_pipeline.config.load import load_training, parse_run, read_run
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 from cellmap_pipeline.errors import InputError, gathered, raise_all
-from cellmap_pipeline.plan.checks import check_plan, validation_problems
+from cellmap_pipeline.plan.checks import check_plan, teach_problems, validation_problems
 from cellmap_pipeline.plan.contents import parts_by_training, submitted_rows
 from cellmap_pipeline.plan.fetch import fetched_crops
 from cellmap_pipeline.plan.paths import RESERVED_FOLDERS, ResultPaths
@@ -56,7 +56,7 @@ def make_plan(config: Mapping[str, Any], source: str, training_folders: Sequence
         submitted = submitted_rows(rows, run, source)
     raise_all(problems)
     plan = Plan(run, trainings, submitted, manifest, rows)
-    problems += validation_problems(plan)
+    problems += [*validation_problems(plan), *teach_problems(plan)]
     table = None
     with gathered(problems):
         table = read_run_class_table(plan)

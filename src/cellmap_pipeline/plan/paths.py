@@ -61,6 +61,14 @@ class ResultPaths:
         """Statistics of all raw that a network trains and validates on."""
         return self.output / network / "raw_statistics.json"
 
+    def teacher_predictions(self, network: str = "{network}") -> Path:
+        """The folder of what a network's teacher predicts around its training crops."""
+        return self.output / network / "teacher_predictions"
+
+    def pseudo_labels(self, network: str = "{network}") -> Path:
+        """The folder of what a network learns around its training crops."""
+        return self.output / network / "pseudo_labels"
+
     def checkpoint(self, network: str = "{network}") -> Path:
         """The exported checkpoint of a network."""
         return self.output / network / "model.ckpt"

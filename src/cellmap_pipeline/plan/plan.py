@@ -7,14 +7,16 @@ Snakemake parses.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from cellmap_pipeline.config.run import PARTS, RunConfig
+from cellmap_pipeline.config.sections import Teach
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.fetching.request import FetchRequest
-from cellmap_pipeline.plan.folds import fold_network
+from cellmap_pipeline.plan.folds import fold_network, fold_of, training_of
 from cellmap_pipeline.plan.paths import ResultPaths
 from cellmap_pipeline.plan.sources import AVERAGE, named_sources, origin
 
@@ -121,13 +123,15 @@ class Plan:
     def validated_sources(self) -> list[str]:
         """Sources that are scored on validation crops.
 
-        These are active trainings with validation crops, external predictions that provide some
-        label, and `average` where predictions are averaged.
+        These are contributing trainings with validation crops, external predictions that provide
+        some label, and `average` where predictions are averaged.
         """
         providing = {source for row in self.crop_labels for source in self.sources(row)}
         external = [name for name in self.config.predictions if name in providing]
         trainings = [
-            name for name in self.active_trainings() if self.trainings[name].validation != "none"
+            name
+            for name in self.contributing_trainings()
+            if self.trainings[name].validation != "none"
         ]
         averaged = {
             name for lists in self.averages_by_label().values() for names in lists for name in names
@@ -145,10 +149,39 @@ class Plan:
         return {row.crop: row.dataset for row in self.crop_labels}
 
     def active_trainings(self) -> list[str]:
+        """Trainings that contribute to the submission, and those that teach them."""
+        contributing = self.contributing_trainings()
+        active = {*contributing, *chain.from_iterable(map(self.teachers, contributing))}
+        return [name for name in self.trainings if name in active]
+
+    def contributing_trainings(self) -> list[str]:
         """Trainings that predict something that is submitted, and those that tune for them."""
         predicting = [name for name in self.trainings if self.rows_by_crop(name)]
-        active = {*predicting, *map(self.settings_origin, predicting)}
-        return [name for name in self.trainings if name in active]
+        contributing = {*predicting, *map(self.settings_origin, predicting)}
+        return [name for name in self.trainings if name in contributing]
+
+    def teachers(self, training: str) -> list[str]:
+        """The training that teaches this one, the one that teaches that, and so on."""
+        found: list[str] = []
+        name = training
+        while (teach := self._teach(name)) and teach.teacher not in found:
+            name = teach.teacher
+            found.append(name)
+        return found
+
+    def teacher_of(self, network: str) -> str | None:
+        """The network that teaches a network, of the same fold if there are folds; or None."""
+        teach = self._teach(training_of(network))
+        fold = fold_of(network)
+        if teach is None:
+            return None
+        return teach.teacher if fold is None else fold_network(teach.teacher, fold)
+
+    def _teach(self, training: str) -> Teach | None:
+        """How a training is taught; None if it is not, or if it predicts with a given file."""
+        settings = self.trainings.get(training)
+        is_trained = settings and settings.inference.checkpoint in ("best", "last")
+        return settings.teach if settings and is_trained else None
 
     def networks_of(self, training: str) -> list[str]:
         """Names of the networks of a training: its own, or one per fold."""

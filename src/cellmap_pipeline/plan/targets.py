@@ -25,6 +25,8 @@ NETWORK_TARGETS = (
     PATHS.datasplit(),
     PATHS.datasplit_summary(),
     PATHS.training_raw_statistics(),
+    PATHS.teacher_predictions(),
+    PATHS.pseudo_labels(),
     PATHS.checkpoint(),
     PATHS.validation_predictions(),
     PATHS.figure("datasplit/{network}.png"),

@@ -175,6 +175,6 @@ def _validating(plan: Plan, sources: Sequence[str]) -> list[str]:
     names = {origin(source) for source in sources}
     return [name for name in plan.trainings if name in names] or [
         name
-        for name in plan.active_trainings() or list(plan.trainings)
+        for name in plan.contributing_trainings() or list(plan.trainings)
         if plan.trainings[name].validation != "none"
     ]

@@ -63,6 +63,7 @@ def predict_crop(
     inference: Inference,
     part: tuple[int, int] = (0, 1),
     statistics: VolumeStatistics | None = None,
+    with_auxiliary: bool = True,
 ) -> None:
     """Predict the labels of one crop.
 
@@ -84,6 +85,8 @@ def predict_crop(
         (i, n): predict only the i-th of n parts along z (from 0); `join_parts` joins them.
     statistics
         Statistics of the raw volume's levels; not needed by networks of `normalize: range`.
+    with_auxiliary
+        Whether the auxiliary channels of labels are stored.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def predict_crop(
         channel: row.grid
         for row in rows
         for channel in inference.stored_channels(tasks[0].channels)
-        if class_of(channel) == row.label
+        if channel == row.label or (with_auxiliary and class_of(channel) == row.label)
     }
     crop = raw.aligned(union([row.grid for row in rows]), settings.voxel_size)
     window = inference.window_for(settings.patch_size)

@@ -18,7 +18,7 @@ from cellmap_pipeline.geometry import Shape
 from cellmap_pipeline.prediction.symmetries import SymmetricAverage
 from cellmap_pipeline.prediction.window_sums import PROBABILITY_ONE
 from cellmap_pipeline.training.devices import autocast
-from cellmap_pipeline.training.task import SegmentationTask
+from cellmap_pipeline.training.task import SegmentationTask, to_probabilities
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,13 @@ class Predictor:
         Shape of a window, in voxels.
     inference
         Settings of the prediction; its `symmetries` and `batch` are used.
+    device
+        Where to predict; None: on the GPU, or on the CPU if there is none.
 
     Attributes
     ----------
     device
-        The GPU, or the CPU if there is none.
+        Where it predicts.
     batch
         Windows per batch.
     """
@@ -55,8 +57,9 @@ class Predictor:
         channels: Sequence[str],
         window: Shape,
         inference: Inference,
+        device: torch.device | None = None,
     ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tasks = [task.to(self.device) for task in tasks]
         self.channels = [[task.channels.index(name) for name in channels] for task in tasks]
         self.window = window
@@ -133,14 +136,25 @@ class Predictor:
         batch = torch.from_numpy(np.stack(images)[:, None])
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
-        values, finite = self._probabilities(batch)
+        values, finite = self.probabilities(batch)
         values *= torch.stack(list(weights))[:, None] * PROBABILITY_ONE
         values += 0.5
         # Cast via int32: values above 32767 do not fit int16 directly.
         return values.to(torch.int32).to(torch.int16), finite
 
-    def _probabilities(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities (n, c, z, y, x), and whether all logits of a window are finite."""
+    def probabilities(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what networks and symmetries predict on average, before it is weighted.
+
+        Parameters
+        ----------
+        batch
+            Standardized raw (n, 1, z, y, x), float32, on the device.
+
+        Returns
+        -------
+        Probabilities (n, c, z, y, x), float32, and whether all logits of a window are finite, bool
+        (n,).
+        """
         total: Tensor | None = None
         finite = torch.ones(len(batch), dtype=torch.bool, device=self.device)
         for task, channels in zip(self.tasks, self.channels, strict=True):
@@ -158,7 +172,7 @@ class Predictor:
         # Of logits, as a sigmoid hides infinity. Extremes take no memory and preserve NaN.
         axes = (1, 2, 3, 4)
         finite &= logits.amin(axes).isfinite() & logits.amax(axes).isfinite()
-        return torch.sigmoid(logits.float())
+        return to_probabilities(logits)
 
     def _fastest_batch(self) -> int:
         if self.device.type == "cpu":

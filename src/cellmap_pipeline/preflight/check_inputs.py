@@ -39,7 +39,9 @@ from cellmap_pipeline.preflight.disk_space import (
     checkpoints_need,
     labels_needs,
     predictions_need,
+    pseudo_labels_need,
 )
+from cellmap_pipeline.preflight.estimates.prediction_cost import taught_rows
 from cellmap_pipeline.preflight.layout import Layout
 from cellmap_pipeline.preflight.splits import (
     RunSplits,
@@ -122,7 +124,7 @@ def check_inputs(plan: Plan, threads: int = 1, trains_here: bool = False) -> dic
         for name, with_labels in labeled.items():
             warnings += contradictions(name, trainings[name], with_labels)
     weights = _check_networks(trainings, trains_here, problems)
-    disk_problems, disk_warnings, disks = check_space(_disk_needs(plan, trainings, weights))
+    disk_problems, disk_warnings, disks = check_space(_disk_needs(plan, labeled, weights))
     problems += disk_problems
     warnings = list(dict.fromkeys([*warnings, *disk_warnings]))
     for line in [*volumes.summary(), *disks, *(f"warning: {line}" for line in warnings)]:
@@ -177,10 +179,21 @@ def _add_training(
         margin = training.margins.around(crop.grid.at(training.voxel_size).shape)
         reader = Reader(crop.name, name, trains=True, by_range=training.normalize == "range")
         volumes.add_raw(crop.raw, crop.grid, training.voxel_size, margin, reader)
+        if teacher := plan.teacher_of(name):
+            _add_taught(crop, training, teacher, plan.trainings[teacher], volumes)
         for label in crop.present:
             path = crop.zarr / crop.labels / label
             volumes.add_label(path, crop.name, crop.grid, training.voxel_size, crop_validates)
     return list(zip(crops, validates, strict=True))
+
+
+def _add_taught(
+    crop: LabeledCrop, training: Training, name: str, teacher: Training, volumes: InputVolumes
+) -> None:
+    """Register the raw that a teacher, called `name`, reads around a crop of a training."""
+    margin = training.teacher_margins(teacher).around(crop.grid.at(teacher.voxel_size).shape)
+    reader = Reader(crop.name, name, trains=False, by_range=teacher.normalize == "range")
+    volumes.add_raw(crop.raw, crop.grid, teacher.voxel_size, margin, reader)
 
 
 def _validation_crops(crops: Sequence[tuple[LabeledCrop, bool]]) -> dict[str, ValidationCrop]:
@@ -304,13 +317,17 @@ def _check_networks(
 
 
 def _disk_needs(
-    plan: Plan, trainings: Mapping[str, Training], weights: Mapping[str, int]
+    plan: Plan, labeled: Mapping[str, Sequence[LabeledCrop]], weights: Mapping[str, int]
 ) -> list[DiskNeed]:
     """Return the disk space of the results that do not exist yet."""
     paths = plan.paths
     needs = []
-    for name, training in trainings.items():
+    for name in plan.active_trainings() or plan.trainings:
+        training = plan.trainings[name]
         for network in plan.networks_of(name):
+            if (teacher := plan.teacher_of(name)) and not paths.pseudo_labels(network).exists():
+                taught = taught_rows(training, plan.trainings[teacher], labeled.get(name, ()))
+                needs.append(pseudo_labels_need(taught, paths.pseudo_labels(network)))
             if name in weights and not paths.training_state(network).exists():
                 needs.append(checkpoints_need(training, weights[name], plan.output / network))
         for crop, rows in plan.rows_by_crop(name).items():

@@ -53,6 +53,15 @@ def predictions_need(training: Training, rows: Sequence[CropLabel], folder: Path
     return DiskNeed("predictions", str(folder), round(MIN_COMPRESSED_FRACTION * stored), stored)
 
 
+def pseudo_labels_need(crops: Sequence[Sequence[CropLabel]], folder: Path) -> DiskNeed:
+    """Return the space of a network's pseudo-labels, and of the predictions that they are made of.
+
+    `crops` has the rows that are predicted around each crop.
+    """
+    stored = 2 * sum(row.grid.size for rows in crops for row in rows)
+    return DiskNeed("pseudo-labels", str(folder), round(MIN_COMPRESSED_FRACTION * stored), stored)
+
+
 def labels_needs(rows: Sequence[CropLabel], folder: Path) -> list[DiskNeed]:
     """Return the space of the final labels below `folder` and of the submission.
 

@@ -32,17 +32,17 @@ def mirroring_warnings(
     predicted
         The rows that it predicts, by test crop.
     """
-    margins = training.margins
+    margins, of_prediction = training.margins, training.prediction_margins
     padding = [padding_nm / v for v in training.voxel_size]
     patches: dict[str, float] = {}
     windows: dict[str, float] = {}
     for crop in crops or ():
         shape = crop.grid.at(training.voxel_size).shape
         patches[crop.name] = margins.mirrored_patch(shape, padding)
-        windows[crop.name] = margins.mirrored_window(shape, padding)
+        windows[crop.name] = of_prediction.mirrored_window(shape, padding)
     for number, rows in predicted.items():
         shape = union([row.grid for row in rows]).at(training.voxel_size).shape
-        windows[f"{rows[0].dataset}/crop{number}"] = margins.mirrored_window(shape, padding)
+        windows[f"{rows[0].dataset}/crop{number}"] = of_prediction.mirrored_window(shape, padding)
     farthest_nm = _largest_nm(margins.patch, training) - padding_nm
     if crops is None and farthest_nm > 0:
         yield (

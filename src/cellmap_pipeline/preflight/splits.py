@@ -19,7 +19,7 @@ from cellmap_pipeline.data.split import (
     split_crops,
 )
 from cellmap_pipeline.errors import did_you_mean
-from cellmap_pipeline.plan.folds import fold_of, training_of
+from cellmap_pipeline.plan.folds import fold_network, fold_of, training_of
 from cellmap_pipeline.plan.plan import Plan
 
 
@@ -156,7 +156,7 @@ def unknown_oversampled(
 
 
 def leaked_validation(plan: Plan, sides: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """List networks that begin with weights, or predict with those, that saw their validation.
+    """List networks that begin with, predict with, or learn from what saw their validation.
 
     Parameters
     ----------
@@ -167,23 +167,33 @@ def leaked_validation(plan: Plan, sides: Mapping[str, Mapping[str, str]]) -> Ite
     """
     networks = {os.path.normpath(plan.paths.checkpoint(network)): network for network in sides}
     for network, uses in sides.items():
-        training = plan.trainings[training_of(network)]
-        initial = training.initial_weights
-        paths = {
-            "initial_weights": initial.path if initial else None,
-            "inference.checkpoint": training.inference.checkpoint,
-        }
-        for key, path in paths.items():
-            other = networks.get(os.path.normpath(path)) if path else None
-            seen = sides[other] if other else {}
+        for key, other in _origins(plan, network, networks):
+            seen = sides.get(other, {})
             leaked = [c for c, use in uses.items() if use == VALIDATE and seen.get(c) == TRAIN]
             if leaked:
                 yield (
                     f"training {network}: {key}: {other!r} trains on {len(leaked)} of the crops "
                     f"that validate {network!r}, such as {leaked[0]}, so their scores would say "
-                    "nothing: take weights of a network with the same split, or set `validation: "
+                    "nothing: take a network with the same split, or set `validation: "
                     "none` and `settings_from`"
                 )
+
+
+def _origins(plan: Plan, network: str, networks: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the networks that a network owes knowledge to, each with the key that says so.
+
+    `networks` are those of the plan by the path of their checkpoint.
+    """
+    training = plan.trainings[training_of(network)]
+    paths = {"inference.checkpoint": training.inference.checkpoint}
+    if training.initial_weights:
+        paths["initial_weights"] = training.initial_weights.path
+    for key, path in paths.items():
+        if (normal := os.path.normpath(path)) in networks:
+            yield key, networks[normal]
+    fold = fold_of(network)
+    for teacher in plan.teachers(training_of(network)):
+        yield "teach.from", teacher if fold is None else fold_network(teacher, fold)
 
 
 def _check_validation(

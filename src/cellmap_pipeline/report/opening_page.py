@@ -17,7 +17,7 @@ import pandas as pd
 from cellmap_pipeline.classes import in_class_order, is_instance, style_of
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.io.files import atomic_write
-from cellmap_pipeline.report.resources import duration_text
+from cellmap_pipeline.report.figures.resources import duration_text
 from cellmap_pipeline.scoring.rules.base import Rules
 from cellmap_pipeline.scoring.summary import primary_score
 from cellmap_pipeline.scoring.upper_bound import score_upper_bound

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cellmap_pipeline.plan.plan import Plan
-from cellmap_pipeline.run.locks import TIMEOUT_S, is_alive, is_released, read_holder
+from cellmap_pipeline.run.locking.locks import TIMEOUT_S, is_alive, is_released, read_holder
 from cellmap_pipeline.run.progress import Progress, read_progress
 from cellmap_pipeline.run.restart import RUN_LOCK
-from cellmap_pipeline.run.snakemake_log import LoggedJob, RunLog, read_logs
+from cellmap_pipeline.run.snakemake.log import LoggedJob, RunLog, read_logs
 
 State = Literal["done", "running", "queued", "waiting", "failed", "stopped"]
 # Rules that only collect or link the results of others.

@@ -16,7 +16,7 @@ from typing import BinaryIO, TextIO
 
 from cellmap_pipeline.errors import InputError, UnavailableError
 from cellmap_pipeline.run.gpu_use import record_gpu_use
-from cellmap_pipeline.run.locks import hold
+from cellmap_pipeline.run.locking.locks import hold
 
 # Read when torch is first imported. On a shared node, threads that spin while they wait make a job
 # more than ten times slower as soon as other jobs use its cores.

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from cellmap_pipeline.errors import InputError, gathered, raise_all
 from cellmap_pipeline.io.files import PARTIAL_SUFFIX, replace_folder
 from cellmap_pipeline.io.yaml_files import read_yaml
-from cellmap_pipeline.run.locks import (
+from cellmap_pipeline.run.locking.locks import (
     POLL_S,
     LockHolder,
     LockWatch,
@@ -274,7 +274,8 @@ def _slurm_jobs(folder: Path) -> list[SlurmJob] | None:
     """List the pending and running Slurm jobs of a folder's runs; None without Slurm."""
     if shutil.which("squeue") is None:
         return None
-    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%j|%k|%Z"]
+    # Of a job array's tasks, %i would not be the number that a job knows itself by.
+    command = ["squeue", "--me", "--noheader", "--format=%A|%T|%j|%k|%Z"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         _print(f"(Slurm does not answer: {done.stderr.splitlines()[0]})")

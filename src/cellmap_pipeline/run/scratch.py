@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.run.locks import is_alive, read_holder, this_process, try_acquire
+from cellmap_pipeline.run.locking.locks import is_alive, read_holder, this_process, try_acquire
 
 PREFIX, LOCK_NAME = "cellmap-", "owner"
 

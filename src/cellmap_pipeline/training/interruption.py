@@ -28,8 +28,9 @@ from cellmap_pipeline.training.skipping import any_rank
 
 log = logging.getLogger(__name__)
 
-# Sent by the time limit and `scancel` (TERM), as a warning before them (USR1), by Ctrl-C (INT).
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Sent by the time limit and `scancel` (TERM), as a warning before them (USR1; by LSF, URG), by
+# Ctrl-C and `bkill` (INT).
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGURG, signal.SIGINT)
 # EX_TEMPFAIL of sysexits.h: not finished, to be retried.
 EXIT_CODE = 75
 LAST_CHECKPOINT = "last.ckpt"

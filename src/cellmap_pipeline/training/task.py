@@ -88,8 +88,7 @@ class SegmentationTask(SkippingModule):
 
     def outputs(self, raw: Tensor) -> Tensor:
         """Compute the network's outputs (n, o, z, y, x), named as the training's `outputs`."""
-        center, scale = self.normalization
-        return self.network((raw - center) * scale)
+        return self.network(network_input(raw, self.normalization))
 
     def transfer_batch_to_device(
         self, batch: list[Patch], device: torch.device, dataloader_idx: int
@@ -256,6 +255,17 @@ class SegmentationTask(SkippingModule):
         # Sum of the finite losses, each weighted by its number of patches with known voxels; these
         # numbers; those of all batches.
         self._validation_loss = torch.zeros(3, dtype=torch.float64)
+
+
+def network_input(standardized: Tensor, normalization: tuple[float, float]) -> Tensor:
+    """Convert standardized raw to network input, by its center and scale."""
+    center, scale = normalization
+    return (standardized - center) * scale
+
+
+def to_probabilities(logits: Tensor) -> Tensor:
+    """Convert logits to probabilities, float32, as they are predicted and exported."""
+    return torch.sigmoid(logits.float())
 
 
 def _sum_over_ranks(task: SegmentationTask, values: Tensor) -> Tensor:

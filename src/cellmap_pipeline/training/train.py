@@ -27,7 +27,7 @@ from cellmap_pipeline.data.datasplit_csv import read_summary
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.raw_statistics import read_raw_statistics
 from cellmap_pipeline.io.storage import read_json
-from cellmap_pipeline.patches.crops import open_crops
+from cellmap_pipeline.patches.crops import PSEUDO_LABELS_SUMMARY, open_crops, open_taught
 from cellmap_pipeline.patches.loader import PatchLoader, make_loaders
 from cellmap_pipeline.run.jobs import OTHER_NODE
 from cellmap_pipeline.run.resume import fingerprint_of, prepare_state
@@ -75,6 +75,7 @@ def train(
     summary: Path | None = None,
     callbacks: Sequence[Callback] = (),
     raw_statistics: Path | None = None,
+    pseudo_labels: Path | None = None,
 ) -> None:
     """Train to the end; resume if an earlier job with the same settings was stopped.
 
@@ -97,6 +98,8 @@ def train(
         Lightning callbacks to add to the pipeline's own.
     raw_statistics
         File with the statistics of the raw volumes; not needed by `normalize: range`.
+    pseudo_labels
+        Folder of what is known around the training crops by a teacher, for a training with `teach`.
 
     Raises
     ------
@@ -118,7 +121,9 @@ def train(
     crops = open_crops(
         datasplit, training.classes, training.voxel_size, validates, training.normalize, statistics
     )
-    given = _inputs(training, datasplit, raw_statistics)
+    if pseudo_labels:
+        crops["taught"] = [*open_taught(crops["train"], pseudo_labels)]
+    given = _inputs(training, datasplit, raw_statistics, pseudo_labels)
     # A training resumes with more epochs, too.
     same = {key: value for key, value in settings.items() if key != "epochs"}
     resume_from = None
@@ -161,13 +166,17 @@ def train(
         export_checkpoint(Path(kept.best_model_path), checkpoint)
 
 
-def _inputs(training: Training, datasplit: Path, raw_statistics: Path | None) -> dict[str, Any]:
+def _inputs(
+    training: Training, datasplit: Path, raw_statistics: Path | None, pseudo_labels: Path | None
+) -> dict[str, Any]:
     """Describe what a training starts from, besides its settings."""
     given = {"datasplit": datasplit.read_text(), "result_version": RESULT_VERSION["train"]}
     if training.initial_weights:
         given["initial_weights"] = _file_digest(Path(training.initial_weights.path))
     if raw_statistics:
         given["raw_statistics"] = raw_statistics.read_text()
+    if pseudo_labels:
+        given["pseudo_labels"] = (pseudo_labels / PSEUDO_LABELS_SUMMARY).read_text()
     return given
 
 

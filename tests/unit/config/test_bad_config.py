@@ -34,6 +34,16 @@ ROWS = {
         "the run's configuration",
         lambda folder: folder.configure_training(validation="folds"),
     ),
+    "a teacher for the official loader": Row(
+        PARSING,
+        f"{TINY}: `teach` needs `loader: fast`: cellmap-data reads no labels around a crop",
+        lambda folder: folder.configure_training(teach={"from": "a"}, loader="cellmap-data"),
+    ),
+    "a typo in a key of `teach`": Row(
+        PARSING,
+        f"{TINY}: teach.form: unknown key (did you mean 'from'?)",
+        lambda folder: folder.configure_training(teach={"from": "a", "form": "b"}),
+    ),
     "settings from an unknown training": Row(
         PARSING,
         "training tiny: settings_from: 'tinny' is not among `trainings` (did you mean 'tiny'?): …",
@@ -48,6 +58,17 @@ ROWS = {
         PARSING,
         f"{TINY}: `settings_from` needs `validation: none`: otherwise settings are tuned",
         lambda folder: folder.configure_training(settings_from="other"),
+    ),
+    "a GPU model for jobs without GPUs": Row(
+        PARSING,
+        f"{TINY}: `resources.validate.gpu_model`: these jobs use no GPU: remove it",
+        lambda folder: folder.configure_training(resources={"validate": {"gpu_model": "a100"}}),
+    ),
+    "a container with spaces in its name": Row(
+        PARSING,
+        f"{CONFIG}: container: contains spaces, which Snakemake takes in no image's name: rename "
+        "it",
+        lambda folder: folder.configure(container="my image.sif"),
     ),
     "a missing key": Row(
         PARSING,

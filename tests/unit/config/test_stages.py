@@ -52,6 +52,18 @@ def test_trainings_of_before_several_nodes_remain_valid() -> None:
     assert len(lineages) == 2
 
 
+def test_trainings_of_before_teachers_remain_valid() -> None:
+    def tracked(**changes: object) -> dict[str, object]:
+        return stages.training_settings(training(**changes), stages.TRAIN_KEYS)
+
+    assert "teach" not in tracked() and "teach" not in training().model_dump()
+    taught = tracked(teach={"from": "other", "at_least": 0.9})
+    expected = {"from": "other", "at_least": 0.9, "margin_nm": None, "share": 0.25}
+    assert taught == tracked() | {"teach": expected}
+    made = Training.model_validate(taught)
+    assert made.teach and made.teach.teacher == "other" and made.taught_margin == (16, 16, 16)
+
+
 def test_predictions_made_before_descriptors_could_be_stored_remain_valid() -> None:
     def tracked(**inference: object) -> dict[str, object]:
         return stages.inference_settings(training(targets=targets, inference=inference))

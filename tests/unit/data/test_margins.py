@@ -24,6 +24,14 @@ def test_raw_around_predicted_crops(crop, width):
     assert margins.around((crop, 100, 100)) == (width, 16, 16)
 
 
+@pytest.mark.parametrize("crop", [100, 48, 40, 31, 8])
+def test_wider_margins(crop):
+    shape, more = (crop, 100, crop), (5, 0, 20)
+    expected = tuple(map(sum, zip(MARGINS.around(shape), more, strict=True)))
+    assert MARGINS.widened(more).around(shape) == expected
+    assert MARGINS.widened((0, 0, 0)) == MARGINS
+
+
 def test_fixed_width_does_not_depend_on_the_crop():
     margins = RawMargins.fixed(100, (8, 8, 40))
     assert margins.around((1, 50, 1000)) == (13, 13, 3)

@@ -1,9 +1,20 @@
 """Crops of a data split, and the positions of their classes."""
 
+import numpy as np
 import pytest
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.patches.crops import open_crops, spread_boxes
+from cellmap_pipeline.io.volumes import create
+from cellmap_pipeline.patches.crops import open_crops, open_taught, spread_boxes
+from cellmap_pipeline.patches.label_codes import read_targets
+from cellmap_pipeline.patches.targets import UNKNOWN
+from tests.support.patches import CROP_GRID
+
+# Voxels around the crop, and the place of the crop within them.
+AROUND, WITHIN = (6, 6, 2), (slice(6, -6), slice(6, -6), slice(2, -2))
+ATTRIBUTES = {
+    "cellmap": {"annotation": {"annotation_type": {"encoding": {"absent": 0, "unknown": 255}}}}
+}
 
 
 def test_positions_are_voxels_of_the_class(crops):
@@ -11,6 +22,48 @@ def test_positions_are_voxels_of_the_class(crops):
     assert len(found) == 500
     ids, _ = crops[0].labels["mito"].read(crops[0].grid)
     assert (ids[tuple(found.T)] > 0).all() and set(ids[tuple(found.T)]) == {1, 2}
+
+
+@pytest.fixture
+def taught(crops, tmp_path):
+    """The crop with raw around it: a plane of it holds mito and pm, all else neither."""
+    around = CROP_GRID.padded(AROUND)
+    labels = np.zeros(around.shape, np.uint8)
+    labels[2] = 1
+    labels[WITHIN] = 255
+    for label in ("mito", "pm"):
+        folder = tmp_path / f"pseudo/{crops[0].dataset}/crop1/{label}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        create(folder, around, "uint8", ATTRIBUTES).write(labels).result()
+    (made,) = open_taught(crops, tmp_path / "pseudo")
+    return made
+
+
+def test_pseudo_labels_are_learned_around_the_ground_truth(crops, taught):
+    channels = ["mito", "mito_boundary", "mito_distance", "mito#low", "pm"]
+    targets = read_targets(taught, taught.grid, channels, {})
+    truth = read_targets(crops[0], taught.grid, channels, {})
+    assert (truth[:4][:, *WITHIN] != UNKNOWN).any(axis=(1, 2, 3)).all()
+    # The ground truth stays as it is, and pm, which it does not have, is unknown within.
+    assert np.array_equal(targets[:, *WITHIN], truth[:, *WITHIN])
+    assert (targets[4][WITHIN] == UNKNOWN).all()
+    outside = np.ones(taught.grid.shape, bool)
+    outside[WITHIN] = False
+    expected = np.zeros(taught.grid.shape, np.uint8)
+    expected[2] = 1
+    for channel, target in zip(channels, targets, strict=True):
+        values = expected if channel in ("mito", "pm") else np.full_like(expected, UNKNOWN)
+        assert np.array_equal(target[outside], values[outside]), channel
+
+
+def test_patches_are_centered_at_classes_around_the_ground_truth(taught):
+    assert taught.present_classes == ["mito", "pm"] and taught.annotated == ["mito"]
+    for label in taught.present_classes:
+        assert set(taught.positions(label)[:, 0]) == {2}
+
+
+def test_crops_without_pseudo_labels_are_not_taught(crops, tmp_path):
+    assert open_taught(crops, tmp_path / "pseudo") == []
 
 
 def test_boxes_cover_small_arrays_and_are_spread_over_large_ones():

@@ -77,6 +77,27 @@ def test_crops_of_oversampled_datasets_are_drawn_more_often():
     assert drawn(patches) == pytest.approx([1 / 4, 2 / 4, 1 / 4], abs=0.025)
 
 
+def test_a_share_of_the_patches_is_taught_and_the_others_are_drawn_as_before():
+    crops = [simple_reader(32, {"a": ONE_VOXEL}), simple_reader(48, {"a": ONE_VOXEL})]
+    around = simple_reader(64, {"a": ONE_VOXEL})
+    teach = {"teach": {"from": "teacher", "share": 0.2}}
+    made = training(classes=["a"], **teach)
+    patches = RandomPatches(crops, made, [around])
+    taught = 0
+    for index in range(4000):
+        reader, _ = patches._draw_location(np.random.default_rng([0, index]), made.patch_size)
+        taught += reader is around
+    assert taught / 4000 == pytest.approx(0.2, abs=0.02)
+    # Without raw around any crop, all patches are as without a teacher.
+    plain, untaught = RandomPatches(crops, training(classes=["a"])), RandomPatches(crops, made, [])
+    for index in range(50):
+        drawn_by = (
+            p._draw_location(np.random.default_rng(index), made.patch_size)
+            for p in (plain, untaught)
+        )
+        assert next(drawn_by) == next(drawn_by)
+
+
 @pytest.mark.parametrize("crop_shape", [(12, 40, 64), (32, 32, 32)], ids=str)
 @pytest.mark.parametrize(
     "augment",

@@ -103,6 +103,17 @@ ROWS = {
         "leave it out",
         lambda folder: folder.configure_training(initial_weights="none.ckpt"),
     ),
+    "an unknown teacher": Row(
+        PARSING,
+        "training tiny: teach.from: 'tinny' is not among `trainings` (did you mean 'tiny'?): tiny",
+        lambda folder: folder.configure_training(teach={"from": "tinny"}),
+    ),
+    "a training that teaches itself": Row(
+        PARSING,
+        "training tiny: teach.from: following it from training to training leads back to 'tiny': "
+        "name a training that learns without it",
+        lambda folder: folder.configure_training(teach={"from": "tiny"}),
+    ),
     "no data": Row(
         START,
         "data_root: nowhere does not exist in …: set it to the folder of the data",

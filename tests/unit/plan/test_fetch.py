@@ -64,6 +64,17 @@ def test_test_crop_of_an_unknown_dataset_is_named():
         crops_to_fetch(table((1, "d1")), [DataNeeds(training(), {50: [row]})])
 
 
+def test_teachers_widen_what_is_fetched_around_training_crops():
+    teacher = training(voxel_size=16, inference={"window": 32, "overlap": 0.5})
+    student = training(teach={"from": "teacher", "margin_nm": [0, 40, 80]})
+    needs = [DataNeeds(student, teacher=teacher)]
+    own, of_teacher = crops_to_fetch(table((1, "d1")), needs)[1].train
+    plain = crops_to_fetch(table((1, "d1")), [DataNeeds(training())])[1].train[0]
+    assert own.margins == plain.margins.widened((0, 5, 10))
+    assert of_teacher.voxel_size == teacher.voxel_size and of_teacher.classes == own.classes
+    assert of_teacher.margins == teacher.prediction_margins.widened((0, 3, 5))
+
+
 def test_margins_are_what_the_training_reads_or_a_number():
     row = CropLabel(50, "d1", "nuc", Grid((4, 4, 4), (0, 0, 0), (10, 10, 10)))
     made = training(augment={"rotate": 180, "scaling": 0}, inference={"overlap": 0.5, "window": 48})

@@ -89,3 +89,36 @@ def test_labels_without_a_source_can_be_written_empty(plan):
 def test_submission_may_be_limited_to_crops_and_classes(plan):
     assert plan(submission={"crops": [2]}).crop_labels == [ROWS[3]]
     assert plan(submission={"classes": ["er", "nuc"]}).crop_labels == ROWS[1:]
+
+
+TEACHER = {"classes": ["mito", "nuc"], "voxel_size": 8}
+# The teacher provides nothing that is submitted.
+CHAIN = {
+    "teacher": TEACHER,
+    "middle": TEACHER | {"teach": {"from": "teacher"}},
+    "fine": TEACHER | {"serves": [8], "teach": {"from": "middle"}},
+}
+SELECTED = {
+    "trainings": ["teacher", "middle", "fine", "coarse"],
+    "submission": {"select": {"mito": "fine", "nuc": {8: "fine", 32: "coarse"}}},
+}
+
+
+def test_teachers_are_trained_but_not_tuned(plan):
+    made = plan(files=CHAIN, **SELECTED)
+    assert made.teachers("fine") == ["middle", "teacher"]
+    assert made.active_trainings() == ["teacher", "middle", "fine", "coarse"]
+    assert made.validated_sources() == ["fine", "coarse"]
+    # A network from a file learns nothing, so it needs no teacher.
+    (made.manifest.parent / "model.ckpt").touch()
+    inference = {"checkpoint": str(made.manifest.parent / "model.ckpt")}
+    made = plan(files=CHAIN | {"fine": CHAIN["fine"] | {"inference": inference}}, **SELECTED)
+    assert made.teachers("fine") == [] and made.teacher_of("fine") is None
+    assert made.active_trainings() == ["fine", "coarse"]
+
+
+def test_each_fold_is_taught_by_the_same_fold(plan):
+    files = {name: values | {"validation": "folds"} for name, values in CHAIN.items()}
+    made = plan(files=files, split={"folds": 3}, **SELECTED)
+    assert made.teacher_of("fine/fold2") == "middle/fold2"
+    assert made.teacher_of("teacher/fold2") is None

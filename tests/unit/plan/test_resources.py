@@ -4,8 +4,12 @@ import pytest
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.resources import (
+    JobRequest,
+    check_job_arrays,
+    check_nodes,
     gpu_resources,
     prediction_jobs,
     requested_resources,
@@ -49,11 +53,63 @@ def test_each_node_of_a_training_has_its_gpus_memory_and_processors():
         )
         for nodes in (1, 2)
     )  # fmt: skip
-    assert gpu_resources(one) == {"gpu": 4}
+    for_lsf = "-gpu num=4:j_exclusive=yes -wa URG -wt 2"
+    assert gpu_resources(one, "train") == {"gpu": 4, "lsf_extra": for_lsf}
     # Not four or eight GPUs anywhere, but four on each node.
-    assert gpu_resources(two) == {"gpu": 0, "gres": "gpu:4", "nodes": 2}
+    assert gpu_resources(two, "train") == {"gpu": 0, "gres": "gpu:4", "nodes": 2}
     assert requested_resources(two, "train") == requested_resources(one, "train")
     assert two.processes == 8
+
+
+def test_gpus_are_requested_by_model():
+    training = {
+        "classes": ["mito"], "voxel_size": 8, "patch_size": 32, "devices": 2,
+        "model": {"architecture": "monai_basic_unet3d"},
+        "resources": {"train": {"gpu_model": "h100"}, "predict": {"gpu_model": "a100"}},
+    }  # fmt: skip
+    one, two = (Training.model_validate(training | {"nodes": nodes}) for nodes in (1, 2))
+    assert gpu_resources(one, "train") == {
+        "gpu": 2, "gpu_model": "h100",
+        "lsf_extra": "-gpu num=2:j_exclusive=yes:gmodel=h100 -wa URG -wt 2",
+    }  # fmt: skip
+    assert gpu_resources(two, "train") == {"gpu": 0, "gres": "gpu:h100:2", "nodes": 2}
+    # A prediction takes one GPU, and resumes without a warning.
+    expected = {
+        "gpu": 1,
+        "gpu_model": "a100",
+        "lsf_extra": "-gpu num=1:j_exclusive=yes:gmodel=a100",
+    }
+    assert gpu_resources(one, "predict") == gpu_resources(two, "predict") == expected
+    assert "gpu_model" not in requested_resources(one, "train")
+
+
+def test_several_nodes_take_slurm():
+    jobs = [JobRequest("predict", {"gpu": 1}), JobRequest("train", {"gpu": 0, "nodes": 2})]
+    check_nodes(jobs, "slurm")
+    check_nodes(jobs[:1], "lsf")
+    with pytest.raises(InputError, match="several nodes .* takes Slurm: on LSF, use"):
+        check_nodes(jobs, "lsf")
+
+
+def test_job_arrays_that_would_hang_or_change_requests_are_refused():
+    def problems(arrays, max_submitted=100):
+        try:
+            check_job_arrays(jobs, arrays, max_submitted)
+        except InputError as error:
+            return str(error)
+        return ""
+
+    parts = [JobRequest("predict_part", {"mem_mb": 16000, "gpu": 1})] * 2
+    crops = [JobRequest("predict", {"mem_mb": 16000 * n, "gpu": 1}) for n in (1, 2)]
+    jobs = [*parts, *crops, JobRequest("train", {"gpu": 4})]
+    assert problems("predict_part") == problems("predict_part;package") == ""
+    assert problems("predict_part", 5) == problems("package", 1) == ""
+    assert "this run has 5 jobs, of which Snakemake submits 4 at once" in problems(
+        "predict_part", 4
+    )
+    different = "jobs of `predict` request different mem_mb, but"
+    assert different in problems("predict_part, predict")
+    assert different in problems("all") and "leave `train` out" in problems("all")
 
 
 def test_large_crops_are_segmented_by_several_processes():

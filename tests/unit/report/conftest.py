@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import pytest
 from matplotlib.figure import Figure
 
-from cellmap_pipeline.report import cases, crops, data, resources, scores, training
+from cellmap_pipeline.report.figures import cases, crops, data, resources, scores, training
 
 
 @pytest.fixture

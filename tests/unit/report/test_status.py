@@ -14,10 +14,10 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.make import read_plan
 from cellmap_pipeline.report.status import Job, read_status, stage_time_left
 from cellmap_pipeline.report.status_table import render_status
-from cellmap_pipeline.run.locks import read_holder, remove_dead, this_process, try_acquire
+from cellmap_pipeline.run.locking.locks import read_holder, remove_dead, this_process, try_acquire
 from cellmap_pipeline.run.progress import read_progress
 from cellmap_pipeline.run.restart import RUN_LOCK
-from cellmap_pipeline.run.snakemake_log import parse, read_logs
+from cellmap_pipeline.run.snakemake.log import parse, read_logs
 
 START = """
 Building DAG of jobs...

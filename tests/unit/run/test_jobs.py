@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from cellmap_pipeline.errors import InputError, UnavailableError
-from cellmap_pipeline.run import jobs, locks
+from cellmap_pipeline.run import jobs
 from cellmap_pipeline.run.jobs import job
+from cellmap_pipeline.run.locking import locks
 from tests.support.spoiled import pattern
 
 REMEDY = (

@@ -11,9 +11,10 @@ import pytest
 from snakemake.persistence.file import FilePersistence
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.run import locks, restart
-from cellmap_pipeline.run.locks import read_holder, this_process, try_acquire
-from cellmap_pipeline.run.processes import start_time
+from cellmap_pipeline.run import restart
+from cellmap_pipeline.run.locking import locks
+from cellmap_pipeline.run.locking.locks import read_holder, this_process, try_acquire
+from cellmap_pipeline.run.locking.processes import start_time
 
 LONG = "results/" + "a" * 200 + "/predictions/" + "b" * 200
 

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.volumes import create
+from cellmap_pipeline.patches.crops import CropData, TaughtCrop, open_crops
 from cellmap_pipeline.patches.sampling import RandomPatches
 from cellmap_pipeline.training import train as module
 from cellmap_pipeline.training.checkpoints import load_checkpoint
@@ -134,6 +135,30 @@ def test_other_settings_start_a_new_training(datasplit, tmp_path):
     train(settings(seed=1), datasplit, tmp_path / "training", tmp_path / "model.ckpt")
     assert (tmp_path / "training.old-1/checkpoints/last.ckpt").is_file()
     assert len(rows(tmp_path / "training")) == len(rows(tmp_path / "training.old-1"))
+
+
+def test_other_pseudo_labels_start_a_new_training(datasplit, tmp_path, monkeypatch):
+    """A part of the patches is drawn from the crop with what is around it."""
+    (crop,) = open_crops(datasplit, ["mito"], (8, 8, 8))["train"]
+    folder = tmp_path / "pseudo_labels"
+    (folder / crop.dataset).mkdir(parents=True)
+    create(folder / crop.name / "mito", GRID, "uint8").write(np.ones(GRID.shape, "u1")).result()
+    read: list[type] = []
+    draw = RandomPatches._draw_location
+
+    def keep(self, *args):
+        reader, start = draw(self, *args)
+        read.append(type(reader.crop))
+        return reader, start
+
+    monkeypatch.setattr(RandomPatches, "_draw_location", keep)
+    made = settings(epochs=1, iterations_per_epoch=10, teach={"from": "teacher", "share": 0.5})
+    for digest in ("one", "one", "other"):
+        (folder / "summary.json").write_text(digest)
+        train(made, datasplit, tmp_path / "training", tmp_path / "model.ckpt", pseudo_labels=folder)
+    assert {CropData, TaughtCrop} == set(read)
+    assert (tmp_path / "training.old-1").is_dir()
+    assert not (tmp_path / "training.old-2").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"state_dict": 1})])

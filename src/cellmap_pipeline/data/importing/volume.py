@@ -23,7 +23,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import MAX_VOXEL_NM, MIN_VOXEL_NM, Grid, Vector, is_plausible
 from cellmap_pipeline.io.formats import registry
 from cellmap_pipeline.io.volumes import Volume
-from cellmap_pipeline.run.locks import hold
+from cellmap_pipeline.run.locking.locks import hold
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from cellmap_pipeline.preflight.estimates.prediction_cost import (
     describe_cost,
     format_hours,
     prediction_cost,
+    taught_rows,
     voxel_size_warning,
 )
 from cellmap_pipeline.preflight.estimates.training_cost import (
@@ -73,7 +74,7 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         f"{name}: {training.model['architecture']}, {len(training.classes)} classes at {size} nm",
         f"  predicts {labels} labels of {len(crops)} test crops",
     ]
-    if not crops:
+    if name not in plan.active_trainings():
         lines.append("  is not trained: it contributes nothing to the submission")
         return lines
     state, known = _training_data(plan, training)
@@ -119,7 +120,27 @@ def _training_outlook(plan: Plan, name: str, training: Training) -> list[str]:
         lines.append(f"    {describe_cost(prediction, of_all)}")
         if (warning := voxel_size_warning(prediction, name, training.voxel_size)) is not None:
             lines.append(f"    {warning}")
+    lines += _teaching_outlook(plan, name, known)
     return lines + _tuning_outlook(plan, name, known)
+
+
+def _teaching_outlook(plan: Plan, name: str, crops: list[LabeledCrop] | None) -> list[str]:
+    """Describe what a training's teacher predicts around its crops; all crops count as training."""
+    if not (teacher := plan.teacher_of(name)):
+        return []
+    settings = plan.trainings[teacher]
+    rows = taught_rows(plan.trainings[name], settings, crops or ())
+    networks = len(plan.networks_of(name))
+    passes = networks * sum(prediction_cost(settings, of_crop).passes for of_crop in rows)
+    if not passes:
+        return [f"  {teacher} labels the raw around its crops"]
+    seconds = {gpu: patch_seconds(network_cost(settings), gpu) for gpu in GPUS}
+    hours = {gpu: passes * s / FORWARD_PASSES_PER_STEP / 3600 for gpu, s in seconds.items()}
+    return [
+        f"  {teacher} labels the raw around {len(rows)} crops: {passes:,} passes, about "
+        + ", ".join(f"{format_hours(value)} on {gpu}" for gpu, value in hours.items())
+        + " (rough)"
+    ]
 
 
 def _memory_text(training: Training) -> str:

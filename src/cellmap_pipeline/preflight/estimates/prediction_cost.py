@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cellmap_pipeline.channels import class_of
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.geometry import union
 from cellmap_pipeline.plan.resources import prediction_jobs
 
@@ -84,6 +85,18 @@ def prediction_cost(training: Training, rows: Sequence[CropLabel]) -> Prediction
         jobs=prediction_jobs(training, rows),
         voxel_ratio=grid.size / max(row.grid.size for row in rows),
     )
+
+
+def taught_rows(
+    training: Training, teacher: Training, crops: Sequence[LabeledCrop]
+) -> list[list[CropLabel]]:
+    """List, by training crop, what a teacher predicts of it and of the raw around it."""
+    classes = [label for label in training.classes if label in teacher.classes]
+    return [
+        [CropLabel(crop.crop, crop.dataset, label, around) for label in classes]
+        for crop in crops
+        for around in [crop.grid.at(training.voxel_size).padded(training.taught_margin)]
+    ]
 
 
 def describe_cost(cost: PredictionCost, seconds_per_pass: float | None = None) -> str:

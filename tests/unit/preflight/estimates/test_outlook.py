@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -80,6 +81,20 @@ def test_outlook_counts_folds(folder):
         int(re.search(r"prediction: ([\d,]+) passes", t)[1].replace(",", "")) for t in (text, alone)
     ]
     assert passes[0] == 5 * passes[1]
+
+
+def test_outlook_counts_what_a_teacher_predicts(folder):
+    """It is trained, though it predicts nothing that is submitted."""
+    shutil.copy(folder.training, folder.training.with_name("teacher.yaml"))
+    folder.configure(
+        trainings=["tiny", "teacher"], submission={"select": {"mito": "tiny", "pm": "tiny"}}
+    )
+    assert "is not trained: it contributes nothing" in outlook_text(read_plan(folder.config))
+    folder.configure_training(teach={"from": "teacher", "margin_nm": 128})
+    text = outlook_text(read_plan(folder.config))
+    assert "is not trained" not in text
+    # Windows of 32 voxels at half their width over a crop of 32, with 16 and 8 on each side.
+    assert f"teacher labels the raw around 2 crops: {2 * 4**3} passes, about 1 min on" in text
 
 
 def test_outlook_uses_the_calibration_of_the_same_window(folder):

@@ -1,1 +1,1 @@
-"""Volumes of other formats, read in parts: sections, TIFF, HDF5, MRC, N5 and zarr."""
+"""Volumes of other formats, read box by box: sections, TIFF, HDF5, MRC, N5 and zarr."""

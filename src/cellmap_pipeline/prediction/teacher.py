@@ -1,0 +1,114 @@
+"""Prediction of the raw around training crops by the network that teaches another one."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cellmap_pipeline.config.sections import Inference
+from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.geometry import Grid, Shape, union
+from cellmap_pipeline.io.raw_statistics import VolumeStatistics
+from cellmap_pipeline.patches.crops import CropData
+from cellmap_pipeline.prediction.predict import predict_crop
+from cellmap_pipeline.training.task import SegmentationTask
+
+log = logging.getLogger(__name__)
+
+
+def predict_surroundings(
+    tasks: Sequence[SegmentationTask],
+    crops: Sequence[CropData],
+    classes: Sequence[str],
+    margin: Shape,
+    hidden: Mapping[str, Sequence[Grid]],
+    inference: Inference,
+    predictions: Path,
+    statistics: Mapping[str, VolumeStatistics] | None = None,
+) -> None:
+    """Predict the raw around training crops, as far as it is there and may be labeled.
+
+    Parameters
+    ----------
+    tasks
+        Trained networks of the teacher, as for `predict_crop`.
+    crops
+        The training crops of the network that is taught, at its voxel size.
+    classes
+        The classes that both predict.
+    margin
+        Voxels (z, y, x) of that size to predict on each side of a crop.
+    hidden
+        By dataset, extents within which nothing is to be known (`hidden_extents`).
+    inference
+        Settings of the teacher's prediction, as for test crops.
+    predictions
+        Folder for the predictions, `{dataset}/crop{id}/{label}`, each on the box of all voxels that
+        may be labeled; crops without such voxels have none. Crops that are complete in it are not
+        predicted again.
+    statistics
+        Statistics of the raw volumes by their paths; not needed by `normalize: range`.
+    """
+    for crop in tqdm(crops, desc="Predicting around crops", unit="crop", disable=None):
+        around = _box_to_label(crop, margin, hidden[crop.dataset])
+        if around is None:
+            log.info("%s: all raw around it lies in other crops", crop.name)
+            continue
+        number = int(re.sub(r"\D", "", crop.label_folder.name) or 0)
+        rows = [CropLabel(number, crop.dataset, label, around) for label in classes]
+        predict_crop(
+            tasks,
+            crop.raw,
+            rows,
+            predictions / crop.name,
+            inference,
+            statistics=(statistics or {}).get(str(crop.raw_path)),
+            with_auxiliary=False,
+        )
+
+
+def hidden_extents(
+    crops: Mapping[str, Sequence[CropData]], test_crops: Mapping[str, Sequence[Grid]]
+) -> dict[str, list[Grid]]:
+    """List, by dataset, the extents in which a teacher labels nothing.
+
+    Parameters
+    ----------
+    crops
+        The crops of the network that is taught, under `train` and `validate`: in the former, it
+        learns the ground truth, and of the latter nothing.
+    test_crops
+        By dataset, the extents of the test crops.
+    """
+    extents = {dataset: list(grids) for dataset, grids in test_crops.items()}
+    for crop in (*crops["train"], *crops["validate"]):
+        labels = [label.volume.levels[0].grid for label in crop.labels.values()]
+        extents.setdefault(crop.dataset, []).append(union(labels))
+    return extents
+
+
+def fill_overlaps(values: NDArray, grid: Grid, extents: Sequence[Grid], value: int) -> None:
+    """Set the voxels of `values` on `grid`, in place, that any of `extents` overlaps."""
+    for extent in extents:
+        start, stop = grid.index_box(extent)
+        values[tuple(slice(max(0, a), max(0, b)) for a, b in zip(start, stop, strict=True))] = value
+
+
+def _box_to_label(crop: CropData, margin: Shape, hidden: Sequence[Grid]) -> Grid | None:
+    """Return the box of all voxels around a crop that may be labeled; None if there are none."""
+    around = crop.raw.available(crop.grid.padded(margin), core=crop.grid)
+    free = np.ones(around.shape, bool)
+    fill_overlaps(free, around, hidden, False)
+    ranges = []
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        places = np.flatnonzero(free.any(axis=axes))
+        if not len(places):
+            return None
+        ranges.append((int(places[0]), int(places[-1]) + 1))
+    return around.box([a for a, _ in ranges], [b - a for a, b in ranges])

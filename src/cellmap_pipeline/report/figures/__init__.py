@@ -1,0 +1,1 @@
+"""Figures of the report, drawn by matplotlib in one style."""

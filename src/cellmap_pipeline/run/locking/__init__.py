@@ -1,0 +1,1 @@
+"""Locks on results and runs, and whether their holders live."""

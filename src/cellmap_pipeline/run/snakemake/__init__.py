@@ -1,0 +1,1 @@
+"""Calls of Snakemake, and what its log tells of a run."""
