@@ -201,6 +201,12 @@ SOURCES = {
     "is uint16, but raw is imported as uint8: give --range LOW HIGH, the values…": lambda f: (
         write_hdf5(f / "v.h5", VOXELS.astype("u2"))
     ),
+    "v.tif stores white as 0 (MinIsWhite): save it with black as 0": lambda f: with_tag(
+        write_tiff(f / "v.tif", VOXELS), "PhotometricInterpretation", 0
+    ),
+    "cell_z9.tif stores white as 0…": lambda f: (
+        with_tag(sections(f) / "cell_z9.tif", "PhotometricInterpretation", 0).parent
+    ),
     "v.czi is of no format that can be imported…": lambda f: written(f / "v.czi", b"ZISRAWFILE"),
     "v.tif cannot be decoded (not a TIFF file…": lambda f: written(f / "v.tif", b"nothing"),
     "v.h5 cannot be decoded (…file signature not found…": lambda f: written(f / "v.h5", b"nothing"),
@@ -230,6 +236,7 @@ def run_import(*arguments):
         (["--translation", "nan", "0", "0"], "--translation: translations are finite"),
         (["--range", "9", "3"], "--range 9 3 is no range"),
         (["--array", "raw"], "holds no arrays with names: leave --array out"),
+        (["--fill-gaps"], "is no folder of sections: leave --fill-gaps out"),
         (["--crop", "3"], "an annotation takes --crop and --label: give both"),
         (["--unknown", "3"], "an annotation takes --crop and --label: give both"),
         (["--crop", "3", "--label", "a/b"], "--crop 3 --label a/b: give a number and a class"),
