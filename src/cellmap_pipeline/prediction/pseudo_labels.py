@@ -129,7 +129,7 @@ def _write_label(
         array[first:last].write(labels).result()
         counts.update({value: int(np.count_nonzero(labels == value)) for value in VALUES})
         digest.update(labels.tobytes())
-    written = WrittenLabel(*(counts[value] for value in VALUES), digest.hexdigest())
+    written = WrittenLabel(counts[PRESENT], counts[ABSENT], counts[UNKNOWN], digest.hexdigest())
     if not written.known:
         shutil.rmtree(output)
     return written

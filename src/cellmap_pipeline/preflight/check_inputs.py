@@ -326,8 +326,8 @@ def _disk_needs(
         training = plan.trainings[name]
         for network in plan.networks_of(name):
             if (teacher := plan.teacher_of(name)) and not paths.pseudo_labels(network).exists():
-                rows = taught_rows(training, plan.trainings[teacher], labeled.get(name, ()))
-                needs.append(pseudo_labels_need(rows, paths.pseudo_labels(network)))
+                taught = taught_rows(training, plan.trainings[teacher], labeled.get(name, ()))
+                needs.append(pseudo_labels_need(taught, paths.pseudo_labels(network)))
             if name in weights and not paths.training_state(network).exists():
                 needs.append(checkpoints_need(training, weights[name], plan.output / network))
         for crop, rows in plan.rows_by_crop(name).items():
