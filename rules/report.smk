@@ -24,6 +24,17 @@ CROP_FIGURES = [
 ]
 
 
+DESCRIPTION = str(workflow.source_path("../workflow/report/workflow.rst"))
+
+
+def get_opening_rows():
+    """All submitted rows, each with whether some source provides its label."""
+    return [
+        settings | {"provided": bool(PLAN.sources(row))}
+        for row, settings in zip(PLAN.crop_labels, get_submission_rows(), strict=True)
+    ]
+
+
 # A report of an unfinished run opens with the description alone.
 report: OPENING.resolve() if OPENING.is_file() else "../workflow/report/workflow.rst"
 
@@ -75,9 +86,10 @@ rule plot_opening:
         mem_mb=1000,
         runtime=10,
     params:
-        cfg=FIGURE_VERSION | {"rows": get_submission_rows(), "rules": SCORING_RULES.name},
+        cfg=FIGURE_VERSION | {"rows": get_opening_rows(), "rules": SCORING_RULES.name},
         figures=list(map(str, CROP_FIGURES)),
-        description=str(workflow.source_path("../workflow/report/workflow.rst")),
+        # Where the workflow lies changes nothing.
+        description=untracked(lambda wildcards: DESCRIPTION),
         benchmarks=str(PATHS.benchmarks),
         logs=str(PATHS.logs),
     script:

@@ -53,13 +53,28 @@ def add_checkpoint(
     return task
 
 
-def add_datasplit(folder: Folder, network: str = "tiny", second_raw: Path | None = None) -> None:
-    """Write a data split with a crop to train on and one to validate on."""
+def add_datasplit(
+    folder: Folder,
+    network: str = "tiny",
+    second_raw: Path | None = None,
+    second_recon: Path | None = None,
+) -> None:
+    """Write a data split with a crop to train on and one to validate on.
+
+    The crop to train on may have raw, or raw and labels, of its own.
+    """
     raw, labels = (
         path.relative_to(folder.path) for path in (folder.raw, folder.label().parents[1])
     )
+    second_raw, second_labels = second_raw or raw, labels
+    if second_recon:
+        recon = folder.recon.relative_to(folder.path)
+        second_raw, second_labels = (
+            second_recon / path.relative_to(recon) for path in (raw, labels)
+        )
     (folder.path / "results" / network / "datasplit.csv").write_text(
-        f"train,{second_raw or raw},{labels}/crop1/[mito]\nvalidate,{raw},{labels}/crop2/[mito]\n"
+        f"train,{second_raw},{second_labels}/crop1/[mito]\n"
+        f"validate,{raw},{labels}/crop2/[mito]\n"
     )
 
 

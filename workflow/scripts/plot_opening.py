@@ -23,6 +23,7 @@ with job(snakemake.log[0], snakemake.output):
     opening = Opening(
         rows=[crop_label(row) for row in rows],
         submitted=[crop_label(row) for row in rows if row["made"]],
+        empty={crop_label(row) for row in rows if row["made"] and not row["provided"]},
         zip_path=Path(given.zip),
         problems=json.loads(Path(given.check).read_text()),
         selection=pd.read_csv(given.selection, dtype=str, keep_default_na=False),

@@ -21,6 +21,7 @@ from cellmap_pipeline.export.model_card import CARD_FILE, TAGS
 FORMAT_VERSION = "0.5.4"
 DESCRIPTION_FILE = "bioimageio.yaml"
 TEST_INPUT_FILE, TEST_OUTPUT_FILE, COVER_FILE = "test_input.npy", "test_output.npy", "cover.png"
+BIOIMAGEIO_FILES = (DESCRIPTION_FILE, TEST_INPUT_FILE, TEST_OUTPUT_FILE, COVER_FILE)
 AXES = "zyx"
 
 
@@ -196,7 +197,7 @@ def _cover(
     sections = probabilities[classes, middle]
     shown = sections[sections.mean((1, 2)).argmax()]
     low, high = raw[middle].min(), raw[middle].max()
-    gray = (raw[middle] - low) / max(high - low, 1)
+    gray = (raw[middle] - low) / ((high - low) or 1)
     return np.hstack([_square(gray), _square(shown)])
 
 

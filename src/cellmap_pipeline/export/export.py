@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,11 @@ from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import NETWORK_KEYS, training_settings
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.errors import InputError, did_you_mean
-from cellmap_pipeline.export.bioimage_io import check_describable, write_bioimageio
+from cellmap_pipeline.export.bioimage_io import (
+    BIOIMAGEIO_FILES,
+    check_describable,
+    write_bioimageio,
+)
 from cellmap_pipeline.export.cellmap_models import METADATA_FILE, cellmap_models_metadata
 from cellmap_pipeline.export.exported_model import ExportedModel
 from cellmap_pipeline.export.facts import ModelFacts, crops_by_dataset, digest
@@ -28,10 +33,15 @@ from cellmap_pipeline.io.raw_statistics import read_raw_statistics
 from cellmap_pipeline.io.storage import read_json_if_present
 from cellmap_pipeline.models.build import find_architecture, total_stride
 from cellmap_pipeline.patches.crops import CropData, open_crops
-from cellmap_pipeline.plan.folds import training_of
+from cellmap_pipeline.plan.checks import check_writable
+from cellmap_pipeline.plan.folds import fold_of, training_of
 from cellmap_pipeline.plan.plan import Plan
 from cellmap_pipeline.prediction.predictor import Predictor
-from cellmap_pipeline.training.checkpoints import load_networks, read_checkpoint
+from cellmap_pipeline.training.checkpoints import (
+    load_networks,
+    predicting_checkpoints,
+    read_checkpoint,
+)
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
@@ -39,6 +49,10 @@ log = logging.getLogger(__name__)
 CPU = torch.device("cpu")
 # torch takes far too long to find out which other windows these take.
 FIXED_WINDOW_ARCHITECTURES = frozenset({"monai_swin_unetr"})
+EXPORTED_FILES = frozenset(
+    {METADATA_FILE, CARD_FILE, *(form.file for form in FORMS.values()), *BIOIMAGEIO_FILES}
+)
+MAX_LISTED_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,7 @@ def export(plan: Plan, name: str, output: Path, options: ExportOptions) -> list[
     if BIOIMAGEIO in options.forms:
         check_describable(options.forms)
     folders = [output / network.replace("/", "_") for network in networks]
+    check_writable("--output", output)
     for network, folder in zip(networks, folders, strict=True):
         _check_replaceable(folder)
         _checkpoint(plan, network)
@@ -119,9 +134,16 @@ def _networks(plan: Plan, name: str) -> list[str]:
 
 def _check_replaceable(folder: Path) -> None:
     """Check that a folder holds nothing but an earlier export, if it exists."""
-    if folder.exists() and not (folder / METADATA_FILE).is_file():
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not (folder / METADATA_FILE).is_file():
         raise InputError(
             f"{folder} exists and is no earlier export: remove it, or give another --output"
+        )
+    if others := sorted({path.name for path in folder.iterdir()} - EXPORTED_FILES):
+        raise InputError(
+            f"{folder} is an earlier export, but also holds {', '.join(others[:MAX_LISTED_FILES])}"
+            ", which would be lost: move it, or give another --output"
         )
 
 
@@ -134,12 +156,11 @@ def _checkpoint(plan: Plan, network: str) -> Path:
         It does not exist.
     """
     choice = plan.trainings[training_of(network)].inference.checkpoint
-    made = plan.paths.checkpoint(network)
-    path = made if choice in ("best", "last") else Path(choice)
+    path = plan.paths.checkpoint(network) if choice in ("best", "last") else Path(choice)
     if not path.is_file():
         raise InputError(
             f"{path} does not exist: train it first, with "
-            f"`snakemake --profile profiles/local {made}`"
+            f"`snakemake --profile profiles/local {path}`"
         )
     return path
 
@@ -150,10 +171,11 @@ class _NetworkExport:
     def __init__(self, plan: Plan, network: str, name: str, options: ExportOptions) -> None:
         self.plan, self.network, self.name, self.options = plan, network, name, options
         self.training: Training = plan.trainings[training_of(network)]
-        self.checkpoint = _checkpoint(plan, network)
+        checkpoint = _checkpoint(plan, network)
         expected = training_settings(self.training, NETWORK_KEYS)
         single = self.training.inference.model_copy(update={"checkpoints": 1})
-        self.task: SegmentationTask = load_networks(self.checkpoint, single, expected)[0]
+        (self.checkpoint,) = predicting_checkpoints(checkpoint, single)
+        self.task: SegmentationTask = load_networks(checkpoint, single, expected)[0]
         self.channels = self.training.inference.stored_channels(self.task.channels)
 
     def write(self, folder: Path) -> None:
@@ -188,6 +210,7 @@ class _NetworkExport:
                 checkpoint_sha256=digest(self.checkpoint),
                 crops=crops_by_dataset(crops),
                 scores=self._scores(),
+                is_fold=fold_of(self.network) is not None,
                 averaged=self._averaged(),
                 license=self.options.license,
                 authors=self.options.authors,

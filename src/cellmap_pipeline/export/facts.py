@@ -52,6 +52,8 @@ class ModelFacts:
         By `train` and `validate`, the number of crops by dataset.
     scores
         Content of the training's `validation/scores.json`, if there is one.
+    is_fold
+        Whether the network is one of several folds, which `scores` are of together.
     averaged
         How `predict` averages, if it predicts with more than this network in one pass.
     license
@@ -76,6 +78,7 @@ class ModelFacts:
     checkpoint_sha256: str
     crops: Mapping[str, Mapping[str, int]]
     scores: Mapping[str, Any] | None
+    is_fold: bool
     averaged: str | None
     license: str | None
     authors: Sequence[str]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import yaml
+
 from cellmap_pipeline.channels import (
     BOUNDARY_SUFFIX,
     DISTANCE_SUFFIX,
@@ -44,9 +46,9 @@ def model_card(facts: ModelFacts) -> str:
 
 def _header(facts: ModelFacts) -> list[str]:
     # Identifiers of licenses are in lower case there.
-    license_line = [f"license: {facts.license.lower()}"] if facts.license else []
-    tags = [f"- {tag}" for tag in TAGS]
-    return ["---", "library_name: cellmap-models", *license_line, "tags:", *tags, "---"]
+    license = {"license": facts.license.lower()} if facts.license else {}
+    content = {"library_name": "cellmap-models", **license, "tags": list(TAGS)}
+    return ["---", *yaml.safe_dump(content, sort_keys=False).splitlines(), "---"]
 
 
 def _properties(facts: ModelFacts) -> Iterable[tuple[str, ...]]:
@@ -160,7 +162,7 @@ def _validation(facts: ModelFacts) -> list[str]:
         f"Scores on the validation crops by the challenge's rules of {facts.scores['rules']}, with "
         "post-processing that was tuned on them; cross-fitted scores have settings that were tuned "
         f"on other crops. Overall: {overall:.3f}."
-        + (" They are those of the training, of all its folds." if "_fold" in facts.name else ""),
+        + (" They are those of the training, of all its folds." if facts.is_fold else ""),
         "",
         *_table(rows),
     ]

@@ -66,7 +66,7 @@ def choose_crop(crops: Sequence[CropData], dataset: str | None, normalize: str) 
     Raises
     ------
     InputError
-        There is no such dataset, or one must be named.
+        There is no such dataset, one must be named, or the raw volumes of one differ.
     """
     datasets = sorted({crop.dataset for crop in crops})
     if dataset is not None:
@@ -78,11 +78,18 @@ def choose_crop(crops: Sequence[CropData], dataset: str | None, normalize: str) 
             )
     by_raw = {str(crop.raw_path): crop for crop in crops}
     if len({RawKind.of(crop) for crop in by_raw.values()}) > 1:
+        how = (
+            f"stored or normalized (`normalize: {normalize}`) in different ways, of which an "
+            "exported network holds one"
+        )
+        if dataset is None and len(datasets) > 1:
+            raise InputError(
+                f"the raw of the training's datasets is {how}: name the dataset most like the raw "
+                f"to predict with --dataset, one of {', '.join(datasets)}"
+            )
         raise InputError(
-            "the raw of the training's datasets is stored or normalized "
-            f"(`normalize: {normalize}`) in different ways, of which an exported network holds "
-            "one: name the dataset most like the raw to predict with --dataset, one of "
-            f"{', '.join(datasets)}"
+            f"the raw volumes of dataset {crops[0].dataset} ({', '.join(by_raw)}) are {how}: "
+            "export a training that has crops of one of them"
         )
     return crops[0]
 

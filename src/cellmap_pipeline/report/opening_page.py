@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -31,10 +32,10 @@ CROPS_TEXT = (
 )
 # Shows a figure of Snakemake's report, with its caption.
 OPEN_FIGURE = (
-    "javascript:((path) => app.setView({navbarMode: 'resultinfo', resultPath: path, "
+    "((path) => app.setView({navbarMode: 'resultinfo', resultPath: path, "
     "content: 'img', contentPath: results[path].data_uri}))(%s)"
 )
-# Docutils refuses lines of more than 10,000 characters.
+# Docutils refuses a page with a line of more than 10,000 characters.
 MAX_LINE_LENGTH = 4000
 # Snakemake's page centers its contents, which puts the head of a long page out of reach.
 STYLE = """<style>
@@ -78,7 +79,9 @@ class Opening:
     rows
         All labels that the challenge asks for.
     submitted
-        Those that the submission contains.
+        Labels that the submission contains.
+    empty
+        Labels among them that no source provides, so that they are empty (`missing: empty`).
     zip_path
         The submission.
     problems
@@ -97,6 +100,7 @@ class Opening:
 
     rows: Sequence[CropLabel]
     submitted: Sequence[CropLabel]
+    empty: Collection[CropLabel]
     zip_path: Path
     problems: Sequence[Mapping[str, Any]]
     selection: pd.DataFrame
@@ -138,11 +142,11 @@ def write_opening_page(opening: Opening, description: str, path: Path) -> None:
 
 def _submission_html(opening: Opening) -> list[str]:
     crops = len({row.crop for row in opening.submitted})
-    size_mb = opening.zip_path.stat().st_size / 1e6
     parts = [
         "<h1>The submission</h1>",
         f"<p>{html.escape(opening.zip_path.name)} contains {len(opening.submitted)} of "
-        f"{len(opening.rows)} labels, in {_count(crops, 'crop')} ({size_mb:.2g} MB).",
+        f"{len(opening.rows)} labels, in {_count(crops, 'crop')} "
+        f"({_size_text(opening.zip_path.stat().st_size)}).",
     ]
     if not opening.problems:
         return [*parts, " Its check found no problems.</p>"]
@@ -150,9 +154,14 @@ def _submission_html(opening: Opening) -> list[str]:
     items = _items(messages, MAX_LISTED_PROBLEMS, "submission_check.json lists {} more.")
     return [
         *parts,
-        " It would be accepted, but its check found what costs score:</p>",
+        " It would be accepted, but its check found problems that cost score:</p>",
         f"<ul>{items}</ul>",
     ]
+
+
+def _size_text(size_bytes: int) -> str:
+    size_mb = size_bytes / 1e6
+    return f"{size_mb:.2g} MB" if size_mb < 10 else f"{size_mb:,.0f} MB"
 
 
 def _problem_text(problem: Mapping[str, Any]) -> str:
@@ -218,23 +227,24 @@ def _class_table(opening: Opening, scores: Mapping[str, float]) -> str:
             f"<td>{submitted[label]} of {asked[label]}</td>"
             f"<td>{html.escape(', '.join(sources.get(label, ())))}</td></tr>"
         )
-    return f"<table>{''.join(lines)}</table>"
+    return "\n".join(["<table>", *lines, "</table>"])
 
 
 def _missing_html(opening: Opening) -> list[str]:
-    submitted = set(opening.submitted)
-    missing = [row for row in opening.rows if row not in submitted]
+    provided = set(opening.submitted) - set(opening.empty)
+    missing = [row for row in opening.rows if row not in provided]
     if not missing:
         return []
-    bound = _bound(opening, submitted)
+    bound = _bound(opening, provided)
     counts, asked = _count_by_class(missing), _count_by_class(opening.rows)
     entries = []
     for label in in_class_order(sorted(counts)):
-        gain = _bound(opening, submitted | {row for row in missing if row.label == label}) - bound
+        gain = _bound(opening, provided | {row for row in missing if row.label == label}) - bound
         place = "all crops" if counts[label] == asked[label] else _count(counts[label], "crop")
         entries.append((gain, f"{label} in {place}: {gain:.3f}"))
+    how = "are submitted empty" if opening.empty else "are not submitted"
     text = (
-        f"{_count(len(missing), 'label')} of {len(opening.rows)} are not submitted. If all others "
+        f"{len(missing)} of {len(opening.rows)} labels {how}. If all others "
         f"were perfect, the overall score would be about {bound:.3f} instead of 1. This is what "
         "perfect labels of a class would add:"
     )
@@ -248,6 +258,9 @@ def _bound(opening: Opening, submitted: Collection[CropLabel]) -> float:
 
 
 def _time_html(jobs: pd.DataFrame) -> list[str]:
+    title = "<h1>What it took</h1>"
+    if jobs.empty:
+        return [title, "<p>The times of the jobs were not recorded.</p>"]
     hours = jobs.groupby("rule")["hours"].sum().sort_values(ascending=False)
     gpu_hours = float(jobs["gpu_hours"].sum())
     text = f"All jobs together took {duration_text(float(hours.sum()))}"
@@ -256,7 +269,7 @@ def _time_html(jobs: pd.DataFrame) -> list[str]:
         f"{rule}: {duration_text(float(hours[rule]))}" for rule in hours.index[:MAX_LISTED_RULES]
     ]
     return [
-        "<h1>What it took</h1>",
+        title,
         f"<p>{text}; most of it: {html.escape(', '.join(listed))}. Of a job that was interrupted "
         "and resumed, only the last run counts.</p>",
     ]
@@ -268,7 +281,8 @@ def _crops_html(previews: Sequence[Preview]) -> list[str]:
         data = base64.b64encode(preview.picture.read_bytes()).decode("ascii")
         data = "\n".join(textwrap.wrap(data, MAX_LINE_LENGTH))
         name = html.escape(f"{preview.dataset}, crop {preview.crop}")
-        link = OPEN_FIGURE % json.dumps(preview.figure)
+        # Browsers decode the code of a link before they run it.
+        link = "javascript:" + quote(OPEN_FIGURE % json.dumps(preview.figure))
         parts.append(
             f'<figure><a href="{html.escape(link)}">'
             f'<img alt="{name}" src="data:image/jpeg;base64,{data}"></a>'
@@ -281,7 +295,8 @@ def _items(entries: Sequence[str], most: int, rest: str) -> str:
     shown = [html.escape(entry) for entry in entries[:most]]
     if len(entries) > most:
         shown.append(html.escape(rest.format(len(entries) - most)))
-    return "".join(f"<li>{entry}</li>" for entry in shown)
+    wrapped = (textwrap.fill(entry, MAX_LINE_LENGTH, break_on_hyphens=False) for entry in shown)
+    return "\n".join(f"<li>{entry}</li>" for entry in wrapped)
 
 
 def _count_by_class(rows: Iterable[CropLabel]) -> dict[str, int]:

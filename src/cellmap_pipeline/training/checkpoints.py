@@ -174,6 +174,22 @@ def _check_structure(content: Any) -> None:
             raise ValueError(f"state_dict: {name[:80]} has complex numbers")
 
 
+def predicting_checkpoints(checkpoint: Path, inference: Inference) -> list[Path]:
+    """List the checkpoints to predict with; parameters are those of `load_networks`.
+
+    Raises
+    ------
+    InputError
+        The training has fewer checkpoints.
+    """
+    kept = checkpoint.parent / "training" / "checkpoints"
+    if inference.checkpoint == "last":
+        return [kept / "last.ckpt"]
+    if inference.checkpoints == 1:
+        return [checkpoint]
+    return best_checkpoints(kept, inference.checkpoints)
+
+
 def load_networks(
     checkpoint: Path, inference: Inference, expected: Mapping[str, Any]
 ) -> list[SegmentationTask]:
@@ -196,13 +212,7 @@ def load_networks(
         A file is missing or not a checkpoint, or a network predicts other classes or channels, or
         at another voxel size.
     """
-    kept = checkpoint.parent / "training" / "checkpoints"
-    if inference.checkpoint == "last":
-        paths = [kept / "last.ckpt"]
-    elif inference.checkpoints == 1:
-        paths = [checkpoint]
-    else:
-        paths = best_checkpoints(kept, inference.checkpoints)
+    paths = predicting_checkpoints(checkpoint, inference)
     tasks = [load_checkpoint(path) for path in paths]
     for path, task in zip(paths, tasks, strict=True):
         check_matches(path, task, expected)

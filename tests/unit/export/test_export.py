@@ -1,6 +1,8 @@
 """The command: folders with a model card and descriptions that other programs read."""
 
+import hashlib
 import json
+import shutil
 import socket
 
 import numpy as np
@@ -11,6 +13,8 @@ import yaml
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.commands import export as command
 from cellmap_pipeline.export import forms
+from cellmap_pipeline.io.raw_statistics import measure_raw, write_raw_statistics
+from cellmap_pipeline.io.volumes import Volume
 from tests.support.exported import SMALLEST, add_checkpoint, add_datasplit, add_scores
 
 FAST = ("--forms", "torchscript", "bioimageio")
@@ -116,26 +120,79 @@ def test_normalization_by_statistics_is_inside(folder):
     assert "the statistics of a." in card
 
 
-def test_raw_that_is_normalized_in_several_ways_is_chosen(folder, capsys):
-    other = folder.path / "other"
+@pytest.fixture
+def datasets(folder):
+    """A second dataset `b` of other contrast, and a checkpoint with `normalize: zscore`."""
+    recon = folder.path / "data/b/b.zarr/recon-1"
+    shutil.copytree(folder.recon, recon)
+    other = recon / folder.raw.relative_to(folder.recon)
     rng = np.random.default_rng(0)
-    folder.store(other, rng.integers(100, 140, (64, 64, 96)).astype(np.uint16))
+    folder.store(other, rng.integers(100, 140, (64, 64, 96)).astype(np.uint8))
+    add_checkpoint(folder, normalize="zscore")
+    add_datasplit(folder, second_recon=recon.relative_to(folder.path))
+    write_raw_statistics(
+        folder.path / "results/tiny/raw_statistics.json",
+        {str(raw.relative_to(folder.path)): measure_raw(Volume.open(raw))
+         for raw in (folder.raw, other)},
+    )  # fmt: skip
+    return folder
+
+
+def test_raw_that_is_normalized_in_several_ways_is_chosen(datasets, capsys):
+    assert export("--forms", "torchscript") == 1
+    assert "with --dataset, one of a, b" in capsys.readouterr().err
+    assert export("--forms", "torchscript", "--dataset", "c") == 1
+    assert "the training has no crop of 'c'; choose one of a, b" in capsys.readouterr().err
+    found = {}
+    for name in ("a", "b"):
+        assert export("--output", name, "--forms", "torchscript", "--dataset", name) == 0
+        assert f"the statistics of {name}." in (datasets.path / name / "tiny/README.md").read_text()
+        found[name] = forms.open_form("torchscript", datasets.path / name / "tiny/model.ts")
+    raw = torch.from_numpy(
+        np.random.default_rng(1).integers(100, 140, (1, 1, 16, 16, 16)).astype(np.float32)
+    )
+    # Both are the same network of raw in standard deviations from the mean.
+    statistics = json.loads((datasets.path / "results/tiny/raw_statistics.json").read_text())
+    of_a, of_b = (level for levels in statistics.values() for level in levels.values())
+    as_a = (raw / 255 - of_b["mean"]) / of_b["std"] * of_a["std"] + of_a["mean"]
+    assert torch.allclose(found["a"](as_a * 255), found["b"](raw), atol=1e-4)
+    assert not torch.allclose(found["a"](raw), found["b"](raw), atol=1e-2)
+
+
+def test_raw_of_one_dataset_that_differs_is_refused(folder, capsys):
+    other = folder.path / "other"
+    folder.store(other, np.full((64, 64, 96), 7, np.uint16))
     add_checkpoint(folder)
     add_datasplit(folder, second_raw=other)
-    assert export("--forms", "torchscript") == 1
-    assert "with --dataset, one of a" in capsys.readouterr().err
-    assert export("--forms", "torchscript", "--dataset", "b") == 1
-    assert "the training has no crop of 'b'; choose one of a" in capsys.readouterr().err
+    for dataset in ((), ("--dataset", "a")):
+        assert export("--forms", "torchscript", *dataset) == 1
+        message = capsys.readouterr().err
+        assert "the raw volumes of dataset a" in message and str(other) in message
+        assert "export a training that has crops of one of them" in message
+
+
+def test_the_last_checkpoint_is_exported_and_described(folder):
+    add_checkpoint(folder, inference=SMALLEST["inference"] | {"checkpoint": "last"})
+    results = folder.path / "results/tiny"
+    last = results / "training/checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    torch.save(torch.load(results / "model.ckpt") | {"global_step": 99}, last)
+    assert export("--forms", "torchscript") == 0
+    card = (folder.path / "exports/tiny/README.md").read_text()
+    assert "99 steps" in card
+    assert hashlib.sha256(last.read_bytes()).hexdigest() in card
 
 
 def test_each_fold_has_its_own_folder(folder, capsys):
     folder.configure(split={"folds": 2})
     for fold in range(2):
         add_checkpoint(folder, f"tiny/fold{fold}", validation="folds")
+    add_scores(folder, mito=0.5)
     assert export("--forms", "torchscript") == 0
     assert capsys.readouterr().out == "wrote exports/tiny_fold0\nwrote exports/tiny_fold1\n"
     card = (folder.path / "exports/tiny_fold1/README.md").read_text()
     assert "averages over the networks of 2 folds; this is one network in one pass" in card
+    assert "They are those of the training, of all its folds." in card
     assert main(["export", "tiny/fold1", "--output", "one", "--forms", "torchscript"]) == 0
     assert [path.name for path in (folder.path / "one").iterdir()] == ["tiny_fold1"]
     assert main(["export", "tiny/fold2", "--forms", "torchscript"]) == 1
@@ -158,6 +215,33 @@ def test_bad_requests_end_with_a_message(folder, capsys):
     (folder.path / "results/tiny/datasplit.csv").unlink()
     assert export("--output", "other", "--forms", "torchscript") == 1
     assert "datasplit.csv does not exist" in capsys.readouterr().err
+
+
+def test_only_an_earlier_export_is_replaced(folder, capsys):
+    add_checkpoint(folder)
+    assert export("--forms", "torchscript") == 0
+    assert export("--forms", "torchscript") == 0
+    made = folder.path / "exports/tiny"
+    (made / "finetuned.ckpt").write_text("mine")
+    capsys.readouterr()
+    assert export("--forms", "torchscript") == 1
+    assert "also holds finetuned.ckpt, which would be lost: move it" in capsys.readouterr().err
+    assert (made / "finetuned.ckpt").read_text() == "mine"
+    (made / "finetuned.ckpt").unlink()
+    made.rename(folder.path / "elsewhere")
+    made.symlink_to(folder.path / "elsewhere")
+    assert export("--forms", "torchscript") == 1
+    assert "exports/tiny exists and is no earlier export" in capsys.readouterr().err
+    (folder.path / "file").touch()
+    assert export("--forms", "torchscript", "--output", "file") == 1
+    assert "--output: file is no folder" in capsys.readouterr().err
+
+
+def test_any_license_is_valid_in_the_header_of_the_card(folder):
+    add_checkpoint(folder)
+    assert export("--forms", "torchscript", "--license", "Ours: [ask]") == 0
+    _, header, _ = (folder.path / "exports/tiny/README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(header)["license"] == "ours: [ask]"
 
 
 def test_a_refused_description_leaves_nothing(folder, capsys):

@@ -1,8 +1,10 @@
 """The opening page of the report."""
 
+import html
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from docutils.core import publish_parts
 from jinja2 import Environment
 
+from cellmap_pipeline.classes import CLASSES
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.report.opening_page import Opening, Preview, write_opening_page
@@ -40,6 +43,7 @@ def opening(tmp_path):
     return Opening(
         rows=[MITO, MITO_6, PM],
         submitted=[MITO, MITO_6, PM],
+        empty=[],
         zip_path=zip_path,
         problems=[],
         selection=SELECTION,
@@ -93,7 +97,7 @@ def test_missing_labels_and_what_each_class_would_add_are_listed(opening):
         opening.rules.overall_score([of_mito, of_nuc], [1.0])
         for of_mito, of_nuc in ((score_of(opening, 1, 1), 0), (1, 0), (score_of(opening, 1, 1), 1))
     ]
-    assert "2 labels of 4 are not submitted" in text
+    assert "2 of 4 labels are not submitted" in text
     assert f"about {bounds[0]:.3f} instead of 1" in text
     nuc, mito = f"{bounds[2] - bounds[0]:.3f}", f"{bounds[1] - bounds[0]:.3f}"
     assert f"nuc in all crops: {nuc} mito in 1 crop: {mito}" in text
@@ -104,6 +108,39 @@ def score_of(opening, found, missed):
     from cellmap_pipeline.scoring.rules.base import Counts
 
     return opening.rules.score(Counts(tp=found, score_sum=float(found), fn=missed), instance=True)
+
+
+def test_labels_that_are_submitted_empty_are_missing(opening):
+    rows = [MITO, MITO_6, PM, NUC]
+    _, missing = page_of(replace(opening, rows=rows))
+    _, empty = page_of(replace(opening, rows=rows, submitted=rows, empty={NUC}))
+    assert "contains 4 of 4 labels" in empty and "1 of 4 labels are submitted empty" in empty
+    assert missing.partition("If all others")[2] == empty.partition("If all others")[2] != ""
+
+
+def test_all_classes_from_sources_with_long_names_fit_the_page(opening):
+    rows = [CropLabel(5, "d", label, GRID) for label in CLASSES]
+    chosen = [(label, "8 8 8", f"source_{i}_{'x' * 80}", "0.5", "yes")
+              for label in CLASSES for i in range(3)]  # fmt: skip
+    selection = pd.DataFrame(chosen, columns=SELECTION.columns)
+    problems = [{"severity": "costs", "crop": "", "label": "", "message": "word " * 3000}]
+    _, text = page_of(
+        replace(opening, rows=rows, submitted=rows, selection=selection, problems=problems)
+    )
+    assert f"{CLASSES[-1]} 0.500 1 of 1 source_0_" in text
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(40_000, "0.04 MB"), (250_400_000, "250 MB"), (2**31, "2,147 MB")]
+)
+def test_the_size_of_the_submission_is_readable(opening, size, shown):
+    with opening.zip_path.open("wb") as file:
+        file.truncate(size)
+    assert f"({shown})" in page_of(opening)[1]
+
+
+def test_a_run_without_benchmarks_says_so(opening):
+    assert "The times of the jobs were not recorded." in page_of(replace(opening, jobs=JOBS[:0]))[1]
 
 
 def test_without_any_scores_the_page_says_so(opening):
@@ -126,15 +163,18 @@ def test_problems_of_the_submission_are_listed(opening):
 def test_pictures_are_embedded_and_braces_are_kept_from_jinja(opening, tmp_path):
     picture = tmp_path / "a.jpg"
     picture.write_bytes(bytes(range(256)) * 80)
-    name = "d{{x}}"
+    name = "d{{x}}%41"
     page, text = page_of(
         replace(opening, previews=[Preview(name, 5, picture, f"figures/{name}/crop5.jpg")])
     )
-    assert "d{{x}}, crop 5" in text
+    assert f"{name}, crop 5" in text
+    # Browsers decode a link's code, so that %41 would become A.
+    (link,) = re.findall('href="javascript:([^"]*)"', page)
+    assert f'"figures/{name}/crop5.jpg"' in unquote(html.unescape(link))
     (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', page)
     assert len("".join(data.split())) == 4 * -(-256 * 80 // 3)
     assert max(map(len, page.splitlines())) < 10_000
-    assert "results[path].data_uri" in page
+    assert "results[path].data_uri" in unquote(page)
 
 
 def test_the_description_of_the_workflow_is_valid(opening):

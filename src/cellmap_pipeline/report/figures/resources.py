@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.report.figures.style import saved_figure
 
 ROW_INCHES = 0.42
@@ -31,11 +32,16 @@ def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
     DataFrame
         Columns `rule`, `hours`, `memory_gb` (peak), `gpu_hours` (of all GPUs that the job saw),
         `gpu_busy` (percent) and `gpu_gb` (peak); NaN for values that were not measured.
+
+    Raises
+    ------
+    InputError
+        A benchmark is not one, such as an empty file that a full disk left.
     """
     rows = []
     for path in sorted(benchmarks.rglob("*.tsv")):
         name = path.relative_to(benchmarks).with_suffix("")
-        table = pd.read_csv(path, sep="\t")
+        table = _read_benchmark(path)
         gpu_file = logs / f"{name}.gpu.json"
         gpu = json.loads(gpu_file.read_text()) if gpu_file.is_file() else {}
         for _, job in table.iterrows():
@@ -51,6 +57,16 @@ def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
             )
     columns = ["rule", "hours", "memory_gb", "gpu_hours", "gpu_busy", "gpu_gb"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[1:], float))
+
+
+def _read_benchmark(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, sep="\t").astype({"s": float, "max_rss": object})
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is not a benchmark of Snakemake ({error}): delete it; the figures of the "
+            "report are then made without it"
+        ) from None
 
 
 def plot_resources(benchmarks: Path, logs: Path, path: Path) -> None:

@@ -1,5 +1,8 @@
 """The figure of time, memory and GPU use."""
 
+import pytest
+
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.report.figures.resources import plot_resources, read_benchmarks
 from tests.support.figures import texts_in
 
@@ -22,3 +25,12 @@ def test_time_memory_and_gpu_use_are_drawn_by_rule(tmp_path, drawn):
     assert texts_in(time) == ["3.0 h", "9 s"]
     assert texts_in(memory) == ["2.0", "0.0"]
     assert (texts_in(gpu_busy), texts_in(gpu_memory)) == (["91"], ["40.0"])
+
+
+@pytest.mark.parametrize("content", ["", "h:m:s\tmax_rss\n0:00:01\t5\n", "s\tmax_rss\n?\t5\n"])
+def test_a_broken_benchmark_is_named(tmp_path, content):
+    path = tmp_path / "benchmarks/train/a.tsv"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(InputError, match="train/a.tsv is not a benchmark .*: delete it"):
+        read_benchmarks(tmp_path / "benchmarks", tmp_path / "logs")
