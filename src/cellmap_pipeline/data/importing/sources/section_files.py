@@ -77,7 +77,7 @@ def read_section(path: Path) -> NDArray:
             with _any_size():
                 return np.asarray(iio.imread(path, plugin="pillow"))
         with open_tiff(path) as file, file:
-            return read_page(path, file, 0)
+            return read_page(path, file.pages.first)
 
 
 def _png_header(path: Path) -> SectionHeader:
@@ -101,7 +101,7 @@ def _tiff_header(path: Path) -> SectionHeader:
             )
         page = file.pages.first
         rows, columns = _two_axes(path, page.shape)
-        check_complete(path, page, 0)
+        check_complete(path, page)
         return SectionHeader(rows, columns, np.dtype(page.dtype), stated_voxel_size(file))
 
 

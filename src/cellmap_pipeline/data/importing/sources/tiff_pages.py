@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffPage
+from tifffile import TiffFile, TiffFrame, TiffPage
 
 from cellmap_pipeline.data.importing.sources.source import NOT_STATED, StatedSize
 from cellmap_pipeline.errors import InputError
@@ -47,7 +47,7 @@ def open_tiff(path: Path) -> Iterator[TiffFile]:
         logger.propagate = propagated
 
 
-def read_page(path: Path, file: TiffFile, number: int) -> NDArray:
+def read_page(path: Path, page: TiffPage | TiffFrame) -> NDArray:
     """Read the pixels of a page, (rows, columns).
 
     Raises
@@ -55,8 +55,7 @@ def read_page(path: Path, file: TiffFile, number: int) -> NDArray:
     InputError
         Part of it is missing, or its compression takes a package that is not installed.
     """
-    page = file.pages[number]
-    check_complete(path, page, number)
+    check_complete(path, page)
     try:
         return np.asarray(page.asarray())
     except ValueError as error:
@@ -69,7 +68,7 @@ def read_page(path: Path, file: TiffFile, number: int) -> NDArray:
         ) from None
 
 
-def check_complete(path: Path, page: TiffPage, number: int) -> None:
+def check_complete(path: Path, page: TiffPage | TiffFrame) -> None:
     """Refuse a page of which strips or tiles lie beyond the end of the file.
 
     Raises
@@ -81,8 +80,8 @@ def check_complete(path: Path, page: TiffPage, number: int) -> None:
     ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if not ends or max(ends) > size or not all(page.databytecounts):
         raise InputError(
-            f"{path} is incomplete: it has {size:,} bytes, but pixels of page {number + 1} of it "
-            "are missing: copy or export it again"
+            f"{path} is incomplete: it has {size:,} bytes, but pixels of page {page.index + 1} of "
+            "it are missing: copy or export it again"
         )
 
 

@@ -45,6 +45,8 @@ class TiffStack:
             shape = series.shape if len(series.shape) == 3 else (1, *series.shape)
             self.shape = (shape[0], shape[1], shape[2])
             self.dtype = np.dtype(series.dtype)
+            # In the order of the sections, which OME-XML may give in another order than the file's.
+            self.pages = series.pages
             self.stated_size = stated_voxel_size(self.file)
         check_size(path, self.shape)
         self.voxels = self._mapped(series)
@@ -53,8 +55,7 @@ class TiffStack:
             check_decoded_bytes(f"a section of {path}", section)
             self.chunks = (1, *self.shape[1:])
             with decoding(path):
-                last = len(self.file.pages) - 1
-                check_complete(path, self.file.pages[last], last)
+                check_complete(path, self.pages[-1])
 
     def _mapped(self, series: TiffPageSeries) -> NDArray | None:
         """Map the voxels into memory, if they lie in the file one after another."""
@@ -72,10 +73,8 @@ class TiffStack:
             if self.voxels is not None:
                 return self.voxels[box_slices(start, stop)].astype(self.dtype)
             rows, columns = slice(start[1], stop[1]), slice(start[2], stop[2])
-            pages = range(start[0], stop[0])
-            return np.stack(
-                [read_page(self.path, self.file, page)[rows, columns] for page in pages]
-            )
+            pages = (self.pages[number] for number in range(start[0], stop[0]))
+            return np.stack([read_page(self.path, page)[rows, columns] for page in pages])
 
     def close(self) -> None:
         """Close the file."""
