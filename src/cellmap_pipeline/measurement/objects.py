@@ -147,7 +147,7 @@ def _measure_block(
     found = np.flatnonzero(voxels[1:]) + 1
     ids = np.zeros(count + 1, np.uint64)
     for own, number in ids_by_number.items():
-        ids[number] = own
+        ids[int(number)] = own
     boxes = np.array(statistics["bounding_boxes"], np.int64)[found].reshape(-1, 3, 2)
     at_border = (boxes[:, :, 0] + start == 0) | (boxes[:, :, 1] + start == np.array(shape) - 1)
     centers = np.array(statistics["centroids"])[found] + start

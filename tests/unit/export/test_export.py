@@ -83,7 +83,8 @@ def test_voxel_sizes_with_fractions_are_not_rounded(folder):
 
 @pytest.mark.slow
 def test_cellmap_models_opens_a_folder(folder):
-    models = pytest.importorskip("cellmap_models.model_export.cellmap_model")
+    from cellmap_models.model_export import cellmap_model as models
+
     add_checkpoint(folder)
     assert export() == 0
     made = models.CellmapModel(str(folder.path / "exports/tiny"))

@@ -5,6 +5,7 @@ Memory is bounded by `importing.boxes`, whatever the size of the volume.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from cellmap_pipeline.data.importing.boxes import boxes, output_chunks, source_boxes
 from cellmap_pipeline.data.importing.sources.source import VolumeSource, box_slices
-from cellmap_pipeline.geometry import Grid, shape_of
+from cellmap_pipeline.geometry import Grid, Shape, shape_of
 from cellmap_pipeline.io.volumes import CHUNK, create_levels
 
 # The coarsest level has up to this many voxels.
@@ -25,15 +26,7 @@ TRANSLATION_DECIMALS = 6
 
 
 class VolumeKind(Protocol):
-    """How the voxels of raw, or of a label, are written.
-
-    Attributes
-    ----------
-    dtype
-        Type in which they are stored.
-    stores_zeros
-        Whether chunks of zeros are stored.
-    """
+    """How the voxels of raw, or of a label, are written."""
 
     @property
     def dtype(self) -> str:
@@ -99,22 +92,42 @@ def write_volume(source: VolumeSource, kind: VolumeKind, grid: Grid, path: Path)
     total = sum(level.size for level in grids)
     with tqdm(total=total, desc="import", unit="voxel", unit_scale=True) as bar:
         for start, stop in source_boxes(source, chunks):
-            values = kind.convert(source.read(start, stop))
-            kind.count(0, values)
-            arrays[0][box_slices(start, stop)].write(values).result()
-            bar.update(values.size)
+            _copy_box(source, kind, arrays[0], start, stop, chunks)
+            bar.update(math.prod(b - a for a, b in zip(start, stop, strict=True)))
         for level in range(1, len(grids)):
-            _write_coarser(kind, level, arrays, grids, bar)
+            _write_coarser(kind, level, arrays, grids, chunks, bar)
     kind.finish(path)
 
 
+def _copy_box(
+    source: VolumeSource,
+    kind: VolumeKind,
+    array: ts.TensorStore,
+    start: Shape,
+    stop: Shape,
+    chunks: Shape,
+) -> None:
+    """Write a box of the finest level. It is freed before the next one is read."""
+    values = kind.convert(source.read(start, stop))
+    kind.count(0, values)
+    target = array[box_slices(start, stop)].translate_to[0]
+    # A row of chunks at once, since tensorstore copies what it writes.
+    for first, last in boxes(shape_of(values.shape), (chunks[0], chunks[1], values.shape[2])):
+        part = box_slices(first, last)
+        target[part].write(values[part]).result()
+
+
 def _write_coarser(
-    kind: VolumeKind, level: int, arrays: list[ts.TensorStore], grids: list[Grid], bar: tqdm
+    kind: VolumeKind,
+    level: int,
+    arrays: list[ts.TensorStore],
+    grids: list[Grid],
+    chunks: Shape,
+    bar: tqdm,
 ) -> None:
     """Downsample the level before to a level, chunk by chunk."""
     fine, coarse = grids[level - 1], grids[level]
     factors = [round(b / a) for a, b in zip(fine.voxel_size, coarse.voxel_size, strict=True)]
-    chunks = shape_of(arrays[level].chunk_layout.write_chunk.shape)
     for start, stop in boxes(coarse.shape, chunks):
         first = [a * factor for a, factor in zip(start, factors, strict=True)]
         last = [b * factor for b, factor in zip(stop, factors, strict=True)]

@@ -218,6 +218,12 @@ SOURCES = {
         write_zarr(f / "v.zarr", np.zeros((1, 9, 8, 7), "u1")) / "volumes/raw"
     ),
     "v: its finest level, s0, is missing: copy it, or name…--array, such as s1": without_finest,
+    "v.tif stores white as 0 (MinIsWhite): save it with black as 0": lambda f: with_tag(
+        write_tiff(f / "v.tif", VOXELS), "PhotometricInterpretation", 0
+    ),
+    "cell_z9.tif stores white as 0…": lambda f: (
+        with_tag(sections(f) / "cell_z9.tif", "PhotometricInterpretation", 0).parent
+    ),
     "v.czi is of no format that can be imported…": lambda f: written(f / "v.czi", b"ZISRAWFILE"),
     "v.tif cannot be decoded (not a TIFF file…": lambda f: written(f / "v.tif", b"nothing"),
     "v.h5 cannot be decoded (…file signature not found…": lambda f: written(f / "v.h5", b"nothing"),
@@ -248,6 +254,7 @@ def run_import(*arguments):
         (["--range", "9", "3"], "--range 9 3 is no range"),
         (["--range", "0", "inf"], "--range 0 inf is no range: give two finite numbers, the lower"),
         (["--array", "raw"], "holds no arrays with names: leave --array out"),
+        (["--fill-gaps"], "is no folder of sections: leave --fill-gaps out"),
         (["--crop", "3"], "an annotation takes --crop and --label: give both"),
         (["--unknown", "3"], "an annotation takes --crop and --label: give both"),
         (["--crop", "3", "--label", "a/b"], "--crop 3 --label a/b: give a number and a class"),

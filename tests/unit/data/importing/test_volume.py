@@ -200,6 +200,22 @@ def test_another_voxel_size_in_the_file_is_reported(tmp_path, voxels, caplog, wr
     assert not stated or any(re.search(stated, warning) for warning in warnings)
 
 
+def test_axes_of_one_voxel_are_left_out(tmp_path, voxels):
+    source = open_source(write_hdf5(tmp_path / "ilastik.h5", voxels[None, ..., None]))
+    assert (source.shape, source.chunks[0] <= SHAPE[0]) == (SHAPE, True)
+    part = source.read((3, 5, 7), (9, 20, 30))
+    assert np.array_equal(part, voxels[3:9, 5:20, 7:30])
+    single = open_source(write_hdf5(tmp_path / "single.h5", voxels[:1]))
+    assert np.array_equal(single.read((0, 0, 0), (1, *SHAPE[1:])), voxels[:1])
+
+
+def test_a_misspelled_array_is_named(tmp_path, voxels):
+    path = write_hdf5(tmp_path / "v.h5", voxels)
+    message = "no array /volumes/rav of .* \\(did you mean '/volumes/raw'"
+    with pytest.raises(InputError, match=message):
+        open_source(path, "volumes/rav")
+
+
 def test_an_imported_array_can_be_imported_again(tmp_path, voxels, caplog):
     source = open_source(write_tiff(tmp_path / "volume.tif", voxels))
     path = import_raw(source, tmp_path / "a", SIZE, CENTER)

@@ -37,13 +37,16 @@ def open_source(path: Path, array: str | None = None, fill_gaps: bool = False) -
     if not path.exists():
         raise InputError(f"{path} does not exist (looked in {Path.cwd()}): correct the path")
     suffix = path.suffix.lower()
-    if path.is_dir() and is_store(path):
+    is_sections = path.is_dir() and not is_store(path)
+    if fill_gaps and not is_sections:
+        raise InputError(f"{path} is no folder of sections: leave --fill-gaps out")
+    if path.is_dir() and not is_sections:
         return StoredArray(path, array)
     if suffix in HDF5_SUFFIXES:
         return Hdf5Array(path, array)
     if array:
         raise InputError(f"{path} holds no arrays with names: leave --array out")
-    if path.is_dir():
+    if is_sections:
         return SectionFolder(path, fill_gaps)
     must_be_file(path)
     if suffix in TIFF_SUFFIXES:

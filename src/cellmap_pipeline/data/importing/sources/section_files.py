@@ -20,6 +20,7 @@ from cellmap_pipeline.data.importing.sources.source import (
     must_be_file,
 )
 from cellmap_pipeline.data.importing.sources.tiff_pages import (
+    check_black,
     check_complete,
     open_tiff,
     read_page,
@@ -102,6 +103,7 @@ def _tiff_header(path: Path) -> SectionHeader:
         page = file.pages.first
         rows, columns = _two_axes(path, page.shape)
         check_complete(path, page)
+        check_black(path, page)
         return SectionHeader(rows, columns, np.dtype(page.dtype), stated_voxel_size(file))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffFrame, TiffPage
+from tifffile import PHOTOMETRIC, TiffFile, TiffFrame, TiffPage
 
 from cellmap_pipeline.data.importing.sources.source import NOT_STATED, StatedSize
 from cellmap_pipeline.errors import InputError
@@ -83,6 +83,18 @@ def check_complete(path: Path, page: TiffPage | TiffFrame) -> None:
             f"{path} is incomplete: it has {size:,} bytes, but pixels of page {page.index + 1} of "
             "it are missing: copy or export it again"
         )
+
+
+def check_black(path: Path, page: TiffPage) -> None:
+    """Refuse a page whose 0 is white: its values are read as they are stored.
+
+    Raises
+    ------
+    InputError
+        It is such a page.
+    """
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
+        raise InputError(f"{path} stores white as 0 (MinIsWhite): save it with black as 0")
 
 
 def stated_voxel_size(file: TiffFile) -> StatedSize:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffPageSeries
+from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 from cellmap_pipeline.data.importing.sources.source import (
     box_slices,
@@ -17,6 +17,7 @@ from cellmap_pipeline.data.importing.sources.source import (
     decoding,
 )
 from cellmap_pipeline.data.importing.sources.tiff_pages import (
+    check_black,
     check_complete,
     open_tiff,
     read_page,
@@ -41,25 +42,32 @@ class TiffStack:
         self.name = str(path)
         self.path = path
         with decoding(path), open_tiff(path) as self.file:
-            series = _only_series(path, self.file)
+            self.series = series = _only_series(path, self.file)
             shape = series.shape if len(series.shape) == 3 else (1, *series.shape)
             self.shape = (shape[0], shape[1], shape[2])
             self.dtype = np.dtype(series.dtype)
-            # In the order of the sections, which OME-XML may give in another order than the file's.
-            self.pages = series.pages
             self.stated_size = stated_voxel_size(self.file)
         check_size(path, self.shape)
-        self.voxels = self._mapped(series)
+        self.voxels = self._mapped()
         if self.voxels is None:
             section = math.prod(self.shape[1:]) * self.dtype.itemsize
             check_decoded_bytes(f"a section of {path}", section)
             self.chunks = (1, *self.shape[1:])
             with decoding(path):
-                check_complete(path, self.pages[-1])
+                check_complete(path, self._page(self.shape[0] - 1))
 
-    def _mapped(self, series: TiffPageSeries) -> NDArray | None:
+    def _page(self, number: int) -> TiffPage | TiffFrame:
+        page = self.series.pages[number]
+        if page is None or page.parent is not self.file:
+            raise InputError(
+                f"{self.path} lacks section {number + 1}, which its metadata mention: is it in "
+                "another file? Save all as one file"
+            )
+        return page
+
+    def _mapped(self) -> NDArray | None:
         """Map the voxels into memory, if they lie in the file one after another."""
-        start = series.dataoffset
+        start = self.series.dataoffset
         if start is None:
             return None
         self.chunks = (1, 1, self.shape[2])
@@ -73,8 +81,10 @@ class TiffStack:
             if self.voxels is not None:
                 return self.voxels[box_slices(start, stop)].astype(self.dtype)
             rows, columns = slice(start[1], stop[1]), slice(start[2], stop[2])
-            pages = (self.pages[number] for number in range(start[0], stop[0]))
-            return np.stack([read_page(self.path, page)[rows, columns] for page in pages])
+            pages = range(start[0], stop[0])
+            return np.stack(
+                [read_page(self.path, self._page(page))[rows, columns] for page in pages]
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -98,8 +108,5 @@ def _only_series(path: Path, file: TiffFile) -> TiffPageSeries:
             f"{path} has the axes {axes} of the lengths {list(series.shape)}, but must be a stack "
             "of grayscale sections: save one channel and one time"
         )
-    if any(page is None or page.parent is not file for page in series.pages):
-        raise InputError(
-            f"{path} is one of several files that hold the volume: save it as one file"
-        )
+    check_black(path, series.keyframe)
     return series
