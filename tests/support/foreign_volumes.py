@@ -66,7 +66,7 @@ def write_n5(path: Path, voxels: NDArray) -> Path:
 
 def write_zarr(path: Path, voxels: NDArray) -> Path:
     group = zarr.open_group(str(path), mode="w")
-    group.create_dataset("volumes/raw", data=voxels, chunks=(30, 20, 40))
+    group.create_dataset("volumes/raw", data=voxels, chunks=(1,) * (voxels.ndim - 3) + (30, 20, 40))
     return path
 
 

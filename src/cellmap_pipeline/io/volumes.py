@@ -302,20 +302,41 @@ def add_attributes(path: Path, attributes: Metadata) -> None:
     registry.WRITERS[stored_as].add_attributes(path, attributes)
 
 
+def is_volume(place: Location) -> bool:
+    """Whether a location holds an array or a multiscale group, rather than another group.
+
+    Raises
+    ------
+    InputError
+        Its metadata are not JSON, or cannot be read.
+    """
+    for stored_as, (array, attributes) in _stored_metadata(place).items():
+        if array and ("shape" in array or "dimensions" in array):
+            return True
+        file = place / ATTRIBUTES_FILES[stored_as]
+        if "multiscales" in registry.parse_attributes(attributes or {}, stored_as, file):
+            return True
+    return False
+
+
 def _read_container(place: Location) -> tuple[Format, Metadata]:
     """Read the format and the attributes of the group or array at a location."""
-    files = {
-        stored_as: (ATTRIBUTES_FILES[stored_as], file) for stored_as, file in ARRAY_FILES.items()
-    }
-    names = list(dict.fromkeys(name for pair in files.values() for name in pair))
-    found = dict(zip(names, read_json_files(place, names), strict=True))
-    for stored_as, (attributes_file, array_file) in files.items():
-        attributes = found[attributes_file]
-        if attributes is not None or found[array_file] is not None:
+    for stored_as, (array, attributes) in _stored_metadata(place).items():
+        if attributes is not None or array is not None:
             return stored_as, registry.parse_attributes(
-                attributes or {}, stored_as, place / attributes_file
+                attributes or {}, stored_as, place / ATTRIBUTES_FILES[stored_as]
             )
     raise InputError(_no_volume(place))
+
+
+def _stored_metadata(place: Location) -> dict[Format, tuple[Metadata | None, Metadata | None]]:
+    """Read the metadata files of an array, and of attributes, of each format at a location."""
+    names = list(dict.fromkeys([*ARRAY_FILES.values(), *ATTRIBUTES_FILES.values()]))
+    found = dict(zip(names, read_json_files(place, names), strict=True))
+    return {
+        stored_as: (found[file], found[ATTRIBUTES_FILES[stored_as]])
+        for stored_as, file in ARRAY_FILES.items()
+    }
 
 
 def _no_volume(place: Location) -> str:

@@ -32,7 +32,7 @@ def measure_objects(volume: LabelVolume, name: str, progress: bool = True) -> pd
     Parameters
     ----------
     volume
-        The label. Unknown voxels count as background.
+        The label. Unknown voxels, and negative ids, count as background.
     name
         Name of the label, for the progress bar.
     progress
@@ -52,7 +52,9 @@ def measure_objects(volume: LabelVolume, name: str, progress: bool = True) -> pd
     parts = [_Objects.empty()]
     for start, stop in tqdm(boxes, desc=f"measure {name}", unit="block", disable=not progress):
         padded, _ = volume.encoding.decode(_read_padded(level, start, stop, lines.reach))
-        parts.append(_measure_block(padded, start, stop, grid.shape, lines))
+        # As everywhere, ids above 0 are objects.
+        ids = (padded * (padded > 0)).astype(f"u{padded.itemsize}", copy=False)
+        parts.append(_measure_block(ids, start, stop, grid.shape, lines))
     return _table(_Objects.merged(parts), grid)
 
 

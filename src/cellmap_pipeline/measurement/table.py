@@ -12,6 +12,7 @@ import pandas as pd
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.io.files import atomic_write
 from cellmap_pipeline.io.labels import LabelVolume
+from cellmap_pipeline.io.volumes import is_volume
 from cellmap_pipeline.measurement.objects import measure_objects
 
 # Labels of a crop, of a dataset's crops, and of all datasets, below a folder.
@@ -41,7 +42,7 @@ def find_labels(folder: Path) -> list[StoredLabel]:
     if not folder.is_dir():
         raise InputError(f"{folder} does not exist (looked in {Path.cwd()}): correct the path")
     for pattern in PATTERNS:
-        found = [path for path in _matching(folder, pattern) if _is_volume(path)]
+        found = [path for path in _matching(folder, pattern) if is_volume(path)]
         if found:
             return [_describe(path) for path in sorted(found)]
     raise InputError(
@@ -51,11 +52,10 @@ def find_labels(folder: Path) -> list[StoredLabel]:
 
 
 def _matching(folder: Path, pattern: str) -> Iterator[Path]:
-    return folder.glob(pattern) if pattern else iter([folder])
-
-
-def _is_volume(path: Path) -> bool:
-    return any((path / name).is_file() for name in (".zarray", ".zattrs", "zarr.json"))
+    if not pattern:
+        return iter([folder])
+    # The levels of a label are no labels of their own.
+    return (path for path in folder.glob(pattern) if not LEVEL.fullmatch(path.name))
 
 
 def _describe(path: Path) -> StoredLabel:
@@ -84,15 +84,8 @@ def measure_labels(labels: list[StoredLabel]) -> pd.DataFrame:
         A volume is broken, or does not hold labels.
     """
     tables = []
-    for label in labels:
-        volume = LabelVolume.open(label.path)
-        level = volume.volume.levels[0]
-        kind = level.attributes.get("cellmap_pipeline", {})
-        if level.metadata.dtype.kind not in "iu" or kind.get("kind") == "probability":
-            raise InputError(
-                f"{label.path} holds probabilities, not labels: give results/segmentations, or a "
-                "label in it"
-            )
+    # All are opened before the first is measured, which may take long.
+    for label, volume in [(label, _open(label)) for label in labels]:
         table = measure_objects(volume, f"{label.crop} {label.label}".strip())
         for column, value in enumerate((label.dataset, label.crop, label.label)):
             table.insert(column, StoredLabel._fields[column + 1], value)
@@ -100,8 +93,22 @@ def measure_labels(labels: list[StoredLabel]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def _open(label: StoredLabel) -> LabelVolume:
+    """Open a label; raises an `InputError` if it holds probabilities."""
+    volume = LabelVolume.open(label.path)
+    level = volume.volume.levels[0]
+    kind = level.attributes.get("cellmap_pipeline", {})
+    if level.metadata.dtype.kind not in "uib" or kind.get("kind") == "probability":
+        raise InputError(
+            f"{label.path} holds probabilities, not labels: give results/segmentations, or a label "
+            "in it"
+        )
+    return volume
+
+
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of objects as CSV, rounded."""
+    """Write a table of objects as CSV, rounded; its folder is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     rounded = table.copy()
     for column in table:
         if column.endswith(("_um3", "_um2")):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, union
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.patches.crops import CropData
@@ -45,7 +46,7 @@ def predict_surroundings(
     margin
         Voxels (z, y, x) of that size to predict on each side of a crop.
     hidden
-        By dataset, extents within which nothing is to be known (`hidden_extents`).
+        By crop, extents within which nothing is to be known (`hidden_extents`).
     inference
         Settings of the teacher's prediction, as for test crops.
     predictions
@@ -56,7 +57,7 @@ def predict_surroundings(
         Statistics of the raw volumes by their paths; not needed by `normalize: range`.
     """
     for crop in tqdm(crops, desc="Predicting around crops", unit="crop", disable=None):
-        around = _box_to_label(crop, margin, hidden[crop.dataset])
+        around = _box_to_label(crop, margin, hidden[crop.name])
         if around is None:
             log.info("%s: all raw around it lies in other crops", crop.name)
             continue
@@ -76,7 +77,10 @@ def predict_surroundings(
 def hidden_extents(
     crops: Mapping[str, Sequence[CropData]], test_crops: Mapping[str, Sequence[Grid]]
 ) -> dict[str, list[Grid]]:
-    """List, by dataset, the extents in which a teacher labels nothing.
+    """List, by the name of each training crop, the extents in which a teacher labels nothing.
+
+    These are all crops of the same specimen. In a data split of one's own, they may lie in another
+    container than the raw, or their labels in several, so they are also known by their raw.
 
     Parameters
     ----------
@@ -85,12 +89,36 @@ def hidden_extents(
         learns the ground truth, and of the latter nothing.
     test_crops
         By dataset, the extents of the test crops.
+
+    Raises
+    ------
+    InputError
+        Two training crops have the same name, by which predictions and pseudo-labels are stored.
     """
-    extents = {dataset: list(grids) for dataset, grids in test_crops.items()}
-    for crop in (*crops["train"], *crops["validate"]):
-        labels = [label.volume.levels[0].grid for label in crop.labels.values()]
-        extents.setdefault(crop.dataset, []).append(union(labels))
+    annotated = [
+        (_specimens(crop), union([label.volume.levels[0].grid for label in crop.labels.values()]))
+        for crop in (*crops["train"], *crops["validate"])
+    ]
+    annotated += [({name}, grid) for name, grids in test_crops.items() for grid in grids]
+    extents: dict[str, list[Grid]] = {}
+    for crop in crops["train"]:
+        if crop.name in extents:
+            raise InputError(
+                f"teach: the data split has two crops to train on that are called {crop.name}, so "
+                "their pseudo-labels would be mistaken for each other: rename the container, or "
+                "the folder, of one of them"
+            )
+        own = _specimens(crop)
+        extents[crop.name] = [grid for specimens, grid in annotated if own & specimens]
     return extents
+
+
+def _specimens(crop: CropData) -> set[str]:
+    """Return names of a crop's dataset, by its labels and by its raw, and the path of the raw."""
+    raw = crop.raw_path.resolve() if isinstance(crop.raw_path, Path) else crop.raw_path
+    parts = (*crop.raw_path.parts, *raw.parts)
+    containers = {Path(part).stem for part in parts if part.endswith((".zarr", ".n5"))}
+    return {crop.dataset, str(raw), *containers}
 
 
 def fill_overlaps(values: NDArray, grid: Grid, extents: Sequence[Grid], value: int) -> None:
@@ -103,12 +131,16 @@ def fill_overlaps(values: NDArray, grid: Grid, extents: Sequence[Grid], value: i
 def _box_to_label(crop: CropData, margin: Shape, hidden: Sequence[Grid]) -> Grid | None:
     """Return the box of all voxels around a crop that may be labeled; None if there are none."""
     around = crop.raw.available(crop.grid.padded(margin), core=crop.grid)
-    free = np.ones(around.shape, bool)
-    fill_overlaps(free, around, hidden, False)
-    ranges = []
-    for axes in ((1, 2), (0, 2), (0, 1)):
-        places = np.flatnonzero(free.any(axis=axes))
-        if not len(places):
-            return None
-        ranges.append((int(places[0]), int(places[-1]) + 1))
+    _, rows, columns = around.shape
+    may_be = [np.zeros(n, bool) for n in around.shape]
+    # Plane by plane, since all raw around a crop may not fit into memory.
+    for number in range(around.shape[0]):
+        free = np.ones((1, rows, columns), bool)
+        fill_overlaps(free, around.box((number, 0, 0), free.shape), hidden, False)
+        may_be[0][number] = free.any()
+        may_be[1] |= free.any(axis=(0, 2))
+        may_be[2] |= free.any(axis=(0, 1))
+    if not may_be[0].any():
+        return None
+    ranges = [(int(places[0]), int(places[-1]) + 1) for places in map(np.flatnonzero, may_be)]
     return around.box([a for a, _ in ranges], [b - a for a, b in ranges])

@@ -19,7 +19,7 @@ from cellmap_pipeline.data.split import (
     split_crops,
 )
 from cellmap_pipeline.errors import did_you_mean
-from cellmap_pipeline.plan.folds import fold_network, fold_of, training_of
+from cellmap_pipeline.plan.folds import fold_of, training_of
 from cellmap_pipeline.plan.plan import Plan
 
 
@@ -167,7 +167,7 @@ def leaked_validation(plan: Plan, sides: Mapping[str, Mapping[str, str]]) -> Ite
     """
     networks = {os.path.normpath(plan.paths.checkpoint(network)): network for network in sides}
     for network, uses in sides.items():
-        for key, other in _origins(plan, network, networks):
+        for other, key in _all_origins(plan, network, networks).items():
             seen = sides.get(other, {})
             leaked = [c for c, use in uses.items() if use == VALIDATE and seen.get(c) == TRAIN]
             if leaked:
@@ -179,11 +179,26 @@ def leaked_validation(plan: Plan, sides: Mapping[str, Mapping[str, str]]) -> Ite
                 )
 
 
-def _origins(plan: Plan, network: str, networks: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the networks that a network owes knowledge to, each with the key that says so.
+def _all_origins(plan: Plan, network: str, networks: Mapping[str, str]) -> dict[str, str]:
+    """Find all networks that a network owes knowledge to, also through others.
 
-    `networks` are those of the plan by the path of their checkpoint.
+    Returns
+    -------
+    By network, the key that leads to it. `networks` are those of the plan by the path of their
+    checkpoint.
     """
+    found: dict[str, str] = {}
+    waiting = list(_origins(plan, network, networks))
+    while waiting:
+        key, other = waiting.pop(0)
+        if other not in found:
+            found[other] = key
+            waiting += [(key, further) for _, further in _origins(plan, other, networks)]
+    return found
+
+
+def _origins(plan: Plan, network: str, networks: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the networks that a network directly learns from, each with the key that says so."""
     training = plan.trainings[training_of(network)]
     paths = {"inference.checkpoint": training.inference.checkpoint}
     if training.initial_weights:
@@ -191,9 +206,8 @@ def _origins(plan: Plan, network: str, networks: Mapping[str, str]) -> Iterator[
     for key, path in paths.items():
         if (normal := os.path.normpath(path)) in networks:
             yield key, networks[normal]
-    fold = fold_of(network)
-    for teacher in plan.teachers(training_of(network)):
-        yield "teach.from", teacher if fold is None else fold_network(teacher, fold)
+    if teacher := plan.teacher_of(network):
+        yield "teach.from", teacher
 
 
 def _check_validation(

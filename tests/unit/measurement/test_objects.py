@@ -1,5 +1,6 @@
 """Objects of known volume, surface and position."""
 
+import json
 import tracemalloc
 
 import numpy as np
@@ -106,6 +107,19 @@ def test_unknown_voxels_are_no_object(tmp_path):
     ids[2:6, 2:6, 2:6], ids[10:] = 1, 255
     encoding = {"annotation": {"annotation_type": {"encoding": {"unknown": 255}}}}
     assert list(measure_objects(store(tmp_path, ids, cellmap=encoding), "mito").voxels) == [64]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "bool"])
+def test_ids_above_0_are_objects_whatever_their_type(tmp_path, dtype):
+    ids = np.zeros((8, 8, 8), dtype)
+    ids[2:4], ids[5:] = 1, -1 if dtype != "bool" else 0
+    level = {"shape": [8] * 3, "chunks": [8] * 3, "dtype": ids.dtype.str, "fill_value": None}
+    settings = {"zarr_format": 2, "order": "C", "compressor": None, "filters": None}
+    (tmp_path / ".zarray").write_text(json.dumps(level | settings))
+    (tmp_path / ".zattrs").write_text('{"voxel_size": [8, 8, 8], "translation": [0, 0, 0]}')
+    (tmp_path / "0.0.0").write_bytes(ids.tobytes())
+    table = measure_objects(LabelVolume.open(tmp_path), "mito")
+    assert (table.id.tolist(), table.voxels.tolist()) == ([1], [128])
 
 
 def test_an_empty_label_has_no_rows(tmp_path):

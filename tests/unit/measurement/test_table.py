@@ -1,5 +1,7 @@
 """The command `cellmap-pipeline measure` and its table."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,6 +54,23 @@ def test_parts_of_a_folder_can_be_measured(labels, folder, rows):
     assert len(table) == rows
     assert set(table.crop) == {7} and set(table.dataset) == {"a"}
     assert set(table.label) <= {"mito", "er"}
+
+
+@pytest.mark.parametrize("folder", ["a", "a/crop7", "a/crop7/mito"])
+def test_groups_with_attributes_of_their_own_are_no_labels(labels, folder):
+    """As crops of the challenge have them; groups of zarr 3 have such a file, too."""
+    (labels / "a/.zattrs").write_text('{"cellmap": {}}')
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    (labels / "a/crop7/zarr.json").write_text(json.dumps(group))
+    assert main(["measure", str(labels / folder), "--output", "new/t.csv"]) == 0
+    assert len(pd.read_csv("new/t.csv")) == (2 if folder.endswith("mito") else 3)
+
+
+def test_levels_are_no_labels(labels, capsys):
+    """Of a label whose metadata are lost, they would be measured as one label each."""
+    (labels / "a/crop7/mito/.zattrs").unlink()
+    assert main(["measure", str(labels / "a/crop7/mito")]) == 1
+    assert "mito holds no labels: give a label" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,15 @@ def test_only_confident_voxels_are_known(at_least, expected):
     assert pseudo_labels(probabilities, at_least).tolist() == expected
 
 
+@pytest.mark.parametrize("at_least", [0.6, 0.8, 0.9, 0.95, 0.99, 1])
+def test_presence_and_absence_are_equally_sure(at_least):
+    """Also at probabilities that are thresholds themselves, such as 51 of 255 at 0.8."""
+    probabilities = np.arange(256, dtype=np.uint8)
+    labels = pseudo_labels(probabilities, at_least)
+    assert np.array_equal(labels == 0, (labels == 1)[::-1])
+    assert (labels[probabilities / 255 >= at_least] == 1).all()
+
+
 @pytest.fixture
 def crops(tmp_path):
     """Crops of one dataset with empty ground truth, and predictions around those that train."""
@@ -82,6 +91,41 @@ def test_nothing_is_known_within_annotated_and_test_crops(crops, tmp_path):
         assert counts["pm"]["unknown"] == counts["mito"]["present"] + counts["mito"]["unknown"]
     # A voxel of each of the others is near enough to be predicted.
     assert not LabelVolume.open(tmp_path / "pseudo/a/crop1/mito").read(VALIDATES)[1].any()
+
+
+def own_split_crop(tmp_path, raw, labels):
+    """Return a crop whose labels lie in another container than its raw."""
+    folder = tmp_path / labels
+    create(folder / "mito", VALIDATES, "uint8").write(np.ones(VALIDATES.shape, "u1")).result()
+    return CropData(tmp_path / raw, folder, ["mito"], (8, 8, 8))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_crops_of_the_same_raw_are_hidden_whatever_their_dataset_is_called(crops, tmp_path, link):
+    raw = "a.zarr/raw"
+    if link:
+        (tmp_path / "b.zarr").symlink_to(tmp_path / "a.zarr")
+        raw = "b.zarr/raw"
+    crops["validate"] = [own_split_crop(tmp_path, raw, "mine.zarr/crop9")]
+    hidden = hidden_extents(crops, {"a": [TESTS]})
+    assert hidden == dict.fromkeys(["a/crop1", "a/crop2"], [TRAINS, ALSO_TRAINS, VALIDATES, TESTS])
+    # Test crops are of the dataset of the raw, validation crops of any.
+    crops["train"] = [own_split_crop(tmp_path, raw, "mine.zarr/crop8")]
+    hidden = hidden_extents(crops, {"a": [TESTS], "z": [ALSO_TRAINS]})
+    assert hidden == {"mine/crop8": [VALIDATES, VALIDATES, TESTS]}
+
+
+def test_crops_of_other_raw_are_not_hidden(crops, tmp_path):
+    create(tmp_path / "b.n5/raw", RAW, "uint8")
+    crops["validate"] = [own_split_crop(tmp_path, "b.n5/raw", "mine.zarr/crop9")]
+    hidden = hidden_extents(crops, {"b": [TESTS]})
+    assert hidden == dict.fromkeys(["a/crop1", "a/crop2"], [TRAINS, ALSO_TRAINS])
+
+
+def test_crops_of_the_same_name_are_refused(crops, tmp_path):
+    crops["train"].append(own_split_crop(tmp_path, "a.zarr/raw", "other/a.zarr/crop1"))
+    with pytest.raises(InputError, match="two crops to train on that are called a/crop1, .* renam"):
+        hidden_extents(crops, {})
 
 
 def test_crops_around_which_nothing_is_known_are_left_out(crops, tmp_path, caplog):

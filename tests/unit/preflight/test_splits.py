@@ -36,6 +36,16 @@ def test_teachers_have_not_seen_what_validates(tmp_path, seen, expected):
         assert problem.startswith(f"training fine: teach.from: {part}")
 
 
+def test_weights_from_which_a_teacher_began_have_not_seen_what_validates(tmp_path):
+    begun = f"{tmp_path / 'results'}/first/model.ckpt"
+    files = FILES | {"first": PLAIN, "teacher": PLAIN | {"initial_weights": begun}}
+    plan = two_trainings(tmp_path, files, trainings=list(files), output=f"{tmp_path / 'results'}")
+    sides = {"first": {"a/crop2": "train"}, "teacher": {"a/crop1": "train"}}
+    sides["fine"] = {"a/crop1": "train", "a/crop2": "validate"}
+    (problem,) = leaked_validation(plan, sides)
+    assert problem.startswith("training fine: teach.from: 'first' trains on 1 of the crops that")
+
+
 def test_folds_are_compared_with_the_same_fold(tmp_path):
     files = {name: PLAIN | {"validation": "folds"} for name in NAMES}
     files["fine"] = files["fine"] | {"teach": {"from": "teacher"}}

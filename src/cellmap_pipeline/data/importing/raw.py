@@ -42,16 +42,17 @@ class Raw:
     stores_zeros = True
 
     def __init__(self, source: VolumeSource, limits: Limits | None = None) -> None:
-        if limits and not limits[0] < limits[1]:
+        if limits and not (limits[0] < limits[1] and np.isfinite(limits).all()):
             raise InputError(
-                f"--range {limits[0]:g} {limits[1]:g} is no range: give the lower one first"
+                f"--range {limits[0]:g} {limits[1]:g} is no range: give two finite numbers, the "
+                "lower one first"
             )
         if source.dtype.kind not in "iuf":
             raise InputError(
                 f"{source.name} is {source.dtype}, but intensities are numbers: convert it"
             )
         if source.dtype != np.uint8 and limits is None:
-            low, high = np.percentile(_middle_voxels(source), PROPOSED_PERCENTILES)
+            low, high = np.nanpercentile(_middle_voxels(source), PROPOSED_PERCENTILES)
             raise InputError(
                 f"{source.name} is {source.dtype}, but raw is imported as uint8: give --range LOW "
                 "HIGH, the values that become 0 and 255, the same for all volumes that are used "

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -18,13 +19,15 @@ from cellmap_pipeline.data.importing import boxes
 from cellmap_pipeline.data.importing.sources.open_source import open_source
 from cellmap_pipeline.data.importing.volume import import_raw
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.volumes import Volume
+from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.volumes import Volume, create_levels
 from tests.support.foreign_volumes import (
     write_hdf5,
     write_mrc,
     write_n5,
     write_sections,
     write_tiff,
+    write_zarr,
 )
 from tests.support.spoiled import truncate
 
@@ -139,6 +142,13 @@ def written(path, content):
 
 
 # A message, in which … stands for any text, and what ends with it.
+def without_finest(folder):
+    grid = Grid((8, 8, 8), (0, 0, 0), (6, 6, 6))
+    create_levels(folder / "v", [grid, grid.at((16, 16, 16))], "uint8")
+    shutil.rmtree(folder / "v/s0")
+    return folder / "v"
+
+
 SOURCES = {
     "cell_z10.tif is incomplete: it has …": lambda f: with_truncated_section(f, ".tif"),
     "cell_z10.png cannot be decoded (…truncated…": lambda f: with_truncated_section(f, ".png"),
@@ -201,6 +211,13 @@ SOURCES = {
     "is uint16, but raw is imported as uint8: give --range LOW HIGH, the values…": lambda f: (
         write_hdf5(f / "v.h5", VOXELS.astype("u2"))
     ),
+    "is float32, but raw is imported as uint8…(most voxels in its middle are 2 to 2)": lambda f: (
+        write_hdf5(f / "v.h5", np.where(VOXELS > 9, 2, np.nan).astype("f4"))
+    ),
+    "raw has the shape [1, 9, 8, 7], but must have three axes, z, y, x: save one…": lambda f: (
+        write_zarr(f / "v.zarr", np.zeros((1, 9, 8, 7), "u1")) / "volumes/raw"
+    ),
+    "v: its finest level, s0, is missing: copy it, or name…--array, such as s1": without_finest,
     "v.tif stores white as 0 (MinIsWhite): save it with black as 0": lambda f: with_tag(
         write_tiff(f / "v.tif", VOXELS), "PhotometricInterpretation", 0
     ),
@@ -235,6 +252,7 @@ def run_import(*arguments):
         (["--voxel-size", "8e-9", "8e-9", "8e-9"], "--voxel-size 8e-09 8e-09 8e-09 is not in nm"),
         (["--translation", "nan", "0", "0"], "--translation: translations are finite"),
         (["--range", "9", "3"], "--range 9 3 is no range"),
+        (["--range", "0", "inf"], "--range 0 inf is no range: give two finite numbers, the lower"),
         (["--array", "raw"], "holds no arrays with names: leave --array out"),
         (["--fill-gaps"], "is no folder of sections: leave --fill-gaps out"),
         (["--crop", "3"], "an annotation takes --crop and --label: give both"),

@@ -1,10 +1,12 @@
 """Volumes of all formats are imported voxel by voxel, at their place."""
 
+import contextlib
 import json
 import re
 
 import numpy as np
 import pytest
+import tifffile
 
 from cellmap_pipeline.cli import main
 from cellmap_pipeline.data.importing.sources.open_source import open_source
@@ -115,6 +117,25 @@ def test_raw_of_other_types_is_scaled_only_on_request(tmp_path, dtype):
     path = import_raw(source, tmp_path / "a", SIZE, limits=(-10, 41))
     expected = np.rint(((voxels + 10) * 5).clip(0, 255))
     assert np.array_equal(read_all(Volume.open(path).levels[0]), expected)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_sections_of_ome_tiff_are_in_the_order_of_its_metadata(tmp_path, voxels, compression):
+    """Here, the last section comes first in the file."""
+    depth, height, width = voxels.shape
+    planes = "".join(f'<TiffData FirstZ="{depth - 1 - i}" IFD="{i}"/>' for i in range(depth))
+    xml = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image'
+        ' ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeC="1" SizeT="1'
+        f'" SizeX="{width}" SizeY="{height}" SizeZ="{depth}">{planes}</Pixels></Image></OME>'
+    )
+    with tifffile.TiffWriter(tmp_path / "v.ome.tif", ome=False) as file:
+        for number, section in enumerate(voxels[::-1]):
+            description = xml if number == 0 else None
+            file.write(section, compression=compression, description=description, metadata=None)
+    with contextlib.closing(open_source(tmp_path / "v.ome.tif")) as source:
+        assert np.array_equal(source.read((0, 0, 0), voxels.shape), voxels)
+        assert np.array_equal(source.read((3, 5, 7), (9, 20, 30)), voxels[3:9, 5:20, 7:30])
 
 
 def test_bytes_of_imod_are_unsigned(tmp_path, voxels):

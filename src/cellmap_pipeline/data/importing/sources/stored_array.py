@@ -16,7 +16,7 @@ from cellmap_pipeline.data.importing.sources.source import (
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.arrays import Level
-from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES
+from cellmap_pipeline.io.formats.array import ARRAY_FILES, ATTRIBUTES_FILES, Format
 from cellmap_pipeline.io.storage import read_json_if_present
 from cellmap_pipeline.io.volumes import Volume
 
@@ -76,16 +76,35 @@ def is_store(path: Path) -> bool:
 
 def _open(place: Path) -> tuple[Level, StatedSize]:
     """Open an array, and read the voxel size that its metadata or its group's state."""
+    shapes = _stored_shapes(place)
+    for shape in shapes.values():
+        if not isinstance(shape, list) or len(shape) != 3:
+            raise InputError(
+                f"{place} has the shape {shape}, but must have three axes, z, y, x: save one "
+                "channel and one time"
+            )
     try:
-        level = Volume.open(place).levels[0]
+        volume = Volume.open(place)
     except InputError as error:
         # Its metadata may lack a position. That of an array alone is not needed.
-        for stored_as, file in ARRAY_FILES.items():
-            stored = read_json_if_present(place / file)
-            if stored and ("shape" in stored or "dimensions" in stored):
-                return Level(place, ANY_GRID, stored_as), NOT_STATED
+        for stored_as in shapes:
+            return Level(place, ANY_GRID, stored_as), NOT_STATED
         inside = sorted(path.name for path in place.iterdir() if path.is_dir())[:MAX_LISTED]
         raise InputError(
             f"{error}; or name an array in it by --array (it holds {', '.join(inside) or 'none'})"
         ) from None
+    level, (finest, _) = volume.levels[0], volume.declared[0]
+    if level.path != finest:
+        raise InputError(
+            f"{place}: its finest level, {finest.name}, is missing: copy it, or name another level "
+            f"by --array, such as {level.path.name}, with its own voxel size"
+        )
     return level, level.grid.voxel_size
+
+
+def _stored_shapes(place: Path) -> dict[Format, object]:
+    """Read the shape of an array, by its format; {} if there is no array."""
+    found = {stored_as: read_json_if_present(place / file) or {}
+             for stored_as, file in ARRAY_FILES.items()}  # fmt: skip
+    keys = ("shape", "dimensions")
+    return {f: stored[key] for f, stored in found.items() for key in keys if key in stored}
