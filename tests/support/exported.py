@@ -73,8 +73,7 @@ def add_datasplit(
             second_recon / path.relative_to(recon) for path in (raw, labels)
         )
     (folder.path / "results" / network / "datasplit.csv").write_text(
-        f"train,{second_raw},{second_labels}/crop1/[mito]\n"
-        f"validate,{raw},{labels}/crop2/[mito]\n"
+        f"train,{second_raw},{second_labels}/crop1/[mito]\nvalidate,{raw},{labels}/crop2/[mito]\n"
     )
 
 
