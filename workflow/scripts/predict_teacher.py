@@ -14,7 +14,6 @@ with job(snakemake.log[0], snakemake.output):
     import torch
 
     from cellmap_pipeline.config.stages import inference_of_params
-    from cellmap_pipeline.geometry import Grid
     from cellmap_pipeline.io.files import replace_folder
     from cellmap_pipeline.io.raw_statistics import read_raw_statistics
     from cellmap_pipeline.patches.crops import open_crops
@@ -37,16 +36,13 @@ with job(snakemake.log[0], snakemake.output):
     if file:
         depends_on["raw_statistics"] = Path(file).read_text()
     prepare_state(crops_done, depends_on, keep=False)
-    test_crops = {
-        dataset: [Grid(*grid) for grid in grids] for dataset, grids in cfg["test_crops"].items()
-    }
     crops = open_crops(datasplit, **cfg["taught"], needs_validation=False)
     predict_surroundings(
         load_networks(checkpoint, inference, expected),
         crops["train"],
         cfg["classes"],
         cfg["margin"],
-        hidden_extents(crops, test_crops),
+        hidden_extents(crops, cfg["test_crops"]),
         inference,
         crops_done,
         read_raw_statistics(Path(file)) if file else None,

@@ -9,19 +9,15 @@ from pathlib import Path
 from cellmap_pipeline.run.jobs import job
 
 with job(snakemake.log[0], snakemake.output):
-    from cellmap_pipeline.geometry import Grid
     from cellmap_pipeline.patches.crops import open_crops
     from cellmap_pipeline.prediction.pseudo_labels import write_pseudo_labels
     from cellmap_pipeline.prediction.teacher import hidden_extents
 
     cfg = snakemake.params.cfg
-    test_crops = {
-        dataset: [Grid(*grid) for grid in grids] for dataset, grids in cfg["test_crops"].items()
-    }
     crops = open_crops(Path(snakemake.input.split), **cfg["taught"], needs_validation=False)
     write_pseudo_labels(
         crops["train"],
-        hidden_extents(crops, test_crops),
+        hidden_extents(crops, cfg["test_crops"]),
         cfg["classes"],
         cfg["at_least"],
         Path(snakemake.input.predictions),

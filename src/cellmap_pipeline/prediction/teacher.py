@@ -14,13 +14,15 @@ from tqdm import tqdm
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, union
+from cellmap_pipeline.geometry import Grid, Shape, Vector, union
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.prediction.predict import predict_crop
 from cellmap_pipeline.training.task import SegmentationTask
 
 log = logging.getLogger(__name__)
+
+GridValues = tuple[Vector, Vector, Shape]
 
 
 def predict_surroundings(
@@ -75,7 +77,7 @@ def predict_surroundings(
 
 
 def hidden_extents(
-    crops: Mapping[str, Sequence[CropData]], test_crops: Mapping[str, Sequence[Grid]]
+    crops: Mapping[str, Sequence[CropData]], test_crops: Mapping[str, Sequence[GridValues]]
 ) -> dict[str, list[Grid]]:
     """List, by the name of each training crop, the extents in which a teacher labels nothing.
 
@@ -88,7 +90,7 @@ def hidden_extents(
         The crops of the network that is taught, under `train` and `validate`: in the former, it
         learns the ground truth, and of the latter nothing.
     test_crops
-        By dataset, the extents of the test crops.
+        By dataset, voxel size (nm), translation (nm) and shape of each test crop.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def hidden_extents(
         (_specimens(crop), union([label.volume.levels[0].grid for label in crop.labels.values()]))
         for crop in (*crops["train"], *crops["validate"])
     ]
-    annotated += [({name}, grid) for name, grids in test_crops.items() for grid in grids]
+    annotated += [({name}, Grid(*grid)) for name, grids in test_crops.items() for grid in grids]
     extents: dict[str, list[Grid]] = {}
     for crop in crops["train"]:
         if crop.name in extents:

@@ -1,6 +1,7 @@
 """What of a teacher's predictions is kept, and where nothing is."""
 
 import json
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def predict(tmp_path, number, label, values):
 
 
 def write(crops, tmp_path, classes=("mito", "pm"), test_crops=(TESTS,)):
-    hidden = hidden_extents(crops, {"a": test_crops})
+    hidden = hidden_extents(crops, {"a": list(map(astuple, test_crops))})
     write_pseudo_labels(
         crops["train"], hidden, classes, 0.95, tmp_path / "predictions", tmp_path / "pseudo"
     )
@@ -107,18 +108,18 @@ def test_crops_of_the_same_raw_are_hidden_whatever_their_dataset_is_called(crops
         (tmp_path / "b.zarr").symlink_to(tmp_path / "a.zarr")
         raw = "b.zarr/raw"
     crops["validate"] = [own_split_crop(tmp_path, raw, "mine.zarr/crop9")]
-    hidden = hidden_extents(crops, {"a": [TESTS]})
+    hidden = hidden_extents(crops, {"a": [astuple(TESTS)]})
     assert hidden == dict.fromkeys(["a/crop1", "a/crop2"], [TRAINS, ALSO_TRAINS, VALIDATES, TESTS])
     # Test crops are of the dataset of the raw, validation crops of any.
     crops["train"] = [own_split_crop(tmp_path, raw, "mine.zarr/crop8")]
-    hidden = hidden_extents(crops, {"a": [TESTS], "z": [ALSO_TRAINS]})
+    hidden = hidden_extents(crops, {"a": [astuple(TESTS)], "z": [astuple(ALSO_TRAINS)]})
     assert hidden == {"mine/crop8": [VALIDATES, VALIDATES, TESTS]}
 
 
 def test_crops_of_other_raw_are_not_hidden(crops, tmp_path):
     create(tmp_path / "b.n5/raw", RAW, "uint8")
     crops["validate"] = [own_split_crop(tmp_path, "b.n5/raw", "mine.zarr/crop9")]
-    hidden = hidden_extents(crops, {"b": [TESTS]})
+    hidden = hidden_extents(crops, {"b": [astuple(TESTS)]})
     assert hidden == dict.fromkeys(["a/crop1", "a/crop2"], [TRAINS, ALSO_TRAINS])
 
 

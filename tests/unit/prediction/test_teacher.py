@@ -1,5 +1,6 @@
 """What a teacher predicts around the crops of another training."""
 
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def box_to_label(crop, margin, monkeypatch, *others):
     """Return the row that would be predicted around a crop beside test crops; None if none."""
     rows = []
     monkeypatch.setattr(teacher, "predict_crop", lambda *args, **_: rows.extend(args[2]))
-    hidden = hidden_extents({"train": [crop], "validate": []}, {"a": others, "b": []})
+    hidden = hidden_extents(
+        {"train": [crop], "validate": []}, {"a": list(map(astuple, others)), "b": []}
+    )
     predict_surroundings([], [crop], ["pm"], margin, hidden, Inference(), Path())
     return rows[0] if rows else None
 
