@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.label_resampling import resample_labels
 from cellmap_pipeline.io.labels import Encoding
 from cellmap_pipeline.io.volumes import add_attributes
+
+log = logging.getLogger(__name__)
 
 
 class Labels:
@@ -89,6 +92,12 @@ class Labels:
 
     def finish(self, path: Path) -> None:
         """Add the annotation to the attributes of the volume and its levels."""
+        if self.counts[0].get("unknown") == 0:
+            log.warning(
+                "warning: no voxel of %s is %d, the value of --unknown, so that all of them count "
+                "as annotated: is it right?",
+                self.name, self.encoding.unknown,
+            )  # fmt: skip
         kind = "instance" if is_instance(self.label) else "semantic"
         annotation = {
             "class_name": self.label,

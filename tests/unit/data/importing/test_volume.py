@@ -89,6 +89,12 @@ def test_labels_of_each_type_are_imported_exactly(tmp_path, dtype):
     assert kind == {"type": "instance_segmentation", "encoding": {"absent": 0}}
 
 
+def test_a_value_of_unknown_voxels_that_never_occurs_is_warned_of(tmp_path, caplog):
+    source = open_source(write_tiff(tmp_path / "volume.tif", np.ones((4, 8, 8), np.uint8)))
+    import_label(source, tmp_path / "data/a", 7, "pm", (8, 8, 8), unknown=225)
+    assert "no voxel of" in caplog.text and "is 225, the value of --unknown" in caplog.text
+
+
 def test_unknown_voxels_stay_unknown(tmp_path):
     ids = np.zeros((70, 72, 74), np.uint8)
     ids[10:30, 10:30, 10:30] = 1
