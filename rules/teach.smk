@@ -58,7 +58,7 @@ def get_pseudo_labels_params(wildcards):
 
 
 def get_pseudo_labels(wildcards):
-    """What a network learns from a teacher, if it has one."""
+    """The pseudo-labels that teach a network, if a teacher does."""
     return PATHS.pseudo_labels(wildcards.network) if PLAN.teacher_of(wildcards.network) else []
 
 

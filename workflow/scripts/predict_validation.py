@@ -16,7 +16,7 @@ with job(snakemake.log[0], snakemake.output):
     from cellmap_pipeline.io.files import replace_folder
     from cellmap_pipeline.io.raw_statistics import read_raw_statistics
     from cellmap_pipeline.prediction.validation import predict_validation
-    from cellmap_pipeline.run.resume import prepare_state
+    from cellmap_pipeline.run.resume import prepare_partial
     from cellmap_pipeline.training.checkpoints import load_networks
 
     torch.set_num_threads(snakemake.threads)
@@ -24,16 +24,12 @@ with job(snakemake.log[0], snakemake.output):
     inference = inference_of_params(cfg, snakemake.params.options)
     checkpoint, expected = Path(snakemake.input.checkpoint), snakemake.params.expected
     predictions = Path(snakemake.output[0])
-    crops_done = predictions.with_name(predictions.name + ".partial")
-    if predictions.is_dir() and not crops_done.exists():
-        # Complete: written by a job of a dead run, for which this one waited.
-        predictions.rename(crops_done)
     datasplit = Path(snakemake.input.split)
     depends_on = {"datasplit": datasplit.read_text(), "parts": cfg["parts"]}
     file = snakemake.input.statistics
     if file:
         depends_on["raw_statistics"] = Path(file).read_text()
-    prepare_state(crops_done, depends_on, keep=False)
+    crops_done = prepare_partial(predictions, depends_on)
     predict_validation(
         load_networks(checkpoint, inference, expected),
         datasplit,

@@ -57,7 +57,7 @@ MAX_LISTED_FILES = 3
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export.
+    """The forms of an export, and facts that only its author knows.
 
     Attributes
     ----------

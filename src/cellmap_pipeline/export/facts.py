@@ -1,4 +1,4 @@
-"""What a model card and other descriptions tell about an exported network."""
+"""Facts about an exported network, for the model card and other descriptions."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class FormWriter:
 
     @property
     def probabilities(self) -> Tensor:
-        """What the checkpoint predicts for the example."""
+        """Probabilities that the checkpoint predicts for the example."""
         return self._expected_of_window[1]
 
     @cached_property

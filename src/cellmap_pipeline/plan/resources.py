@@ -72,7 +72,7 @@ def gpu_resources(training: Training, stage: GpuStage) -> dict[str, int | str]:
 
 
 class JobRequest(NamedTuple):
-    """What a job requests from a cluster.
+    """Resources that a job requests from a cluster.
 
     Attributes
     ----------
@@ -104,8 +104,8 @@ def check_nodes(jobs: Iterable[JobRequest], executor: str) -> None:
 def check_job_arrays(jobs: Sequence[JobRequest], arrays: str, max_submitted: int) -> None:
     """Check that Slurm's plugin can submit the jobs of some rules as job arrays.
 
-    It requests for all jobs of an array what one of them does, and never submits a job that becomes
-    ready together with others of its rule that are held back by Snakemake's limits.
+    The plugin requests for all jobs of an array what one of them does. It never submits jobs of a
+    rule that become ready together, unless Snakemake's limits let all of them start at once.
 
     Parameters
     ----------

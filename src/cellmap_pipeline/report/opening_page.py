@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import textwrap
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Opening:
-    """What the opening page is made from.
+    """Contents of the opening page.
 
     Attributes
     ----------
@@ -299,11 +299,8 @@ def _items(entries: Sequence[str], most: int, rest: str) -> str:
     return "\n".join(f"<li>{entry}</li>" for entry in wrapped)
 
 
-def _count_by_class(rows: Iterable[CropLabel]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        counts[row.label] += 1
-    return dict(counts)
+def _count_by_class(rows: Iterable[CropLabel]) -> Counter[str]:
+    return Counter(row.label for row in rows)
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cellmap_pipeline.io.files import reading, write_json
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX, reading, write_json
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,35 @@ def prepare_state(folder: Path, settings: dict[str, Any], keep: bool = True) -> 
     folder.mkdir(parents=True)
     write_json(path, {"fingerprint": fingerprint, "settings": settings})
     return False
+
+
+def prepare_partial(output: Path, settings: dict[str, Any]) -> Path:
+    """Prepare the folder that keeps the finished parts of a job until its output is complete.
+
+    An output that is complete already was written by a job of a dead run, for which this one
+    waited: its parts are taken up.
+
+    Parameters
+    ----------
+    output
+        The folder that the job makes.
+    settings
+        All that its parts depend on, JSON-serializable. Parts of other settings are removed.
+
+    Returns
+    -------
+    Path of the folder, which is to replace `output` in the end.
+
+    Raises
+    ------
+    UnavailableError
+        The state of the folder cannot be read now.
+    """
+    partial = output.with_name(output.name + PARTIAL_SUFFIX)
+    if output.is_dir() and not partial.exists():
+        output.rename(partial)
+    prepare_state(partial, settings, keep=False)
+    return partial
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -233,13 +233,13 @@ def draw_panel(axes: Sequence[Axes], raw: Volume, panel: Panel, with_truth: bool
     indices = most_labeled_slices(grid, [*panel.predicted.values(), *panel.truth.values()])
     pixel_nm = max(extent_nm(grid, 0, 1), extent_nm(grid, 0, 2)) / MOSAIC_PIXELS
     boxes = [_slice(grid, axis, index) for axis, index in enumerate(indices)]
-    planes = [_with_square_pixels(box, axis, pixel_nm) for axis, box in enumerate(boxes)]
+    planes = [with_square_pixels(box, axis, pixel_nm) for axis, box in enumerate(boxes)]
     grays = [
         _to_picture(raw.read_raw(plane, core=box), axis)
         for axis, (plane, box) in enumerate(zip(planes, boxes, strict=True))
     ]
     grays = stretch_contrast(grays)
-    axes[0].imshow(_mosaic([_rgb(gray) for gray in grays]))
+    axes[0].imshow(_mosaic([gray_to_rgb(gray) for gray in grays]))
     axes[0].set_title(", ".join(panel.labels), loc="left", weight="bold")
     if len(panel.labels) == 1:
         axes[0].set_title("raw")
@@ -250,7 +250,7 @@ def draw_panel(axes: Sequence[Axes], raw: Volume, panel: Panel, with_truth: bool
         if not volumes:
             ax.text(0.5, 0.5, f"no {title}", ha="center", va="center", transform=ax.transAxes)
             continue
-        images = [_rgb(gray) for gray in grays]
+        images = [gray_to_rgb(gray) for gray in grays]
         for axis, (image, plane) in enumerate(zip(images, planes, strict=True)):
             for position, (label, volume) in enumerate(volumes.items()):
                 overlay_label(image, _to_picture(volume.read(plane)[0], axis), label, position)
@@ -330,7 +330,7 @@ def _slice(grid: Grid, axis: int, index: int) -> Grid:
     return grid.box(start, [1 if d == axis else n for d, n in enumerate(grid.shape)])
 
 
-def _with_square_pixels(box: Grid, axis: int, pixel_nm: float) -> Grid:
+def with_square_pixels(box: Grid, axis: int, pixel_nm: float) -> Grid:
     """Resample a slice to square pixels of `pixel_nm`."""
     return box.at([v if d == axis else pixel_nm for d, v in enumerate(box.voxel_size)])
 
@@ -347,7 +347,8 @@ def stretch_contrast(grays: list[Image]) -> list[Image]:
     return [np.clip((gray - low) / max(high - low, 1e-6), 0, 1) for gray in grays]
 
 
-def _rgb(gray: Image) -> Image:
+def gray_to_rgb(gray: Image) -> Image:
+    """Return the color image (h, w, 3) of a gray one (h, w)."""
     return np.repeat(gray[..., None], 3, axis=-1)
 
 

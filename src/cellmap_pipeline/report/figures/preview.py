@@ -14,9 +14,11 @@ from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import Volume
 from cellmap_pipeline.report.figures.crops import (
     extent_nm,
+    gray_to_rgb,
     most_labeled_slices,
     overlay_label,
     stretch_contrast,
+    with_square_pixels,
 )
 
 PREVIEW_PIXELS = 240  # longer side
@@ -52,9 +54,9 @@ def draw_preview(raw: Volume, rows: Sequence[CropLabel], predicted: Path, path: 
     z = most_labeled_slices(grid, list(volumes.values()))[0]
     box = grid.box((z, 0, 0), (1, *grid.shape[1:]))
     pixel_nm = max(extent_nm(grid, 1), extent_nm(grid, 2)) / PREVIEW_PIXELS
-    plane = box.at((box.voxel_size[0], pixel_nm, pixel_nm))
+    plane = with_square_pixels(box, 0, pixel_nm)
     (gray,) = stretch_contrast([raw.read_raw(plane, core=box)[0]])
-    image = np.repeat(gray[..., None], 3, axis=-1)
+    image = gray_to_rgb(gray)
     ids = {label: volume.read(plane)[0][0] for label, volume in volumes.items()}
     covered = {label: np.count_nonzero(labeled) / labeled.size for label, labeled in ids.items()}
     for label in sorted(covered, key=lambda label: -covered[label]):

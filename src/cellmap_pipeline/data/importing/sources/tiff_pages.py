@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,17 @@ from cellmap_pipeline.io.formats.group_models import NANOMETERS
 IMAGEJ_UNITS = {"micron": "um", "microns": "um", "\\u00B5m": "um", "inch": "", "pixel": ""}
 
 
+class _ErrorMessages(logging.Handler):
+    """Collects the messages of errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
 @contextmanager
 def open_tiff(path: Path) -> Iterator[TiffFile]:
     """Open a TIFF file, and leave it open if the block succeeds.
@@ -28,22 +39,17 @@ def open_tiff(path: Path) -> Iterator[TiffFile]:
     InputError
         Its pages are broken. Tifffile only logs that, and takes those before for all.
     """
-    errors: list[str] = []
-    logger = logging.getLogger("tifffile")
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
+    logger, errors = logging.getLogger("tifffile"), _ErrorMessages()
     propagated, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    file = TiffFile(path)
+    logger.addHandler(errors)
     try:
-        yield file
-        if errors:
-            raise ValueError(errors[0])
-    except BaseException:
-        file.close()
-        raise
+        with ExitStack() as stack:
+            yield stack.enter_context(TiffFile(path))
+            if errors.messages:
+                raise ValueError(errors.messages[0])
+            stack.pop_all()
     finally:
-        logger.removeHandler(handler)
+        logger.removeHandler(errors)
         logger.propagate = propagated
 
 
