@@ -79,6 +79,11 @@ def is_descriptor(channel: str) -> bool:
     return channel.endswith(DESCRIPTOR_SUFFIXES)
 
 
+def is_fraction(channel: str) -> bool:
+    """Whether the target of a channel may be any number from 0 to 1: distances, descriptors."""
+    return channel.endswith(DISTANCE_SUFFIX) or is_descriptor(channel)
+
+
 def depends_on_ids(channel: str) -> bool:
     """Whether the target of a channel is made from the object ids of its class."""
     return is_affinity(channel) or is_descriptor(channel)

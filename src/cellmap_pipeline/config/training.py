@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from cellmap_pipeline.channels import auxiliary_kinds, class_of, network_outputs
+from cellmap_pipeline.channels import auxiliary_kinds, class_of, is_fraction, network_outputs
 from cellmap_pipeline.config.augmentation import Augmentation
 from cellmap_pipeline.config.auxiliary_targets import (
     Targets,
@@ -172,10 +172,12 @@ class Training(Optimization, TrainingData):
             )
         if self.initial_weights and self.initial_weights.part == "encoder":
             check_encoder(self.model, key="initial_weights.part")
-        if self.descriptor_sigmas_nm and not learns_fractions(self.loss):
+        fractions = [name for name in self.channels if is_fraction(name)]
+        if fractions and not learns_fractions(self.loss):
             raise ValueError(
-                "`loss: focal` makes 0 or 1 of any target between them, so descriptors cannot be "
-                "learned by it: choose another loss, or remove them from `targets`"
+                "`loss: focal` makes 0 or 1 of any target between them, so distances and "
+                f"descriptors, such as {fractions[0]}, cannot be learned by it: choose another "
+                "loss, or remove them from `targets`"
             )
         if self.inference.store and not self.descriptor_sigmas_nm:
             raise ValueError(

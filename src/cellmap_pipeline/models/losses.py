@@ -12,7 +12,8 @@ used, voxel by voxel.
 Targets may be fractions between 0 and 1: distances and descriptors. In losses of sums over voxels,
 min(p, t), max(p − t, 0) and max(t − p, 0) (Wang et al. 2023, arXiv 2303.16296) therefore replace
 the products p·t, p·(1 − t) and (1 − p)·t. For targets of 0 and 1 both are equal; for fractions, the
-products would make another prediction than the fraction the best one. So does the focal loss.
+products would make another prediction than the fraction the best one. So does the focal loss, with
+which such targets are refused.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def test_descriptors_that_make_no_sense_are_refused(targets, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "focal"}, "descriptors cannot be learned by it"),
-        ({"loss": {"dice": 1, "focal": {"gamma": 1}}}, "descriptors cannot be learned by it"),
+        ({"loss": "focal"}, "such as mito_lsd_offset_z, cannot be learned by it"),
+        ({"loss": {"dice": 1, "focal": {"gamma": 1}}}, "cannot be learned by it"),
         (
             {"inference": {"store": ["descriptors"]}, "targets": {}},
             "which no class has: add them to its `targets`",
@@ -129,3 +129,11 @@ def test_keys_that_do_not_go_with_descriptors(changes, message):
     assert training(**values, inference={"symmetries": 8})
     with pytest.raises(ValueError, match=message):
         training(**values | changes)
+
+
+def test_distances_do_not_go_with_the_focal_loss():
+    distance = {"classes": ["mito"], "targets": {"mito": ["boundary", "distance"]}}
+    assert training(**distance)
+    assert training(classes=["mito"], targets={"mito": ["boundary"]}, loss="focal")
+    with pytest.raises(ValueError, match="such as mito_distance, cannot be learned by it"):
+        training(**distance, loss="focal")

@@ -26,8 +26,8 @@ def test_files_that_are_no_trainings(tmp_path):
 
 
 @pytest.mark.parametrize("name", [
-    "demo", "mednext_cos7", "mednext_mito", "monai_unet_quick", "all48_4nm", "all48_8nm",
-    "organelles_16nm", "organelles_32nm",
+    "demo", "mednext_cos7", "mednext_mito", "monai_unet_quick", "nnunet_quick", "all48_4nm",
+    "all48_8nm", "organelles_16nm", "organelles_32nm",
 ])  # fmt: skip
 def test_shipped_trainings_are_valid(repo_root, name):
     assert load_training(name, [repo_root / "config/training"]).classes
