@@ -20,8 +20,9 @@ trained before it.
 Each run lies in `DISK/{data}/{setting}/seed{n}`, where {data} is the stem of the training file. One
 that has ended is not repeated and one that was interrupted resumes, so rows can be collected over
 several calls and, with the same folder, from several checkouts: give a setting another name there.
-A run whose settings have changed is refused. At the end, `scores.csv` (all labels, seeds and rules)
-and `scores.md` (a table per data and rules) are written from all runs in the folder.
+A run whose settings have changed is refused. At the end, `scores.csv` (all labels, seeds and
+rules), `scores.md` (a table per data and rules) and `scores_{data}_{rules}.png` (a point per seed)
+are written from all runs in the folder.
 
 A cell is the mean over seeds ± their standard deviation. The last column is the difference of the
 overall score from the first setting trained, by pairs of the same seed: what counts is a difference
@@ -52,6 +53,7 @@ import yaml
 
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.demo.make import MANIFEST, TRUTH, make_demo
+from cellmap_pipeline.report.figures.style import saved_figure
 from cellmap_pipeline.scoring.rules.registry import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,6 +248,8 @@ def write_tables(folder: Path) -> None:
     text = "\n\n".join(parts) + "\n"
     (folder / "scores.md").write_text(text, encoding="utf-8")
     print(text)
+    for (data, rules), rows in scores.groupby(["data", "rules"], sort=False):
+        draw(rows, f"{data}, rules of {rules}", folder / f"scores_{data}_{rules}.png")
 
 
 def collected(folder: Path) -> pd.DataFrame:
@@ -273,7 +277,7 @@ def steps(run: Path) -> int:
 
 def markdown(rows: pd.DataFrame) -> str:
     """Return a Markdown table with a line per setting and a column per label."""
-    labels = [OVERALL, *sorted(set(rows["label"]) - {OVERALL})]
+    labels = labels_of(rows)
     header = ["setting", "steps", "seeds", *labels, "overall, difference"]
     lines = [header, ["---"] * len(header)]
     first: pd.Series | None = None
@@ -290,6 +294,29 @@ def markdown(rows: pd.DataFrame) -> str:
         compared = "" if first is overall else mean_and_spread(difference, "+")
         lines.append([str(setting), n_steps, str(len(overall)), *cells, compared])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(rows: pd.DataFrame, title: str, path: Path) -> None:
+    """Draw the scores of each setting, a panel per label: a point per seed, and their mean."""
+    labels = labels_of(rows)
+    settings = list(rows["setting"].unique())[::-1]  # the first one on top
+    with saved_figure(path, 1.5 + 1.6 * len(labels), 1.1 + 0.35 * len(settings)) as figure:
+        figure.suptitle(title)
+        for axes, label in zip(figure.subplots(1, len(labels), sharey=True), labels, strict=True):
+            of_label = rows[rows["label"] == label]
+            places = of_label["setting"].map(settings.index)
+            axes.plot(of_label["score"], places, ls="", marker="o", alpha=0.6)
+            means = of_label.groupby(places)["score"].mean()
+            axes.plot(means, means.index, ls="", marker="|", ms=16, mew=2, color="black")
+            axes.set(title="overall" if label == OVERALL else label, xlabel="score")
+            axes.set_yticks(range(len(settings)), settings)
+            axes.set_ylim(-0.5, len(settings) - 0.5)
+            axes.grid(axis="x", alpha=0.3)
+
+
+def labels_of(rows: pd.DataFrame) -> list[str]:
+    """List the labels, the overall score first."""
+    return [OVERALL, *sorted(set(rows["label"]) - {OVERALL})]
 
 
 def mean_and_spread(values: pd.Series, sign: str) -> str:
