@@ -10,7 +10,9 @@ def run(new_run):
     return new_run()
 
 
-@pytest.mark.parametrize("name", ["mednext_cos7", "mednext_mito", "monai_unet_quick", "nnunet_quick"])
+@pytest.mark.parametrize(
+    "name", ["mednext_cos7", "mednext_mito", "monai_unet_quick", "nnunet_quick"]
+)
 def test_single_trainings_can_be_planned(run, name):
     run.configure(trainings=[name])
     assert run.planned("submission.zip")["train"] == 1
