@@ -34,13 +34,13 @@ CHECKED = {
     network: [
         get_checked_settings(network),
         PLAN.split_settings(training_of(network)),
-        sorted(PLAN.fetched),
+        FETCHED_TO_TRAIN,
     ]
     for network in SPLIT
 }
 for _network in SPLIT:
     if _settings := PLAN.split_settings(training_of(_network)):
-        CHECKED["folds" if "folds" in _settings else "split"] = [_settings, sorted(PLAN.fetched)]
+        CHECKED["folds" if "folds" in _settings else "split"] = [_settings, FETCHED_TO_TRAIN]
 CHECKED |= {name: validation_settings(PLAN, name) for name in PLAN.config.predictions}
 CHECKED |= {
     f"{name}/crop{crop}": [

@@ -7,7 +7,7 @@ def get_split_params(*keys):
     return (
         result_version("split")
         | settings
-        | ({"fetched": sorted(PLAN.fetched)} if PLAN.fetched else {})
+        | ({"fetched": FETCHED_TO_TRAIN} if PLAN.fetched else {})
     )
 
 
@@ -28,8 +28,8 @@ def get_fetched_crops(training):
     """The fetched crops that a training may train on."""
     return [
         crop
-        for crop, request in sorted(PLAN.fetched.items())
-        if request.train and PLAN.trainings[training].takes_crop(request.dataset, crop)
+        for crop in FETCHED_TO_TRAIN
+        if PLAN.trainings[training].takes_crop(PLAN.fetched[crop].dataset, crop)
     ]
 
 

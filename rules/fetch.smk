@@ -1,4 +1,6 @@
 FETCHED = [PATHS.fetched(crop) for crop in PLAN.fetched]
+# Crops that are only predicted change no split.
+FETCHED_TO_TRAIN = sorted(crop for crop, request in PLAN.fetched.items() if request.train)
 ALL_FETCHED = [PATHS.all_fetched] if FETCHED else []
 
 

@@ -8,6 +8,11 @@ def get_validation_trainings(wildcards):
     return plan_validation.validation_trainings(PLAN, wildcards.source)
 
 
+def get_predicting_trainings(wildcards):
+    """Those of them whose predictions a source consists of: none of an external one."""
+    return plan_validation.predicting_trainings(PLAN, wildcards.source)
+
+
 def get_validation_networks(wildcards):
     """The networks of these trainings, one after the other."""
     return [network for name in get_validation_trainings(wildcards) for network in NETWORKS[name]]
@@ -15,18 +20,18 @@ def get_validation_networks(wildcards):
 
 def get_validation_predictions(wildcards):
     """Predictions of validation crops; external ones are no results of this run."""
-    if wildcards.source in PLAN.config.predictions:
-        return []
-    return list(map(PATHS.validation_predictions, get_validation_networks(wildcards)))
+    names = get_predicting_trainings(wildcards)
+    return [PATHS.validation_predictions(network) for name in names for network in NETWORKS[name]]
 
 
 def get_validate_params(wildcards):
     """The settings that the scores of a source depend on."""
     trainings = {name: PLAN.trainings[name] for name in get_validation_trainings(wildcards)}
+    predicting = get_predicting_trainings(wildcards)
     own = trainings.get(wildcards.source)
     return result_version("validate") | {
-        "lineage": [get_lineage(name) for name in trainings],
-        "inference": [stages.inference_settings(training) for training in trainings.values()],
+        "lineage": [get_lineage(name) for name in predicting],
+        "inference": [stages.inference_settings(PLAN.trainings[name]) for name in predicting],
         "labels": plan_validation.validation_settings(PLAN, wildcards.source),
         "trainings": list(trainings),
         "networks": [len(NETWORKS[name]) for name in trainings],

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from cellmap_pipeline.classes import is_instance
-from cellmap_pipeline.geometry import Vector
+from cellmap_pipeline.geometry import Grid, Vector
 
 BOUNDARY_SUFFIX = "_boundary"
 DISTANCE_SUFFIX = "_distance"
@@ -67,6 +67,26 @@ def long_range_offset_nm(channel: str) -> Vector | None:
         return None
     z, y, x = map(float, match.groups())
     return z, y, x
+
+
+def sampled_grid(channel: str, source: Grid, grid: Grid) -> Grid:
+    """Return where a channel on `source` is to be sampled for the voxels of `grid`.
+
+    The affinity of a voxel and its neighbor tells about the face between them, half a voxel before
+    the voxel. Where voxels differ in size, the faces of the two grids lie at different distances
+    from the voxels' centers, so the affinities of neighbors are sampled half of the difference of
+    the sizes off. All other channels are sampled at the voxels themselves.
+    """
+    if not channel.endswith(AFFINITY_SUFFIXES):
+        return grid
+    along = [channel.endswith(suffix) for suffix in AFFINITY_SUFFIXES]
+    z, y, x = (
+        t + (size - own) / 2 * is_axis
+        for t, size, own, is_axis in zip(
+            grid.translation, source.voxel_size, grid.voxel_size, along, strict=True
+        )
+    )
+    return Grid(grid.voxel_size, (z, y, x), grid.shape)
 
 
 def is_affinity(channel: str) -> bool:

@@ -5,7 +5,8 @@ They are checked while Snakemake parses, so nothing here imports torch, zarr or 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -70,7 +71,7 @@ class Optimization(Section):
     precision: Literal["mixed", "16-mixed", "bf16-mixed", "32"] = Field(
         "mixed",
         description="`mixed`: bf16 where the GPU has it, else 16; without a GPU, all mixed "
-        "ones are bf16 where the processor has it, else 32",
+        "ones are 32",
         json_schema_extra=affects(Affects.LEARNING),
     )
     compile: bool = Field(
@@ -175,6 +176,25 @@ class Optimization(Section):
         if isinstance(values, dict) and isinstance(values.get("scheduler"), str):
             return values | {"scheduler": {"name": values["scheduler"]}}
         return values
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.epochs * math.ceil(self.iterations_per_epoch / self.accumulate_grad_batches)
+
+    @model_validator(mode="after")
+    def _learning_rate_has_a_curve(self) -> Self:
+        if self.scheduler.name != "constant" and self.scheduler.minimum > self.learning_rate:
+            raise ValueError(
+                f"`scheduler.minimum: {self.scheduler.minimum:g}` is above `learning_rate: "
+                f"{self.learning_rate:g}`, so that the learning rate would rise: lower it"
+            )
+        if self.scheduler.warmup_steps > self.steps:
+            raise ValueError(
+                f"`scheduler.warmup_steps: {self.scheduler.warmup_steps}` is longer than the whole "
+                f"training, which has {self.steps:,} steps: lower it, or raise `epochs`"
+            )
+        return self
 
     @property
     def processes(self) -> int:

@@ -122,7 +122,9 @@ class CropData:
             last = [a + n for a, n in zip(first, shape, strict=True)]
             if not level.missing_chunks(first, last).any():
                 return level.read(first, last)
-        values = self.raw.read_raw(box, core=intersection(box, self.grid))
+        # A patch far beyond the crop may be read, scaled, from a box without any of it.
+        core = intersection(box, self.grid) if self.grid.overlaps(box) else box
+        values = self.raw.read_raw(box, core=core)
         # Bytes are too coarse for interpolated raw that uses a small part of its range.
         if not is_bytes or self.normalization != BY_RANGE:
             return values

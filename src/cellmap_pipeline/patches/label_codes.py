@@ -138,9 +138,11 @@ class LabelCodes:
         low = [max(0, a) for a in start]
         high = [min(n, b) for n, b in zip(self.crop.grid.shape, stop, strict=True)]
         side = BLOCK_SIDE_VOXELS
-        indices = product(
-            *(range(a // side, -(-b // side)) for a, b in zip(low, high, strict=True))
-        )
+        ranges = [
+            range(a // side, -(-b // side) if a < b else a // side)
+            for a, b in zip(low, high, strict=True)
+        ]
+        indices = product(*ranges)
         blocks = {index: self._block(index) for index in indices}
         present = [block.present_codes for block in blocks.values()]
         wide = any(_code_dtype(codes) is np.uint16 for codes in present)

@@ -112,6 +112,15 @@ def validation_trainings(plan: Plan, source: str) -> list[str]:
     return [training for training in plan.trainings if training in taken]
 
 
+def predicting_trainings(plan: Plan, source: str) -> list[str]:
+    """The trainings whose predictions one of `Plan.validated_sources` consists of."""
+    names = {source}
+    if source == AVERAGE:
+        lists = [names for lists in plan.averages_by_label().values() for names in lists]
+        names = {origin(name) for sources in lists for name in _validated(plan, sources)}
+    return [training for training in plan.trainings if training in names]
+
+
 def ground_truth_sizes(plan: Plan, training: str) -> dict[str, list[Vector]]:
     """By label, the voxel sizes (nm) at which validation reads ground truth of a training's crops.
 

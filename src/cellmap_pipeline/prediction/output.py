@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cellmap_pipeline.channels import sampled_grid
 from cellmap_pipeline.geometry import Grid, Shape, shape_of
 from cellmap_pipeline.io.files import (
     PARTIAL_SUFFIX,
@@ -117,7 +118,7 @@ class PartialResult:
             shape = self.grids[name].shape
             rows = min(self._rows_per_chunk[name], shape[1] - y)
             part = self.grids[name].box((planes.start, y, 0), (len(planes), rows, shape[2]))
-            values = _probabilities(sums, index, region, part)
+            values = _probabilities(sums, index, region, sampled_grid(name, region, part))
             # Wait, so that there are no more tiles in memory than helpers.
             self._arrays[name][planes.start : planes.stop, y : y + rows].write(values).result()
 
@@ -129,6 +130,11 @@ class PartialResult:
 
     def finish(self) -> None:
         """Move the finished arrays to the output, unless they have been moved already."""
+        if self.done != self._last:
+            raise RuntimeError(
+                f"{self.folder}: planes up to {self._last} are expected, but only those up to "
+                f"{self.done} are done: please report this"
+            )
         if self.folder.is_dir():
             replace_folder(self.folder, self.output)
 
@@ -166,8 +172,8 @@ def _link(source: str, target: str) -> None:
 
 
 def _part_start(planes: int, chunk: int, i: int, n: int) -> int:
-    """First plane of the i-th of n parts, at the start of a chunk."""
-    return planes if i == n else round(planes * i / n / chunk) * chunk
+    """First plane of the i-th of n parts, at the start of a chunk or behind the last plane."""
+    return planes if i == n else min(planes, round(planes * i / n / chunk) * chunk)
 
 
 def _probabilities(sums: WindowSums, channel: int, region: Grid, grid: Grid) -> NDArray[np.uint8]:

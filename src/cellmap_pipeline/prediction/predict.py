@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cellmap_pipeline.channels import class_of
+from cellmap_pipeline.channels import class_of, sampled_grid
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.config.stages import INFERENCE_KEYS, RESULT_VERSION
 from cellmap_pipeline.crop_label import CropLabel
@@ -115,8 +115,9 @@ def predict_crop(
     normalization = normalization_of(settings.normalize, raw, settings.voxel_size, statistics)
     identity = _identity(tasks, raw, normalization, inference)
     result = PartialResult(output, grids, _chunks(grids, region), identity, part)
-    layers = plan_layers(windows, region, grids, result.planes_per_chunk, result.pending())
-    corners = _corners(windows, region, available, grids.values())
+    sampled = {name: sampled_grid(name, region, grid) for name, grid in grids.items()}
+    layers = plan_layers(windows, region, sampled, result.planes_per_chunk, result.pending())
+    corners = _corners(windows, region, available, sampled.values())
     log.info(
         "%d windows of %s over %s voxels",
         len(layers) * len(corners), list(window), list(region.shape),

@@ -102,8 +102,10 @@ def ridge_height(
 ) -> NDArray[np.float32]:
     """Return the mean probability of a boundary at each voxel, float32 (z, y, x).
 
-    A pair of voxels at a distance counts at the voxel halfway between them, so that the ridges of
-    all offsets have the boundary in their middle.
+    A boundary between neighbors is a ridge on both of them: on one alone, the basin of the other
+    one could flood that voxel, too, and reach the next basin through a face that is open. A pair of
+    voxels at a distance counts at the voxel halfway between them. So the ridges of all offsets have
+    the boundary in their middle.
 
     Parameters
     ----------
@@ -112,7 +114,12 @@ def ridge_height(
     long_range
         That between voxels at a distance.
     """
-    total = np.asarray(np.sum(boundaries, axis=0, dtype=np.float32))
+    total = np.zeros(boundaries[0].shape, np.float32)
+    for axis, boundary in enumerate(boundaries):
+        ridge = boundary.copy()
+        here, previous = pair_slices(ridge.shape, shape_of(a == axis for a in range(3)))
+        np.maximum(ridge[previous], boundary[here], out=ridge[previous])
+        total += ridge
     count = np.full(total.shape, len(boundaries), np.float32)
     for pairs in long_range:
         ends, middles = pair_slices(total.shape, half_offset(pairs.offset))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, class_of
+from cellmap_pipeline.channels import AUXILIARY_SUFFIXES, class_of, sampled_grid
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.resampling import resample
@@ -81,7 +81,9 @@ class Probabilities:
 
 
 def read_probability(path: Path, grid: Grid) -> NDArray[np.uint8]:
-    """Read a volume's probabilities on `grid`, uint8 0..255.
+    """Read the probabilities of a channel on `grid`, uint8 0..255.
+
+    The folder has the name of the channel.
 
     Floats are stored as 0..1, unsigned integers as 0 to the highest value of their type.
 
@@ -91,6 +93,7 @@ def read_probability(path: Path, grid: Grid) -> NDArray[np.uint8]:
         The probabilities are missing, broken, or not finite.
     """
     level = Volume.open(path).level_for(grid.voxel_size)
+    grid = sampled_grid(path.name, level.grid, grid)
     start, stop = level.grid.index_box(grid, margin=1)
     size = level.grid.shape
     low = [min(max(0, a), n - 1) for a, n in zip(start, size, strict=True)]

@@ -18,14 +18,11 @@ def resolve_precision(precision: str) -> Any:
     """Return Lightning's name for a training's `precision` on this machine.
 
     `mixed` is bfloat16 if the GPU supports it natively, else float16. Without a GPU, all mixed
-    precisions are bfloat16 if the CPU supports it, else 32 bits.
+    precisions are 32 bits: torch 2.13's bfloat16 gradients of 3D convolutions read uninitialized
+    memory on CPUs, where a level of the network has fewer planes than the kernel.
     """
-    if precision == "32":
+    if precision == "32" or not torch.cuda.is_available():
         return "32"
-    if not torch.cuda.is_available():
-        features = torch.cpu.get_capabilities()
-        supported = features.get("avx512_bf16") or features.get("amx_bf16")
-        return "bf16-mixed" if supported else "32"
     if precision == "mixed":
         supported = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16-mixed" if supported else "16-mixed"

@@ -131,6 +131,12 @@ def train(
         resume_from = resumed_by_first_node()
     elif prepare_state(state, same | {"inputs": fingerprint_of(given)}):
         resume_from = find_resumable(state / "checkpoints")
+    if resume_from and resume_from.step > training.steps:
+        raise InputError(
+            f"{state} holds a training of {resume_from.step:,} steps, but `epochs: "
+            f"{training.epochs}` are {training.steps:,}: raise `epochs`, or move that folder away "
+            "to start over"
+        )
     task = SegmentationTask(settings, _channel_weights(training, summary))
     task.raw_statistics = read_json(raw_statistics) if raw_statistics else {}
     keep = BestCheckpoints if validates else LatestCheckpoints

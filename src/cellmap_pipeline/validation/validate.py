@@ -155,20 +155,23 @@ def _tune_and_score(
     if is_instance(search.label):
         max_voxels = min(MAX_INSTANCE_VOXELS // len(cases), MAX_INSTANCE_VOXELS_PER_CROP)
         searched = [case.densest_box(max_voxels) for case in cases]
+        scored = [case.densest_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
     else:
-        searched = [case.central_box(MAX_SEMANTIC_VOXELS // len(cases)) for case in cases]
+        max_voxels = MAX_SEMANTIC_VOXELS // len(cases)
+        searched = [case.central_box(max_voxels) for case in cases]
+        max_voxels = max(max_voxels, MAX_SCORED_VOXELS_PER_CROP)
+        scored = [case.central_box(max_voxels) for case in cases]
     loaded = [case.load() for case in searched]
     if state is None:
-        return _tune_and_score_loaded(search, cases, searched, loaded)
+        return _tune_and_score_loaded(search, cases, searched, scored, loaded)
     # The same label is tuned at several voxel sizes, and on different predictions.
     # What is scored may be larger than what is searched.
-    scored = [case.central_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
     whole = (b.load() for a, b in zip(searched, scored, strict=True) if a.grid != b.grid)
     name = f"{search.label}-{fingerprint_of_cases(chain(loaded, whole))}"
     finished = state / f"{name}.json"
     if not finished.exists():
         search.results = CaseResults(state / f"{name}.jsonl")
-        write_json(finished, _tune_and_score_loaded(search, cases, searched, loaded))
+        write_json(finished, _tune_and_score_loaded(search, cases, searched, scored, loaded))
     return json.loads(finished.read_text())
 
 
@@ -176,10 +179,10 @@ def _tune_and_score_loaded(
     search: Search,
     cases: Sequence[ValidationCase],
     searched: Sequence[ValidationCase],
+    scored: Sequence[ValidationCase],
     loaded: Sequence[LoadedCase],
 ) -> Scores:
     parts = _cross_fitted_parts(cases, loaded)
-    scored = [case.central_box(MAX_SCORED_VOXELS_PER_CROP) for case in cases]
     tuned = tune(search, loaded, MAX_FRAGMENT_SETTINGS, parts)
     settings_by_case = tuned.pop("settings_by_case")
     if any(a.grid != b.grid for a, b in zip(searched, scored, strict=True)):

@@ -69,6 +69,14 @@ def test_columns_list_only_values_in_the_box(crop):
     assert (table == 255).all()
 
 
+@pytest.mark.parametrize("start", [(-9, 0, 0), (120, 0, 0), (0, 0, 300), (120, 300, -9)])
+def test_a_box_beyond_the_crop_is_unknown(crop, start):
+    """Patches that reach far beyond a crop, and are scaled, are read from such boxes."""
+    codes = LabelCodes(crop, CHANNELS, {}, BlockCache(10**8))
+    found, table = codes.read(start, (5, 6, 7))
+    assert found.shape == (5, 6, 7) and (table[found] == 255).all()
+
+
 def test_a_small_cache_gives_the_same_codes(crop):
     small, large = BlockCache(1), BlockCache(10**8)
     read = [LabelCodes(crop, CHANNELS, {}, cache).read((0, 0, 0), GRID.shape) for cache in

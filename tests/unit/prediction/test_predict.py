@@ -18,7 +18,7 @@ from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.resampling import resample
 from cellmap_pipeline.io.volumes import Volume, create, reopen
-from cellmap_pipeline.prediction.output import PartialResult, join_parts
+from cellmap_pipeline.prediction.output import PartialResult, _part_start, join_parts
 from cellmap_pipeline.prediction.predict import predict_crop
 from tests.support.networks import tiny_task
 
@@ -324,9 +324,12 @@ class FullGpu(torch.nn.Module):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-@pytest.mark.parametrize("n", [2, 4, 9])
-def test_joined_parts_equal_the_whole_crop(task, narrow_raw, tmp_path, monkeypatch, n):
-    monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (8,) * 3))
+# Chunks of 32 planes are cut where fewer planes are left than half a chunk, or none at all.
+@pytest.mark.parametrize(("n", "chunk"), [(2, 8), (4, 8), (9, 8), (2, 32), (4, 32), (5, 24)])
+def test_joined_parts_equal_the_whole_crop(task, narrow_raw, tmp_path, monkeypatch, n, chunk):
+    monkeypatch.setattr(
+        prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, (chunk,) * 3)
+    )
     inference = Inference(window=[16, 32, 32], batch=2)
     predict_crop([task], narrow_raw, NARROW_ROWS, tmp_path / "whole", inference)
     parts = [tmp_path / f"part{i}" for i in range(n)]
@@ -344,7 +347,16 @@ def test_joined_parts_equal_the_whole_crop(task, narrow_raw, tmp_path, monkeypat
         for folder in (tmp_path / "whole", tmp_path / "joined")
     ]
     assert files[0] == files[1]
-    assert not (parts[0] / "mito/s0/6").exists()
+    last = (NARROW_GRID.shape[0] - 1) // chunk
+    assert (tmp_path / f"joined/mito/s0/{last}").exists()
+    assert not (parts[0] / f"mito/s0/{last}").exists()
+
+
+@pytest.mark.parametrize(("planes", "chunk", "n"), [(24, 32, 4), (60, 32, 5), (90, 32, 10)])
+def test_parts_cover_all_planes_in_order(planes, chunk, n):
+    starts = [_part_start(planes, chunk, i, n) for i in range(n + 1)]
+    assert starts == sorted(starts) and starts[0] == 0 and starts[-1] == planes
+    assert all(start % chunk == 0 or start == planes for start in starts)
 
 
 @pytest.mark.parametrize("count", [8, 48])
@@ -415,3 +427,20 @@ def test_descriptors_are_stored_only_where_asked_for(narrow_raw, tmp_path):
     assert stored == set(task.channels) - {"pm"}
     for channel in ("mito", "mito_boundary"):
         assert np.array_equal(read(tmp_path / "few" / channel), read(tmp_path / "all" / channel))
+
+
+def test_affinities_are_stored_on_the_faces_of_other_voxels(narrow_raw, tmp_path):
+    """A face lies half a voxel before a voxel, which is another length on a finer grid."""
+    torch.manual_seed(0)
+    task = tiny_task(targets={"mito": ["affinities"]})
+    fine = Grid((4, 4, 4), (38, -2, 78), (112, 72, 80))
+    for name, grid in (("own", NARROW_GRID), ("fine", fine)):
+        predict_crop([task], narrow_raw, [CropLabel(1, "d", "mito", grid)], tmp_path / name,
+                     Inference())  # fmt: skip
+    for axis, suffix in enumerate(("_affinity_z", "_affinity_y", "_affinity_x")):
+        shift = [2 * (axis == a) for a in range(3)]
+        faces = Grid((4, 4, 4), tuple(np.add(fine.translation, shift)), fine.shape)
+        own = read(tmp_path / "own" / f"mito{suffix}")
+        found = read(tmp_path / "fine" / f"mito{suffix}")
+        assert np.abs(found - resample(own, NARROW_GRID, faces)).max() <= 1
+        assert np.abs(found - resample(own, NARROW_GRID, fine)).max() > 1

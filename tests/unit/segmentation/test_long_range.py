@@ -24,9 +24,9 @@ from cellmap_pipeline.segmentation.long_range import (
 )
 from cellmap_pipeline.segmentation.method_settings import complete
 from cellmap_pipeline.segmentation.methods import METHODS
-from cellmap_pipeline.segmentation.probabilities import Probabilities
+from cellmap_pipeline.segmentation.probabilities import Probabilities, read_probability
 from tests.support.labels import segment
-from tests.support.simulated import predicted, sheets, shells, tubes
+from tests.support.simulated import filling, predicted, sheets, shells, tubes
 
 VOXELS = (8.0, 8.0, 8.0)
 OFFSETS = [(4, 0, 0), (0, 4, 0), (0, 0, 4), (0, 4, 4), (4, 0, 4), (4, 4, 0)]
@@ -101,6 +101,38 @@ def test_voxels_at_a_distance_only_repel_each_other():
     signed = signed_affinities(nearest, [LongRange((0, 0, 2), boundary)], inside, 0.5)
     assert signed.shape == (4, 1, 1, 5)
     np.testing.assert_allclose(signed[3, 0, 0], [0, 0, 0, -0.8, 0], atol=1e-6)
+
+
+def test_a_boundary_between_neighbors_is_a_ridge_on_both():
+    nearest = [np.zeros((1, 1, 6), np.float32) for _ in range(3)]
+    nearest[2][..., 3] = 0.9  # between the voxels 2 and 3
+    np.testing.assert_allclose(ridge_height(nearest, [])[0, 0], [0, 0, 0.3, 0.3, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("draw", [tubes, sheets, shells, filling])
+def test_objects_of_perfect_affinities_are_found_by_the_default_settings(draw):
+    truth = draw()
+    channels = predicted(truth, "cell", blur=0, noise=0)
+    labels = segment("cell", channels, VOXELS, {"method": "watershed_affinities"})
+    assert rand_error(labels, truth) < 0.03
+
+
+def test_neighbors_of_another_voxel_size_meet_at_the_same_face(tmp_path):
+    """The boundary lies at 28 nm, between the voxels 3 and 4 of 8 nm, and 7 and 8 of 4 nm."""
+    values = np.full((8, 8, 8), 255, np.uint8)
+    values[..., 4] = 0
+    grid = Grid((8, 8, 8), (0, 0, 0), (8, 8, 8))
+    for channel in ("cell_affinity_x", "cell_affinity_y", "cell"):
+        create(tmp_path / channel, grid, "uint8").write(values).result()
+    fine = Grid((4, 4, 4), (-2, -2, -2), (16, 16, 16))
+    along_x = {
+        channel: read_probability(tmp_path / channel, fine)[5, 5].tolist()
+        for channel in ("cell_affinity_x", "cell_affinity_y", "cell")
+    }
+    assert along_x["cell_affinity_x"][6:11] == [255, 128, 0, 128, 255]
+    # Along other axes, and of voxels, there is nothing to shift.
+    assert along_x["cell"][6:11] == along_x["cell_affinity_y"][6:11] == [255, 191, 64, 64, 191]
+    assert read_probability(tmp_path / "cell_affinity_x", grid).tolist() == values.tolist()
 
 
 def test_ridges_of_long_range_affinities_lie_on_the_boundary():

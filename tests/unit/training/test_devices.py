@@ -107,3 +107,9 @@ def test_mixed_precision_depends_on_the_gpu(monkeypatch, configured, supported, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     assert resolve_precision(configured) == expected
+
+
+@pytest.mark.parametrize("configured", ["mixed", "16-mixed", "bf16-mixed", "32"])
+def test_networks_train_in_32_bits_without_a_gpu(monkeypatch, configured):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_precision(configured) == "32"

@@ -129,7 +129,8 @@ def transform_intensity(
     if transform.gamma != 1:
         _apply_power(raw, transform.gamma, transform.gamma_keeps_statistics)
     if transform.inverted_gamma != 1:
-        raw.neg_().add_(1)
+        # Interpolation may exceed 1 by rounding, and a negative number has no power.
+        raw.neg_().add_(1).clamp_(min=0)
         _apply_power(raw, transform.inverted_gamma, transform.inverted_gamma_keeps_statistics)
         raw.neg_().add_(1)
     if any(factor != 1 for factor in transform.resolution):

@@ -109,6 +109,15 @@ class LandscapeReader:
         label = self.probabilities.label
         return list(long_range_offsets(label, self._channels, self.voxel_size).values())
 
+    @property
+    def _ridge_reach(self) -> list[int]:
+        """Voxels along each axis between a voxel and the affinities that its height depends on.
+
+        Ridges lie halfway between the voxels of a pair, and on both of two neighbors.
+        """
+        neighbors = 1 if self.method.auxiliary == "affinities" else 0
+        return [max(neighbors, n) for n in _reach(map(half_offset, self._offsets))]
+
     def scratch(self, name: str, dtype: str) -> ScratchVolume:
         """Return a scratch volume of this name, with the shape of the whole volume."""
         return ScratchVolume(self.folder / name, self.shape, dtype)
@@ -120,8 +129,7 @@ class LandscapeReader:
     def landscape(self, box: Block) -> Landscape:
         """Read the landscape in a box."""
         label = self.probabilities.label
-        # Ridges lie halfway between the voxels of a pair.
-        window = box.padded(_reach(map(half_offset, self._offsets)), self.shape)
+        window = box.padded(self._ridge_reach, self.shape)
         channels = self._read_smoothed(window, self._channels)
         settings = self.settings | {"smooth_nm": 0.0}
         landscape = self.method.landscape(label, channels, self.voxel_size, settings)

@@ -141,6 +141,12 @@ def test_gamma_keeps_mean_and_deviation_unless_told_otherwise(key):
     torch.testing.assert_close(plain, expected)
 
 
+def test_raw_that_interpolation_has_put_above_1_stays_finite():
+    raw = torch.full(PATCH, 0.5)
+    raw[0] = 1 + 2e-7
+    assert changed(raw, inverted_gamma=0.8).isfinite().all()
+
+
 def test_gamma_of_a_constant_patch_keeps_it():
     raw = torch.full(PATCH, 0.3)
     torch.testing.assert_close(changed(raw, gamma=1.5, inverted_gamma=0.7), raw)
