@@ -24,8 +24,8 @@ RESOURCES_PER_TRAINING_GPU = {"mem_mb": 8000, "cpus_per_task": 8}
 JOB_MB_PER_LOADER_GB = 2000
 VOXELS_PER_SEGMENT_PROCESS = 32_000_000
 MAX_SEGMENT_PROCESSES = 4
-# Each process works on one window at a time (`Method.block_voxels`), with up to 16 offsets. The first
-# one holds tables, too, and before that a mask and the distances of the whole crop.
+# Each process works on one window at a time (`Method.block_voxels`), with up to 16 offsets. The
+# first one holds tables, too, and before that a mask and the distances of the whole crop.
 MB_PER_SEGMENT_PROCESS, SEGMENT_TABLES_MB, DISTANCE_BYTES_PER_VOXEL = 2700, 1000, 5
 MIN_SEGMENT_MB = 8000
 # Options of LSF's `bsub`, for which Snakemake's plugin has no resources.
