@@ -180,13 +180,14 @@ class Inference(Section):
         1,
         ge=1,
         le=1000,
-        description="number of jobs that predict a crop",
+        description="number of jobs that predict a crop; it is predicted again if it changes",
         json_schema_extra=affects(Affects.PREDICTION_SPEED),
     )
     job_voxels: int | None = Field(
         None,
         gt=0,
-        description="or as many jobs as have about this many of the network's voxels each",
+        description="or as many jobs as have about this many of the network's voxels each; "
+        "likewise",
         json_schema_extra=affects(Affects.PREDICTION_SPEED),
     )
 

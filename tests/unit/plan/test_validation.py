@@ -6,6 +6,7 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.plan.validation import (
     ground_truth_sizes,
+    predicting_trainings,
     validation_settings,
     validation_trainings,
 )
@@ -33,6 +34,18 @@ def test_averages_may_have_different_sources_at_each_voxel_size(plan):
     assert (fine["voxel_sizes"], coarse["voxel_sizes"]) == ([[8, 8, 8]], [[32, 32, 32]])
     assert (fine["trainings"], coarse["trainings"]) == (["fine", "coarse"], ["coarse"])
     assert coarse["sources"][1] == ([path], [])
+
+
+def test_only_trainings_that_a_source_consists_of_predict_for_it(plan):
+    """An average of external predictions is scored on crops of trainings that predict nothing."""
+    path = "p/{dataset}/crop{crop}/{label}"
+    external = {"one": path, "other": path}
+    made = plan(submission={"select": {"nuc": ["one", "other"]}}, predictions=external)
+    assert validation_trainings(made, "average") and predicting_trainings(made, "average") == []
+    assert predicting_trainings(made, "one") == []
+    made = plan(submission={"select": {"nuc": ["coarse", "other"]}}, predictions=external)
+    assert predicting_trainings(made, "average") == ["coarse"]
+    assert predicting_trainings(made, "fine") == ["fine"]
 
 
 def test_labels_are_scored_at_the_voxel_sizes_of_test_crops(plan):

@@ -98,6 +98,16 @@ def test_crops_to_validate_on_are_needed_unless_validation_is_none(datasplit, tm
         train(settings(), all_train(datasplit), tmp_path / "training", tmp_path / "model.ckpt")
 
 
+def test_fewer_epochs_than_were_trained_are_refused(datasplit, tmp_path):
+    state, checkpoint = tmp_path / "training", tmp_path / "model.ckpt"
+    train(settings(epochs=2), datasplit, state, checkpoint)
+    checkpoint.unlink()
+    with pytest.raises(InputError, match=r"steps, but `epochs: 1` are .*: raise `epochs`, or move"):
+        train(settings(epochs=1), datasplit, state, checkpoint)
+    train(settings(epochs=2), datasplit, state, checkpoint)
+    assert checkpoint.exists()
+
+
 def test_a_training_extended_to_more_epochs_equals_one_run(datasplit, tmp_path, monkeypatch):
     """Its folder may be moved in between, and no checkpoint is written to TMPDIR first."""
     monkeypatch.setattr(tempfile, "mkstemp", None)
