@@ -116,8 +116,8 @@ def test_invalid_values_are_named(tmp_path, changes, message):
         ),
         (
             {"scheduler": {"name": "cosine", "minimum": 1e-3}, "learning_rate": 1e-4},
-            "`scheduler.minimum: 0.001` is above `learning_rate: 0.0001`, so that the learning rate "
-            "would rise: lower it",
+            "`scheduler.minimum: 0.001` is above `learning_rate: 0.0001`, so that the learning "
+            "rate would rise: lower it",
         ),
         (
             {"scheduler": {"warmup_steps": 11}, "epochs": 2, "iterations_per_epoch": 20},
