@@ -75,8 +75,6 @@ class Drawn:
             architecture = shipped.model["architecture"]
             options, _ = SMALL[architecture]
             settings["model"] |= options | ({"kernel_size": 3} if architecture == "mednext" else {})
-            # Where an axis has a single voxel at the lowest resolution, torch's convolutions in
-            # bfloat16 read uninitialized memory on CPUs.
             settings |= {"patch_size": 32, "batch_size": 1, "num_workers": 1}
             settings["accumulate_grad_batches"] = min(2, shipped.accumulate_grad_batches)
         settings |= changes

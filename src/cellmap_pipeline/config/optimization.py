@@ -183,16 +183,11 @@ class Optimization(Section):
         return self.epochs * math.ceil(self.iterations_per_epoch / self.accumulate_grad_batches)
 
     @model_validator(mode="after")
-    def _learning_rate_has_a_curve(self) -> Self:
+    def _learning_rate_falls(self) -> Self:
         if self.scheduler.name != "constant" and self.scheduler.minimum > self.learning_rate:
             raise ValueError(
                 f"`scheduler.minimum: {self.scheduler.minimum:g}` is above `learning_rate: "
                 f"{self.learning_rate:g}`, so that the learning rate would rise: lower it"
-            )
-        if self.scheduler.warmup_steps > self.steps:
-            raise ValueError(
-                f"`scheduler.warmup_steps: {self.scheduler.warmup_steps}` is longer than the whole "
-                f"training, which has {self.steps:,} steps: lower it, or raise `epochs`"
             )
         return self
 
