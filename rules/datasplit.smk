@@ -5,9 +5,7 @@ def get_split_params(*keys):
     settings["data_root"] = PLAN.config.data_root
     # More crops in the data folder are assigned, too.
     return (
-        result_version("split")
-        | settings
-        | ({"fetched": FETCHED_TO_TRAIN} if PLAN.fetched else {})
+        result_version("split") | settings | ({"fetched": FETCHED_TO_TRAIN} if PLAN.fetched else {})
     )
 
 
