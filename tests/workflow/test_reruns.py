@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGETS = ["submission.zip", "results/scores.json", "results/selection.csv"]
 STAGES = {
     "check_inputs", "split", "datasplit", "raw_statistics", "training_raw_statistics", "train",
-    "predict_validation", "validate", "predict", "select", "segment", "package", "score",
+    "predict_validation", "validate", "predict", "predict_part", "select", "segment", "package",
+    "score",
 }  # fmt: skip
 
 
@@ -105,6 +106,9 @@ CHANGES = {
     ),
     "a training's classes in the table of `mutual_exclusion`, or of `hierarchy`": edit_table,
     "`inference`, such as `overlap`": lambda run: run.train("tiny", inference={"overlap": 0.5}),
+    "`inference.jobs` or `job_voxels`, where a crop then has another number of jobs": lambda run: (
+        run.train("tiny", inference={"overlap": 0.25, "jobs": 2})
+    ),
     "a threshold in `postprocess`": lambda run: run.train(
         "tiny", postprocess={"pm": {"threshold": 0.7}}
     ),
