@@ -270,9 +270,7 @@ def collected(folder: Path) -> pd.DataFrame:
 def steps(run: Path) -> int:
     """Return the number of optimizer steps of a run's training."""
     text = (run / f"config/training/{NAME}.yaml").read_text(encoding="utf-8")
-    training = Training.model_validate(yaml.safe_load(text))
-    per_epoch = math.ceil(training.iterations_per_epoch / training.accumulate_grad_batches)
-    return training.epochs * per_epoch
+    return Training.model_validate(yaml.safe_load(text)).steps
 
 
 def markdown(rows: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ def get_validation_trainings(wildcards):
 
 
 def get_predicting_trainings(wildcards):
-    """Those of them whose predictions a source consists of: none of an external one."""
+    """The trainings whose predictions make up a source; an external source has none."""
     return plan_validation.predicting_trainings(PLAN, wildcards.source)
 
 

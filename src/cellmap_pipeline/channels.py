@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.geometry import Grid, Vector
@@ -77,16 +78,13 @@ def sampled_grid(channel: str, source: Grid, grid: Grid) -> Grid:
     from the voxels' centers, so the affinities of neighbors are sampled half of the difference of
     the sizes off. All other channels are sampled at the voxels themselves.
     """
-    if not channel.endswith(AFFINITY_SUFFIXES):
-        return grid
-    along = [channel.endswith(suffix) for suffix in AFFINITY_SUFFIXES]
     z, y, x = (
-        t + (size - own) / 2 * is_axis
-        for t, size, own, is_axis in zip(
-            grid.translation, source.voxel_size, grid.voxel_size, along, strict=True
+        t + (size - own) / 2 * channel.endswith(suffix)
+        for t, size, own, suffix in zip(
+            grid.translation, source.voxel_size, grid.voxel_size, AFFINITY_SUFFIXES, strict=True
         )
     )
-    return Grid(grid.voxel_size, (z, y, x), grid.shape)
+    return replace(grid, translation=(z, y, x))
 
 
 def is_affinity(channel: str) -> bool:

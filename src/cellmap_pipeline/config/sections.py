@@ -180,14 +180,13 @@ class Inference(Section):
         1,
         ge=1,
         le=1000,
-        description="number of jobs that predict a crop; it is predicted again if it changes",
+        description="number of jobs that predict a crop; a new number predicts it again",
         json_schema_extra=affects(Affects.PREDICTION_SPEED),
     )
     job_voxels: int | None = Field(
         None,
         gt=0,
-        description="or as many jobs as have about this many of the network's voxels each; "
-        "likewise",
+        description="or as many jobs as have about this many of the network's voxels each",
         json_schema_extra=affects(Affects.PREDICTION_SPEED),
     )
 

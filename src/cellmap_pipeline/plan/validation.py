@@ -113,7 +113,7 @@ def validation_trainings(plan: Plan, source: str) -> list[str]:
 
 
 def predicting_trainings(plan: Plan, source: str) -> list[str]:
-    """The trainings whose predictions one of `Plan.validated_sources` consists of."""
+    """The trainings whose predictions make up one of `Plan.validated_sources`."""
     names = {source}
     if source == AVERAGE:
         lists = [names for lists in plan.averages_by_label().values() for names in lists]

@@ -128,6 +128,11 @@ def ridge_height(
     return total / count
 
 
+def longest(offsets: Iterable[Shape]) -> list[int]:
+    """Return the longest of offsets along each axis, those of neighbors among them."""
+    return [max(map(abs, lengths)) for lengths in zip((1, 1, 1), *offsets, strict=True)]
+
+
 def half_offset(offset: Shape) -> Shape:
     """Return half of an offset, rounded to voxels towards the first voxel of a pair."""
     return shape_of(int(o / 2) for o in offset)

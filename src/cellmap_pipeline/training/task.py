@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from math import ceil
 from typing import Any, cast
 
 import numpy as np
@@ -230,11 +229,8 @@ class SegmentationTask(SkippingModule):
         settings = self.training_settings
         optimizer = build_optimizer(self.network, settings)
         # Lightning's own estimate would start the loader before its state is restored.
-        total = settings.epochs * ceil(
-            settings.iterations_per_epoch / settings.accumulate_grad_batches
-        )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, total, settings)
+            optimizer, lambda step: learning_rate_factor(step, settings.steps, settings)
         )
         return {
             "optimizer": optimizer,

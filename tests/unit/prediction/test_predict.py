@@ -1,6 +1,7 @@
 import itertools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 
 import cellmap_pipeline.prediction.predict as prediction
+from cellmap_pipeline.channels import AFFINITY_SUFFIXES
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
@@ -429,18 +431,25 @@ def test_descriptors_are_stored_only_where_asked_for(narrow_raw, tmp_path):
         assert np.array_equal(read(tmp_path / "few" / channel), read(tmp_path / "all" / channel))
 
 
-def test_affinities_are_stored_on_the_faces_of_other_voxels(narrow_raw, tmp_path):
+# Thin chunks, so that planes are written as soon as no later window changes them.
+@pytest.mark.parametrize("voxel_size", [(4, 4, 4), (2, 8, 8)])
+def test_affinities_are_stored_on_the_faces_of_other_voxels(
+    narrow_raw, tmp_path, monkeypatch, voxel_size
+):
     """A face lies half a voxel before a voxel, which is another length on a finer grid."""
+    chunk = 1, 64, 64
+    monkeypatch.setattr(prediction, "_chunks", lambda grids, region: dict.fromkeys(grids, chunk))
     torch.manual_seed(0)
     task = tiny_task(targets={"mito": ["affinities"]})
-    fine = Grid((4, 4, 4), (38, -2, 78), (112, 72, 80))
+    fine = NARROW_GRID.at(voxel_size)
     for name, grid in (("own", NARROW_GRID), ("fine", fine)):
-        predict_crop([task], narrow_raw, [CropLabel(1, "d", "mito", grid)], tmp_path / name,
-                     Inference())  # fmt: skip
-    for axis, suffix in enumerate(("_affinity_z", "_affinity_y", "_affinity_x")):
-        shift = [2 * (axis == a) for a in range(3)]
-        faces = Grid((4, 4, 4), tuple(np.add(fine.translation, shift)), fine.shape)
+        row = CropLabel(1, "d", "mito", grid)
+        predict_crop([task], narrow_raw, [row], tmp_path / name, Inference(window=[16, 32, 32]))
+    shifts = (np.array(NARROW_GRID.voxel_size) - voxel_size) / 2
+    for axis, suffix in enumerate(AFFINITY_SUFFIXES):
+        faces = replace(fine, translation=tuple(fine.translation + shifts * (np.arange(3) == axis)))
         own = read(tmp_path / "own" / f"mito{suffix}")
         found = read(tmp_path / "fine" / f"mito{suffix}")
         assert np.abs(found - resample(own, NARROW_GRID, faces)).max() <= 1
-        assert np.abs(found - resample(own, NARROW_GRID, fine)).max() > 1
+        if shifts[axis]:
+            assert np.abs(found - resample(own, NARROW_GRID, fine)).max() > 1

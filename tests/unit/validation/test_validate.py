@@ -306,6 +306,19 @@ def test_large_crops_are_tuned_on_a_part_and_scored_on_more(tmp_path, datasplit,
     assert scores["classes"]["mito"]["score"] > 0.95
 
 
+def test_objects_at_the_end_of_a_large_crop_are_scored(tmp_path, datasplit, monkeypatch):
+    truth = spheres(GRID.shape, (6, 6, 6, 5))
+    stored(tmp_path / "a.zarr/crop1/mito", truth)
+    for name, values in predicted(truth, "mito", noise=0.02).items():
+        stored(tmp_path / f"p/a/crop1/{name}", values)
+    monkeypatch.setattr(validation, "MAX_INSTANCE_VOXELS_PER_CROP", 14**3)
+    monkeypatch.setattr(validation, "MAX_SCORED_VOXELS_PER_CROP", 16**3)
+    tasks = tasks_for(tmp_path / "p", "mito")
+    scores, settings = validate(tasks, {TRAINING: [datasplit]}, (8, 8, 8), False, JUNE)
+    assert scores["classes"]["mito"]["voxel_sizes"][0]["counts"]["tp"] == 1
+    assert "mito" in settings
+
+
 @pytest.mark.parametrize("searched_voxels", [40**3, 36**3])
 def test_distances_count_by_the_test_crops_and_by_the_validation_crop(
     tmp_path, datasplit, monkeypatch, searched_voxels

@@ -8,7 +8,7 @@ that it meets in the next block.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,7 @@ from cellmap_pipeline.segmentation.long_range import (
     find_long_range_contacts,
     half_offset,
     long_range_offsets,
+    longest,
     pool_long_range,
 )
 from cellmap_pipeline.segmentation.method_settings import find_method
@@ -98,7 +99,7 @@ class LandscapeReader:
     @property
     def reach(self) -> list[int]:
         """Voxels along each axis between a voxel and those that it is compared with; 1 at least."""
-        return [max(1, n) for n in _reach(self._offsets)]
+        return longest(self._offsets)
 
     @property
     def _channels(self) -> list[str]:
@@ -108,15 +109,6 @@ class LandscapeReader:
     def _offsets(self) -> list[Shape]:
         label = self.probabilities.label
         return list(long_range_offsets(label, self._channels, self.voxel_size).values())
-
-    @property
-    def _ridge_reach(self) -> list[int]:
-        """Voxels along each axis between a voxel and the affinities that its height depends on.
-
-        Ridges lie halfway between the voxels of a pair, and on both of two neighbors.
-        """
-        neighbors = 1 if self.method.auxiliary == "affinities" else 0
-        return [max(neighbors, n) for n in _reach(map(half_offset, self._offsets))]
 
     def scratch(self, name: str, dtype: str) -> ScratchVolume:
         """Return a scratch volume of this name, with the shape of the whole volume."""
@@ -129,7 +121,10 @@ class LandscapeReader:
     def landscape(self, box: Block) -> Landscape:
         """Read the landscape in a box."""
         label = self.probabilities.label
-        window = box.padded(self._ridge_reach, self.shape)
+        # Ridges of affinities lie halfway between the voxels of a pair, and on both neighbors.
+        has_affinities = self.method.auxiliary == "affinities"
+        reach = longest(map(half_offset, self._offsets)) if has_affinities else [0, 0, 0]
+        window = box.padded(reach, self.shape)
         channels = self._read_smoothed(window, self._channels)
         settings = self.settings | {"smooth_nm": 0.0}
         landscape = self.method.landscape(label, channels, self.voxel_size, settings)
@@ -389,13 +384,6 @@ def _with_ids(contacts: Contacts, ids: NDArray[np.int64]) -> Contacts:
     return Contacts(
         ids[contacts.first], ids[contacts.second], contacts.area, contacts.mean, contacts.highest
     )
-
-
-def _reach(offsets: Iterable[Shape]) -> list[int]:
-    """Return the longest of offsets along each axis, 0 for none."""
-    return [
-        max(lengths) for lengths in zip((0, 0, 0), *(map(abs, o) for o in offsets), strict=True)
-    ]
 
 
 def _gaussian_radius(sigma_nm: float, voxel_size: Sequence[float]) -> list[int]:
