@@ -11,9 +11,11 @@ network is then tuned, selected and scored by each set of rules; only these stag
     python benchmarks/quality.py --folder DISK --demo --setting base='{}' --setting b=b.yaml
     python benchmarks/quality.py --folder DISK          # the tables alone
 
-A training file may have `validation_fraction`, which becomes that of the run's split. Paths in a
-setting should be absolute. `--class-table` is the run's `class_table`. `--share 0.33` takes a third
-of the steps and of the warm-up, in as many fewer epochs as possible, of every setting.
+A training file may have `validation_fraction`, which becomes that of the run's split, and a setting
+`split`, whose keys do: `{validation: folds, split: {folds: 2}, epochs: 8}` trains two networks of 8
+epochs, which are tuned on all crops together. Paths in a setting should be absolute.
+`--class-table` is the run's `class_table`. `--share 0.33` takes a third of the steps and of the
+warm-up, in as many fewer epochs as possible, of every setting.
 `{teach: {from: base}}` is taught by the network of the setting `base` with the same seed, which is
 trained before it.
 
@@ -92,7 +94,7 @@ def main() -> None:
                 start_run(run, values, seed)
                 taught = add_teacher(run, values)
                 for rules in arguments.rules:
-                    changed = {**run_config(config, seed, rules), **taught}
+                    changed = {**run_config(config, changes, seed, rules), **taught}
                     score_run(run, changed, rules, arguments.cores)
     write_tables(folder)
 
@@ -146,6 +148,7 @@ def changed_training(
 ) -> dict[str, Any]:
     """Merge a setting over the training file, with a seed and a share of the steps."""
     values = {**training, **changes, "seed": seed}
+    values.pop("split", None)
     if share == 1:
         return values
     full = Training.model_validate(values)
@@ -161,9 +164,11 @@ def changed_training(
     }
 
 
-def run_config(config: Mapping[str, Any], seed: int, rules: str) -> dict[str, Any]:
-    """Complete the configuration of a run."""
-    split = {**config["split"], "seed": seed}
+def run_config(
+    config: Mapping[str, Any], changes: Mapping[str, Any], seed: int, rules: str
+) -> dict[str, Any]:
+    """Complete the configuration of a run with a setting."""
+    split = {**config["split"], **changes.get("split", {}), "seed": seed}
     return {**config, "output": "results", "split": split, "scoring": {"rules": rules}}
 
 
@@ -217,11 +222,18 @@ def score_run(run: Path, config: Mapping[str, Any], rules: str, cores: int) -> N
 
 def check_test_crops(run: Path, manifest: Path) -> None:
     """Raise an error if a test crop trained or tuned."""
-    split = (run / f"results/{NAME}/datasplit.csv").read_text(encoding="utf-8")
-    used = set(re.findall(r"/crop(\d+)/", split))
+    text = "".join(path.read_text(encoding="utf-8") for path in datasplits(run))
+    used = set(re.findall(r"/crop(\d+)/", text))
+    if not used:
+        raise SystemExit(f"{run}: no datasplit.csv names a crop")
     both = used & set(pd.read_csv(manifest)["crop_name"].astype(str))
     if both:
         raise SystemExit(f"{run}: test crops {sorted(both)} are in the training's split")
+
+
+def datasplits(run: Path) -> list[Path]:
+    """List the datasplit of each network, of which a training with folds has several."""
+    return sorted((run / "results" / NAME).rglob("datasplit.csv"))
 
 
 def commit() -> str:
@@ -268,9 +280,9 @@ def collected(folder: Path) -> pd.DataFrame:
 
 
 def steps(run: Path) -> int:
-    """Return the number of optimizer steps of a run's training."""
+    """Return the number of optimizer steps of all networks of a run's training."""
     text = (run / f"config/training/{NAME}.yaml").read_text(encoding="utf-8")
-    return Training.model_validate(yaml.safe_load(text)).steps
+    return Training.model_validate(yaml.safe_load(text)).steps * len(datasplits(run))
 
 
 def markdown(rows: pd.DataFrame) -> str:
