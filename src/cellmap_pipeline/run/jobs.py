@@ -91,7 +91,7 @@ def job(log: str, outputs: Sequence[str] = (), writes_to: Sequence[str] = ()) ->
             force=True,
         )
         try:
-            with ExitStack() as stack:
+            with _script_unnamed(), ExitStack() as stack:
                 if first:
                     stack.enter_context(hold(Path(log).with_suffix(".owner"), outputs))
                     stack.enter_context(record_gpu_use(Path(log).with_suffix(".gpu.json")))
@@ -107,6 +107,22 @@ def job(log: str, outputs: Sequence[str] = (), writes_to: Sequence[str] = ()) ->
                 file=sys.stderr,
             )
             sys.exit(1)
+
+
+@contextmanager
+def _script_unnamed() -> Iterator[None]:
+    """Keep worker processes from running the job's script themselves.
+
+    Those that multiprocessing does not fork first run the file that `__main__` names. Snakemake
+    makes that the script of the rule, which cannot run without the `snakemake` object.
+    """
+    main = vars(sys.modules["__main__"])
+    name = main.pop("__file__", None)
+    try:
+        yield
+    finally:
+        if name is not None:
+            main["__file__"] = name
 
 
 @contextmanager

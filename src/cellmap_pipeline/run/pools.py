@@ -93,12 +93,16 @@ def run_bounded(
                         yield tasks[i], done.result()
                         bar.update()
             except BrokenProcessPool:
-                raise UnavailableError(
-                    f"{description}: a worker process was ended, as when memory is short: start "
-                    "again with fewer processes, or with more memory"
-                ) from None
+                raise _ended(description) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ended(description: str) -> UnavailableError:
+    return UnavailableError(
+        f"{description}: a worker process was ended, as when memory is short: start again with "
+        "fewer processes, or with more memory"
+    )
 
 
 def _start_pool(
@@ -149,10 +153,19 @@ class Workers:
         self._pool = pool
 
     def run(self, work: Callable[[T], R], blocks: Sequence[T], description: str) -> Iterator[R]:
-        """Yield the results of `work` for each block, in order, with a progress bar."""
+        """Yield the results of `work` for each block, in order, with a progress bar.
+
+        Raises
+        ------
+        UnavailableError
+            A process was killed.
+        """
         run = self._pool.map if self._pool else map
         bar = tqdm(run(work, blocks), desc=description, total=len(blocks), unit="block")
-        yield from bar
+        try:
+            yield from bar
+        except BrokenProcessPool:
+            raise _ended(description) from None
 
 
 @contextmanager
