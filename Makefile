@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do $$p -c '$(NEW_ENOUGH)' 
 ifeq ($(shell uv --version >/dev/null 2>&1 && echo yes),yes)
 UV := uv
 else
-UV := $(CURDIR)/.uv/bin/uv
+UV := .uv/bin/uv
 UV_IS_MISSING := $(UV)
 endif
 
@@ -121,11 +121,12 @@ clean:  ## remove the environment and caches; data and results stay
 	rm -rf .venv .uv .napari-env .mypy_cache .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
 	find src tests workflow benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The stamp comes last: an interrupted installation is taken up again. Packages that a user added stay.
+# The stamp comes last: an interrupted installation is taken up again. Packages that a user added stay, for which
+# the environment has pip.
 .venv/.installed: requirements.lock pyproject.toml | $(UV_IS_MISSING)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer not found; name one: make env PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x .venv/bin/python \
-	    || $(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	    || $(UV) venv --quiet --seed --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
 	$(UV) pip install --python .venv --compile-bytecode --requirements requirements.lock
 	$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -135,6 +136,6 @@ clean:  ## remove the environment and caches; data and results stay
 	$(UV) pip install --quiet --python .napari-env --requirements $<
 	@touch $@
 
-$(CURDIR)/.uv/bin/uv:
+.uv/bin/uv:
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet uv

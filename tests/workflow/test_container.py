@@ -5,6 +5,7 @@ import re
 import subprocess
 import sysconfig
 import venv
+from pathlib import Path
 
 import pytest
 
@@ -46,10 +47,10 @@ def image(tmp_path, monkeypatch, repo_root):
         pytest.skip("no mounts of its own may be made by this user")
     folder = tmp_path / "image"
     venv.create(folder)
-    packages = sysconfig.get_path("purelib")
     (version,) = (folder / "lib").iterdir()
-    # Files *.pth in there, such as that of an installed library, are not read.
-    (version / "site-packages/packages.pth").write_text(packages + "\n")
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if "cellmap_pipeline" not in package.name:
+            (version / "site-packages" / package.name).symlink_to(package)
     program = tmp_path / "programs/apptainer"
     program.parent.mkdir()
     program.write_text(APPTAINER)
@@ -73,10 +74,12 @@ def test_jobs_in_a_container_import_the_library_of_the_workflow(new_run, image, 
     (run.folder / "contained").mkdir()
     (run.folder / "contained/profile.yaml").write_text(profile.replace("/groups/lab", "/tmp"))
     target = "results/split.csv"
-    done = run.snakemake(target)
-    assert done.stdout.count(f"Activating singularity image {image}") == 2
-    assert (tmp_path / "options").read_text().splitlines() == ["--nv"] * 2
+    page = "results/figures/run.html"
+    done = run.snakemake(target, page)
+    assert done.stdout.count(f"Activating singularity image {image}") == 3
+    assert (tmp_path / "options").read_text().splitlines() == ["--nv"] * 3
     assert (run.folder / target).exists()
+    assert "<th>cellmap-pipeline</th>" in (run.folder / page).read_text()
     assert run.planned(target) == {}
     # Another image reruns the jobs, unless software is no reason to.
     other = image.rename(image.with_name("other"))

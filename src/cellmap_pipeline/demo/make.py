@@ -23,11 +23,11 @@ from tqdm import tqdm
 from cellmap_pipeline.classes import is_instance
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import write_manifest
+from cellmap_pipeline.demo.existing import MARKER, check_replaceable, read_marker
 from cellmap_pipeline.demo.image import LABELS, draw_scene
 from cellmap_pipeline.demo.scene import Scene
 from cellmap_pipeline.demo.shapes import Field, smooth_noise
 from cellmap_pipeline.demo.tissue import build_scene
-from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector
 from cellmap_pipeline.io.files import atomic_folder
 from cellmap_pipeline.io.formats.ngff import multiscale_metadata
@@ -36,7 +36,6 @@ DemoSize = Literal["full", "small"]
 
 # Increased whenever the generated data change.
 VERSION = 1
-MARKER = "demo.json"
 MANIFEST = "test_crop_manifest.csv"
 TRUTH = "ground_truth.zarr"
 
@@ -204,16 +203,14 @@ def make_demo(root: Path, seed: int = 0, progress: bool = True, size: DemoSize =
     Raises
     ------
     InputError
-        `root` exists and contains something other than a demo.
+        `root` exists and contains something other than a demo, which would be lost.
     """
     marker = {"seed": seed, "size": size, "version": VERSION}
-    existing = _read_marker(root)
-    if existing == marker:
+    if read_marker(root) == marker:
         return
-    if root.exists() and existing is None and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(
-            f"{root} exists and is not demo data: choose another folder for the demo, or move it"
-        )
+    every = [plan for of_size in PLANS.values() for plan in of_size]
+    names = [f"crop{crop.number}" for plan in every for crop in plan.crops]
+    check_replaceable(root, [MANIFEST, TRUTH, *(plan.name for plan in every)], names)
     plans = PLANS[size]
     rows: list[CropLabel] = []
     # With several threads, blosc stores the blocks of a chunk in the order in which they finish.
@@ -226,15 +223,6 @@ def make_demo(root: Path, seed: int = 0, progress: bool = True, size: DemoSize =
         blosc.set_nthreads(threads)
         write_manifest(sorted(rows, key=lambda row: row.crop), tmp / MANIFEST)
         (tmp / MARKER).write_text(json.dumps(marker))
-
-
-def _read_marker(root: Path) -> dict[str, Any] | None:
-    """Read seed, size and version of the demo in `root`; None if it is not a demo."""
-    try:
-        marker = json.loads((root / MARKER).read_text())
-    except (OSError, ValueError):
-        return None
-    return marker if isinstance(marker, dict) and {*marker} == {"seed", "size", "version"} else None
 
 
 def crop_scene(dataset: DatasetPlan, crop: CropPlan, seed: int) -> Scene:

@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
+from cellmap_pipeline import __version__
+
 REPORTED_PACKAGES = (
-    "cellmap-pipeline", "snakemake", "torch", "pytorch-lightning", "monai", "cellmap-data", "zarr",
+    "snakemake", "torch", "pytorch-lightning", "monai", "cellmap-data", "zarr",
 )  # fmt: skip
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>The run</title><style>
@@ -44,7 +46,9 @@ def write_run_page(
     path
         HTML to write.
     """
-    versions = {name: version(name) for name in REPORTED_PACKAGES}
+    # In a container and in conda's environment, this library is imported without being installed.
+    versions = {"cellmap-pipeline": __version__}
+    versions |= {name: version(name) for name in REPORTED_PACKAGES}
     versions["Python"] = platform.python_version()
     if commit:
         versions["workflow"] = f"commit {commit}"

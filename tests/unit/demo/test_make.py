@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,6 +243,23 @@ def test_other_data_are_never_replaced(tmp_path: Path, name: str) -> None:
     file.write_text("keep")
     with pytest.raises(InputError, match="not demo data"):
         make_demo(file.parent, progress=False, size="small")
+    assert file.read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["mine/mine.zarr/raw", "demo_cell-1/demo_cell-1.zarr/recon-1/labels/groundtruth/crop77/mito"],
+)
+def test_data_beside_those_of_a_demo_are_not_lost(demo: Path, tmp_path: Path, path: str) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(demo, root)
+    file = root / path
+    file.parent.mkdir(parents=True)
+    file.write_text("keep")
+    make_demo(root, progress=False, size="small")  # The same demo, which stays.
+    with pytest.raises(InputError, match="would be lost") as error:
+        make_demo(root, seed=1, progress=False, size="small")
+    assert path.split("/")[0] in str(error.value)
     assert file.read_text() == "keep"
 
 
