@@ -68,8 +68,8 @@ rule plot_data:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=per_attempt(4000),
+        runtime=per_attempt(60),
     params:
         cfg=FIGURE_VERSION
         | {
@@ -318,8 +318,8 @@ rule plot_cases:
         "../envs/cellmap-pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=per_attempt(8000),
+        runtime=per_attempt(60),
     params:
         cfg=FIGURE_VERSION
         | {
@@ -347,6 +347,7 @@ rule plot_leaderboard:
         PATHS.log("plot_leaderboard"),
     benchmark:
         PATHS.benchmark("plot_leaderboard")
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1

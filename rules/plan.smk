@@ -33,8 +33,8 @@ rule calibrate_training:
         gpu=1,
         gpu_model=requested_gpus("predict", "gpu_model"),
         lsf_extra=requested_gpus("predict", "lsf_extra"),
-        mem_mb=16000,
-        runtime=30,
+        mem_mb=per_attempt(16000),
+        runtime=per_attempt(30),
     params:
         cfg=lambda wildcards: stages.training_settings(
             PLAN.trainings[wildcards.training], [*stages.TRAIN_KEYS, "inference"]

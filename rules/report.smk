@@ -28,10 +28,11 @@ DESCRIPTION = str(workflow.source_path("../workflow/report/workflow.rst"))
 
 
 def get_opening_rows():
-    """All submitted rows, each with whether some source provides its label."""
+    """All rows of the manifest: how a submitted label is made, and whether a source provides it."""
     return [
-        settings | {"provided": bool(PLAN.sources(row))}
-        for row, settings in zip(PLAN.crop_labels, get_submission_rows(), strict=True)
+        row_settings(row)
+        | {"made": LABEL_LINEAGE.get(row), "provided": row in LABEL_LINEAGE and bool(PLAN.sources(row))}
+        for row in PLAN.manifest_rows
     ]
 
 

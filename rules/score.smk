@@ -32,7 +32,7 @@ rule score:
 rule leaderboard:
     """List the scores of all trainings in the output folder, and of the submission."""
     input:
-        [PATHS.validation_scores(name) for name in ACTIVE if name in VALIDATION_SCORES],
+        list(VALIDATION_SCORES.values()),
         [PATHS.scores] if PLAN.config.ground_truth else [],
     output:
         PATHS.leaderboard,
@@ -40,6 +40,7 @@ rule leaderboard:
         PATHS.log("leaderboard"),
     benchmark:
         PATHS.benchmark("leaderboard")
+    localrule: True
     conda:
         "../envs/cellmap-pipeline.yaml"
     threads: 1

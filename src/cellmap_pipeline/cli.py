@@ -7,6 +7,7 @@ import errno
 import functools
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cellmap_pipeline.commands import (
     check,
@@ -82,8 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that exits with 1 on wrong arguments, as commands do on all bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(1, f"{self.prog}: error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cellmap-pipeline",
         description=DESCRIPTION,
         epilog=EPILOG,

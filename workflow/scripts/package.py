@@ -21,7 +21,13 @@ with job(snakemake.log[0], snakemake.output):
     package(snakemake.params.segmentations, segmented, snakemake.output.zip)
     manifest = [crop_label(row) for row in rows]
     rules = snakemake.params.cfg["rules"]
-    problems = check(snakemake.output.zip, manifest, workers=snakemake.threads, rules=rules)
+    problems = check(
+        snakemake.output.zip,
+        manifest,
+        workers=snakemake.threads,
+        rules=rules,
+        memory_gb=snakemake.resources.mem_mb / 1024,
+    )
     for problem in problems:
         logging.warning("%s", problem)
     if any(problem.severity == "rejected" for problem in problems):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.errors import InputError
@@ -47,7 +48,9 @@ def read_rows(options: argparse.Namespace) -> list[CropLabel]:
     from cellmap_pipeline.data.manifest import local_manifest, read_manifest
 
     key = "--manifest"
-    return read_manifest(local_manifest(options.manifest, Path("."), key), key)
+    # A URL is read anew by each call.
+    with TemporaryDirectory() as folder:
+        return read_manifest(local_manifest(options.manifest, Path(folder), key), key)
 
 
 def must_exist(*paths: Path | None) -> None:

@@ -30,5 +30,6 @@ def execute(options: argparse.Namespace) -> int:
     table = leaderboard(*ResultPaths(options.folder).existing_scores(), options.rules)
     print(table.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         write_leaderboard(table, options.output)
     return 0

@@ -25,7 +25,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add_manifest(command)
     command.add_argument(
-        "--output", type=Path, default=Path("scores.json"), help="a .csv is written next to it"
+        "--output",
+        type=Path,
+        default=Path("scores.json"),
+        help="file .json; a .csv is written next to it",
     )
     command.add_argument("--memory-gb", type=float, help="default: half of the machine's memory")
     command.add_argument(
@@ -50,6 +53,12 @@ def execute(options: argparse.Namespace) -> int:
     from cellmap_pipeline.scoring.summary import overall_scores, write_csv
 
     must_exist(options.zip, options.truth)
+    if options.output.suffix != ".json":
+        raise InputError(
+            f"--output: {options.output} must end with .json; a .csv of the same name is written "
+            "next to it"
+        )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     rows = read_rows(options)
     scores = score_submission(
         options.zip,

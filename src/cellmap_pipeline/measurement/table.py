@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.io.files import atomic_write
+from cellmap_pipeline.io.files import PARTIAL_SUFFIX, atomic_write
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.volumes import is_volume
 from cellmap_pipeline.measurement.objects import measure_objects
@@ -54,8 +54,12 @@ def find_labels(folder: Path) -> list[StoredLabel]:
 def _matching(folder: Path, pattern: str) -> Iterator[Path]:
     if not pattern:
         return iter([folder])
-    # The levels of a label are no labels of their own.
-    return (path for path in folder.glob(pattern) if not LEVEL.fullmatch(path.name))
+    # The levels of a label are no labels of their own, and a killed job leaves a part of one.
+    return (
+        path
+        for path in folder.glob(pattern)
+        if not LEVEL.fullmatch(path.name) and path.suffix != PARTIAL_SUFFIX
+    )
 
 
 def _describe(path: Path) -> StoredLabel:

@@ -27,6 +27,7 @@ from cellmap_pipeline.run.locking.locks import (
     POLL_S,
     LockHolder,
     LockWatch,
+    is_of_run,
     read_holder,
     remove_dead,
     start_heartbeat,
@@ -121,7 +122,8 @@ def remove_recorded_locks(logs: Path) -> None:
     """Remove the released lock files of jobs whose outputs Snakemake has recorded."""
     for path in logs.rglob("*.owner"):
         holder = read_holder(path)
-        if holder and holder.ended and not _unrecorded_outputs(Path(), path, holder):
+        released = holder and holder.ended and is_of_run(holder, Path())
+        if released and not _unrecorded_outputs(Path(), path, holder):
             path.unlink(missing_ok=True)
 
 
@@ -215,7 +217,8 @@ def _clean_up(folder: Path, logs: Path, watches: dict[Path, LockWatch]) -> None:
         running = queue or []
         lines = [f"Slurm job {job.number}: {job.description}" for job in running]
         for path, holder in _watch_jobs(logs, watches).items():
-            if holder and not any(job.number == holder.slurm_job for job in running):
+            known = holder and any(job.number == holder.slurm_job for job in running)
+            if holder and not known and is_of_run(holder, folder):
                 lines.append(f"{path.relative_to(logs).with_suffix('')}: {watches[path]}")
         if not lines:
             break
@@ -227,7 +230,8 @@ def _clean_up(folder: Path, logs: Path, watches: dict[Path, LockWatch]) -> None:
             )
         time.sleep(POLL_S)
     for path in logs.rglob("*.owner"):
-        if holder := read_holder(path):
+        holder = read_holder(path)
+        if holder and is_of_run(holder, folder):
             for output in _unrecorded_outputs(folder, path, holder):
                 _set_aside(output)
             path.unlink(missing_ok=True)

@@ -286,6 +286,10 @@ class Archive:
             ) from None
         return StoredArray(name, metadata, decoder, read_file)
 
+    def is_group(self, crop: str, label: str) -> bool:
+        """Whether a label of a folder is a zarr 2 group, which is not a label for the evaluator."""
+        return (self.path / crop / label / ".zgroup").is_file()
+
     def verify(self, manifest: Sequence[CropLabel]) -> None:
         """Unpack all files of a zip, in little memory and without keeping them.
 

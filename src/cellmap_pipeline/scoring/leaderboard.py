@@ -68,7 +68,9 @@ def leaderboard(
     for name, scores in _by_rules(of_validation, rules).items():
         classes = {label: value["score"] for label, value in scores["classes"].items()}
         trainings.append(_row(name, "validation", scores, classes))
-    rows += sorted(trainings, key=lambda row: -row["overall_score"])
+    # Without classes of one kind, the overall score is 0.
+    means = ("overall_score", "overall_instance_score", "overall_semantic_score")
+    rows += sorted(trainings, key=lambda row: [-row[name] for name in means])
     labels = in_class_order(sorted({label for row in rows for label in row["scores"]}))
     return pd.DataFrame(
         {key: value for key, value in row.items() if key != "scores"}

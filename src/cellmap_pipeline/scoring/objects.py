@@ -193,9 +193,13 @@ def label_components(volume: ArrayLike, max_components: float | None = None) -> 
 
 
 def _components(slab: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    # cc3d fails for ids of 2**63 and more; reinterpreted as signed they stay distinct.
-    signed = slab.view(np.int64) if slab.dtype == np.uint64 else slab
-    return cc3d.connected_components(signed, return_N=True)
+    # cc3d fails for ids of 2**63 and more, and for some small arrays of bool; reinterpreted, ids
+    # stay distinct.
+    if slab.dtype == np.uint64:
+        slab = slab.view(np.int64)
+    elif slab.dtype == bool:
+        slab = slab.view(np.uint8)
+    return cc3d.connected_components(slab, return_N=True)
 
 
 def _are_ids(values: NDArray[Any]) -> bool:

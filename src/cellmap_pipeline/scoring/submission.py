@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +24,20 @@ from cellmap_pipeline.scoring.rules.base import Counts, Rules
 from cellmap_pipeline.scoring.rules.registry import NEWEST_RULES, rules_named
 from cellmap_pipeline.scoring.semantic import score_semantic
 from cellmap_pipeline.scoring.slabs import SLAB_VOXELS, ArrayLike, MaskedView
-from cellmap_pipeline.scoring.summary import MASK_SUFFIX, WITHOUT_COLLISIONS, Scores, combine
+from cellmap_pipeline.scoring.summary import (
+    MASK_SUFFIX,
+    WITHOUT_COLLISIONS,
+    Scores,
+    combine,
+    is_skipped,
+)
 
 # Memory per voxel of a slab, of an instance label, and of a resampled label, as measured by
 # benchmarks/scoring.py and rounded up.
 BYTES_PER_SLAB_VOXEL = 40
 BYTES_PER_INSTANCE_VOXEL = 6
 BYTES_PER_RESAMPLED_VOXEL = 24
+MAX_LISTED_GROUPS = 3
 
 log = logging.getLogger(__name__)
 
@@ -188,8 +195,8 @@ def score_submission(
     Raises
     ------
     InputError
-        The rules are not known, the submission or the ground truth cannot be read, or they have no
-        crop in common.
+        The rules are not known, the submission or the ground truth cannot be read, they have no
+        crop in common, or the ground truth has no label.
     """
     chosen = rules_named(rules)
     _worker_archives.clear()
@@ -213,6 +220,7 @@ def score_submission(
     ):
         per_crop.setdefault(task.crop, {})[task.label] = score
     _worker_archives.clear()
+    _warn_of_skipped_crops(per_crop, chosen)
     ordered = {crop: dict(sorted(per_crop[crop].items())) for crop in sorted(per_crop)}
     progress = {"total_evals": len(rows), "num_evals_done": len(tasks)}
     return ordered | combine(ordered, chosen) | progress
@@ -244,7 +252,36 @@ def _scoring_tasks(
             else:
                 name = None
             tasks.append(ScoringTask(crop, label, name, grid, rules))
+    groups = [f"{crop}/{label}" for crop, label in grids if truth.is_group(crop, label)]
+    listed = ", ".join(groups[:MAX_LISTED_GROUPS])
+    if not tasks:
+        found = f"{listed} are groups" if groups else "its crops are empty"
+        raise InputError(
+            f"{truth.path} has no array crop{{id}}/{{label}} to score by ({found}): put the array "
+            "of the finest level, s0, in the place of each label"
+        )
+    if groups:
+        log.warning(
+            "%s: %d labels are groups, not arrays, and are not scored, as by the evaluator: %s",
+            truth.path, len(groups), listed,
+        )  # fmt: skip
     return tasks
+
+
+def _warn_of_skipped_crops(per_crop: Mapping[str, Scores], rules: Rules) -> None:
+    for label in sorted({label for scores in per_crop.values() for label in scores}):
+        of_label = {crop: scores[label] for crop, scores in per_crop.items() if label in scores}
+        skipped = [crop for crop, score in of_label.items() if is_skipped(score, rules)]
+        if not skipped:
+            continue
+        reasons = sorted({of_label[crop]["status"].replace("_", " ") for crop in skipped})
+        log.warning(
+            "%s: %s counts for nothing (%s)%s",
+            label, ", ".join(sorted(skipped)), ", ".join(reasons),
+            "; the class scores 1 without any other crop, as by the evaluator"
+            if len(skipped) == len(of_label)
+            else "",
+        )  # fmt: skip
 
 
 def _check_chunks(archive: Archive, crop: str, label: str) -> None:

@@ -20,6 +20,8 @@ WITHOUT_COLLISIONS = "_without_collisions"
 # The official score of a class by any rules.
 PRIMARY_SCORES = {rules.measure(instance) for rules in RULES.values() for instance in (True, False)}
 
+# A crop's label with another status counts for nothing.
+COUNTED_STATUSES = ("scored", "missing")
 # Columns that are also given without the effect of colliding ids, if that was measured.
 COLLISION_COLUMNS = ("hausdorff_norm_sum", "normalized_hausdorff_distance", "combined_score")
 
@@ -121,6 +123,11 @@ def class_score(label: str, scores: Sequence[Scores], rules: Rules) -> Scores:
     return result
 
 
+def is_skipped(score: Mapping[str, Any], rules: Rules) -> bool:
+    """Whether the evaluator leaves a crop's label out, such as for too many objects."""
+    return score["status"] not in COUNTED_STATUSES and not rules.counts_skipped_crops
+
+
 def primary_score(score: Mapping[str, Any]) -> float:
     """Return the official score of a class."""
     return next(score[name] for name in PRIMARY_SCORES if name in score)
@@ -132,14 +139,20 @@ def overall_scores(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def write_csv(scores: Scores, path: str | Path) -> None:
-    """Write scores as CSV: a row per crop and label, per class (crop `all`), and overall."""
+    """Write scores as CSV: a row per crop and label, per class (crop `all`), and overall.
+
+    The scores of a crop that the evaluator skips are left empty.
+    """
     rules = rules_named(scores["rules"])
     rows: list[Scores] = []
     for crop, labels in scores.items():
         if crop.startswith("crop"):
             for label, score in labels.items():
-                row = score | class_score(label, [score], rules)
-                rows.append({"crop": crop, "label": label} | row | {"score": primary_score(row)})
+                row = {"crop": crop, "label": label} | score
+                if not is_skipped(score, rules):
+                    row |= class_score(label, [score], rules)
+                    row["score"] = primary_score(row)
+                rows.append(row)
     for label, score in scores["label_scores"].items():
         rows.append({"crop": "all", "label": label, "score": primary_score(score)} | score)
     for name, value in overall_scores(scores).items():

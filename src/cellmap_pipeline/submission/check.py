@@ -58,6 +58,7 @@ def check(
     truth: str | Path | None = None,
     workers: int = 1,
     rules: str = NEWEST_RULES,
+    memory_gb: float | None = None,
 ) -> list[Problem]:
     """List all problems of the submission at `path`, those that get it rejected first.
 
@@ -76,6 +77,8 @@ def check(
         Number of processes that check labels in parallel.
     rules
         Name of the evaluator's rules, on which depends what a problem costs.
+    memory_gb
+        Memory for all processes together, in GiB; by default half of the machine's.
     """
     chosen = rules_named(rules)
     if not is_zip(path):
@@ -114,7 +117,7 @@ def check(
         _check_row,
         present,
         task_bytes=[_needed_bytes(row, truth is not None) for row in present],
-        memory_bytes=None,
+        memory_bytes=int(memory_gb * 2**30) if memory_gb else None,
         workers=workers,
         initializer=_prepare_worker,
         initargs=(path, manifest, truth, chosen),
@@ -307,7 +310,8 @@ def _prepare_worker(
     arguments = (path, manifest, truth, rules.name)
     if _worker_inputs and _worker_inputs[0].arguments == arguments and submission is None:
         return
-    submission = submission or Archive.open(path)
+    # Its problems, for which it would not be opened, are reported.
+    submission = submission or Archive.open(path, ZipReader(path))
     entries: dict[tuple[str, str], Entries] = {}
     assert submission.zip is not None
     for entry in submission.zip.entries:

@@ -69,6 +69,25 @@ def test_unrecorded_outputs_are_set_aside(outputs):
     assert not any(os.path.lexists(output) for output in [*outputs, path])
 
 
+def test_jobs_of_a_run_in_another_folder_are_left_alone(outputs, tmp_path):
+    record("another")
+    path = finish("job", *outputs)
+    other = tmp_path / "other"
+    other.mkdir()
+    holder = locks.read_holder(path)
+    locks.update(path, replace(holder, folder=str(other)))
+    running = Path("results/logs/running.owner")
+    try_acquire(running, replace(this_process(), folder=str(other)))
+    restart._clean_up(Path(), Path("results/logs"), {})
+    restart.remove_recorded_locks(Path("results/logs"))
+    assert all(os.path.lexists(output) for output in [*outputs, path, running])
+    # Of a folder that is gone, nothing else knows what was recorded.
+    running.unlink()
+    other.rmdir()
+    restart._clean_up(Path(), Path("results/logs"), {})
+    assert not any(os.path.lexists(output) for output in [*outputs, path])
+
+
 def test_recorded_outputs_are_kept(outputs):
     path = finish("job", *outputs)
     for output in outputs:

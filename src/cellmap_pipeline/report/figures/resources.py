@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.report.figures.style import saved_figure
 
+# Snakemake's and NVIDIA's figures are in MiB.
+GB_PER_MIB = 2**20 / 1e9
 ROW_INCHES = 0.42
 BAR: dict[str, Any] = {"color": "0.75", "edgecolor": "black", "lw": 0.6}
 
@@ -49,10 +51,10 @@ def read_benchmarks(benchmarks: Path, logs: Path) -> pd.DataFrame:
                 {
                     "rule": name.parts[0],
                     "hours": job["s"] / 3600,
-                    "memory_gb": pd.to_numeric(job["max_rss"], errors="coerce") / 1e3,
+                    "memory_gb": GB_PER_MIB * pd.to_numeric(job["max_rss"], errors="coerce"),
                     "gpu_hours": len(gpu["gpus"]) * job["s"] / 3600 if gpu else float("nan"),
                     "gpu_busy": gpu.get("busy_percent"),
-                    "gpu_gb": gpu.get("peak_memory_mb", float("nan")) / 1e3,
+                    "gpu_gb": GB_PER_MIB * gpu.get("peak_memory_mb", float("nan")),
                 }
             )
     columns = ["rule", "hours", "memory_gb", "gpu_hours", "gpu_busy", "gpu_gb"]

@@ -64,6 +64,8 @@ class LockHolder:
         Start time of the process, which distinguishes it from others with the same number.
     token
         Unique to this acquisition of the lock.
+    folder
+        Working directory of the process, that of its run.
     outputs
         Paths that the process makes.
     logs
@@ -79,6 +81,7 @@ class LockHolder:
     machine: str
     started: int | None
     token: str
+    folder: str | None = None
     outputs: tuple[str, ...] = ()
     logs: str | None = None
     ended: bool = False
@@ -98,6 +101,7 @@ def this_process(outputs: Sequence[str] = ()) -> LockHolder:
         machine=machine_id(),
         started=start_time(os.getpid()),
         token=uuid.uuid4().hex,
+        folder=os.getcwd(),
         outputs=tuple(outputs),
     )
 
@@ -117,6 +121,16 @@ def read_holder(path: Path) -> LockHolder | None:
             # On a file system without links, it may also be incomplete.
             time.sleep(0.1)
     return LockHolder("?", 0, None, "?", "", None, "", ended=True)
+
+
+def is_of_run(holder: LockHolder, folder: Path) -> bool:
+    """Whether a job is of a run in `folder`: several folders may name the same `output`.
+
+    A lock from before folders were noted, or whose folder is not found here, counts as one.
+    """
+    if holder.folder is None or not Path(holder.folder).is_dir():
+        return True
+    return Path(holder.folder).samefile(folder)
 
 
 def is_released(path: Path) -> bool:
