@@ -31,7 +31,10 @@ def get_opening_rows():
     """All rows of the manifest: how a submitted label is made, and whether a source provides it."""
     return [
         row_settings(row)
-        | {"made": LABEL_LINEAGE.get(row), "provided": row in LABEL_LINEAGE and bool(PLAN.sources(row))}
+        | {
+            "made": LABEL_LINEAGE.get(row),
+            "provided": row in LABEL_LINEAGE and bool(PLAN.sources(row)),
+        }
         for row in PLAN.manifest_rows
     ]
 

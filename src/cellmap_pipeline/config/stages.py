@@ -28,8 +28,8 @@ RESULT_VERSION = {
     "select": 3,
     "segment": 7,
     "package": 3,
-    "score": 4,
-    "figures": 3,
+    "score": 5,
+    "figures": 4,
 }
 
 DATASPLIT_KEYS = keys_that_affect(Training, Affects.DATASPLIT)

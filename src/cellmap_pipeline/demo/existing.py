@@ -52,7 +52,8 @@ def check_replaceable(root: Path, files: Iterable[str], crops: Iterable[str]) ->
     labeled = root.glob("*/*.zarr/recon-1/labels/groundtruth/*")
     others += [path for path in labeled if path.name not in own]
     if others:
-        listed = ", ".join(str(path.relative_to(root)) for path in sorted(others)[:MAX_LISTED_PATHS])
+        shown = sorted(others)[:MAX_LISTED_PATHS]
+        listed = ", ".join(str(path.relative_to(root)) for path in shown)
         raise InputError(
             f"{root} is a demo with other settings, but also holds {listed}, which would be lost: "
             "move it, or choose another folder for the demo"

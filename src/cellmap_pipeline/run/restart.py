@@ -122,8 +122,9 @@ def remove_recorded_locks(logs: Path) -> None:
     """Remove the released lock files of jobs whose outputs Snakemake has recorded."""
     for path in logs.rglob("*.owner"):
         holder = read_holder(path)
-        released = holder and holder.ended and is_of_run(holder, Path())
-        if released and not _unrecorded_outputs(Path(), path, holder):
+        if holder is None or not holder.ended or not is_of_run(holder, Path()):
+            continue
+        if not _unrecorded_outputs(Path(), path, holder):
             path.unlink(missing_ok=True)
 
 

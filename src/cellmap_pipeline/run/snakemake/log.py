@@ -79,8 +79,8 @@ def read_logs(folder: Path) -> list[RunLog]:
     """
     paths = sorted((folder / LOG_FOLDER).glob("*.snakemake.log"), reverse=True)
     logs = [_read(path, path.stat().st_size) for path in paths]
-    # Calls of Snakemake by the jobs for the rule graph and the report plan no jobs, and `plan` makes
-    # nothing; it may also be called during a run.
+    # Calls of Snakemake by the jobs for the rule graph and the report plan no jobs. `plan`, which
+    # makes no results, may be called during a run.
     return [log for log in logs if log.planned.keys() - {"plan"}]
 
 
