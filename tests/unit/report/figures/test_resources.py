@@ -23,8 +23,8 @@ def test_time_memory_and_gpu_use_are_drawn_by_rule(tmp_path, drawn):
     time, memory, gpu_busy, gpu_memory = drawn[0].axes
     assert [tick.get_text() for tick in time.get_yticklabels()] == ["train (2)", "plan"]
     assert texts_in(time) == ["3.0 h", "9 s"]
-    assert texts_in(memory) == ["2.0", "0.0"]
-    assert (texts_in(gpu_busy), texts_in(gpu_memory)) == (["91"], ["40.0"])
+    assert texts_in(memory) == ["2.1", "0.0"]  # MiB, in GB
+    assert (texts_in(gpu_busy), texts_in(gpu_memory)) == (["91"], ["41.9"])
 
 
 @pytest.mark.parametrize("content", ["", "h:m:s\tmax_rss\n0:00:01\t5\n", "s\tmax_rss\n?\t5\n"])
