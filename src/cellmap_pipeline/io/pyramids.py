@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape, Vector, shape_of
 from cellmap_pipeline.io.arrays import Level
 from cellmap_pipeline.io.formats.array import Format
+from cellmap_pipeline.io.formats.ngff import StoredLevel
 from cellmap_pipeline.io.label_resampling import resample_labels
 from cellmap_pipeline.io.resampling import nearest_indices, resample
 from cellmap_pipeline.io.storage import Location
@@ -61,7 +62,7 @@ def with_common_edges(
     return moved
 
 
-def settle_positions(levels: Sequence[Level]) -> tuple[list[Level], str]:
+def settle_positions(levels: Sequence[Level], finest: StoredLevel) -> tuple[list[Level], str]:
     """Decide where levels lie that have the same translation as the finest one.
 
     Their edges coincide with the finest level's, unless the voxels show that the centers of the
@@ -70,7 +71,9 @@ def settle_positions(levels: Sequence[Level]) -> tuple[list[Level], str]:
     Parameters
     ----------
     levels
-        Levels at their stated translations, finest first.
+        Levels that are present, at their stated translations, finest first.
+    finest
+        The finest level in the metadata. A local copy may lack it.
 
     Returns
     -------
@@ -79,18 +82,19 @@ def settle_positions(levels: Sequence[Level]) -> tuple[list[Level], str]:
     assumption
         What was assumed and why; empty if levels lie where the metadata state.
     """
-    finest, *others = levels
-    moved = with_common_edges(
-        [level.grid.voxel_size for level in levels], [level.grid.translation for level in levels]
+    _, *translations = with_common_edges(
+        [finest.voxel_size, *(level.grid.voxel_size for level in levels)],
+        [finest.translation, *(level.grid.translation for level in levels)],
     )
-    settled, reasons = [finest], []
-    for level, translation in zip(others, moved[1:], strict=True):
-        if translation == level.grid.translation:
-            settled.append(level)
-            continue
-        grid = replace(level.grid, translation=translation)
-        agree = centers_agree(finest.path, finest.grid, level.path, grid, level.stored_as)
-        settled.append(level if agree else replace(level, grid=grid))
+    moved = [
+        replace(level, grid=replace(level.grid, translation=translation))
+        for level, translation in zip(levels, translations, strict=True)
+    ]
+    agreement = _compare_centers(levels, moved, finest)
+    settled, reasons = [], []
+    for stated, level in zip(levels, moved, strict=True):
+        agree = stated == level or agreement[level.path]
+        settled.append(stated if agree else level)
         if agree is None:
             reasons.append(
                 f"{level.path.name} has the same translation as {finest.path.name} and is read as "
@@ -102,6 +106,39 @@ def settle_positions(levels: Sequence[Level]) -> tuple[list[Level], str]:
                 "are means of others, and it is read as if their edges coincided"
             )
     return settled, "; ".join(reasons)
+
+
+def _compare_centers(
+    stated: Sequence[Level], moved: Sequence[Level], finest: StoredLevel
+) -> dict[Location, bool | None]:
+    """Compare levels whose position is unclear with the finest one that is present.
+
+    Parameters
+    ----------
+    stated, moved
+        Levels at their stated translations, and with edges that coincide with the finest one's.
+    finest
+        The finest level in the metadata.
+
+    Returns
+    -------
+    The result of `centers_agree` for each level that is moved, by its path.
+    """
+    unclear = [level for before, level in zip(stated, moved, strict=True) if level != before]
+    first = moved[0]
+    if first not in unclear and first.path != finest.path:
+        # It has another translation than the levels in question, and shows nothing of them.
+        return dict.fromkeys((level.path for level in unclear), None)
+    agreement = {
+        level.path: centers_agree(first.path, first.grid, level.path, level.grid, level.stored_as)
+        for level in unclear
+        if level != first
+    }
+    if first in unclear:
+        # It was made of the finest level, which is not present, as coarser ones were made of it.
+        found = agreement.values()
+        agreement[first.path] = True if True in found else False if False in found else None
+    return agreement
 
 
 def misplaced_level(levels: Sequence[Level]) -> str:

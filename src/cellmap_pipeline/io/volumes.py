@@ -91,7 +91,8 @@ class Volume:
                 "that is needed (docs/fetching.md)"
             )
         levels.sort(key=lambda level: level.grid.voxel_size)
-        levels, assumption = settle_positions(levels)
+        finest = min(stored, key=lambda level: level.voxel_size)
+        levels, assumption = settle_positions(levels, finest)
         return cls(place, levels, attributes, absent, stored_as, assumption)
 
     @property

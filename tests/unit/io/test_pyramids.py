@@ -1,6 +1,7 @@
 """Positions of levels for which the metadata state none, or contradicting ones."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.formats.ngff import multiscale_metadata
 from cellmap_pipeline.io.pyramids import misplaced_level
-from cellmap_pipeline.io.volumes import Volume, create
+from cellmap_pipeline.io.volumes import Volume, create, create_levels
 
 FINE = Grid((4, 4, 4), (10, 20, 30), (48, 40, 44))
 COARSE = FINE.at((8, 8, 8))
@@ -102,3 +103,52 @@ def test_contradicting_positions_of_levels_are_reported(translation, is_misplace
     volume = write(tmp_path, raw(), means(raw()), translation)
     text = "s1 begins at [18.0, 18.0, 28.0] nm, but s0 at [8.0, 18.0, 28.0] nm"
     assert misplaced_level(volume.levels) == (text if is_misplaced else "")
+
+
+def write_levels(path, voxels, translation, present=(0, 1, 2)):
+    """Write levels of doubling voxel sizes whose metadata state the same translation, or none."""
+    position = translation or (0, 0, 0)
+    grids = [Grid((4 * 2**n,) * 3, position, level.shape) for n, level in enumerate(voxels)]
+    for n, array in enumerate(create_levels(path, grids, "uint8", chunk=16)):
+        array.write(voxels[n]).result()
+        if n not in present:
+            shutil.rmtree(path / f"s{n}")
+    if translation is None:
+        attributes = json.loads((path / ".zattrs").read_text())
+        for dataset in attributes["multiscales"][0]["datasets"]:
+            del dataset["coordinateTransformations"][1]
+        (path / ".zattrs").write_text(json.dumps(attributes))
+    return Volume.open(path)
+
+
+MEANS = [raw(), means(raw()), means(means(raw()))]
+EVERY_OTHER = [raw()[:: 2**n, :: 2**n, :: 2**n] for n in range(3)]
+
+
+@pytest.mark.parametrize("translation", [FINE.translation, None], ids=["the same one", "none"])
+@pytest.mark.parametrize(
+    ("voxels", "present", "reason"),
+    [
+        (MEANS, [1, 2], "its voxels are means of others"),
+        (MEANS, [2], "its voxels do not show whether they do"),
+        (EVERY_OTHER, [1, 2], ""),
+    ],
+    ids=["means", "the coarsest of means", "every other voxel"],
+)
+def test_levels_lie_where_they_do_in_the_whole_if_the_finest_one_is_not_present(
+    voxels, present, reason, translation, tmp_path
+):
+    whole = write_levels(tmp_path / "whole", voxels, translation)
+    part = write_levels(tmp_path / "part", voxels, translation, present)
+    assert [level.grid for level in part.levels] == [whole.levels[n].grid for n in present]
+    reasons = part.assumption.split("; ") if part.assumption else []
+    assert len(reasons) == (len(present) if reason else 0)
+    for n, text in zip(present, reasons, strict=False):
+        assert text.startswith(f"s{n} has the same translation as s0") and reason in text
+
+
+def test_stated_positions_are_kept_without_the_finest_level(tmp_path):
+    write(tmp_path, raw(), means(raw()), EDGES)
+    shutil.rmtree(tmp_path / "s0")
+    volume = Volume.open(tmp_path)
+    assert [level.grid for level in volume.levels] == [COARSE] and not volume.assumption

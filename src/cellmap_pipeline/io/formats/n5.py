@@ -130,9 +130,9 @@ def _stored_level(
     transform = own.transform or transform
     size, center = _by_transform(transform) if transform else _by_resolution(own, group, number)
     if not array:
-        return StoredLevel(path, size, None)
+        return StoredLevel(path, size, center, None)
     shape = shape_of(parse_sides(array.get("dimensions"))[::-1])
-    return StoredLevel(path, size, Grid(size, center, shape))
+    return StoredLevel(path, size, center, Grid(size, center, shape))
 
 
 def _transform_of(level: N5Level, multiscale: N5Multiscale) -> N5Transform | None:

@@ -34,10 +34,11 @@ class DeclaredLevel(NamedTuple):
 
 
 class StoredLevel(NamedTuple):
-    """A level of a volume, at its stated translation; `grid` is None if it is not present."""
+    """A level of a volume: voxel size and stated translation (nm), and grid, if it is present."""
 
     path: Location
     voxel_size: Vector
+    translation: Vector
     grid: Grid | None
 
 
@@ -62,7 +63,7 @@ def stored_grids(path: Location, attributes: Metadata, stored_as: Format) -> lis
         array = read_json_if_present(path / ARRAY_FILES[stored_as])
         if array is not None and "shape" in array:
             grid = _array_grid(attributes, array, f"{path}/{ATTRIBUTES_FILES[stored_as]}")
-            return [StoredLevel(path, grid.voxel_size, grid)]
+            return [StoredLevel(path, grid.voxel_size, grid.translation, grid)]
     return _multiscale_grids(path, attributes, stored_as)
 
 
@@ -139,7 +140,8 @@ def _multiscale_grids(path: Location, attributes: Metadata, stored_as: Format) -
                 f"({type(error).__name__}: {error}): check its "
                 f"{ARRAY_FILES[stored_as]} and {path}/{ATTRIBUTES_FILES[stored_as]}"
             ) from None
-        stored.append(StoredLevel(path / level.path, level.voxel_size, grid or None))
+        place = path / level.path
+        stored.append(StoredLevel(place, level.voxel_size, level.translation, grid or None))
     return stored
 
 
