@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.data.datasplit_csv import container_of, read_datasplit
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection, union
+from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection, shape_of, union
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.storage import Location, volumes_in
@@ -109,13 +109,15 @@ class CropData:
     def read_raw(self, start: Sequence[int], shape: Sequence[int]) -> NDArray:
         """Read raw of a box of `grid`, mirrored where there is none.
 
+        A box without any raw is filled from the nearest voxels of raw.
+
         Returns
         -------
         (z, y, x) uint8 where raw is stored as uint8, else float32 in 0..1. Where it is normalized
         by its statistics, interpolated raw is float32, too.
         """
-        box = self.grid.box(start, shape)
         level = self.raw.level_for(self.grid.voxel_size)
+        box = self.grid.box(_nearest_overlap(start, shape, *self.grid.index_box(level.grid)), shape)
         first = level.grid.offset(box)
         is_bytes = level.metadata.dtype == np.uint8
         if is_bytes and first is not None and level.grid.covers(box):
@@ -183,6 +185,16 @@ class TaughtCrop(CropData):
 
     def _searched(self, label: str) -> LabelVolume:
         return self.pseudo_labels[label]
+
+
+def _nearest_overlap(
+    start: Sequence[int], shape: Sequence[int], low: Sequence[int], high: Sequence[int]
+) -> Shape:
+    """Return the nearest start of a box of `shape` that overlaps the box low..high by a voxel."""
+    return shape_of(
+        min(max(a, first - n + 1), last - 1)
+        for a, n, first, last in zip(start, shape, low, high, strict=True)
+    )
 
 
 def spread_boxes(shape: Shape, max_voxels: int) -> list[tuple[Shape, Shape]]:

@@ -116,7 +116,10 @@ def predict_crop(
     identity = _identity(tasks, raw, normalization, inference)
     result = PartialResult(output, grids, _chunks(grids, region), identity, part)
     sampled = {name: sampled_grid(name, region, grid) for name, grid in grids.items()}
-    layers = plan_layers(windows, region, sampled, result.planes_per_chunk, result.pending())
+    first, last = region.index_box(available)
+    layers = plan_layers(
+        windows, region, sampled, result.planes_per_chunk, result.pending(), (first[0], last[0])
+    )
     corners = _corners(windows, region, available, sampled.values())
     log.info(
         "%d windows of %s over %s voxels",
@@ -258,8 +261,7 @@ class _LayerPredictor:
         shape = [window[0], window[1], row[-1][2] - row[0][2] + window[2]]
         box = self.region.box(row[0], shape)
         # A window may reach beyond the raw that is available around a small crop.
-        inside = box.overlaps(self.available)
-        core = intersection(box, self.available) if inside else self.region
+        core = intersection(box, self.available)
         return self.normalization.standardize(self.raw.read_raw(box, core=core))
 
 

@@ -108,8 +108,11 @@ def plan_layers(
     grids: Mapping[str, Grid],
     chunks: Mapping[str, int],
     parts: Mapping[str, tuple[int, int]],
+    with_raw: tuple[int, int],
 ) -> list[WindowLayer]:
     """Plan the layers of windows that the requested planes depend on, in order.
+
+    Layers without raw are left out: the planes that no other layer reaches stay 0.
 
     Parameters
     ----------
@@ -122,11 +125,16 @@ def plan_layers(
         written twice.
     parts
         By channel, the first and last + 1 of the requested planes; a part may be empty.
+    with_raw
+        First and last + 1 of the region's planes for which there is raw.
     """
     support = {name: _support(region, grid) for name, grid in grids.items()}
     requested = {name: part for name, part in parts.items() if part[0] < part[1]}
     done = {name: first for name, (first, _) in requested.items()}
-    starts, size = windows.starts[0], windows.window[0]
+    size = windows.window[0]
+    starts = [z for z in windows.starts[0] if overlaps([z], [size], with_raw[:1], with_raw[1:])]
+    if not requested:
+        return []
 
     def first_needed() -> int:
         """First plane of the region that planes not yet done depend on."""
@@ -137,7 +145,8 @@ def plan_layers(
 
     layers = []
     for start, final in zip(starts, [*starts[1:], region.shape[0]], strict=True):
-        if start + size <= first_needed():
+        # The last layer also finishes planes behind it.
+        if start + size <= first_needed() and start != starts[-1]:
             continue
         finished = {}
         for name, (_, last) in requested.items():

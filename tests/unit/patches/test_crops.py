@@ -1,4 +1,6 @@
-"""Crops of a data split, and the positions of their classes."""
+"""Crops of a data split: their extent, raw, and the positions of their classes."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from cellmap_pipeline.io.volumes import create
 from cellmap_pipeline.patches.crops import open_crops, open_taught, spread_boxes
 from cellmap_pipeline.patches.label_codes import read_targets
 from cellmap_pipeline.patches.targets import UNKNOWN
-from tests.support.patches import CROP_GRID
+from tests.support.patches import CROP_GRID, RAW_GRID
 
 # Voxels around the crop, and the place of the crop within them.
 AROUND, WITHIN = (6, 6, 2), (slice(6, -6), slice(6, -6), slice(2, -2))
@@ -64,6 +66,18 @@ def test_patches_are_centered_at_classes_around_the_ground_truth(taught):
 
 def test_crops_without_pseudo_labels_are_not_taught(crops, tmp_path):
     assert open_taught(crops, tmp_path / "pseudo") == []
+
+
+@pytest.mark.parametrize("voxel_size", [(8, 8, 8), (16, 8, 8)], ids=["stored", "coarser"])
+def test_boxes_without_raw_are_filled_from_the_nearest_raw(crops, voxel_size):
+    crop = replace(crops[0], voxel_size=voxel_size)
+    first, last = crop.grid.index_box(RAW_GRID)
+    inside = crop.read_raw(first, (1, 20, 24))
+    # Before raw along z, and behind it along all axes.
+    assert np.array_equal(
+        crop.read_raw((first[0] - 30, *first[1:]), (16, 20, 24)), np.repeat(inside, 16, axis=0)
+    )
+    assert (crop.read_raw(np.add(last, 20), (16, 16, 16)) == 100).all()
 
 
 def test_boxes_cover_small_arrays_and_are_spread_over_large_ones():

@@ -154,6 +154,26 @@ def test_crop_may_be_smaller_than_the_window(task, raw, tmp_path):
     assert read(tmp_path / "c/pm").shape == (8, 8, 8)
 
 
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_windows_without_raw_are_left_out_along_each_axis(task, raw, tmp_path, axis, side):
+    """A crop may overhang raw by more than a window."""
+    start, shape = [8, 8, 8], [32, 32, 32]
+    start[axis] = -80 if side == "before" else RAW_GRID.shape[axis] - 20
+    shape[axis] = 100
+    row = CropLabel(1, "d", "pm", RAW_GRID.box(start, shape))
+    predict_crop([task], raw, [row], tmp_path / "c", Inference(overlap=0))
+    found = np.moveaxis(read(tmp_path / "c/pm"), axis, 0)
+    found = found if side == "after" else found[::-1]
+    # A window that holds raw reaches beyond it by less than its size.
+    assert (found[:20] > 0).mean() > 0.99 and found[20].any() and not found[52:].any()
+    parts = [tmp_path / f"part{i}" for i in range(3)]
+    for i, part in enumerate(parts):
+        predict_crop([task], raw, [row], part, Inference(overlap=0), part=(i, 3))
+    join_parts(parts, tmp_path / "joined")
+    assert np.array_equal(read(tmp_path / "joined/pm"), read(tmp_path / "c/pm"))
+
+
 def test_raw_beyond_missing_chunks_does_not_matter(task, raw, tmp_path):
     grid = RAW_GRID.box((0, 0, 0), (32, 32, 32))
     rows = [CropLabel(1, "d", "pm", grid)]

@@ -60,7 +60,7 @@ def test_every_plane_is_finished_once_by_the_last_window_over_it(
     grid = Grid((8 * ratio, 8, 8), (8 * (shift + ratio / 2), 0, 0), (n, 9, 9))
     chunk = 4
     begin = int(cut * n) // chunk * chunk
-    layers = plan_layers(windows, region, {"a": grid}, {"a": chunk}, {"a": (begin, n)})
+    layers = plan_layers(windows, region, {"a": grid}, {"a": chunk}, {"a": (begin, n)}, (0, planes))
     finished = [layer.finished["a"] for layer in layers if "a" in layer.finished]
     assert [first for first, _ in finished] == [begin, *[last for _, last in finished]][:-1]
     if begin < n:
@@ -78,6 +78,25 @@ def test_every_plane_is_finished_once_by_the_last_window_over_it(
             needed = [s for s in windows.starts[0] if s < min(high[0], planes) and s + 9 > low[0]]
             assert set(needed) <= set(starts)
             assert not later or later[0] >= min(high[0], planes)
+
+
+@pytest.mark.parametrize(
+    ("part", "starts", "finished"),
+    [
+        ((0, 60), [20, 30], [(0, 28), (28, 60)]),
+        ((0, 12), [20], [(0, 12)]),
+        ((32, 60), [30], [(32, 60)]),
+        ((48, 60), [30], [(48, 60)]),
+        ((60, 60), [], []),
+    ],
+)
+def test_layers_without_raw_are_left_out(part, starts, finished):
+    """Planes that no window with raw reaches are finished by the first or the last of these."""
+    region = Grid((8, 8, 8), (0, 0, 0), (60, 10, 10))
+    windows = Windows(region.shape, (10, 10, 10), 0, "constant")
+    layers = plan_layers(windows, region, {"a": region}, {"a": 4}, {"a": part}, (20, 40))
+    assert [layer.start for layer in layers] == starts
+    assert [layer.finished["a"] for layer in layers if layer.finished] == finished
 
 
 @settings(deadline=None, max_examples=50)
