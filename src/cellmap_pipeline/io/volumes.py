@@ -180,7 +180,7 @@ class Volume:
         return grid.box(first, [b - a for a, b in zip(first, last, strict=True)])
 
     def read_raw(self, grid: Grid, core: Grid | None = None) -> NDArray[np.float32]:
-        """Read intensities on `grid`, 0..1 over the range of the stored type.
+        """Read intensities on `grid`, 0..1 over the range of the stored type; floats are clipped.
 
         Voxels outside of the volume, and of the chunks that are present around `core`, are
         mirrored.
@@ -209,7 +209,9 @@ class Volume:
         voxels = _mirror(voxels, pad)
         shape = [b - a for a, b in zip(start, stop, strict=True)]
         values = resample(voxels, level.grid.box(start, shape), grid)
-        return values / np.float32(max_intensity(voxels.dtype, level.path))
+        values = values / np.float32(max_intensity(voxels.dtype, level.path))
+        # Floats may exceed the range by rounding, and a negative number has no power (gamma).
+        return values.clip(0, 1) if voxels.dtype.kind == "f" else values
 
 
 def create(

@@ -76,6 +76,13 @@ def test_raw_beyond_the_volume_is_mirrored(raw):
     assert np.allclose(Volume.open(raw).read_raw(box) * 255, expected)
 
 
+def test_floats_that_exceed_the_range_by_rounding_are_clipped(tmp_path):
+    grid = Grid((8, 8, 8), (0, 0, 0), (1, 1, 4))
+    voxels = np.array([-0.0005, 0.25, 1, 1.0005], np.float32).reshape(grid.shape)
+    create(tmp_path / "raw", grid, "float32").write(voxels).result()
+    assert Volume.open(tmp_path / "raw").read_raw(grid).ravel().tolist() == [0, 0.25, 1, 1]
+
+
 def test_raw_beyond_missing_chunks_is_mirrored(raw):
     shutil.rmtree(raw / "s0/2")  # z 32 to 47
     box = FINE.box((20, 0, 0), (20, 8, 8))
