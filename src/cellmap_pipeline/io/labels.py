@@ -290,9 +290,12 @@ def _annotated_voxels(label: LabelVolume) -> float | None:
 
 
 def _boxes(level: Level) -> Iterator[tuple[Shape, Shape]]:
-    """Yield start and stop of the chunks to count: all, or one of each stretch of chunks."""
+    """Yield start and stop of the chunks to count: all, or one of each stretch of chunks.
+
+    Of shards, these are the chunks inside.
+    """
     shape = level.grid.shape
-    chunks = level.metadata.chunks
+    chunks = level.metadata.decoded_chunks
     grid = tuple(-(-n // c) for n, c in zip(shape, chunks, strict=True))
     wanted = number = math.prod(grid)
     if level.grid.size > MAX_COUNTED_VOXELS:

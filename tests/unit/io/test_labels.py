@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorstore as ts
 
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
@@ -113,6 +114,27 @@ def test_some_chunks_of_a_large_array_are_counted(tmp_path, monkeypatch, reads):
     assert estimate == pytest.approx(np.count_nonzero(voxels), rel=0.1)
     assert len(reads) == len(set(reads)) == 400  # of 16 * 15 * 17
     assert present_voxels(volume) == estimate
+
+
+def test_chunks_of_shards_are_counted_one_by_one(tmp_path, reads):
+    grid = Grid((4, 4, 4), (0, 0, 0), (64, 64, 64))
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {"chunk_shape": [16, 16, 16], "codecs": [{"name": "bytes"}]},
+    }
+    metadata = {
+        "shape": grid.shape,
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": grid.shape}},
+        "codecs": [sharding],
+        "attributes": {"voxel_size": grid.voxel_size, "translation": grid.translation},
+    }
+    kvstore = {"driver": "file", "path": f"{tmp_path}/a/"}
+    spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata}
+    ts.open(spec, create=True).result()[:20, :20, :20].write(np.uint8(1)).result()
+    assert present_voxels(LabelVolume.open(tmp_path / "a")) == 20**3
+    assert len(reads) == 4**3
+    assert {tuple(np.subtract(stop, start)) for start, stop in reads} == {(16, 16, 16)}
 
 
 def test_array_of_the_challenges_largest_size_is_counted_by_few_chunks(tmp_path, reads):
