@@ -40,7 +40,8 @@ class ChunkStatistics:
     decoded
         Number of decoded chunks.
     low, high
-        Smallest and largest value; NaN is ignored.
+        Smallest and largest value; NaN, and the value of unknown voxels as the smallest, are
+        ignored.
     present
         Number of voxels above 0.
     nan
@@ -180,7 +181,7 @@ def _decode_chunk(request: ChunkRequest, index: Shape, lock: threading.Lock) -> 
         if voxels.dtype.kind == "f" and np.isnan(voxels.min()):
             nan, voxels = True, voxels[~np.isnan(voxels)]
         if voxels.size:
-            own_low, own_high = float(voxels.min()), float(voxels.max())
+            own_low, own_high = _lowest(voxels, request.encoding), float(voxels.max())
             low, high = min(low, own_low), max(high, own_high)
             if own_low < own_high:
                 percentiles.append(_percentiles(voxels))
@@ -194,6 +195,15 @@ def _decode_chunk(request: ChunkRequest, index: Shape, lock: threading.Lock) -> 
         statistics.nan |= nan
         statistics.ranges[index] = low, high
         statistics.percentiles += percentiles
+
+
+def _lowest(voxels: NDArray, encoding: Encoding) -> float:
+    """Return the smallest value that is not that of unknown voxels; infinity if there is none."""
+    lowest = float(voxels.min())
+    if lowest != encoding.unknown:
+        return lowest
+    known = voxels[voxels != encoding.unknown]
+    return float(known.min()) if known.size else math.inf
 
 
 def _count_present(voxels: NDArray, encoding: Encoding) -> int:

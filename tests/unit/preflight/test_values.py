@@ -1,4 +1,4 @@
-"""Warnings about raw of low contrast, and about the scale of predictions."""
+"""Checks of the contrast of raw, the ids of labels, and the scale of predictions."""
 
 import re
 
@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.io.labels import Encoding
 from cellmap_pipeline.io.volumes import Volume, create
 from cellmap_pipeline.preflight.chunks import ChunkRequest, decode_chunks
-from cellmap_pipeline.preflight.values import check_scale, raw_warnings
+from cellmap_pipeline.preflight.values import check_label, check_scale, raw_warnings
 
 GRID = Grid((8, 8, 8), (0, 0, 0), (64, 64, 64))
 RNG = np.random.default_rng(0)
@@ -51,6 +52,30 @@ def test_a_few_bright_voxels_and_padding_do_not_hide_low_contrast(tmp_path):
     voxels[:32, :32], voxels[:2] = 1, 1
     (message,) = warnings_of(tmp_path / "raw", voxels)
     assert "networks see almost no contrast" in message
+
+
+@pytest.mark.parametrize(
+    ("unknown", "other", "is_refused"), [(-1, 0, False), (-1, -2, True), (None, 0, True)]
+)
+def test_an_unknown_value_below_0_is_no_id(tmp_path, unknown, other, is_refused):
+    voxels = np.full(GRID.shape, -1, np.int8)
+    voxels[40:], voxels[50:] = 7, other
+    create(tmp_path / "mito", GRID, "int8", chunk=32).write(voxels).result()
+    (level,) = Volume.open(tmp_path / "mito").levels
+    request = ChunkRequest(level, encoding=Encoding(unknown))
+    request.add_box((0, 0, 0), GRID.shape)
+    decode_chunks([request], 1)
+    problems = []
+    check_label(request, problems, [])
+    lowest = min(other, -1 if unknown is None else 0)
+    assert (
+        problems
+        == [
+            f"{level.path} contains {lowest}, but ids are 0 or more: mark unknown voxels with an "
+            "`unknown` value (docs/own-data.md)"
+        ]
+        * is_refused
+    )
 
 
 @pytest.mark.parametrize(
