@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Vector
 from cellmap_pipeline.io.resampling import nearest_indices, overlap_weights
 
 # Overlaps are sums of float32.
 OVERLAP_TOLERANCE = 1e-4
+# Fraction of a voxel that must be known for the voxel to be.
+MIN_KNOWN_FRACTION = 0.5
 # Source voxels in memory at once, several times, where target voxels overlap with several ids.
 MAX_COMPARED_VOXELS = 2**22
 
@@ -70,6 +73,13 @@ def resample_labels(
     return result, result_known
 
 
+def is_too_thin(source: Grid, voxel_size: Vector) -> bool:
+    """Whether labels on `source` cover too little of any voxel of `voxel_size` to be known."""
+    lengths = [n * v for n, v in zip(source.shape, source.voxel_size, strict=True)]
+    covered = math.prod(min(1, a / v) for a, v in zip(lengths, voxel_size, strict=True))
+    return covered < MIN_KNOWN_FRACTION - OVERLAP_TOLERANCE
+
+
 def _overlap(start: float, step: float, n: int, n_source: int) -> _Overlap:
     if step <= 1 + TOLERANCE_VOXELS:
         indices = nearest_indices(start, step, n)[:, None]
@@ -116,7 +126,7 @@ def _compare(
     weights = (wz * wy * wx * known[z, y, x]).reshape(n, -1)
     known_part = weights.sum(axis=1)
     in_object = np.where(overlapping != 0, weights, 0).sum(axis=1)
-    is_known = known_part >= 0.5 - OVERLAP_TOLERANCE
+    is_known = known_part >= MIN_KNOWN_FRACTION - OVERLAP_TOLERANCE
     is_object = is_known & (in_object > 0) & (in_object >= known_part / 2 - OVERLAP_TOLERANCE)
     return np.where(is_object, _commonest(overlapping, weights), ids.dtype.type(0)), is_known
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from cellmap_pipeline.errors import InputError, gathered
 from cellmap_pipeline.geometry import Grid, Vector, fraction_outside, is_plausible
 from cellmap_pipeline.io.arrays import Level
+from cellmap_pipeline.io.label_resampling import is_too_thin
 from cellmap_pipeline.io.labels import PLAIN, Encoding, LabelVolume
 from cellmap_pipeline.io.pyramids import misplaced_level
 from cellmap_pipeline.io.storage import Location
@@ -164,6 +165,12 @@ class InputVolumes:
             if not read.grid.overlaps(extent):
                 raise InputError(
                     f"{path} does not overlap the crop's other labels: correct its translation"
+                )
+            if is_too_thin(read.grid, voxel_size):
+                self.warnings.append(
+                    f"{crop}: {path} covers less than half of any voxel of {list(voxel_size)} nm, "
+                    "so that it teaches nothing at this size: train with smaller voxels, or leave "
+                    "the crop out"
                 )
             for level in label.volume.levels if validates else [read]:
                 _check_dtype(level, "uib", "labels are whole numbers")

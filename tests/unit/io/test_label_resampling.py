@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io import label_resampling
-from cellmap_pipeline.io.label_resampling import resample_labels
+from cellmap_pipeline.io.label_resampling import is_too_thin, resample_labels
 
 SOURCE = Grid((1, 1, 1), (0, 0, 0), (4, 5, 6))
 
@@ -98,3 +98,19 @@ def test_nearest_voxel_is_taken_along_axes_that_become_finer():
     read, known = resample_labels(ids, np.ones(ids.shape, bool), source, target)
     assert known.all()
     assert read[:, 0, 0].tolist() == [0, 0, 3, 3] and not read[:, 1:].any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 3)] * 3),
+    size=st.tuples(*[st.sampled_from([1.0, 1.5, 2.0, 3.0, 4.0])] * 3),
+)
+def test_labels_are_too_thin_where_no_larger_voxel_can_be_known(shape, size):
+    source = Grid((1, 1, 1), (0, 0, 0), shape)
+    ids, known = np.ones(shape, np.uint8), np.ones(shape, bool)
+    best = False
+    for start in product(*([0.0, -0.5, 0.5][: 1 if v == 1 else 3] for v in size)):
+        # The lower corner of the target lies at, before or behind that of the source.
+        center = [v / 2 - 0.5 + s for v, s in zip(size, start, strict=True)]
+        best |= bool(resample_labels(ids, known, source, Grid(size, center, (1, 1, 1)))[1].any())
+    assert is_too_thin(source, size) == (not best)

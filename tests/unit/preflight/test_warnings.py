@@ -116,6 +116,13 @@ WARNINGS = {
         "16.0] nm), which is interpolated: that takes time without adding detail",
         write_coarse_raw,
     ),
+    "a label thinner than half a voxel": (
+        "a/crop1: …mito covers less than half of any voxel of [8.0, 8.0, 8.0] nm, so that it "
+        "teaches nothing at this size: train with smaller voxels, or leave the crop out",
+        lambda folder: folder.store(
+            folder.label(), np.ones((1, 32, 32), np.uint8), Grid((2, 8, 8), (1, 0, 0), (1, 32, 32))
+        ),
+    ),
     "a prediction of most of a crop": (
         "predictions.nnunet: …s0 does not cover 6% of its crop (voxels [0, 0, 0] to [32, 32, 32] "
         "of [32, 32, 30]), where its outermost voxels are repeated: check its translation",
