@@ -194,6 +194,20 @@ def union(grids: Sequence[Grid]) -> Grid:
     return first.box(start, shape)
 
 
+def common_extent(grids: Sequence[Grid]) -> Grid:
+    """Return the box around grids of one place, such as a crop's labels, in the finest's voxels.
+
+    The order of the grids does not matter. A grid that overlaps no other one is misplaced and does
+    not count.
+    """
+    overlapping = [
+        grid
+        for n, grid in enumerate(grids)
+        if any(grid.overlaps(other) for other in (*grids[:n], *grids[n + 1 :]))
+    ]
+    return union(sorted(overlapping or grids[:1], key=lambda g: (g.voxel_size, g.translation)))
+
+
 def central_box(grid: Grid, max_voxels: int) -> Grid:
     """Return the central box of a grid of up to `max_voxels`; the longest axes (nm) are cut."""
     shape = list(grid.shape)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellmap_pipeline.geometry import Grid, fraction_outside, union
+from cellmap_pipeline.geometry import Grid, common_extent, fraction_outside, union
 
 sizes = st.sampled_from([1.74, 2.0, 3.48, 4.0, 6.96, 8.0, 10.0, 16.0])
 places = st.integers(-4000, 4000).map(lambda v: v / 4)
@@ -153,3 +153,14 @@ def test_overhang_below_the_tolerance_does_not_count():
     assert fraction_outside(grid, moved, (8, 8, 8)) == 0
     # A whole voxel counts.
     assert fraction_outside(grid, grid.box((0, 0, 1), grid.shape), (8, 8, 8)) == pytest.approx(0.1)
+
+
+def test_common_extent_holds_all_grids_in_any_order():
+    small = Grid((8, 8, 8), (204, 4, 4), (10, 10, 10))
+    large = Grid((4, 4, 4), (102, 2, 2), (60, 40, 10))
+    misplaced = Grid((2, 2, 2), (9001, 1, 1), (10, 10, 10))
+    around = Grid((4, 4, 4), (102, 2, 2), (60, 40, 20))
+    for grids in ([small, large, misplaced], [misplaced, large, small]):
+        assert common_extent(grids) == around
+    assert common_extent([small]) == common_extent([small, small]) == small
+    assert common_extent([small, misplaced]) == small

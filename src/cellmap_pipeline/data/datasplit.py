@@ -24,7 +24,7 @@ from cellmap_pipeline.data.datasplit_csv import (
 from cellmap_pipeline.data.layout import RAW, crop_folders, raw_path
 from cellmap_pipeline.data.split import TRAIN, VALIDATE
 from cellmap_pipeline.errors import InputError, did_you_mean, gathered, raise_all
-from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.geometry import Grid, Vector, common_extent
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.levels import is_as_fine
 from cellmap_pipeline.io.storage import Location, volumes_in
@@ -98,7 +98,7 @@ def find_labeled_crops(data_root: Path, problems: list[str]) -> list[LabeledCrop
             with gathered(problems):
                 readable[label] = volume, _present_nm3(volume)
         if readable:
-            grid = next(iter(readable.values()))[0].volume.levels[0].grid
+            grid = common_extent([label.volume.levels[0].grid for label, _ in readable.values()])
             present = {label: nm3 for label, (_, nm3) in readable.items()}
             crops.append(_describe_crop(folder, _raw_of(folder, data_root), grid, present))
     return crops
@@ -279,7 +279,7 @@ def usage_by_split(
 
 def crop_at(folder: Location, raw: Location, labels: Mapping[str, LabelVolume]) -> LabeledCrop:
     """Describe the crop whose `labels` are in `folder`."""
-    grid = next(iter(labels.values())).volume.levels[0].grid
+    grid = common_extent([label.volume.levels[0].grid for label in labels.values()])
     present = {label: _present_nm3(volume) for label, volume in labels.items()}
     return _describe_crop(folder, raw, grid, present)
 

@@ -34,7 +34,7 @@ class LabeledCrop:
     labels
         Path of the folder of its labels, relative to `zarr`.
     grid
-        Grid of its labels.
+        Grid of all of its labels, in voxels of the finest one.
     present
         Labeled volume of each annotated class, nm³.
     """

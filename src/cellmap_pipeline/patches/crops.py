@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from cellmap_pipeline.data.datasplit_csv import container_of, read_datasplit
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, Vector, intersection, shape_of, union
+from cellmap_pipeline.geometry import (
+    Grid,
+    Shape,
+    Vector,
+    common_extent,
+    intersection,
+    shape_of,
+    union,
+)
 from cellmap_pipeline.io.labels import LabelVolume, present_voxels
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.io.storage import Location, volumes_in
@@ -87,8 +95,8 @@ class CropData:
 
     @cached_property
     def grid(self) -> Grid:
-        """The crop's grid at the training's voxel size."""
-        extent = next(iter(self.labels.values())).volume.levels[0].grid
+        """The grid of all labels of the crop at the training's voxel size."""
+        extent = common_extent([label.volume.levels[0].grid for label in self.labels.values()])
         return self.raw.aligned(extent, self.voxel_size)
 
     @cached_property

@@ -112,6 +112,14 @@ def test_crops_are_found_with_their_labeled_volumes(data_root):
     assert crops[-1].present == {"mito": 50 * 8**3}
 
 
+def test_a_crop_has_the_extent_of_all_its_labels(data_root):
+    write_crop(data_root, "b", 9, {"mito": some(9), "nuc": np.ones((20, 12, 10), np.uint8)})
+    settings = DatasplitSettings(["mito", "nuc"], (8, 8, 8), crops=[9])
+    (crop,) = make_crops(data_root, settings, None)
+    (same,) = [crop for crop in find_labeled_crops(data_root, []) if crop.crop == 9]
+    assert crop.grid == same.grid == Grid((8, 8, 8), (9000, 0, 0), (20, 12, 10))
+
+
 def test_crops_are_filtered_by_dataset_and_number(data_root):
     def names(**filters):
         crops = make_crops(data_root, DatasplitSettings(["mito"], (8, 8, 8), **filters), None)

@@ -369,6 +369,18 @@ def test_all_raw_within_the_margins_is_fetched(source, tmp_path):
     assert not fixed.covers(crop.padded((20, 20, 20)))
 
 
+def test_raw_around_all_labels_of_a_crop_is_fetched(source, tmp_path):
+    """The box around two labels is larger than theirs."""
+    root = tmp_path / "source"
+    shutil.copytree(source, root)
+    other = INSIDE.box((24, 24, 0), INSIDE.shape)
+    make_multiscale(root / CROP / "mito", other, np.ones(other.shape, np.uint8), levels=2)
+    fetch_crop(7, request(["mito", "nuc"], root=str(root), padding=8), tmp_path / "copy")
+    raw = Volume.open(tmp_path / "copy" / EM)
+    crop = raw.aligned(INSIDE.box((0, 0, 0), (56, 56, 32)), (8, 8, 8))
+    assert raw.available(crop, core=crop) == crop
+
+
 def test_raw_of_a_test_crop(bucket, source, tmp_path):
     use = PredictUse((16, 16, 16), Grid((4, 4, 4), (100, 0, 40), (20, 20, 20)), RawMargins())
     done = fetch_crop(7, request(classes=(), predict=[use]), tmp_path)

@@ -80,6 +80,16 @@ def test_boxes_without_raw_are_filled_from_the_nearest_raw(crops, voxel_size):
     assert (crop.read_raw(np.add(last, 20), (16, 16, 16)) == 100).all()
 
 
+@pytest.mark.parametrize("classes", [["mito", "pm"], ["pm", "mito"]], ids=" before ".join)
+def test_a_crop_has_the_extent_of_all_its_labels(crops, tmp_path, classes):
+    larger = CROP_GRID.padded((4, 6, 0))
+    create(tmp_path / "crop1/pm", larger, "uint8").write(np.uint8(1)).result()
+    crop = replace(crops[0], annotated=classes)
+    assert crop.grid == larger
+    targets = read_targets(crop, crop.grid, ["mito", "pm"], {})
+    assert [int((known != UNKNOWN).sum()) for known in targets] == [CROP_GRID.size, larger.size]
+
+
 def test_boxes_cover_small_arrays_and_are_spread_over_large_ones():
     boxes = spread_boxes((70, 64, 10), 10**6)
     assert [start for start, _ in boxes] == [(0, 0, 0), (64, 0, 0)]

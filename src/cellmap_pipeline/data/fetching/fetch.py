@@ -36,7 +36,7 @@ from cellmap_pipeline.data.fetching.levels import (
 from cellmap_pipeline.data.fetching.mirror import Mirror, RemoteFile
 from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Vector
+from cellmap_pipeline.geometry import Grid, Vector, common_extent
 from cellmap_pipeline.io.formats.array import ATTRIBUTES_FILES, Format
 from cellmap_pipeline.io.formats.ngff import DeclaredLevel
 from cellmap_pipeline.io.levels import is_as_fine, nearest_level
@@ -116,7 +116,9 @@ def fetch_crop(crop: int, request: FetchRequest, data_root: Path) -> dict[str, A
         classes = list(labels)
         if labels:
             parts.append(_label_part(mirror, key, labels, crop))
-        extents = dict.fromkeys(level.grid for part in parts for level in part.levels)
+        grids = [level.grid for part in parts for level in part.levels]
+        # A training reads raw around all labels of a crop, its prediction around some of them.
+        extents = dict.fromkeys([common_extent(grids), *grids] if grids else ())
         raw_boxes += [RawBox.around(extent, use) for use in uses for extent in extents]
     raw_boxes += [RawBox.around(use.extent, use) for use in request.predict]
     if raw_boxes:
