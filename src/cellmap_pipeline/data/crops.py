@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellmap_pipeline.data.datasplit_csv import container_of, crop_number
 from cellmap_pipeline.geometry import Grid
 from cellmap_pipeline.io.labels import LabelVolume
 from cellmap_pipeline.io.levels import nearest_level
@@ -35,9 +36,9 @@ class ValidationCrop:
 
     @classmethod
     def of(cls, folder: Location, left_out: frozenset[str] = frozenset()) -> ValidationCrop:
-        """Return the crop whose labels lie in `…/{dataset}.zarr/…/crop{number}`."""
-        dataset = next(p.removesuffix(".zarr") for p in folder.parts if p.endswith(".zarr"))
-        return cls(dataset, int(folder.name.removeprefix("crop")), folder, left_out)
+        """Return the crop whose labels are in `folder`, usually `{dataset}.zarr/…/crop{number}`."""
+        dataset = Path(container_of(folder).name).stem
+        return cls(dataset, crop_number(folder), folder, left_out)
 
     @property
     def name(self) -> str:

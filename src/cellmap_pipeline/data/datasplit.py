@@ -6,17 +6,18 @@ label dataset with the classes in brackets.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.datasplit_csv import (
     DatasplitRow,
     LabeledCrop,
     container_of,
+    crop_number,
     read_datasplit,
     write_datasplit,
     write_summary,
@@ -74,13 +75,13 @@ def make_datasplit(
     Raises
     ------
     InputError
-        See `make_crops`, `usage_by_split` and `read_datasplit`.
+        See `make_crops`, `usage_by_split` and `read_own_datasplit`.
     """
     crops = make_crops(data_root, settings, own)
     if own is None or settings.validation == "none":
         usage = usage_by_split(crops, settings.validation, parts, fold)
     else:
-        usage = [row.usage for row in read_datasplit(own, settings.classes)]
+        usage = [row.usage for row in read_own_datasplit(own, settings.classes)]
     write_datasplit(output, crops, usage, settings.classes)
     write_summary(summary, crops, usage, settings.classes)
 
@@ -111,7 +112,7 @@ def make_crops(data_root: Path, settings: DatasplitSettings, own: Path | None) -
     ------
     InputError
         There are no crops, a named crop is missing, a crop is broken, or a class is annotated
-        nowhere (the message lists the annotated classes); or see `read_datasplit`.
+        nowhere (the message lists the annotated classes); or see `read_own_datasplit`.
     """
     problems: list[str] = []
     crops = find_crops(data_root, settings, own, problems)
@@ -133,11 +134,9 @@ def _crops_in_csv(own: Path, settings: DatasplitSettings, problems: list[str]) -
     crops: list[LabeledCrop] = []
     known: set[str] = set()
     validates = settings.validation != "none"
-    rows = read_datasplit(own, settings.classes, needs_validation=validates)
-    if validates:
-        problems += _on_both_sides(rows, own)
-    else:
-        rows = _merged_by_crop(rows, settings.classes)
+    rows = read_own_datasplit(own, settings.classes, needs_validation=validates)
+    problems += _on_both_sides(rows, own)
+    problems += _of_one_name(rows, own)
     for _, raw, folder, annotated in rows:
         if not volumes_in(folder, annotated):
             problems.append(
@@ -155,13 +154,20 @@ def _crops_in_csv(own: Path, settings: DatasplitSettings, problems: list[str]) -
     return crops
 
 
-def _merged_by_crop(rows: Sequence[DatasplitRow], classes: Sequence[str]) -> list[DatasplitRow]:
-    """Merge the rows of each crop, so that it is read once, with the classes of all of them."""
-    merged: dict[str, DatasplitRow] = {}
-    for row in rows:
-        earlier = merged.get(str(row.labels), row)
-        listed = [c for c in classes if c in {*earlier.classes, *row.classes}]
-        merged[str(row.labels)] = row._replace(classes=listed)
+def read_own_datasplit(
+    own: Path, classes: Sequence[str], needs_validation: bool = True
+) -> list[DatasplitRow]:
+    """Read the rows of a user's CSV, those of one crop, raw and usage merged into one.
+
+    If no validation is needed, all rows are to train on. `read_datasplit` describes the rest.
+    """
+    merged: dict[tuple[str, str, str], DatasplitRow] = {}
+    for row in read_datasplit(own, classes, needs_validation):
+        usage = row.usage if needs_validation else TRAIN
+        key = usage, str(row.raw), str(row.labels)
+        listed = {*row.classes, *(merged[key].classes if key in merged else ())}
+        in_order = [label for label in classes if label in listed]
+        merged[key] = row._replace(usage=usage, classes=in_order)
     return list(merged.values())
 
 
@@ -176,6 +182,25 @@ def _on_both_sides(rows: Sequence[DatasplitRow], own: Path) -> list[str]:
         for folder, usages in sides.items()
         if len(usages) > 1
     ]
+
+
+def _of_one_name(rows: Sequence[DatasplitRow], own: Path) -> list[str]:
+    """Describe crops to validate on with the same name, by which predictions are stored."""
+    known: dict[str, DatasplitRow] = {}
+    problems = []
+    for row in rows:
+        if row.usage != VALIDATE:
+            continue
+        name = ValidationCrop.of(row.labels).name
+        if name in known:
+            problems.append(
+                f"{own}: two crops to validate on are called {name}, {known[name].labels} (raw: "
+                f"{known[name].raw}) and {row.labels} (raw: {row.raw}), so the predictions of one "
+                "would replace those of the other: rename the container, or the folder, of one "
+                "of them, or remove its row"
+            )
+        known.setdefault(name, row)
+    return problems
 
 
 def _crops_in_folder(
@@ -295,7 +320,7 @@ def _describe_crop(
     zarr = container_of(folder)
     return LabeledCrop(
         dataset=Path(zarr.name).stem,
-        crop=int(re.sub(r"\D", "", folder.name) or 0),
+        crop=crop_number(folder),
         zarr=zarr,
         raw=raw,
         labels=str(folder).removeprefix(f"{zarr}/"),

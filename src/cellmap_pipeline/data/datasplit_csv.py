@@ -79,6 +79,11 @@ def container_of(folder: Location) -> Location:
     return next((path for path in folder.parents if path.name.endswith(".zarr")), folder.parent)
 
 
+def crop_number(folder: Location) -> int:
+    """Return the number of the crop whose labels are in `folder`: the digits of its name, or 0."""
+    return int(re.sub(r"\D", "", folder.name) or 0)
+
+
 def write_datasplit(
     path: Path, crops: Sequence[LabeledCrop], usage: Sequence[str], classes: Sequence[str]
 ) -> None:

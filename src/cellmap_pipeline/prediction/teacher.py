@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
+from cellmap_pipeline.data.datasplit_csv import crop_number
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Shape, Vector, union
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
@@ -63,7 +63,7 @@ def predict_surroundings(
         if around is None:
             log.info("%s: all raw around it lies in other crops", crop.name)
             continue
-        number = int(re.sub(r"\D", "", crop.label_folder.name) or 0)
+        number = crop_number(crop.label_folder)
         rows = [CropLabel(number, crop.dataset, label, around) for label in classes]
         predict_crop(
             tasks,

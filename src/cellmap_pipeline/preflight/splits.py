@@ -8,8 +8,12 @@ from pathlib import Path
 
 from cellmap_pipeline.config.sections import TEST_DATASETS_WEIGHT
 from cellmap_pipeline.config.training import Training
-from cellmap_pipeline.data.datasplit import find_labeled_crops, usage_by_split
-from cellmap_pipeline.data.datasplit_csv import LabeledCrop, read_datasplit
+from cellmap_pipeline.data.datasplit import (
+    find_labeled_crops,
+    read_own_datasplit,
+    usage_by_split,
+)
+from cellmap_pipeline.data.datasplit_csv import LabeledCrop
 from cellmap_pipeline.data.split import (
     TRAIN,
     VALIDATE,
@@ -68,11 +72,12 @@ def usage_by_network(
     Raises
     ------
     InputError
-        See `data.datasplit.usage_by_split`, `RunSplits.parts` and `read_datasplit`.
+        See `data.datasplit.usage_by_split`, `RunSplits.parts` and
+        `read_own_datasplit`.
     """
     training = plan.trainings[name]
     if training.datasplit and training.validation != "none":
-        rows = read_datasplit(Path(training.datasplit), training.classes)
+        rows = read_own_datasplit(Path(training.datasplit), training.classes)
         return {name: [row.usage for row in rows]}
     parts = splits.parts(name)
     return {

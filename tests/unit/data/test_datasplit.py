@@ -105,6 +105,53 @@ def test_without_validation_a_crop_has_the_classes_of_all_its_rows(data_root, tm
     assert list(found.present) == ["mito", "nuc"]
 
 
+def test_rows_of_one_crop_are_merged_on_each_side(data_root, tmp_path):
+    labels = data_root / "a/a.zarr/recon-1/labels/groundtruth"
+    own, path, summary = tmp_path / "own.csv", tmp_path / "datasplit.csv", tmp_path / "summary.csv"
+    rows = [("train", 1, "nuc"), ("validate", 2, "nuc"), ("train", 1, "mito")]
+    rows += [("train", 3, "mito"), ("validate", 2, "mito")]
+    own.write_text("".join(f"{use},raw,{labels}/crop{n}/[{c}]\n" for use, n, c in rows))
+    settings = DatasplitSettings(["mito", "nuc"], (8, 8, 8))
+    make_datasplit(data_root, settings, own, {}, None, path, summary)
+    found = [(row.usage, row.labels.name, row.classes) for row in read_datasplit(path, None)]
+    assert found == [
+        ("train", "crop1", ["mito", "nuc"]),
+        ("validate", "crop2", ["mito", "nuc"]),
+        ("train", "crop3", ["mito"]),
+    ]
+
+
+def test_a_crop_may_train_with_several_raws(data_root, tmp_path):
+    labels = data_root / "a/a.zarr/recon-1/labels/groundtruth"
+    own = tmp_path / "own.csv"
+    own.write_text("".join(f"train,{raw},{labels}/crop1\n" for raw in ("raw", "sharpened")))
+    settings = DatasplitSettings(["mito"], (8, 8, 8), validation="none")
+    assert [crop.raw.name for crop in make_crops(data_root, settings, own)] == ["raw", "sharpened"]
+
+
+@pytest.mark.parametrize("other", ["exp2/labels.zarr/crop1", "exp2/labels.zarr/crop_1"])
+def test_two_validation_crops_of_one_name_are_refused(data_root, tmp_path, other):
+    settings = DatasplitSettings(["mito"], (8, 8, 8))
+    own, train = tmp_path / "own.csv", data_root / "a/a.zarr/recon-1/labels/groundtruth/crop2"
+    folders = [data_root / "exp1/labels.zarr/crop1", data_root / other]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        create(folder / "mito", Grid((8,) * 3, (0, 0, 0), (10,) * 3), "uint8").write(1).result()
+    own.write_text(
+        f"train,raw,{train}\n" + "".join(f"validate,raw,{folder}\n" for folder in folders)
+    )
+    with pytest.raises(InputError) as error:
+        make_crops(data_root, settings, own)
+    assert str(error.value) == (
+        f"{own}: two crops to validate on are called labels/crop1, {folders[0]} (raw: raw) and "
+        f"{folders[1]} (raw: raw), so the predictions of one would replace those of the other: "
+        "rename the container, or the folder, of one of them, or remove its row"
+    )
+    # Training crops are not told apart by their names.
+    own.write_text(own.read_text().replace("validate", "train", 1))
+    assert len(make_crops(data_root, settings, own)) == 3
+
+
 def test_crops_are_found_with_their_labeled_volumes(data_root):
     crops = make_crops(data_root, DatasplitSettings(["nuc", "mito"], (8, 8, 8)), None)
     assert [crop.name for crop in crops] == [f"a/crop{i}" for i in range(1, 7)] + ["b/crop7"]

@@ -124,6 +124,26 @@ def own_split(data, tmp_path, sides):
     return {"datasplit": str(tmp_path / "own.csv")}
 
 
+def test_two_validation_crops_of_one_name_are_refused(data, tmp_path):
+    split = own_split(data, tmp_path, {1: "train", 2: "validate"})
+    (labels,) = data.glob("demo_cell-1/*.zarr/recon-1/labels/groundtruth/crop2")
+    other = shutil.copytree(labels, tmp_path / "other/demo_cell-1.zarr/crop2")
+    own = tmp_path / "own.csv"
+    last = own.read_text().splitlines()[-1]
+    own.write_text(own.read_text() + last.replace(str(labels), str(other)) + "\n")
+    with pytest.raises(InputError, match="crops to validate on are called demo_cell-1/crop2, "):
+        look(data, split)
+
+
+def test_rows_of_one_validation_crop_count_as_one(data, tmp_path):
+    split = own_split(data, tmp_path, {1: "train", 2: "validate"})
+    own = tmp_path / "own.csv"
+    train, validate = own.read_text().splitlines()
+    rows = [train, *(validate.replace("mito,pm", label) for label in ("pm", "mito"))]
+    own.write_text("\n".join(rows) + "\n")
+    assert look(data, split)["a"]["demo_cell-1/crop2"] == ["mito", "pm"]
+
+
 def without_voxels(data, number, *labels):
     """Empty labels of a crop of the first dataset."""
     for label in labels:

@@ -104,6 +104,18 @@ def test_crops_are_predicted_tuned_and_scored(task, datasplit, tmp_path):
     assert json.loads(json.dumps(scores)) == scores
 
 
+@pytest.mark.parametrize("folder", ["a.zarr/val_07", "a.zarr/gt", "exp/val_07"])
+def test_crops_in_folders_of_any_name_are_predicted_and_scored(task, datasplit, tmp_path, folder):
+    (tmp_path / folder).parent.mkdir(exist_ok=True)
+    (tmp_path / "a.zarr/crop1").rename(tmp_path / folder)
+    datasplit.write_text(datasplit.read_text().replace("a.zarr/crop1", folder))
+    predictions = tmp_path / "predictions"
+    predict_validation([task], datasplit, Inference(), {}, predictions)
+    tasks = tasks_for(predictions, "pm")
+    scores, _ = validate(tasks, {TRAINING: [datasplit]}, (8, 8, 8), everywhere=False, rules=JUNE)
+    assert scores["classes"]["pm"]["score"] == pytest.approx(1)
+
+
 def test_a_killed_validation_resumes(task, datasplit, tmp_path, monkeypatch):
     predictions, state = tmp_path / "predictions", tmp_path / "state"
     predict_validation([task], datasplit, Inference(), {}, predictions)
