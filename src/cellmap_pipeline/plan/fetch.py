@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crop_table import CropRow, parse_crop_table, read_crop_table
-from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TeacherUse, TrainUse
 from cellmap_pipeline.data.layout import crop_folders
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError
@@ -39,14 +39,20 @@ class DataNeeds:
     ground_truth: Mapping[str, Sequence[Vector]] = field(default_factory=dict)
     teacher: Training | None = None
 
-    def train_uses(self) -> list[TrainUse]:
-        """List the uses of a training crop: by the training, and by its teacher."""
-        training, classes = self.training, tuple(self.training.classes)
-        uses = [TrainUse(training.voxel_size, classes, training.margins, self.ground_truth)]
+    def train_use(self, padding_nm: float | None) -> TrainUse:
+        """Return the use of a training crop; `padding_nm` as for `crops_to_fetch`."""
+        training = self.training
+        teacher = None
         if self.teacher:
-            margins = training.teacher_margins(self.teacher)
-            uses.append(TrainUse(self.teacher.voxel_size, classes, margins))
-        return uses
+            size, own = self.teacher.voxel_size, training.teacher_margins(self.teacher)
+            teacher = TeacherUse(size, _margins(own, size, padding_nm))
+        return TrainUse(
+            training.voxel_size,
+            tuple(training.classes),
+            _margins(training.margins, training.voxel_size, padding_nm),
+            self.ground_truth,
+            teacher,
+        )
 
 
 def fetched_crops(plan: Plan) -> dict[int, FetchRequest]:
@@ -104,17 +110,12 @@ def crops_to_fetch(
     InputError
         The table has no row of a test crop's dataset.
     """
-
-    def margins(voxel_size: Vector, own: RawMargins) -> RawMargins:
-        return own if padding_nm is None else RawMargins.fixed(padding_nm, voxel_size)
-
     requests: dict[int, FetchRequest] = {}
     for row in table.values():
         uses = [
-            replace(use, margins=margins(use.voxel_size, use.margins))
+            need.train_use(padding_nm)
             for need in needs
             if need.training.datasplit is None and need.training.takes_crop(row.dataset, row.crop)
-            for use in need.train_uses()
         ]
         if uses:
             requests[row.crop] = FetchRequest(row.dataset, row.labels, row.raw, train=tuple(uses))
@@ -139,7 +140,11 @@ def crops_to_fetch(
             use = PredictUse(
                 training.voxel_size,
                 extent,
-                margins(training.voxel_size, training.prediction_margins),
+                _margins(training.prediction_margins, training.voxel_size, padding_nm),
             )
             requests[crop] = replace(request, predict=(*request.predict, use))
     return requests
+
+
+def _margins(own: RawMargins, voxel_size: Vector, padding_nm: float | None) -> RawMargins:
+    return own if padding_nm is None else RawMargins.fixed(padding_nm, voxel_size)

@@ -1,10 +1,13 @@
 import json
 
-from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TeacherUse, TrainUse
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.geometry import Grid
 
 MARGINS = RawMargins((64, 64, 64), (16, 16, 16), (32, 48, 48), (7, 8, 9))
+PLAIN_MARGINS = {
+    "window": [64, 64, 64], "context": [16, 16, 16], "patch": [32, 48, 48], "rotation": [7, 8, 9]
+}  # fmt: skip
 ROOT = "s3://b/d/d.zarr/recon-1"
 REQUEST = FetchRequest(
     "d",
@@ -15,6 +18,9 @@ REQUEST = FetchRequest(
             (4.0, 4.0, 4.0), ("nuc", "mito"), MARGINS, {"nuc": ((2.0, 2.0, 2.0), (4.0, 4.0, 4.0))}
         ),
         TrainUse((8.0, 8.0, 8.0), ("er",), RawMargins()),
+        TrainUse(
+            (8.0, 8.0, 8.0), ("er",), RawMargins(), teacher=TeacherUse((4.0, 4.0, 4.0), MARGINS)
+        ),
     ),
     predict=(
         PredictUse((8.0, 8.0, 8.0), Grid((4, 4, 4), (100, 0, 40), (20, 30, 40)), RawMargins()),
@@ -32,12 +38,7 @@ PLAIN = {
         {
             "voxel_size": [4.0, 4.0, 4.0],
             "classes": ["nuc", "mito"],
-            "margins": {
-                "window": [64, 64, 64],
-                "context": [16, 16, 16],
-                "patch": [32, 48, 48],
-                "rotation": [7, 8, 9],
-            },
+            "margins": PLAIN_MARGINS,
             "ground_truth": {"nuc": [[2.0, 2.0, 2.0], [4.0, 4.0, 4.0]]},
         },
         {
@@ -45,6 +46,13 @@ PLAIN = {
             "classes": ["er"],
             "margins": NO_MARGINS,
             "ground_truth": {},
+        },
+        {
+            "voxel_size": [8.0, 8.0, 8.0],
+            "classes": ["er"],
+            "margins": NO_MARGINS,
+            "ground_truth": {},
+            "teacher": {"voxel_size": [4.0, 4.0, 4.0], "margins": PLAIN_MARGINS},
         },
     ],
     "predict": [

@@ -12,7 +12,7 @@ import tensorstore as ts
 from cellmap_pipeline.data.crops import ValidationCrop
 from cellmap_pipeline.data.fetching import fetch
 from cellmap_pipeline.data.fetching.fetch import fetch_crop
-from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TeacherUse, TrainUse
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
@@ -450,6 +450,28 @@ def test_neighbors_fetched_at_the_same_time_share_raw(bucket, source, tmp_path):
 def test_folders_are_sources_too(source, tmp_path):
     fetch_crop(7, request(root=str(source)), tmp_path)
     assert_copied(source, tmp_path)
+
+
+@pytest.mark.parametrize(("label", "levels"), [("nuc", {"s1"}), ("er", {"s0"})])
+def test_teachers_with_finer_voxels_have_their_raw(source, tmp_path, label, levels):
+    """`er` has voxels of 16 nm only, too coarse to train on at the teacher's 4 nm."""
+    made = request(classes=[label], voxel_size=8 if label == "nuc" else 16, root=str(source))
+    (use,) = made.train
+    teacher = TeacherUse((4, 4, 4), RawMargins.fixed(32, (4, 4, 4)))
+    fetch_crop(7, replace(made, train=(replace(use, teacher=teacher),)), tmp_path)
+    assert {path.parent.name for path in (tmp_path / CROP / label).glob("*/.zarray")} == levels
+    around = INSIDE.padded((8, 8, 8))
+    found = Volume.open(tmp_path / EM).available(around, core=INSIDE)
+    assert found == around
+    expected = Volume.open(source / EM).read_raw(around)
+    np.testing.assert_array_equal(Volume.open(tmp_path / EM).read_raw(around), expected)
+
+
+def test_a_crop_without_labels_for_a_training_has_no_raw_for_its_teacher(source, tmp_path):
+    made = request(classes=["er"], root=str(source))
+    teacher = TeacherUse((4, 4, 4), RawMargins())
+    made = replace(made, train=(replace(made.train[0], teacher=teacher),))
+    assert fetch_crop(7, made, tmp_path)["files"] == 0
 
 
 def test_composed_labels_have_the_level_at_which_their_crops_are_predicted():

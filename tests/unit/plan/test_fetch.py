@@ -5,6 +5,7 @@ import pytest
 from cellmap_pipeline.config.training import Training
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.crop_table import COLUMNS, parse_crop_table
+from cellmap_pipeline.data.fetching.request import TeacherUse
 from cellmap_pipeline.data.margins import RawMargins
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid
@@ -68,11 +69,13 @@ def test_teachers_widen_what_is_fetched_around_training_crops():
     teacher = training(voxel_size=16, inference={"window": 32, "overlap": 0.5})
     student = training(teach={"from": "teacher", "margin_nm": [0, 40, 80]})
     needs = [DataNeeds(student, teacher=teacher)]
-    own, of_teacher = crops_to_fetch(table((1, "d1")), needs)[1].train
+    (own,) = crops_to_fetch(table((1, "d1")), needs)[1].train
     plain = crops_to_fetch(table((1, "d1")), [DataNeeds(training())])[1].train[0]
     assert own.margins == plain.margins.widened((0, 5, 10))
-    assert of_teacher.voxel_size == teacher.voxel_size and of_teacher.classes == own.classes
-    assert of_teacher.margins == teacher.prediction_margins.widened((0, 3, 5))
+    margins = teacher.prediction_margins.widened((0, 3, 5))
+    assert own.teacher == TeacherUse(teacher.voxel_size, margins)
+    (own,) = crops_to_fetch(table((1, "d1")), needs, padding_nm=100)[1].train
+    assert own.teacher.margins == RawMargins(context=(7, 7, 7))
 
 
 def test_margins_are_what_the_training_reads_or_a_number():

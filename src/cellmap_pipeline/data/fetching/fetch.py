@@ -34,7 +34,7 @@ from cellmap_pipeline.data.fetching.levels import (
     read_array,
 )
 from cellmap_pipeline.data.fetching.mirror import Mirror, RemoteFile
-from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TrainUse
+from cellmap_pipeline.data.fetching.request import FetchRequest, PredictUse, TeacherUse, TrainUse
 from cellmap_pipeline.errors import InputError
 from cellmap_pipeline.geometry import Grid, Vector, common_extent
 from cellmap_pipeline.io.formats.array import ATTRIBUTES_FILES, Format
@@ -52,7 +52,7 @@ class RawBox:
     padded: Grid
 
     @classmethod
-    def around(cls, extent: Grid, use: TrainUse | PredictUse) -> RawBox:
+    def around(cls, extent: Grid, use: TrainUse | TeacherUse | PredictUse) -> RawBox:
         """Return the box that a use of the crop reads, in voxels of the use."""
         grid = extent.at(use.voxel_size)
         return cls(extent, grid.padded(use.margins.around(grid.shape)))
@@ -119,7 +119,9 @@ def fetch_crop(crop: int, request: FetchRequest, data_root: Path) -> dict[str, A
         grids = [level.grid for part in parts for level in part.levels]
         # A training reads raw around all labels of a crop, its prediction around some of them.
         extents = dict.fromkeys([common_extent(grids), *grids] if grids else ())
-        raw_boxes += [RawBox.around(extent, use) for use in uses for extent in extents]
+        teachers = [use.teacher for use in uses if use.teacher]
+        readers: list[TrainUse | TeacherUse] = [*uses, *teachers]
+        raw_boxes += [RawBox.around(extent, use) for use in readers for extent in extents]
     raw_boxes += [RawBox.around(use.extent, use) for use in request.predict]
     if raw_boxes:
         mirror, key = _mirror(request.raw, request.dataset, data_root, mirrors)

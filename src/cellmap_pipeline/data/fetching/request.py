@@ -11,6 +11,22 @@ from cellmap_pipeline.geometry import Grid, Vector, shape_of
 
 
 @dataclass(frozen=True)
+class TeacherUse:
+    """The use of the raw around a training crop by the network that teaches the training.
+
+    Attributes
+    ----------
+    voxel_size
+        Voxel size of the teacher, nm.
+    margins
+        Decide on the raw around the crop.
+    """
+
+    voxel_size: Vector
+    margins: RawMargins
+
+
+@dataclass(frozen=True)
 class TrainUse:
     """The use of a crop by a training that trains or validates on it.
 
@@ -24,12 +40,15 @@ class TrainUse:
         Decide on the raw around the crop.
     ground_truth
         By label, the voxel sizes (nm) at which validation asks for its ground truth.
+    teacher
+        The use by the training's teacher, if any.
     """
 
     voxel_size: Vector
     classes: tuple[str, ...]
     margins: RawMargins
     ground_truth: Mapping[str, Sequence[Vector]] = field(default_factory=dict)
+    teacher: TeacherUse | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,7 @@ class FetchRequest:
                         for label, sizes in use.ground_truth.items()
                     },
                 }
+                | _plain_teacher(use.teacher)
                 for use in self.train
             ],
             "predict": [
@@ -123,6 +143,7 @@ class FetchRequest:
                         label: tuple(tuple(size) for size in sizes)
                         for label, sizes in use["ground_truth"].items()
                     },
+                    _teacher(use.get("teacher")),
                 )
                 for use in plain["train"]
             ),
@@ -133,6 +154,18 @@ class FetchRequest:
                 for use in plain["predict"]
             ),
         )
+
+
+def _plain_teacher(use: TeacherUse | None) -> dict[str, Any]:
+    """Return the entry of a teacher; none without it, which reruns no job of earlier versions."""
+    if use is None:
+        return {}
+    plain = {"voxel_size": list(use.voxel_size), "margins": _plain(use.margins)}
+    return {"teacher": plain}
+
+
+def _teacher(plain: Mapping[str, Any] | None) -> TeacherUse | None:
+    return plain and TeacherUse(tuple(plain["voxel_size"]), _margins(plain["margins"]))
 
 
 def _plain(margins: RawMargins) -> dict[str, list[int]]:
