@@ -95,12 +95,32 @@ def test_errors_name_the_option_of_a_missing_manifest(labels, capsys):
     assert "error: --manifest: file:///none.csv cannot be downloaded" in capsys.readouterr().err
 
 
+def test_a_missing_option_exits_like_other_bad_input(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["check", "nothing.zip"])
+    assert error.value.code == 1
+    message = capsys.readouterr().err
+    assert "check: error: the following arguments are required: --manifest" in message
+
+
+def test_a_manifest_of_a_url_is_downloaded_by_each_call(labels, monkeypatch, capsys):
+    run_command(labels, "package", labels / "labels", "--output", labels / "out.zip")
+    monkeypatch.chdir(labels)
+    url = f"file://{labels}/m.csv"
+    # Of a run, or of another call.
+    write_manifest([CropLabel(7, "d", "er", GRID)], labels / "test_crop_manifest.csv")
+    assert main(["check", "out.zip", "--manifest", url]) == 0
+    (labels / "test_crop_manifest.csv").unlink()
+    assert main(["check", "out.zip", "--manifest", url]) == 0
+    assert not (labels / "test_crop_manifest.csv").exists()
+
+
 def test_score_writes_json_and_csv(labels, capsys):
     run_command(labels, "package", labels / "labels", "--output", labels / "out.zip")
     truth = labels / "truth.zarr"
     for label in ("mito", "pm"):
         shutil.copytree(labels / "labels/d/crop1" / label / "s0", truth / "crop1" / label)
-    output = labels / "scores.json"
+    output = labels / "new/folder/scores.json"
     options = ["--truth", truth, "--output", output, "--without-collisions", "--workers", 2]
     assert run_command(labels, "score", labels / "out.zip", *options) == 0
     printed = capsys.readouterr().out
@@ -112,6 +132,11 @@ def test_score_writes_json_and_csv(labels, capsys):
     assert "overall_score_without_collisions" in printed and "note" not in printed
     assert json.loads(output.read_text())["overall_score"] == 1
     assert output.with_suffix(".csv").is_file()
+    # It would be overwritten by the table.
+    options += ["--output", labels / "scores.csv"]
+    assert run_command(labels, "score", labels / "out.zip", *options) == 1
+    assert "scores.csv must end with .json; a .csv of the same name" in capsys.readouterr().err
+    assert not (labels / "scores.csv").exists()
 
 
 def test_check_against_ground_truth_and_with_the_official_reader(labels, capsys):

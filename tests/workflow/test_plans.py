@@ -70,6 +70,21 @@ def test_a_run_without_any_score_has_no_leaderboard(run):
     assert planned["report"] == 1 and not planned.keys() & {"leaderboard", "plot_leaderboard"}
 
 
+def test_the_leaderboard_has_averages_and_external_predictions(run):
+    run.train("other", classes=["nuc", "pm"])
+    path = "external/{dataset}/crop{crop}/{label}"
+    run.configure(
+        trainings=["tiny", "other"],
+        predictions={"nnunet": {"path": path, "classes": ["mito"]}},
+        submission={"select": {"pm": ["tiny", "other"]}},
+        ground_truth=None,
+    )
+    output = run.snakemake("--dry-run", "results/leaderboard.csv").stdout
+    inputs = re.search(r"rule leaderboard:\n    input: (.*)", output)[1].split(", ")
+    sources = ("tiny", "other", "nnunet", "average")
+    assert set(inputs) == {f"results/{source}/validation/scores.json" for source in sources}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -66,6 +66,12 @@ def test_groups_with_attributes_of_their_own_are_no_labels(labels, folder):
     assert len(pd.read_csv("new/t.csv")) == (2 if folder.endswith("mito") else 3)
 
 
+def test_what_a_killed_job_left_is_no_label(labels):
+    (labels / "a/crop7/er").rename(labels / "a/crop7/er.partial")
+    assert main(["measure", str(labels)]) == 0
+    assert set(pd.read_csv("objects.csv").label) == {"mito"}
+
+
 def test_levels_are_no_labels(labels, capsys):
     """Of a label whose metadata are lost, they would be measured as one label each."""
     (labels / "a/crop7/mito/.zattrs").unlink()

@@ -173,6 +173,14 @@ def test_snakemake_calls_of_jobs_are_not_runs(run, tmp_path):
     assert [log.planned["train"] for log in read_logs(tmp_path)] == [1]
 
 
+def test_a_plan_made_during_a_run_does_not_hide_it(run, tmp_path):
+    before = states(run(TRAIN))
+    later = tmp_path / ".snakemake/log/2026-11-25T060000.000000.snakemake.log"
+    later.write_text("Job stats:\njob    count\n-----  -----\nplan       1\ntotal      1\n\n")
+    assert [log.planned["train"] for log in read_logs(tmp_path)] == [1]
+    assert states(run(TRAIN)) == before
+
+
 def test_submitted_jobs_are_queued_until_they_run(run, tmp_path):
     assert states(run(TRAIN)) == {
         "check_inputs": ["done"],

@@ -64,6 +64,22 @@ def test_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (results / "l.csv").is_file()
 
 
+def test_command_makes_the_folder_of_the_table(results: Path) -> None:
+    assert main(["leaderboard", str(results), "--output", str(results / "new/l.csv")]) == 0
+    assert (results / "new/l.csv").is_file()
+
+
+def test_trainings_of_one_kind_of_classes_are_ordered_by_its_mean(tmp_path: Path) -> None:
+    """Their overall score is 0."""
+    for name, instance, semantic in (("a", 0.1, 0), ("b", 0.9, 0), ("c", 0, 0.2), ("d", 0, 0.3)):
+        means = {"overall_instance_score": instance, "overall_semantic_score": semantic}
+        scores = validated(mito=instance) if instance else validated(pm=semantic)
+        scores |= means | {"overall_score": 0.0}
+        write(tmp_path / name / "validation/scores.json", scores)
+    table = leaderboard(*ResultPaths(tmp_path).existing_scores())
+    assert list(table["name"]) == ["b", "a", "d", "c"]
+
+
 def test_scores_by_different_rules_are_never_mixed(results, caplog) -> None:
     of_july = validated(mito=0.9) | {"rules": "2026-07"}
     write(results / "later/validation/scores.json", of_july)

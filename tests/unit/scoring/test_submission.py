@@ -281,6 +281,64 @@ def test_ground_truth_must_match_the_manifest(truth: Path) -> None:
         score_submission(truth, truth, other)
 
 
+def as_multiscale(label: Path) -> None:
+    """Move an array into a group, as its level s0."""
+    level = label.with_name("s0")
+    label.rename(level)
+    zarr.open_group(str(label), mode="w")
+    level.rename(label / "s0")
+
+
+def test_ground_truth_of_groups_alone_is_refused(truth: Path, tmp_path: Path) -> None:
+    submission = zip_folder(truth, tmp_path / "s.zip")
+    for crop in ("crop1", "crop2"):
+        for label in ("er", "mito"):
+            as_multiscale(truth / crop / label)
+    message = r"truth.zarr has no array .* \(crop1/er, crop1/mito, crop2/er are groups\): put .* s0"
+    with pytest.raises(InputError, match=message):
+        score_submission(submission, truth, MANIFEST)
+
+
+def test_groups_in_the_ground_truth_are_left_out_with_a_warning(
+    truth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    submission = zip_folder(truth, tmp_path / "s.zip")
+    as_multiscale(truth / "crop1/er")
+    scores = score_submission(submission, truth, MANIFEST)
+    assert list(scores["crop1"]) == ["mito"] and list(scores["crop2"]) == ["er", "mito"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{truth}: 1 labels are groups, not arrays, and are not scored, as by the evaluator: "
+        "crop1/er"
+    ]
+
+
+@pytest.mark.parametrize("crops", [["crop2"], ["crop1", "crop2"]])
+def test_skipped_crops_are_reported_and_have_no_scores(
+    truth: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, crops: list[str]
+) -> None:
+    """Of 2 objects, more than 87 are too many."""
+    submission = shutil.copytree(truth, tmp_path / "s.zarr")
+    specks = np.zeros(GRID.shape, np.uint8)
+    specks.ravel()[::7][:100] = np.arange(1, 101)
+    for crop in crops:
+        write_array(submission / crop / "mito", specks)
+    scores = score_submission(submission, truth, MANIFEST)
+    assert scores["label_scores"]["mito"]["combined_score"] == 1
+    alone = "; the class scores 1 without any other crop, as by the evaluator"
+    status = scores["crop2"]["mito"]["status"].replace("_", " ")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"mito: {', '.join(crops)} counts for nothing ({status})" + alone * (len(crops) == 2)
+    ]
+    write_csv(scores, tmp_path / "scores.csv")
+    with open(tmp_path / "scores.csv", newline="") as file:
+        rows = {(row["crop"], row["label"]): row for row in csv.DictReader(file)}
+    for crop in ("crop1", "crop2"):
+        row = rows[crop, "mito"]
+        names = ("score", "combined_score", "f1")
+        assert [row[name] for name in names] == ([""] if crop in crops else ["1.0"]) * 3
+        assert rows[crop, "er"]["score"] == "1.0"
+
+
 def test_several_zarr_folders(truth: Path, tmp_path: Path) -> None:
     path = zip_folder(truth, tmp_path / "s.zip", "a.zarr/")
     with zipfile.ZipFile(path, "a") as archive:

@@ -3,6 +3,7 @@
 import errno
 import json
 import lzma
+import multiprocessing
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.manifest import read_manifest
 from cellmap_pipeline.errors import UnavailableError
 from cellmap_pipeline.geometry import Grid
+from cellmap_pipeline.run import pools
 from cellmap_pipeline.scoring import zip_entries
 from cellmap_pipeline.scoring.submission import score_submission
 from cellmap_pipeline.submission import check_voxels
@@ -371,6 +374,33 @@ def test_links_and_paths_out_of_the_archive(folder: Path) -> None:
     assert "crop1/er is a file and a folder at once" in problems[4].message
     # Of two entries with the same name the later one is read.
     assert "a chunk cannot be decoded" in problems[5].message
+
+
+def test_problems_are_reported_by_workers_that_open_the_zip_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forked workers inherit the open zip; forkserver is the default from Python 3.14."""
+    context = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(pools, "multiprocessing", SimpleNamespace(get_context=lambda: context))
+    path = zipped(folder)
+    link = zipfile.ZipInfo("crop1/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "x")
+    assert any("is a link" in problem.message for problem in check(path, MANIFEST, workers=2))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(1.5, 3 * 2**29), (None, None)])
+def test_memory_is_that_of_all_workers(folder: Path, monkeypatch, given, expected) -> None:
+    limits = []
+
+    def bounded(work, tasks, *, memory_bytes, **others):
+        limits.append(memory_bytes)
+        return pools.run_bounded(work, tasks, memory_bytes=memory_bytes, **others)
+
+    monkeypatch.setattr("cellmap_pipeline.submission.check.run_bounded", bounded)
+    assert check(zipped(folder), MANIFEST, memory_gb=given) == []
+    assert limits == [expected]
 
 
 def test_unpacked_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

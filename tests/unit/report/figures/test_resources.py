@@ -23,7 +23,9 @@ def test_time_memory_and_gpu_use_are_drawn_by_rule(tmp_path, drawn):
     time, memory, gpu_busy, gpu_memory = drawn[0].axes
     assert [tick.get_text() for tick in time.get_yticklabels()] == ["train (2)", "plan"]
     assert texts_in(time) == ["3.0 h", "9 s"]
-    assert texts_in(memory) == ["2.1", "0.0"]  # MiB, in GB
+    # 2000 and 40000 MiB are more GB.
+    assert jobs["memory_gb"].tolist()[1] == pytest.approx(2000 * 2**20 / 1e9)
+    assert texts_in(memory) == ["2.1", "0.0"]
     assert (texts_in(gpu_busy), texts_in(gpu_memory)) == (["91"], ["41.9"])
 
 
