@@ -165,7 +165,9 @@ def _plain_teacher(use: TeacherUse | None) -> dict[str, Any]:
 
 
 def _teacher(plain: Mapping[str, Any] | None) -> TeacherUse | None:
-    return plain and TeacherUse(tuple(plain["voxel_size"]), _margins(plain["margins"]))
+    if plain is None:
+        return None
+    return TeacherUse(tuple(plain["voxel_size"]), _margins(plain["margins"]))
 
 
 def _plain(margins: RawMargins) -> dict[str, list[int]]:
