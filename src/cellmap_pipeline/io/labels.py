@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape
+from cellmap_pipeline.geometry import TOLERANCE_VOXELS, Grid, Shape
 from cellmap_pipeline.io.arrays import Level, array_attributes, spread_indices
 from cellmap_pipeline.io.label_resampling import resample_labels
 from cellmap_pipeline.io.levels import is_as_fine
 from cellmap_pipeline.io.storage import Location, Metadata
 from cellmap_pipeline.io.volumes import Volume
 
+# Voxels of a level that is finer than the grid that is read, in memory at once.
+MAX_FINER_VOXELS = 2**24
 # No labeled crop is larger.
 MAX_LABEL_VOXELS = 2**40
 # The finest level of at most this many voxels is counted: it shows small objects, too, and is read
@@ -136,6 +139,9 @@ class LabelVolume:
         level = self.volume.level_for(grid.voxel_size)
         if is_as_fine(grid.voxel_size, level.grid.voxel_size):
             return self.read_nearest(grid)
+        return _in_slabs(partial(self._read_by_overlap, level), level, grid)
+
+    def _read_by_overlap(self, level: Level, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
         first, last = level.grid.index_box(grid)
         low = [max(0, a) for a in first]
         high = [min(n, b) for n, b in zip(level.grid.shape, last, strict=True)]
@@ -147,6 +153,9 @@ class LabelVolume:
     def read_nearest(self, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
         """Read ids on `grid` by nearest voxel, and where they are known; as `read`."""
         level = self.volume.level_for(grid.voxel_size)
+        return _in_slabs(partial(self._read_by_nearest, level), level, grid)
+
+    def _read_by_nearest(self, level: Level, grid: Grid) -> tuple[NDArray, NDArray[np.bool_]]:
         used, within = level.nearest_voxels(grid)
         ids, known = np.zeros(grid.shape, _native_dtype(level)), np.zeros(grid.shape, bool)
         if not all(len(index) for index in used):
@@ -157,6 +166,25 @@ class LabelVolume:
                 values = values.take(index - index[0], axis)
         ids[within], known[within] = self.encoding.decode(values)
         return ids, known
+
+
+def _in_slabs(
+    read: Callable[[Grid], tuple[NDArray, NDArray[np.bool_]]], level: Level, grid: Grid
+) -> tuple[NDArray, NDArray[np.bool_]]:
+    """Read labels on a grid slab by slab, so that few voxels of a finer level are in memory."""
+    z, y, x = (
+        max(1, size / own) for size, own in zip(grid.voxel_size, level.grid.voxel_size, strict=True)
+    )
+    voxels_per_plane = z * y * grid.shape[1] * x * grid.shape[2]
+    step = max(1, int(MAX_FINER_VOXELS / voxels_per_plane))
+    if z * y * x < 1 + TOLERANCE_VOXELS or step >= grid.shape[0]:
+        return read(grid)
+    ids, known = np.empty(grid.shape, _native_dtype(level)), np.empty(grid.shape, bool)
+    for start in range(0, grid.shape[0], step):
+        n = min(step, grid.shape[0] - start)
+        slab = slice(start, start + n)
+        ids[slab], known[slab] = read(grid.box((start, 0, 0), (n, *grid.shape[1:])))
+    return ids, known
 
 
 def _native_dtype(level: Level) -> np.dtype[Any]:

@@ -190,6 +190,28 @@ def test_coarser_labels_are_made_from_the_finest_level(tmp_path):
     assert read.ravel().tolist() == [5, 0, 0, 0, 0, 0, 0, 7]
 
 
+@pytest.mark.parametrize("read", ["read", "read_nearest"])
+@pytest.mark.parametrize("voxel_size", [(12, 12, 12), (4, 20, 20), (10, 10, 10)])
+def test_much_finer_labels_are_read_in_slabs(tmp_path, monkeypatch, reads, read, voxel_size):
+    ids = np.random.default_rng(0).integers(0, 4, (40, 31, 30)).repeat(2, 0).astype(np.uint16)
+    stored = Grid((4, 4, 4), (20, 0, 8), ids.shape)
+    create(tmp_path / "label", stored, "uint16").write(ids).result()
+    label = LabelVolume.open(tmp_path / "label")
+    # Also of voxels outside of the volume.
+    grid = stored.at(voxel_size).padded([2, 3, 1])
+    whole = getattr(label, read)(grid)
+    monkeypatch.setattr(labels, "MAX_FINER_VOXELS", 5000)
+    reads.clear()
+    in_slabs = getattr(label, read)(grid)
+    for slab, expected in zip(in_slabs, whole, strict=True):
+        np.testing.assert_array_equal(slab, expected)
+        assert slab.dtype == expected.dtype
+    assert len(reads) > 5
+    # A plane of the grid is never cut.
+    plane = np.prod([grid.shape[1] + 2, grid.shape[2] + 2]) * np.prod(voxel_size) / 64
+    assert max(np.prod(np.subtract(stop, start)) for start, stop in reads) <= max(5000, 2 * plane)
+
+
 def test_nothing_is_known_outside_of_the_volume(tmp_path):
     volume = label(tmp_path / "a", np.ones((4, 4, 4), np.uint8))
     read, known = volume.read(Grid((8, 8, 8), (1002, 2, 2), (2, 2, 2)))
