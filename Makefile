@@ -126,9 +126,10 @@ clean:  ## remove the environment and caches; data and results stay
 .venv/.installed: requirements.lock pyproject.toml | $(UV_IS_MISSING)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer not found; name one: make env PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x .venv/bin/python \
-	    || $(UV) venv --quiet --seed --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	    || $(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
 	$(UV) pip install --python .venv --compile-bytecode --requirements requirements.lock
 	$(UV) pip install --python .venv --quiet --no-deps --no-build-isolation --editable .
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(UV) pip install --python .venv --quiet pip
 	@touch $@
 
 .napari-env/.installed: tests/napari/requirements.txt .venv/.installed

@@ -195,17 +195,18 @@ def union(grids: Sequence[Grid]) -> Grid:
 
 
 def common_extent(grids: Sequence[Grid]) -> Grid:
-    """Return the box around grids of one place, such as a crop's labels, in the finest's voxels.
+    """Return the box around the grids of a crop's labels, in the voxels of the finest one.
 
-    The order of the grids does not matter. A grid that overlaps no other one is misplaced and does
-    not count.
+    A grid that overlaps no other one is misplaced and does not count. If none overlap, the finest
+    one counts, so the order of the grids does not matter.
     """
+    ordered = sorted(grids, key=lambda grid: (grid.voxel_size, grid.translation))
     overlapping = [
         grid
-        for n, grid in enumerate(grids)
-        if any(grid.overlaps(other) for other in (*grids[:n], *grids[n + 1 :]))
+        for n, grid in enumerate(ordered)
+        if any(grid.overlaps(other) for other in (*ordered[:n], *ordered[n + 1 :]))
     ]
-    return union(sorted(overlapping or grids[:1], key=lambda g: (g.voxel_size, g.translation)))
+    return union(overlapping or ordered[:1])
 
 
 def central_box(grid: Grid, max_voxels: int) -> Grid:

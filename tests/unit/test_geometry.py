@@ -163,4 +163,4 @@ def test_common_extent_holds_all_grids_in_any_order():
     for grids in ([small, large, misplaced], [misplaced, large, small]):
         assert common_extent(grids) == around
     assert common_extent([small]) == common_extent([small, small]) == small
-    assert common_extent([small, misplaced]) == small
+    assert common_extent([small, misplaced]) == common_extent([misplaced, small]) == misplaced

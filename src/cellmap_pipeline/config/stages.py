@@ -20,7 +20,7 @@ RESULT_VERSION = {
     "fetch": 3,
     "split": 2,
     "datasplit": 5,
-    "raw_statistics": 2,
+    "raw_statistics": 1,
     "train": 7,
     "validate": 12,
     "predict": 5,

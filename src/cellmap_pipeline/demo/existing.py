@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,20 @@ def read_marker(root: Path) -> dict[str, Any] | None:
     return marker if isinstance(marker, dict) and {*marker} == {"seed", "size", "version"} else None
 
 
-def check_replaceable(root: Path, files: Iterable[str], crops: Iterable[str]) -> None:
+def check_replaceable(
+    root: Path, *, files: set[str], datasets: set[str], crops: set[str], labels: set[str]
+) -> None:
     """Check that a folder that exists holds nothing but a demo.
+
+    Hidden files, such as metadata of zarr, are not compared.
 
     Parameters
     ----------
     root
         The folder.
-    files
-        Names that a demo has in the folder, in addition to `demo.json`.
-    crops
-        Names of its labeled crops.
+    files, datasets, crops, labels
+        Names that a demo has there: next to the datasets, of datasets, and of their crops and
+        labels.
 
     Raises
     ------
@@ -41,20 +43,31 @@ def check_replaceable(root: Path, files: Iterable[str], crops: Iterable[str]) ->
     """
     if not root.exists():
         return
-    is_folder = root.is_dir()
-    if read_marker(root) is None and (not is_folder or any(root.iterdir())):
+    if read_marker(root) is None and (not root.is_dir() or any(root.iterdir())):
         raise InputError(
             f"{root} exists and is not demo data: choose another folder for the demo, or move it"
         )
-    own = {MARKER, *files}
-    others = [path for path in root.iterdir() if path.name not in own]
-    own = {".zgroup", ".zattrs", *crops}
-    labeled = root.glob("*/*.zarr/recon-1/labels/groundtruth/*")
-    others += [path for path in labeled if path.name not in own]
+    recon = "*/*.zarr/recon-1"
+    # By glob pattern of their paths; the ground truth of test crops lies next to the datasets.
+    names = {
+        "*": {MARKER, *files, *datasets},
+        "*/*": {f"{name}.zarr" for name in datasets} | crops,
+        "*/*.zarr/*": {"recon-1"},
+        f"{recon}/*": {"em", "labels"},
+        f"{recon}/em/*": {"fibsem-uint8"},
+        f"{recon}/labels/*": {"groundtruth"},
+        f"{recon}/labels/groundtruth/*": crops,
+        f"{recon}/labels/groundtruth/*/*": labels,
+    }
+    others = [
+        str(path.relative_to(root))
+        for pattern, own in names.items()
+        for path in root.glob(pattern)
+        if path.name not in own and not path.name.startswith(".")
+    ]
     if others:
-        shown = sorted(others)[:MAX_LISTED_PATHS]
-        listed = ", ".join(str(path.relative_to(root)) for path in shown)
         raise InputError(
-            f"{root} is a demo with other settings, but also holds {listed}, which would be lost: "
-            "move it, or choose another folder for the demo"
+            f"{root} is a demo with other settings, but also holds "
+            f"{', '.join(sorted(others)[:MAX_LISTED_PATHS])}, which would be lost: move it, or "
+            "choose another folder for the demo"
         )

@@ -208,9 +208,15 @@ def make_demo(root: Path, seed: int = 0, progress: bool = True, size: DemoSize =
     marker = {"seed": seed, "size": size, "version": VERSION}
     if read_marker(root) == marker:
         return
-    every = [plan for of_size in PLANS.values() for plan in of_size]
-    names = [f"crop{crop.number}" for plan in every for crop in plan.crops]
-    check_replaceable(root, [MANIFEST, TRUTH, *(plan.name for plan in every)], names)
+    known = [plan for of_size in PLANS.values() for plan in of_size]
+    crops = [crop for plan in known for crop in plan.crops]
+    check_replaceable(
+        root,
+        files={MANIFEST, TRUTH},
+        datasets={plan.name for plan in known},
+        crops={f"crop{crop.number}" for crop in crops},
+        labels={label for crop in crops for label in crop.labels},
+    )
     plans = PLANS[size]
     rows: list[CropLabel] = []
     # With several threads, blosc stores the blocks of a chunk in the order in which they finish.

@@ -136,8 +136,8 @@ def _compare_centers(
     }
     if first in unclear:
         # It was made of the finest level, which is not present, as coarser ones were made of it.
-        found = agreement.values()
-        agreement[first.path] = True if True in found else False if False in found else None
+        known = [agree for agree in agreement.values() if agree is not None]
+        agreement[first.path] = any(known) if known else None
     return agreement
 
 

@@ -14,7 +14,7 @@ from cellmap_pipeline.config.sections import Inference
 from cellmap_pipeline.crop_label import CropLabel
 from cellmap_pipeline.data.datasplit_csv import crop_number
 from cellmap_pipeline.errors import InputError
-from cellmap_pipeline.geometry import Grid, Shape, Vector, union
+from cellmap_pipeline.geometry import Grid, Shape, Vector, common_extent
 from cellmap_pipeline.io.raw_statistics import VolumeStatistics
 from cellmap_pipeline.patches.crops import CropData
 from cellmap_pipeline.prediction.predict import predict_crop
@@ -98,7 +98,10 @@ def hidden_extents(
         Two training crops have the same name, by which predictions and pseudo-labels are stored.
     """
     annotated = [
-        (_specimens(crop), union([label.volume.levels[0].grid for label in crop.labels.values()]))
+        (
+            _specimens(crop),
+            common_extent([label.volume.levels[0].grid for label in crop.labels.values()]),
+        )
         for crop in (*crops["train"], *crops["validate"])
     ]
     annotated += [({name}, Grid(*grid)) for name, grids in test_crops.items() for grid in grids]

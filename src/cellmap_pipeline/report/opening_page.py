@@ -242,9 +242,16 @@ def _missing_html(opening: Opening) -> list[str]:
         gain = _bound(opening, provided | {row for row in missing if row.label == label}) - bound
         place = "all crops" if counts[label] == asked[label] else _count(counts[label], "crop")
         entries.append((gain, f"{label} in {place}: {gain:.3f}"))
-    how = "are submitted empty" if opening.empty else "are not submitted"
+    n_empty = len(set(missing) & set(opening.empty))
+    how = [
+        f"{number} {'is' if number == 1 else 'are'} {text}"
+        for number, text in (
+            (n_empty, "submitted empty"), (len(missing) - n_empty, "not submitted"),
+        )
+        if number
+    ]  # fmt: skip
     text = (
-        f"{len(missing)} of {len(opening.rows)} labels {how}. If all others "
+        f"Of {len(opening.rows)} labels, {' and '.join(how)}. If all others "
         f"were perfect, the overall score would be about {bound:.3f} instead of 1. This is what "
         "perfect labels of a class would add:"
     )

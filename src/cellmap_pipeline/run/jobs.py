@@ -113,8 +113,8 @@ def job(log: str, outputs: Sequence[str] = (), writes_to: Sequence[str] = ()) ->
 def _script_unnamed() -> Iterator[None]:
     """Keep worker processes from running the job's script themselves.
 
-    Those that multiprocessing does not fork first run the file that `__main__` names. Snakemake
-    makes that the script of the rule, which cannot run without the `snakemake` object.
+    A worker process that is not forked begins by running the file that `__main__.__file__` names.
+    Under Snakemake, this is the rule's script, which cannot run without the `snakemake` object.
     """
     main = vars(sys.modules["__main__"])
     name = main.pop("__file__", None)

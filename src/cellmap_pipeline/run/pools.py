@@ -161,9 +161,8 @@ class Workers:
             A process was killed.
         """
         run = self._pool.map if self._pool else map
-        bar = tqdm(run(work, blocks), desc=description, total=len(blocks), unit="block")
         try:
-            yield from bar
+            yield from tqdm(run(work, blocks), desc=description, total=len(blocks), unit="block")
         except BrokenProcessPool:
             raise _ended(description) from None
 

@@ -27,6 +27,7 @@ from cellmap_pipeline.run.locking.locks import (
     POLL_S,
     LockHolder,
     LockWatch,
+    is_below,
     is_of_run,
     read_holder,
     remove_dead,
@@ -122,7 +123,7 @@ def remove_recorded_locks(logs: Path) -> None:
     """Remove the released lock files of jobs whose outputs Snakemake has recorded."""
     for path in logs.rglob("*.owner"):
         holder = read_holder(path)
-        if holder is None or not holder.ended or not is_of_run(holder, Path()):
+        if holder is None or not holder.ended or not is_of_run(holder, path, Path()):
             continue
         if not _unrecorded_outputs(Path(), path, holder):
             path.unlink(missing_ok=True)
@@ -219,7 +220,7 @@ def _clean_up(folder: Path, logs: Path, watches: dict[Path, LockWatch]) -> None:
         lines = [f"Slurm job {job.number}: {job.description}" for job in running]
         for path, holder in _watch_jobs(logs, watches).items():
             known = holder and any(job.number == holder.slurm_job for job in running)
-            if holder and not known and is_of_run(holder, folder):
+            if holder and not known and is_of_run(holder, path, folder):
                 lines.append(f"{path.relative_to(logs).with_suffix('')}: {watches[path]}")
         if not lines:
             break
@@ -232,12 +233,13 @@ def _clean_up(folder: Path, logs: Path, watches: dict[Path, LockWatch]) -> None:
         time.sleep(POLL_S)
     for path in logs.rglob("*.owner"):
         holder = read_holder(path)
-        if holder and is_of_run(holder, folder):
+        if holder and is_of_run(holder, path, folder):
             for output in _unrecorded_outputs(folder, path, holder):
                 _set_aside(output)
             path.unlink(missing_ok=True)
-    for tmp in logs.rglob("*.owner.*"):  # Temporary files of killed processes.
-        tmp.unlink(missing_ok=True)
+    if is_below(logs, folder):  # Elsewhere, they may be of another run.
+        for tmp in logs.rglob("*.owner.*"):  # Temporary files of killed processes.
+            tmp.unlink(missing_ok=True)
 
 
 def _set_aside(output: Path) -> None:

@@ -255,10 +255,10 @@ def _scoring_tasks(
     groups = [f"{crop}/{label}" for crop, label in grids if truth.is_group(crop, label)]
     listed = ", ".join(groups[:MAX_LISTED_GROUPS])
     if not tasks:
-        found = f"{listed} are groups" if groups else "its crops are empty"
+        found = f"{listed} are groups" if groups else "its crops hold none"
         raise InputError(
-            f"{truth.path} has no array crop{{id}}/{{label}} to score by ({found}): put the array "
-            "of the finest level, s0, in the place of each label"
+            f"{truth.path} has no zarr 2 array crop{{id}}/{{label}} to score by ({found}): put the "
+            "array of the finest level, s0, in the place of each label"
         )
     if groups:
         log.warning(

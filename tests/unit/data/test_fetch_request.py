@@ -40,12 +40,14 @@ PLAIN = {
             "classes": ["nuc", "mito"],
             "margins": PLAIN_MARGINS,
             "ground_truth": {"nuc": [[2.0, 2.0, 2.0], [4.0, 4.0, 4.0]]},
+            "teacher": None,
         },
         {
             "voxel_size": [8.0, 8.0, 8.0],
             "classes": ["er"],
             "margins": NO_MARGINS,
             "ground_truth": {},
+            "teacher": None,
         },
         {
             "voxel_size": [8.0, 8.0, 8.0],

@@ -381,6 +381,22 @@ def test_raw_around_all_labels_of_a_crop_is_fetched(source, tmp_path):
     assert raw.available(crop, core=crop) == crop
 
 
+def test_a_misplaced_label_does_not_bring_the_raw_between(source, tmp_path):
+    root = tmp_path / "source"
+    shutil.copytree(source, root)
+    far = FINE.box((64, 64, 66), (32, 32, 30))
+    make_multiscale(root / CROP / "mito", far, np.ones(far.shape, np.uint8), levels=2)
+    sizes = {label: [(4, 4, 4), (8, 8, 8)] for label in ("mito", "nuc")}
+    asked = request(["mito", "nuc"], root=str(root), padding=8, ground_truth=sizes)
+    fetch_crop(7, asked, tmp_path / "copy")
+    raw = Volume.open(tmp_path / "copy" / EM)
+    level = raw.level_for((8, 8, 8))
+    between = level.grid.index_box(FINE.box((80, 32, 32), (16, 16, 16)))
+    assert level.missing_chunks(*between).all()
+    nuc = raw.aligned(INSIDE, (8, 8, 8))
+    assert raw.available(nuc, core=nuc) == nuc
+
+
 def test_raw_of_a_test_crop(bucket, source, tmp_path):
     use = PredictUse((16, 16, 16), Grid((4, 4, 4), (100, 0, 40), (20, 20, 20)), RawMargins())
     done = fetch_crop(7, request(classes=(), predict=[use]), tmp_path)

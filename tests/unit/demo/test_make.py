@@ -248,13 +248,19 @@ def test_other_data_are_never_replaced(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["mine/mine.zarr/raw", "demo_cell-1/demo_cell-1.zarr/recon-1/labels/groundtruth/crop77/mito"],
+    [
+        "mine/mine.zarr/raw",
+        "demo_cell-1/demo_cell-1.zarr/recon-1/labels/groundtruth/crop77/mito",
+        "demo_cell-1/demo_cell-1.zarr/recon-1/labels/groundtruth/crop1/mine",
+        "demo_cell-1/demo_cell-1.zarr/recon-1/em/mine",
+        "demo_cell-1/demo_cell-1.zarr/recon-2/em/fibsem-uint8",
+    ],
 )
 def test_data_beside_those_of_a_demo_are_not_lost(demo: Path, tmp_path: Path, path: str) -> None:
     root = tmp_path / "data"
     shutil.copytree(demo, root)
     file = root / path
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("keep")
     make_demo(root, progress=False, size="small")  # The same demo, which stays.
     with pytest.raises(InputError, match="would be lost") as error:

@@ -97,7 +97,7 @@ def test_missing_labels_and_what_each_class_would_add_are_listed(opening):
         opening.rules.overall_score([of_mito, of_nuc], [1.0])
         for of_mito, of_nuc in ((score_of(opening, 1, 1), 0), (1, 0), (score_of(opening, 1, 1), 1))
     ]
-    assert "2 of 4 labels are not submitted" in text
+    assert "Of 4 labels, 2 are not submitted." in text
     assert f"about {bounds[0]:.3f} instead of 1" in text
     nuc, mito = f"{bounds[2] - bounds[0]:.3f}", f"{bounds[1] - bounds[0]:.3f}"
     assert f"nuc in all crops: {nuc} mito in 1 crop: {mito}" in text
@@ -114,7 +114,9 @@ def test_labels_that_are_submitted_empty_are_missing(opening):
     rows = [MITO, MITO_6, PM, NUC]
     _, missing = page_of(replace(opening, rows=rows))
     _, empty = page_of(replace(opening, rows=rows, submitted=rows, empty={NUC}))
-    assert "contains 4 of 4 labels" in empty and "1 of 4 labels are submitted empty" in empty
+    assert "contains 4 of 4 labels" in empty and "Of 4 labels, 1 is submitted empty." in empty
+    _, both = page_of(replace(opening, rows=rows, submitted=[MITO, NUC], empty={NUC}))
+    assert "Of 4 labels, 1 is submitted empty and 2 are not submitted." in both
     assert missing.partition("If all others")[2] == empty.partition("If all others")[2] != ""
 
 

@@ -72,6 +72,25 @@ def test_a_killed_worker_ends_with_a_message() -> None:
         dict(results)
 
 
+def test_a_killed_block_worker_ends_with_a_message() -> None:
+    with workers(2) as pool, pytest.raises(UnavailableError, match="labels: a worker process was"):
+        list(pool.run(signal.raise_signal, [signal.SIGKILL], "labels"))
+
+
+def test_a_worker_that_was_killed_between_blocks_ends_with_a_message() -> None:
+    with workers(2) as pool:
+        (first,) = pool.run(_pid, [0], "sizes")
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(UnavailableError, match="labels: a worker process was ended"):
+            for _ in range(100):
+                list(pool.run(_pid, [0], "labels"))
+                time.sleep(0.1)
+
+
+def _pid(block: int) -> int:
+    return os.getpid()
+
+
 def test_large_task_runs_alone_and_small_ones_in_parallel(tmp_path: Path) -> None:
     beside = run(tmp_path, [1, 9, 2, 3], workers=3, memory=6)
     assert beside[9] == 1

@@ -69,23 +69,44 @@ def test_unrecorded_outputs_are_set_aside(outputs):
     assert not any(os.path.lexists(output) for output in [*outputs, path])
 
 
-def test_jobs_of_a_run_in_another_folder_are_left_alone(outputs, tmp_path):
+def test_jobs_of_a_run_in_another_folder_are_left_alone(outputs, tmp_path_factory):
+    """Two runs have the same `output`, which is in neither folder."""
     record("another")
-    path = finish("job", *outputs)
-    other = tmp_path / "other"
-    other.mkdir()
-    holder = locks.read_holder(path)
-    locks.update(path, replace(holder, folder=str(other)))
-    running = Path("results/logs/running.owner")
-    try_acquire(running, replace(this_process(), folder=str(other)))
-    restart._clean_up(Path(), Path("results/logs"), {})
-    restart.remove_recorded_locks(Path("results/logs"))
-    assert all(os.path.lexists(output) for output in [*outputs, path, running])
+    other, shared = tmp_path_factory.mktemp("other"), tmp_path_factory.mktemp("shared")
+    outputs = [*map(os.path.abspath, outputs)]
+    path, running = shared / "logs/job.owner", shared / "logs/running.owner"
+    of_other = replace(this_process(outputs), folder=str(other))
+    try_acquire(path, replace(of_other, ended=True))
+    try_acquire(running, of_other)
+    writing = shared / f"logs/new.owner.{of_other.token}"
+    writing.touch()
+    restart._clean_up(Path(), shared / "logs", {})
+    restart.remove_recorded_locks(shared / "logs")
+    assert all(os.path.lexists(output) for output in [*outputs, path, running, writing])
     # Of a folder that is gone, nothing else knows what was recorded.
     running.unlink()
     other.rmdir()
+    restart._clean_up(Path(), shared / "logs", {})
+    assert not any(os.path.lexists(output) for output in [*outputs, path])
+
+
+def test_locks_in_a_copied_folder_are_its_own(outputs, tmp_path):
+    record("another")
+    path = finish("job", *outputs)
+    original = tmp_path / "original"
+    original.mkdir()
+    locks.update(path, replace(locks.read_holder(path), folder=str(original)))
     restart._clean_up(Path(), Path("results/logs"), {})
     assert not any(os.path.lexists(output) for output in [*outputs, path])
+
+
+def test_a_folder_of_another_user_is_not_this_runs(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os.path, "samefile", refuse)
+    holder = replace(this_process(), folder="/home/else/run")
+    assert not locks.is_of_run(holder, Path("/shared/logs/a.owner"), tmp_path)
 
 
 def test_recorded_outputs_are_kept(outputs):

@@ -294,7 +294,8 @@ def test_ground_truth_of_groups_alone_is_refused(truth: Path, tmp_path: Path) ->
     for crop in ("crop1", "crop2"):
         for label in ("er", "mito"):
             as_multiscale(truth / crop / label)
-    message = r"truth.zarr has no array .* \(crop1/er, crop1/mito, crop2/er are groups\): put .* s0"
+    groups = "crop1/er, crop1/mito, crop2/er are groups"
+    message = rf"truth.zarr has no zarr 2 array .* \({groups}\): put .* s0"
     with pytest.raises(InputError, match=message):
         score_submission(submission, truth, MANIFEST)
 

@@ -118,7 +118,11 @@ def fetch_crop(crop: int, request: FetchRequest, data_root: Path) -> dict[str, A
             parts.append(_label_part(mirror, key, labels, crop))
         grids = [level.grid for part in parts for level in part.levels]
         # A training reads raw around all labels of a crop, its prediction around some of them.
-        extents = dict.fromkeys([common_extent(grids), *grids] if grids else ())
+        finest = [
+            min((level.grid for level in levels), key=lambda grid: grid.voxel_size)
+            for levels in labels.values()
+        ]
+        extents = dict.fromkeys([common_extent(finest), *grids] if finest else ())
         teachers = [use.teacher for use in uses if use.teacher]
         readers: list[TrainUse | TeacherUse] = [*uses, *teachers]
         raw_boxes += [RawBox.around(extent, use) for use in readers for extent in extents]

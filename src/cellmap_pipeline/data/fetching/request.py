@@ -109,8 +109,8 @@ class FetchRequest:
                         label: [list(size) for size in sizes]
                         for label, sizes in use.ground_truth.items()
                     },
+                    "teacher": _plain_teacher(use.teacher),
                 }
-                | _plain_teacher(use.teacher)
                 for use in self.train
             ],
             "predict": [
@@ -143,7 +143,7 @@ class FetchRequest:
                         label: tuple(tuple(size) for size in sizes)
                         for label, sizes in use["ground_truth"].items()
                     },
-                    _teacher(use.get("teacher")),
+                    _teacher(use["teacher"]),
                 )
                 for use in plain["train"]
             ),
@@ -156,12 +156,10 @@ class FetchRequest:
         )
 
 
-def _plain_teacher(use: TeacherUse | None) -> dict[str, Any]:
-    """Return the entry of a teacher; none without it, which reruns no job of earlier versions."""
+def _plain_teacher(use: TeacherUse | None) -> dict[str, Any] | None:
     if use is None:
-        return {}
-    plain = {"voxel_size": list(use.voxel_size), "margins": _plain(use.margins)}
-    return {"teacher": plain}
+        return None
+    return {"voxel_size": list(use.voxel_size), "margins": _plain(use.margins)}
 
 
 def _teacher(plain: Mapping[str, Any] | None) -> TeacherUse | None:

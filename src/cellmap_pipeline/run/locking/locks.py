@@ -65,7 +65,7 @@ class LockHolder:
     token
         Unique to this acquisition of the lock.
     folder
-        Working directory of the process, that of its run.
+        Working directory of the process; for a job, that of its run.
     outputs
         Paths that the process makes.
     logs
@@ -123,14 +123,26 @@ def read_holder(path: Path) -> LockHolder | None:
     return LockHolder("?", 0, None, "?", "", None, "", ended=True)
 
 
-def is_of_run(holder: LockHolder, folder: Path) -> bool:
-    """Whether a job is of a run in `folder`: several folders may name the same `output`.
+def is_of_run(holder: LockHolder, path: Path, folder: Path) -> bool:
+    """Whether the job that holds the lock `path` is of a run in `folder`.
 
-    A lock from before folders were noted, or whose folder is not found here, counts as one.
+    Several folders may name the same `output`. Locks below the run's own folder are its own, even
+    if it was moved or copied. So are those whose folder no longer exists.
     """
-    if holder.folder is None or not Path(holder.folder).is_dir():
+    if holder.folder is None or is_below(path, folder):
         return True
-    return Path(holder.folder).samefile(folder)
+    try:
+        return os.path.samefile(holder.folder, folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # It is another user's.
+        return False
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path lies below a folder, after following links."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def is_released(path: Path) -> bool:
